@@ -1,0 +1,87 @@
+"""The shape of a Vision Transformer, and the named variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fact_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Shape and numerics of a ViT (Dosovitskiy et al., 2021).
+
+    `gelu` is 'exact' (erf; timm, and so FacT) or 'tanh' (the original JAX code). `layer_scale`
+    adds DINOv2's per-channel gains. `dtype` is the compute type: parameters, LayerNorm, softmax
+    and the adaptation stay float32.
+    """
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    patch_size: int
+    image_size: int = 224
+    gelu: str = "exact"
+    layer_norm_eps: float = 1e-6
+    layer_scale: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise UserError(f"width {self.width} is not a multiple of num_heads {self.num_heads}.")
+        if self.image_size % self.patch_size:
+            raise UserError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
+            )
+        if self.gelu not in ("exact", "tanh"):
+            raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches plus the class token."""
+        return self.grid**2 + 1
+
+    def replace(self, **changes) -> ViTConfig:
+        return dataclasses.replace(self, **changes)
+
+
+def _vit(size: str, patch_size: int, **changes) -> ViTConfig:
+    width, depth, num_heads = {
+        "Ti": (192, 12, 3),
+        "S": (384, 12, 6),
+        "B": (768, 12, 12),
+        "L": (1024, 24, 16),
+        "H": (1280, 32, 16),
+    }[size]
+    return ViTConfig(width, depth, num_heads, 4 * width, patch_size, **changes)
+
+
+# DINOv2's files hold a 37 x 37 position table (518 pixels); 224 is what it is mostly used at.
+_DINO = dict(layer_scale=True)
+
+VARIANTS: dict[str, ViTConfig] = {
+    "vit_ti16": _vit("Ti", 16),
+    "vit_s16": _vit("S", 16),
+    "vit_s32": _vit("S", 32),
+    "vit_b16": _vit("B", 16),
+    "vit_b32": _vit("B", 32),
+    "vit_l16": _vit("L", 16),
+    "vit_l32": _vit("L", 32),
+    "vit_h14": _vit("H", 14),
+    "dinov2_s14": _vit("S", 14, **_DINO),
+    "dinov2_b14": _vit("B", 14, **_DINO),
+    "dinov2_l14": _vit("L", 14, **_DINO),
+}
+
+
+def get_variant(name: str) -> ViTConfig:
+    """The named variant's config. Raises UserError with the known names."""
+    if name not in VARIANTS:
+        raise UserError(f"Unknown variant {name!r}. Known variants: {', '.join(VARIANTS)}.")
+    return VARIANTS[name]
