@@ -69,7 +69,7 @@ def dropout(x: Array, rate: float | Array, key: Array) -> Array:
 def adapted_dense(
     x: Float[Array, "*b d"],
     kernel: Float[Array, "d e"],
-    bias: Float[Array, "e"],
+    bias: Float[Array, " e"],
     pair: LowRank | None = None,
     dropout_rate: float | Array = 0.0,
     key: Array | None = None,

@@ -170,7 +170,7 @@ def features(
     Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
     multiple of the patch size: the position table is interpolated.
     """
-    return model.apply({"params": base}, images, adaptation)
+    return jnp.asarray(model.apply({"params": base}, images, adaptation))
 
 
 def init_base(config: ViTConfig, key: Array) -> dict:

@@ -1,0 +1,22 @@
+"""fact-jax: Factor-Tuning of Vision Transformers in JAX and Flax."""
+
+from fact_jax.backbone.adaptation import Adaptation, LowRank, merge
+from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
+from fact_jax.backbone.vit import ViT, features
+from fact_jax.backbone.weights import load_vit
+from fact_jax.errors import UserError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VARIANTS",
+    "Adaptation",
+    "LowRank",
+    "UserError",
+    "ViT",
+    "ViTConfig",
+    "features",
+    "get_variant",
+    "load_vit",
+    "merge",
+]
