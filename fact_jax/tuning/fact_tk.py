@@ -1,0 +1,68 @@
+"""FacT-TK: the increments of all slices as a Tucker decomposition, ``s * U @ (C P_i) @ V``.
+
+Source: Jie & Deng, AAAI 2023; initial values and the interleaved MLP cores as in the released code
+(JieShibo/PETL-ViT, FacT/fact_tk.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.method import Factors
+from fact_jax.tuning.slices import assemble, check_rank, init_uv, mlp_slices, slices_per_block
+
+
+@dataclasses.dataclass(frozen=True)
+class FacTTK:
+    """Tucker factors U [d, r], C [r, r, r], P [r, 12 l], V [r, d]: 2 d r + 12 L r + r^3 numbers.
+
+    Slice i of the net has the core ``C @ P[:, i]`` [r in, r out]; i counts block by block.
+
+    `mlp_cores` says how a block's MLP uses its cores. 'released' copies the released code, which
+    reshapes the [r, r, g] cores of fc1 (and of fc2, transposed) to [r, g r] without a permutation,
+    so that each slice takes r/g columns of all g cores: needed for its checkpoints and numbers.
+    'formula' gives each slice its own core, as the paper writes it. Same size either way.
+    """
+
+    rank: int = 32
+    scale: float = 1.0
+    mlp_cores: str = "released"
+
+    def __post_init__(self):
+        check_rank(self.rank)
+        if self.mlp_cores not in ("released", "formula"):
+            raise UserError(f"mlp_cores is {self.mlp_cores!r}; expected 'released' or 'formula'.")
+
+    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+        """U as in FacT-TT, V zero, C and P Xavier-uniform: bounds sqrt(3)/r, sqrt(6/(r+12L))."""
+        r, columns = self.rank, config.depth * slices_per_block(config)
+        key_uv, key_c, key_p = jax.random.split(key, 3)
+        c = jax.random.uniform(key_c, (r, r, r), minval=-1.0) * (3**0.5 / r)
+        p = jax.random.uniform(key_p, (r, columns), minval=-1.0) * (6 / (r + columns)) ** 0.5
+        return {**init_uv(key_uv, config, r), "C": c, "P": p}
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        r, s = self.rank, slices_per_block(config)
+        p = factors["P"].reshape(r, config.depth, s)
+        cores = jnp.einsum("abk,kls->lsab", factors["C"], p, precision="highest")
+        if self.mlp_cores == "released":
+            g = mlp_slices(config)
+            attention, fc1, fc2 = cores[:, :4], cores[:, 4 : 4 + g], cores[:, 4 + g :]
+            fc1, fc2 = _interleave(fc1), _interleave(fc2).swapaxes(-1, -2)
+            cores = jnp.concatenate([attention, fc1, fc2], axis=1)
+        return assemble(factors["U"], cores, factors["V"], scale)
+
+
+def _interleave(cores: Float[Array, "l g r r"]) -> Float[Array, "l g r r"]:
+    """What ``C[..., :].reshape(r, g r)`` followed by a cut into g groups of r columns does."""
+    depth, g, r, _ = cores.shape
+    columns = cores.transpose(0, 2, 3, 1).reshape(depth, r, g, r)  # [l, a, (j, m)] -> groups of r
+    return columns.swapaxes(1, 2)

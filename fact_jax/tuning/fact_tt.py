@@ -1,0 +1,45 @@
+"""FacT-TT: the increments of all slices as a tensor-train, ``s * U @ S[l, i] @ V``.
+
+Source: Jie & Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer",
+AAAI 2023; initial values as in the released code (JieShibo/PETL-ViT, FacT/fact_tt.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors
+from fact_jax.tuning.slices import assemble, check_rank, init_uv, mlp_slices, slices_per_block
+
+
+@dataclasses.dataclass(frozen=True)
+class FacTTT:
+    """Tensor-train factors U [d, r], S [l, 12, r, r] and V [r, d]: 2 d r + 12 L r^2 numbers."""
+
+    rank: int = 16
+    scale: float = 1.0
+
+    def __post_init__(self):
+        check_rank(self.rank)
+
+    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+        """U and S uniform within PyTorch's Linear bound of their layer's fan-in, V zero.
+
+        fc2's slices are one layer of fan-in 4r in the released code, so their bound is
+        1/sqrt(4r); the others have 1/sqrt(r).
+        """
+        g, s, r = mlp_slices(config), slices_per_block(config), self.rank
+        key_uv, key_s = jax.random.split(key)
+        fan_in = jnp.where(jnp.arange(s) < 4 + g, r, g * r)
+        unit = jax.random.uniform(key_s, (config.depth, s, r, r), minval=-1.0)
+        cores = unit / jnp.sqrt(fan_in)[:, None, None]
+        return {**init_uv(key_uv, config, r), "S": cores}
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        return assemble(factors["U"], factors["S"], factors["V"], scale)

@@ -1,0 +1,24 @@
+"""Linear probing: nothing of the ViT changes, only the head is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """No factors and no changes."""
+
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+        return {}
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        return Adaptation()

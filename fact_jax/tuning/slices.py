@@ -1,0 +1,61 @@
+"""FacT's view of a ViT: every block is cut into square d x d slices that share U and V.
+
+The order of a block's slices is q, k, v, o, then fc1 cut along its output, then fc2 cut along its
+input; for the usual mlp_dim = 4 d these are 12 slices, and 12 L in the whole net (FacT, section 3).
+Letters in shapes: `l` layer, `s` slice, `d` width, `r` rank, `g` slices of one MLP layer.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fact_jax.backbone.adaptation import Adaptation, LowRank
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+
+
+def mlp_slices(config: ViTConfig) -> int:
+    """Number g of d x d slices in fc1, and as many in fc2."""
+    if config.mlp_dim % config.width:
+        raise UserError(
+            f"FacT cuts the MLP into square slices: mlp_dim {config.mlp_dim} must be a multiple of "
+            f"width {config.width}."
+        )
+    return config.mlp_dim // config.width
+
+
+def slices_per_block(config: ViTConfig) -> int:
+    """Slices in a block: 4 of attention and 2 g of the MLP."""
+    return 4 + 2 * mlp_slices(config)
+
+
+def assemble(
+    u: Float[Array, "d r"],
+    cores: Float[Array, "l s r r"],
+    v: Float[Array, "r d"],
+    scale: float | Array,
+) -> Adaptation:
+    """The adaptation whose slice s of layer l is ``scale * u @ cores[l, s] @ v``."""
+    depth, s, r, _ = cores.shape
+    d, g = u.shape[0], (s - 4) // 2
+    a = jnp.einsum("dr,lsrt->lsdt", u, cores, precision="highest")
+    b = jnp.broadcast_to(scale * v, (depth, r, d))
+    q, k, v_, o = (LowRank(a[:, i], b) for i in range(4))
+    # fc1: [l, g, d, r] -> columns grouped by slice; fc2: rows grouped by slice.
+    fc1 = LowRank(a[:, 4 : 4 + g].swapaxes(1, 2).reshape(depth, d, g * r), b)
+    fc2 = LowRank(a[:, 4 + g :].reshape(depth, g * d, r), b)
+    return Adaptation(q=q, k=k, v=v_, o=o, fc1=fc1, fc2=fc2)
+
+
+def init_uv(key: Array, config: ViTConfig, rank: int) -> dict[str, jax.Array]:
+    """U [d, r] uniform +-1/sqrt(d), PyTorch's Linear default; V [r, d] zero: no increment yet."""
+    bound = config.width**-0.5
+    u = jax.random.uniform(key, (config.width, rank), minval=-bound, maxval=bound)
+    return {"U": u, "V": jnp.zeros((rank, config.width))}
+
+
+def check_rank(rank: int) -> None:
+    if rank < 1:
+        raise UserError(f"rank is {rank}; expected 1 or more.")
