@@ -1,0 +1,48 @@
+"""Random examples of the builders' true features, through `tfds.testing.mock_data`.
+
+They check plumbing, not learning: results made with them say `mock: true` in their provenance.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def mocked_by_caller() -> bool:
+    """Whether the caller has activated `tfds.testing.mock_data` around us."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.DatasetBuilder.as_dataset.__module__.endswith("testing.mocking")
+
+
+def mocking(active: bool, num_examples: int = 1) -> contextlib.AbstractContextManager:
+    """`mock_data` from the builders' code alone, if active."""
+    if not active:
+        return contextlib.nullcontext()
+    import tensorflow_datasets as tfds
+
+    policy = tfds.testing.MockPolicy.USE_CODE
+    return tfds.testing.mock_data(num_examples=num_examples, policy=policy)
+
+
+def as_stored(example: Mapping[str, Any], image_key: str) -> dict[str, Any]:
+    """Makes a mock example look like one read from records.
+
+    The image becomes PNG bytes, and the features of a sequence, whose lengths `mock_data` draws
+    one by one, are cut to the shortest.
+    """
+    example = dict(example)
+    image = example[image_key]
+    if isinstance(image, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
+        example[image_key] = buffer.getvalue()
+    for name, value in example.items():
+        if isinstance(value, dict):
+            length = min(map(len, value.values()))
+            example[name] = {key: element[:length] for key, element in value.items()}
+    return example

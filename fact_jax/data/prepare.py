@@ -1,0 +1,141 @@
+"""Finding a task's TFDS builder on disk or in TFDS's code, and preparing its records."""
+
+import contextlib
+import importlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from fact_jax.data.tasks import Task
+from fact_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Found:
+    """A TFDS builder for a task, prepared or not.
+
+    Attributes:
+      builder: the `tfds.core.DatasetBuilder`.
+      request: the version pattern that it satisfies.
+      ready: its records are on disk.
+    """
+
+    builder: Any
+    request: str
+    ready: bool
+
+    @property
+    def version(self) -> str:
+        return str(self.builder.version)
+
+
+def find_builder(task: Task, data_dir: str | None) -> Found:
+    """The builder of the first version in question that is prepared, else that TFDS accepts.
+
+    A pattern such as '3.*.*' is first matched with what is on disk, then with the versions of
+    TFDS's code, the default version first (task_adaptation leaves it to TFDS in the same way).
+
+    Raises:
+      UserError: TFDS knows no such data set, or none of the versions.
+    """
+    import tensorflow_datasets as tfds
+
+    if task.builder_module:
+        importlib.import_module(task.builder_module)
+    found, refusals = [], []
+    for request in (task.versions, *task.substitutes):
+        try:
+            builder = tfds.builder(task.builder, version=request, data_dir=data_dir, try_gcs=False)
+        except (AssertionError, ValueError, tfds.core.DatasetNotFoundError) as error:
+            refusals.append(str(error).strip().splitlines()[0])
+            continue
+        found.append(Found(builder, request, (builder.data_path / "dataset_info.json").exists()))
+        if found[-1].ready:
+            return found[-1]
+    if found:
+        return found[0]
+    raise UserError(
+        f"Task {task.name}: TFDS {tfds.__version__} offers no version of {task.builder!r} that "
+        f"matches {' or '.join((task.versions, *task.substitutes))} ({'; '.join(refusals)}). "
+        f"Install the tensorflow-datasets of requirements.txt, or put a prepared copy in "
+        f"{data_dir or 'the TFDS data directory'}."
+    )
+
+
+def missing_manual_files(task: Task, builder: Any) -> list[str]:
+    """Paths that a person must provide and that are not there."""
+    folder = manual_dir(builder)
+    return [str(folder / name) for name in task.manual if not (folder / name).exists()]
+
+
+def manual_dir(builder: Any) -> epath.Path:
+    """Where TFDS looks for files that a person provides."""
+    return epath.Path(builder.data_dir_root) / "downloads" / "manual"
+
+
+def prepare(task: Task, data_dir: str | None) -> Found:
+    """Downloads and prepares the task's records, unless they are there; one process at a time.
+
+    Raises:
+      UserError: files that a person must provide are missing, or TFDS failed.
+    """
+    import tensorflow_datasets as tfds
+
+    found = find_builder(task, data_dir)
+    with _lock(found.builder.data_dir_root):
+        found = find_builder(task, data_dir)  # another process may have prepared it meanwhile
+        if found.ready:
+            return found
+        if missing := missing_manual_files(task, found.builder):
+            raise UserError(_manual_message(task, found.builder, missing))
+        try:
+            # No copy from TFDS's bucket: the records come from the published sources.
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            found.builder.download_and_prepare(download_config=config)
+        except (Exception, SystemExit) as error:
+            raise UserError(_failure_message(task, error)) from error
+    return find_builder(task, data_dir)
+
+
+@contextlib.contextmanager
+def _lock(root: str) -> Iterator[None]:
+    from filelock import FileLock
+
+    folder = epath.Path(root).expanduser()
+    if "://" in str(folder):  # a bucket cannot be locked: at least one process per machine
+        folder = epath.Path(tempfile.gettempdir())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "fact_jax_prepare.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"Data directory {root} cannot be written ({error}): give another with --data_dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _manual_message(task: Task, builder: Any, missing: list[str]) -> str:
+    instructions = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+    return (
+        f"Task {task.name} ({task.builder}) needs files that TFDS cannot download. Missing: "
+        f"{', '.join(missing)}. Get {task.fetch}, place it in {manual_dir(builder)}, and run "
+        f"the same command again. TFDS's own words: {instructions}"
+    )
+
+
+def _failure_message(task: Task, error: BaseException) -> str:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+    package = {"cv2": "opencv-python-headless"}.get(str(getattr(error, "name", "")))
+    fix = f" Install {package}." if package else ""
+    dead = f" Known: {task.dead}." if task.dead else ""
+    return (
+        f"Preparing {task.builder} for task {task.name} failed with {reason}.{fix}{dead} See "
+        f"docs/data.md for its source and for ways around."
+    )

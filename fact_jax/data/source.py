@@ -1,0 +1,251 @@
+"""Reading a task's splits through TFDS: stored bytes from the records, pixels from Pillow."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fact_jax.data import images, mock, prepare
+from fact_jax.data.tasks import Task
+from fact_jax.errors import UserError
+
+
+class Examples(NamedTuple):
+    """Decoded examples: images uint8 [n, s, s, 3], labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How to find and decode data.
+
+    Attributes:
+      data_dir: TFDS's data directory; None for TFDS's default (~/tensorflow_datasets).
+      image_size: side of the images in pixels.
+      jpeg_quality: 75 for the JPEG copies that FacT's numbers were made with; None for none.
+      cache_dir: directory for decoded splits; None for no cache.
+      download: download and prepare what is missing.
+      mock: random examples of the true features in the place of data.
+      mock_examples: examples of each mocked split, unless a limit or the split's size is less.
+      num_threads: decoding threads; None for the executor's default.
+    """
+
+    data_dir: str | None = None
+    image_size: int = 224
+    jpeg_quality: int | None = None
+    cache_dir: str | None = None
+    download: bool = False
+    mock: bool = False
+    mock_examples: int = 128
+    num_threads: int | None = None
+
+    def __post_init__(self):
+        if self.image_size < 1:
+            raise UserError(f"image_size must be at least 1 pixel, found {self.image_size}.")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
+            raise UserError(f"jpeg_quality must be 1 to 95 or None, found {self.jpeg_quality}.")
+
+
+def open_task(task: Task, settings: DataSettings) -> "TaskData":
+    """Finds the task's builder and checks that its data are there and are what the task says.
+
+    Raises:
+      UserError: unknown builder or version, missing data, or features, class counts or split
+        sizes that do not match the task.
+    """
+    mocked = settings.mock or mock.mocked_by_caller()
+    with mock.mocking(settings.mock):
+        found = prepare.find_builder(task, settings.data_dir)
+    if not found.ready and not mocked:
+        if not (settings.download or task.offline):
+            raise UserError(_missing_message(task, found, settings))
+        found = prepare.prepare(task, settings.data_dir)
+    _check_features(task, found.builder)
+    if not mocked:
+        _check_sizes(task, found.builder)
+    return TaskData(task, settings, found, mocked)
+
+
+class TaskData:
+    """A task whose data can be read.
+
+    Attributes:
+      task: the task.
+      provenance: JSON-able record of where the pixels and labels come from.
+    """
+
+    def __init__(self, task: Task, settings: DataSettings, found: prepare.Found, mocked: bool):
+        self.task = task
+        self._settings = settings
+        self._builder = found.builder
+        self._mocked = mocked
+        self.provenance = _provenance(task, settings, found, mocked)
+
+    def size(self, split: str, limit: int | None = None) -> int:
+        """Number of examples of a split, at most `limit` (an upper bound for mocked data)."""
+        if split not in self.task.splits:
+            known = ", ".join(self.task.splits)
+            raise UserError(f"Task {self.task.name} has no split {split!r}; it has {known}.")
+        if limit is not None and limit < 1:
+            raise UserError(f"limit must be at least 1 or None, found {limit}.")
+        size = self.task.sizes.get(split)
+        if size is None:
+            size = self._builder.info.splits[self.task.splits[split]].num_examples
+        if self._settings.mock and limit is None:
+            limit = self._settings.mock_examples
+        return size if limit is None else min(size, limit)
+
+    def load(self, split: str, limit: int | None = None) -> Examples:
+        """The whole split in memory, in TFDS's order (the first `limit` examples of it)."""
+        size, side = self.size(split, limit), self._settings.image_size
+        pixels = np.empty((size, side, side, 3), np.uint8)
+        labels = np.empty(size, np.int32)
+        count = 0
+        for batch in self.stream(split, 64, limit):
+            stop = count + len(batch.labels)
+            pixels[count:stop], labels[count:stop] = batch
+            count = stop
+        return Examples(pixels[:count], labels[:count])
+
+    def stream(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Examples]:
+        """Batches in TFDS's order, decoded ahead of their use; the last may be short."""
+        rows = images.map_ahead(
+            self._decode,
+            enumerate(self._records(split, limit)),
+            ahead=2 * batch_size,
+            num_threads=self._settings.num_threads,
+        )
+        batch = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == batch_size:
+                yield _stack(batch)
+                batch = []
+        if batch:
+            yield _stack(batch)
+
+    def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        import tensorflow_datasets as tfds
+
+        size = self.size(split, limit)
+        wanted: dict[str, Any] = {self.task.image_key: True}
+        for path in self.task.label_features:
+            head, *rest = path.split("/")
+            if rest:
+                wanted.setdefault(head, {})[rest[0]] = True
+            else:
+                wanted[head] = True
+        # Mocked examples come decoded: with decoders, mock_data fails on sequences of features.
+        skip = None if self._mocked else {self.task.image_key: tfds.decode.SkipDecoding()}
+        with mock.mocking(self._settings.mock, num_examples=size):
+            dataset = self._builder.as_dataset(
+                split=self.task.splits[split],
+                shuffle_files=False,
+                decoders=tfds.decode.PartialDecoding(wanted, decoders=skip),
+                # One file after the other: the order does not depend on the number of shards.
+                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            )
+        examples = dataset.take(size).as_numpy_iterator()
+        if self._mocked:
+            return (mock.as_stored(example, self.task.image_key) for example in examples)
+        return examples
+
+    def _decode(self, numbered: tuple[int, Mapping[str, Any]]) -> tuple[np.ndarray, int]:
+        index, example = numbered
+        task, settings = self.task, self._settings
+        try:
+            image = images.decode(
+                example[task.image_key], settings.image_size, settings.jpeg_quality, task.binary
+            )
+        except OSError as error:
+            raise UserError(
+                f"Task {task.name}: image {index} in {self._builder.data_path} cannot be decoded "
+                f"({error}). Delete that directory and prepare the data again."
+            ) from error
+        label = task.label(example)
+        if self._mocked:  # random features give labels out of range where a formula is applied
+            label %= task.num_classes
+        if not 0 <= label < task.num_classes:
+            raise UserError(
+                f"Task {task.name}: example {index} of {self._builder.info.full_name} has label "
+                f"{label}, outside the task's {task.num_classes} classes (0 to "
+                f"{task.num_classes - 1}): the class count of the task and of the data differ."
+            )
+        return image, label
+
+
+def _stack(rows: list[tuple[np.ndarray, int]]) -> Examples:
+    pixels, labels = zip(*rows, strict=True)
+    return Examples(np.stack(pixels), np.asarray(labels, np.int32))
+
+
+def _check_features(task: Task, builder: Any) -> None:
+    for path in (task.image_key, *task.label_features):
+        feature = builder.info.features
+        for name in path.split("/"):
+            feature = getattr(feature, "feature", feature)  # a Sequence's elements
+            if name not in feature:
+                raise UserError(
+                    f"Task {task.name} reads feature {path!r}, which {builder.info.full_name} "
+                    f"does not have (it has {', '.join(builder.info.features)})."
+                )
+            feature = feature[name]
+        expected = task.label_features.get(path)
+        if expected is not None and feature.num_classes != expected:
+            raise UserError(
+                f"Task {task.name}: class count does not match: {builder.info.full_name} declares "
+                f"{feature.num_classes} classes for {path!r}, the task expects {expected}. Use "
+                f"the version {task.versions} of the data set, or correct the task."
+            )
+
+
+def _check_sizes(task: Task, builder: Any) -> None:
+    for split, expected in task.sizes.items():
+        if split not in task.splits:
+            continue
+        found = builder.info.splits[task.splits[split]].num_examples
+        if found != expected:
+            raise UserError(
+                f"Task {task.name}: split {split} ({task.splits[split]}) of {builder.data_path} "
+                f"has {found} examples, expected {expected}. The data were prepared from an "
+                f"incomplete or different source; delete that directory and prepare them again."
+            )
+
+
+def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -> str:
+    root = settings.data_dir or found.builder.data_dir_root
+    extra = f" Beware: {task.dead}." if task.dead else ""
+    if task.manual:
+        extra = f" It needs files that a person downloads; the command says which.{extra}"
+    return (
+        f"Task {task.name}: {found.builder.info.full_name} is not prepared in {root}. Run: "
+        f"python -m experiments.data --prepare --tasks={task.name} --data_dir={root}{extra}"
+    )
+
+
+def _provenance(
+    task: Task, settings: DataSettings, found: prepare.Found, mocked: bool
+) -> dict[str, Any]:
+    import PIL
+    import tensorflow_datasets as tfds
+
+    return {
+        "task": task.name,
+        "builder": task.builder,
+        "requested_version": task.versions,
+        "used_version": found.version,
+        "mapped": found.request != task.versions,
+        "note": task.note,
+        "file_format": str(getattr(found.builder.info.file_format, "value", None)),
+        "splits": dict(task.splits),
+        "image_size": settings.image_size,
+        "resize": "PIL bicubic, aspect ratio not kept",
+        "jpeg_quality": settings.jpeg_quality,
+        "mock": mocked,
+        "data_dir": None if mocked else str(found.builder.data_path),
+        "tfds": tfds.__version__,
+        "pillow": PIL.__version__,
+    }
