@@ -163,14 +163,27 @@ class ViT(nn.Module):
 
 
 def features(
-    model: ViT, base: dict, images: Array, adaptation: Adaptation | None = None
+    model: ViT,
+    base: dict,
+    images: Array,
+    adaptation: Adaptation | None = None,
+    *,
+    key: Array | None = None,
+    dropout_rate: float | Array = 0.0,
+    drop_path_rate: float | Array = 0.0,
 ) -> Float[Array, "b d"]:
     """Class-token features after the final norm, float32 [b, d]; images [b, y, x, 3], normalised.
 
     Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
-    multiple of the patch size: the position table is interpolated.
+    multiple of the patch size: the position table is interpolated. A `key` switches dropout in
+    rank space and stochastic depth on, for training; the rates may be traced.
     """
-    return jnp.asarray(model.apply({"params": base}, images, adaptation))
+    rngs = None if key is None else {"dropout": key}
+    x = model.apply(
+        {"params": base}, images, adaptation, key is not None, dropout_rate, drop_path_rate,
+        rngs=rngs,
+    )  # fmt: skip
+    return jnp.asarray(x)
 
 
 def init_base(config: ViTConfig, key: Array) -> dict:

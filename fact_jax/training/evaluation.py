@@ -1,0 +1,63 @@
+"""Accuracy of a trained trial on a stream of images, at the frozen network's own cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from fact_jax.backbone.adaptation import merge
+from fact_jax.backbone.vit import ViT, features
+from fact_jax.training.images import normalise
+from fact_jax.training.mesh import batch_sharded
+from fact_jax.training.trial import logits_of
+from fact_jax.tuning.method import Method
+
+
+def make_evaluate(
+    model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
+) -> Callable[..., tuple[int, int]]:
+    """``evaluate(base, trainable, scale, num_classes, batches) -> (correct, total)``.
+
+    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). The increments
+    are merged into the kernels once per call, in float32. Batches are padded to `batch_size`, so
+    that one program serves every split; the next batch is dispatched before the last is awaited.
+    """
+
+    @jax.jit
+    def merged(base, factors, scale):
+        return merge(base, method.adaptation(factors, model.config, scale))
+
+    @jax.jit
+    def predict(weights, head, num_classes, images):
+        x = features(model, weights, normalise(images, normalisation))
+        return jnp.argmax(logits_of(head, x, num_classes), axis=-1)
+
+    def evaluate(
+        base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any]
+    ) -> tuple[int, int]:
+        weights = merged(base, trainable["factors"], scale)
+        correct = total = 0
+        pending: tuple[jax.Array, np.ndarray] | None = None
+
+        def settle() -> int:
+            if pending is None:
+                return 0
+            predicted, labels = pending
+            return int((np.asarray(predicted)[: len(labels)] == labels).sum())
+
+        for images, labels in batches:
+            pad = batch_size - len(images)
+            images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
+            images = jax.device_put(images, batch_sharded(mesh))
+            predicted = predict(weights, trainable["head"], np.int32(num_classes), images)
+            correct += settle()
+            pending = (predicted, np.asarray(labels))
+            total += len(labels)
+        return correct + settle(), total
+
+    return evaluate

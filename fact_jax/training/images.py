@@ -1,0 +1,31 @@
+"""From stored pixels to the network's input, inside `jit`."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from fact_jax.errors import UserError
+
+# Mean and standard deviation per channel, on the [0, 1] scale. 'imagenet' is what FacT and NOAH
+# use, 'inception' ([-1, 1]) what the ViT weights were pre-trained with, 'none' leaves [0, 1].
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+def check_normalisation(name: str) -> str:
+    """`name` itself, or a UserError that lists the choices."""
+    if name not in NORMALISATIONS:
+        raise UserError(
+            f"normalisation is {name!r}; expected one of {', '.join(map(repr, NORMALISATIONS))}."
+        )
+    return name
+
+
+def normalise(images: UInt8[Array, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
+    """uint8 pixels to float32, ``(pixel / 255 - mean) / std``."""
+    mean, std = (jnp.asarray(v, jnp.float32) for v in NORMALISATIONS[check_normalisation(name)])
+    return (images.astype(jnp.float32) / 255.0 - mean) / std

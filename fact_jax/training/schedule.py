@@ -1,0 +1,26 @@
+"""FacT's learning rate, constant within an epoch."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    epoch: int,
+    *,
+    peak: float = 1e-3,
+    epochs: int = 100,
+    warmup_epochs: int = 10,
+    minimum: float = 1e-5,
+    warmup_start: float = 1e-6,
+) -> float:
+    """Rate of the 0-based `epoch`: linear warm-up, then a cosine, one epoch late.
+
+    timm's CosineLRScheduler as FacT's code drives it, ``step(epoch)`` *after* each epoch: epochs 0
+    and 1 both run at `warmup_start`, the warm-up is not a prefix of the cosine (which is entered
+    at t = `warmup_epochs`), and `peak` itself is never reached.
+    """
+    t = max(epoch - 1, 0)
+    if t < warmup_epochs:
+        return warmup_start + t * (peak - warmup_start) / warmup_epochs
+    return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * t / epochs))
