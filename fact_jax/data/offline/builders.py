@@ -1,0 +1,120 @@
+"""TFDS builders of the offline suite: 800 / 200 / the rest as train / validation / test.
+
+Importing this module imports TFDS and registers the builders; `open_task` does so when a task
+names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fact_jax.data.offline import sprites
+
+NUM_TRAIN, NUM_VAL = 800, 200
+FASHION = Path(__file__).with_name("fashion.npz")
+
+
+class _Offline(tfds.core.GeneratorBasedBuilder):
+    """Common part: the builder's examples come in one list, cut into the three splits."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+
+    def _split_generators(self, dl_manager):
+        examples = self._examples()
+        stops = (0, NUM_TRAIN, NUM_TRAIN + NUM_VAL, len(examples))
+        return {
+            split: self._generate_examples(examples, start, stop)
+            for split, start, stop in zip(
+                ("train", "validation", "test"), stops[:-1], stops[1:], strict=True
+            )
+        }
+
+    def _generate_examples(self, examples, start: int, stop: int) -> Iterator[tuple[int, Mapping]]:
+        for key in range(start, stop):
+            yield key, examples[key]
+
+    def _examples(self) -> list[Mapping]:
+        raise NotImplementedError
+
+
+class OfflineDigits(_Offline):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; 17 grey levels spread over 0..255."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(8, 8, 1)),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://doi.org/10.24432/C50P49",
+        )
+
+    def _examples(self) -> list[Mapping]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+        return [
+            {"image": image, "label": int(label)}
+            for image, label in zip(images, digits.target, strict=True)
+        ]
+
+
+class OfflineFashion(_Offline):
+    """The first 1,000 training images of Fashion-MNIST and its first 1,000 test images."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        names = (
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        )
+        return self.dataset_info_from_configs(
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(28, 28, 1)),
+                    "label": tfds.features.ClassLabel(names=names),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://github.com/zalandoresearch/fashion-mnist",
+        )
+
+    def _examples(self) -> list[Mapping]:
+        with np.load(FASHION, allow_pickle=False) as arrays:
+            return [
+                {"image": image[..., None], "label": int(label)}
+                for image, label in zip(arrays["images"], arrays["labels"], strict=True)
+            ]
+
+
+class OfflineSprites(_Offline):
+    """2,000 different pictures of one sprite, drawn by the generative factors of dSprites."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        labels = {
+            name: tfds.features.ClassLabel(num_classes=count)
+            for name, count in sprites.FACTORS.items()
+        }
+        return self.dataset_info_from_configs(
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(shape=(sprites.SIDE, sprites.SIDE, 1)), **labels}
+            ),
+            homepage="https://github.com/deepmind/dsprites-dataset",
+        )
+
+    def _examples(self) -> list[Mapping]:
+        return [
+            {"image": sprites.draw(**factors), **factors}
+            for factors in map(sprites.latents, sprites.sample(2000, seed=0))
+        ]
