@@ -33,10 +33,11 @@ class Found:
 
 
 def find_builder(task: Task, data_dir: str | None) -> Found:
-    """The builder of the first version in question that is prepared, else that TFDS accepts.
+    """The builder of the first version in question that is on disk, else that TFDS can prepare.
 
     A pattern such as '3.*.*' is first matched with what is on disk, then with the versions of
     TFDS's code, the default version first (task_adaptation leaves it to TFDS in the same way).
+    The task's own request goes before its substitutes.
 
     Raises:
       UserError: TFDS knows no such data set, or none of the versions.
@@ -52,9 +53,13 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
         except (AssertionError, ValueError, tfds.core.DatasetNotFoundError) as error:
             refusals.append(str(error).strip().splitlines()[0])
             continue
-        found.append(Found(builder, request, (builder.data_path / "dataset_info.json").exists()))
-        if found[-1].ready:
-            return found[-1]
+        if (builder.data_path / "dataset_info.json").exists():
+            return Found(builder, request, ready=True)
+        # TFDS reads old versions, but prepares only these two.
+        if builder.version in (builder.canonical_version, max(builder.versions)):
+            found.append(Found(builder, request, ready=False))
+        else:
+            refusals.append(f"{builder.info.full_name} can be read but no longer prepared")
     if found:
         return found[0]
     raise UserError(
@@ -102,23 +107,21 @@ def prepare(task: Task, data_dir: str | None) -> Found:
 
 @contextlib.contextmanager
 def _lock(root: str) -> Iterator[None]:
-    from filelock import FileLock
+    import fcntl
 
     folder = epath.Path(root).expanduser()
-    if "://" in str(folder):  # a bucket cannot be locked: at least one process per machine
+    if "://" in str(root):  # a bucket cannot be locked: at least one process per machine
         folder = epath.Path(tempfile.gettempdir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "fact_jax_prepare.lock")
-        lock.acquire()
+        file = open(folder / "fact_jax_prepare.lock", "w")  # noqa: SIM115 (closed below)
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed or the process ends
     except OSError as error:
         raise UserError(
             f"Data directory {root} cannot be written ({error}): give another with --data_dir."
         ) from error
-    try:
+    with file:
         yield
-    finally:
-        lock.release()
 
 
 def _manual_message(task: Task, builder: Any, missing: list[str]) -> str:

@@ -6,9 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fact_jax.data import images, mock, prepare
+from fact_jax.data import cache, checks, images, mock, prepare
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
+
+# The fields of the provenance that pixels and labels depend on.
+CACHE_KEY = (
+    *("task", "builder", "used_version", "fingerprint"),
+    *("image_size", "resize", "jpeg_quality", "pillow"),
+)
 
 
 class Examples(NamedTuple):
@@ -63,9 +69,9 @@ def open_task(task: Task, settings: DataSettings) -> "TaskData":
         if not (settings.download or task.offline):
             raise UserError(_missing_message(task, found, settings))
         found = prepare.prepare(task, settings.data_dir)
-    _check_features(task, found.builder)
+    checks.check_features(task, found.builder)
     if not mocked:
-        _check_sizes(task, found.builder)
+        checks.check_sizes(task, found.builder)
     return TaskData(task, settings, found, mocked)
 
 
@@ -82,7 +88,12 @@ class TaskData:
         self._settings = settings
         self._builder = found.builder
         self._mocked = mocked
-        self.provenance = _provenance(task, settings, found, mocked)
+        self.provenance = {
+            **checks.source_record(task, found, mocked),
+            "image_size": settings.image_size,
+            "resize": "PIL bicubic, aspect ratio not kept",
+            "jpeg_quality": settings.jpeg_quality,
+        }
 
     def size(self, split: str, limit: int | None = None) -> int:
         """Number of examples of a split, at most `limit` (an upper bound for mocked data)."""
@@ -112,6 +123,24 @@ class TaskData:
 
     def stream(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Examples]:
         """Batches in TFDS's order, decoded ahead of their use; the last may be short."""
+        if self._settings.cache_dir is None or self._mocked:
+            return self._decoded(split, batch_size, limit)
+        return self._from_cache(split, batch_size, limit)
+
+    def _from_cache(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
+        size = self.size(split, limit)
+        pixels, labels = cache.cached(
+            self._settings.cache_dir or "",
+            key=_cache_key(self.provenance, split, size),
+            size=size,
+            side=self._settings.image_size,
+            build=lambda: self._decoded(split, 64, limit),
+        )
+        for start in range(0, size, batch_size):
+            rows = slice(start, start + batch_size)
+            yield Examples(np.array(pixels[rows]), labels[rows])
+
+    def _decoded(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
         rows = images.map_ahead(
             self._decode,
             enumerate(self._records(split, limit)),
@@ -128,6 +157,7 @@ class TaskData:
             yield _stack(batch)
 
     def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        import tensorflow as tf
         import tensorflow_datasets as tfds
 
         size = self.size(split, limit)
@@ -148,10 +178,14 @@ class TaskData:
                 # One file after the other: the order does not depend on the number of shards.
                 read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
             )
-        examples = dataset.take(size).as_numpy_iterator()
-        if self._mocked:
-            return (mock.as_stored(example, self.task.image_key) for example in examples)
-        return examples
+        try:
+            for example in dataset.take(size).as_numpy_iterator():
+                yield mock.as_stored(example, self.task.image_key) if self._mocked else example
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"Task {self.task.name}: the records in {self._builder.data_path} cannot be read "
+                f"({str(error).splitlines()[0]}). Delete that directory and prepare them again."
+            ) from error
 
     def _decode(self, numbered: tuple[int, Mapping[str, Any]]) -> tuple[np.ndarray, int]:
         index, example = numbered
@@ -182,37 +216,11 @@ def _stack(rows: list[tuple[np.ndarray, int]]) -> Examples:
     return Examples(np.stack(pixels), np.asarray(labels, np.int32))
 
 
-def _check_features(task: Task, builder: Any) -> None:
-    for path in (task.image_key, *task.label_features):
-        feature = builder.info.features
-        for name in path.split("/"):
-            feature = getattr(feature, "feature", feature)  # a Sequence's elements
-            if name not in feature:
-                raise UserError(
-                    f"Task {task.name} reads feature {path!r}, which {builder.info.full_name} "
-                    f"does not have (it has {', '.join(builder.info.features)})."
-                )
-            feature = feature[name]
-        expected = task.label_features.get(path)
-        if expected is not None and feature.num_classes != expected:
-            raise UserError(
-                f"Task {task.name}: class count does not match: {builder.info.full_name} declares "
-                f"{feature.num_classes} classes for {path!r}, the task expects {expected}. Use "
-                f"the version {task.versions} of the data set, or correct the task."
-            )
-
-
-def _check_sizes(task: Task, builder: Any) -> None:
-    for split, expected in task.sizes.items():
-        if split not in task.splits:
-            continue
-        found = builder.info.splits[task.splits[split]].num_examples
-        if found != expected:
-            raise UserError(
-                f"Task {task.name}: split {split} ({task.splits[split]}) of {builder.data_path} "
-                f"has {found} examples, expected {expected}. The data were prepared from an "
-                f"incomplete or different source; delete that directory and prepare them again."
-            )
+def _cache_key(provenance: Mapping[str, Any], split: str, size: int) -> dict[str, Any]:
+    """All that a decoded split depends on, notes and paths left out."""
+    key = {name: provenance[name] for name in CACHE_KEY}
+    instruction = provenance["splits"][split]
+    return {**key, "split": split, "instruction": instruction, "size": size, "format": 1}
 
 
 def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -> str:
@@ -224,28 +232,3 @@ def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -
         f"Task {task.name}: {found.builder.info.full_name} is not prepared in {root}. Run: "
         f"python -m experiments.data --prepare --tasks={task.name} --data_dir={root}{extra}"
     )
-
-
-def _provenance(
-    task: Task, settings: DataSettings, found: prepare.Found, mocked: bool
-) -> dict[str, Any]:
-    import PIL
-    import tensorflow_datasets as tfds
-
-    return {
-        "task": task.name,
-        "builder": task.builder,
-        "requested_version": task.versions,
-        "used_version": found.version,
-        "mapped": found.request != task.versions,
-        "note": task.note,
-        "file_format": str(getattr(found.builder.info.file_format, "value", None)),
-        "splits": dict(task.splits),
-        "image_size": settings.image_size,
-        "resize": "PIL bicubic, aspect ratio not kept",
-        "jpeg_quality": settings.jpeg_quality,
-        "mock": mocked,
-        "data_dir": None if mocked else str(found.builder.data_path),
-        "tfds": tfds.__version__,
-        "pillow": PIL.__version__,
-    }

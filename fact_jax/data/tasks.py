@@ -235,14 +235,14 @@ _TASKS = (
         "structured",
         4,
         builder="kitti",
-        versions="3.2.0",
-        substitutes=("3.1.0", "3.3.0"),
+        versions="3.1.0",
+        substitutes=("3.2.0", "3.3.0"),
         splits=_VALIDATION,
         test_size=711,
         label=labels.nearest_vehicle,
         label_features={"objects/location": None, "objects/type": 8},
-        note="task_adaptation asks for 3.1.0, NOAH and VPT for 3.2.0 (same data); 3.3.0 only "
-        "added labels of the occlusion feature",
+        note="task_adaptation asks for 3.1.0, NOAH and VPT for 3.2.0 (same data; the devkit's file "
+        "was updated); TFDS now prepares only 3.3.0, which renamed the occlusion labels",
     ),
     Task(
         "dsprites_loc",
@@ -274,6 +274,8 @@ def all_tasks() -> dict[str, Task]:
 
 def get_task(name: str) -> Task:
     """The task of this name; UserError with the nearest names if there is none."""
+    if name in VTAB:
+        return VTAB[name]
     tasks = all_tasks()
     if name in tasks:
         return tasks[name]

@@ -1,0 +1,66 @@
+"""Whether a builder's data are what a task says, and the record of where they come from."""
+
+import hashlib
+from typing import Any
+
+from fact_jax.data.prepare import Found
+from fact_jax.data.tasks import Task
+from fact_jax.errors import UserError
+
+
+def check_features(task: Task, builder: Any) -> None:
+    """UserError if a feature that the task reads is missing or has another class count."""
+    for path in (task.image_key, *task.label_features):
+        feature = builder.info.features
+        for name in path.split("/"):
+            feature = getattr(feature, "feature", feature)  # a Sequence's elements
+            if name not in feature:
+                raise UserError(
+                    f"Task {task.name} reads feature {path!r}, which {builder.info.full_name} "
+                    f"does not have (it has {', '.join(builder.info.features)})."
+                )
+            feature = feature[name]
+        expected = task.label_features.get(path)
+        if expected is not None and feature.num_classes != expected:
+            raise UserError(
+                f"Task {task.name}: class count does not match: {builder.info.full_name} declares "
+                f"{feature.num_classes} classes for {path!r}, the task expects {expected}. Use "
+                f"the version {task.versions} of the data set, or correct the task."
+            )
+
+
+def check_sizes(task: Task, builder: Any) -> None:
+    """UserError if a split of the prepared data has another size than the task's."""
+    for split, expected in task.sizes.items():
+        if split not in task.splits:
+            continue
+        found = builder.info.splits[task.splits[split]].num_examples
+        if found != expected:
+            raise UserError(
+                f"Task {task.name}: split {split} ({task.splits[split]}) of {builder.data_path} "
+                f"has {found} examples, expected {expected}. The data were prepared from an "
+                f"incomplete or different source; delete that directory and prepare them again."
+            )
+
+
+def source_record(task: Task, found: Found, mocked: bool) -> dict[str, Any]:
+    """JSON-able record of the source; its fingerprint is that of TFDS's record of the files."""
+    import PIL
+    import tensorflow_datasets as tfds
+
+    info_file = found.builder.data_path / "dataset_info.json"
+    return {
+        "task": task.name,
+        "builder": task.builder,
+        "requested_version": task.versions,
+        "used_version": found.version,
+        "mapped": found.request != task.versions,
+        "note": task.note,
+        "file_format": str(getattr(found.builder.info.file_format, "value", None)),
+        "splits": dict(task.splits),
+        "mock": mocked,
+        "data_dir": None if mocked else str(found.builder.data_path),
+        "fingerprint": None if mocked else hashlib.sha256(info_file.read_bytes()).hexdigest()[:16],
+        "tfds": tfds.__version__,
+        "pillow": PIL.__version__,
+    }
