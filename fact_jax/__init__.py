@@ -5,12 +5,16 @@ from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError
+from fact_jax.tuning import FacTTK, FacTTT, Linear
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VARIANTS",
     "Adaptation",
+    "FacTTK",
+    "FacTTT",
+    "Linear",
     "LowRank",
     "UserError",
     "ViT",

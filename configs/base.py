@@ -1,0 +1,42 @@
+"""Settings of FacT's released code on VTAB-1K: ViT-B/16, 100 epochs of AdamW at 1e-3, batch 64.
+
+Source: JieShibo/PETL-ViT, FacT/vtab.py. The protocol differs by default: 'val' chooses the scale
+on val200, trains on all 1,000 images and reports the last epoch; 'paper' reports the best of ten
+test evaluations, as the published numbers do.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.tasks = "all"  # or names with commas between them
+    config.methods = ""  # names with commas between them, each with its settings below
+    config.seeds = (42,)
+    config.protocol = "val"
+
+    config.variant = "vit_b16"
+    config.weights = ""  # path of the .npz file; empty: the published one, downloaded once
+    config.gelu = "exact"
+    config.dtype = "float32"  # compute type; 'bfloat16' on TPU and GPU
+
+    config.data_dir = ""  # TFDS's; empty: ~/tensorflow_datasets
+    config.data_cache = ""  # folder for decoded splits; empty: none
+    config.download = False  # let TFDS download and prepare what is missing
+    config.mock_data = False  # random examples of the right kind: tries the plumbing only
+    config.image_size = 224
+    config.normalisation = "imagenet"  # or 'inception', 'none'
+    config.jpeg_quality = 0  # 75: the JPEG copies that FacT's numbers were made with
+
+    config.epochs = 100
+    config.warmup_epochs = 10
+    config.batch_size = 64
+    config.eval_batch_size = 256
+    config.eval_every = 10  # epochs between test evaluations of protocol 'paper'
+    config.learning_rate = 1e-3
+    config.weight_decay = 1e-4
+    config.dropout_rate = 0.1
+    config.drop_path_rate = 0.1
+    config.train_limit = 0  # images; 0: all
+    config.eval_limit = 0
+    return config

@@ -1,0 +1,33 @@
+"""What every command shares: quiet logs, readable errors, exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+
+from fact_jax.errors import UserError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C says how
+    to go on (status 130)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
+
+    def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.ERROR)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded)

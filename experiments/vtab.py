@@ -1,0 +1,114 @@
+"""A sweep of tuning methods over tasks: ``python -m experiments.vtab --config FILE --workdir DIR``.
+
+Run again with the same arguments, it skips what is finished and resumes what is not. Without
+--config it runs the offline quickstart.
+"""
+
+from __future__ import annotations
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
+
+from experiments import cli
+from fact_jax.report.tables import parameter_table, result_table
+from fact_jax.sweep.plan import Cell, make_plan, task_names
+from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.store import Store
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results and factors go.")
+
+
+class Bars:
+    """Two bars: epochs of the whole sweep with the time left, and epochs of the current run."""
+
+    def __init__(self, progress: Progress, total_epochs: int):
+        self._progress = progress
+        self._all = progress.add_task("sweep", total=total_epochs)
+        self._run = progress.add_task("", total=1)
+        self._done = 0
+        self._before = 0
+
+    def start(self, cell: Cell, stage: str, epochs: int) -> None:
+        self._done += self._before
+        self._before = epochs
+        self._progress.update(self._all, completed=self._done)
+        self._progress.reset(self._run, total=epochs, description=f"{cell.name} {stage}")
+
+    def epoch(self, done: int, loss: float) -> None:
+        self._progress.update(self._run, completed=done)
+        self._progress.update(self._all, completed=self._done + done)
+
+
+def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
+    """Runs what is not finished yet, printing the tables and a line per cell; all results."""
+    cells, store = make_plan(config), Store(workdir)
+    todo_epochs = sum(_epochs(cell) for cell in cells)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars = Bars(progress, todo_epochs)
+        runner = Runner(config, cells, store, bars)
+        store.write_json(store.workdir / "config.json", config.to_dict())
+        results = [runner.finished(cell) for cell in cells]
+        _print_parameters(console, runner, cells)
+        for i, cell in enumerate(cells):
+            result = results[i]
+            if result is None:
+                results[i] = result = runner.run(cell)
+                how = f"{result['seconds']['cell']:.0f} s"
+            else:
+                bars.start(cell, "finished before", _epochs(cell))
+                how = "finished before"
+            accuracy = f"{result['accuracy']:5.1f} %"
+            chosen = f"scale {result['scale']:g}"
+            console.print(f"[{i + 1}/{len(cells)}] {cell.name}: {accuracy}  {chosen}  ({how})")
+    return [r for r in results if r is not None]
+
+
+def _epochs(cell: Cell) -> int:
+    return cell.settings["epochs"] * (1 + (len(cell.scales) if len(cell.scales) > 1 else 0))
+
+
+def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:
+    config = runner.model.config
+    console.print(
+        f"{runner.config.variant}: {config.depth} blocks of width {config.width}, frozen, from "
+        f"{runner.weights} on {jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+    for name, method in {(c.method_name, c.method): None for c in cells}:
+        factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))
+        console.print(
+            parameter_table(f"{name} {method}", factors, f"{config.width} x classes + classes")
+        )
+
+
+def main() -> None:
+    config, console = _CONFIG.value, Console()
+    results = run_sweep(config, _WORKDIR.value, console)
+    rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
+    console.print(result_table(results, task_names(config), rows))
+    protocol = {
+        "val": "Protocol 'val': settings chosen on val200, last epoch on test.",
+        "paper": "Protocol 'paper': best of the test evaluations, as published.",
+    }[config.protocol]
+    notes = [protocol]
+    if config.train_limit or config.eval_limit or config.mock_data:
+        notes.append("Shortened or mock data: these numbers measure nothing.")
+    console.print(" ".join(notes), f"Results and factors are in {_WORKDIR.value}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

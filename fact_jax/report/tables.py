@@ -1,0 +1,113 @@
+"""The tables that a sweep prints: what is trained, and what came out of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from fact_jax.data.tasks import VTAB
+from fact_jax.report.published import published
+
+GROUPS = ("natural", "specialized", "structured")
+
+
+def parameter_table(title: str, factors: Any, head_text: str) -> Table:
+    """Name, shape and size of every factor (arrays or shape structs), and their total."""
+    table = Table(title=title, title_justify="left")
+    for column in ("trained", "shape", "numbers"):
+        table.add_column(column, justify="right" if column == "numbers" else "left")
+    total = 0
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(factors):
+        size = int(np.prod(leaf.shape))
+        total += size
+        name = "/".join(str(k.key) for k in keys)
+        table.add_row(name, " x ".join(map(str, leaf.shape)), f"{size:,}")
+    table.add_row("factors in all", "", f"{total:,}", style="bold")
+    table.add_row("head", head_text, "")
+    return table
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float | None]:
+    """Mean and standard error of the mean over seeds; None for the latter with one seed."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def _text(values: list[float] | None) -> str:
+    if not values:
+        return "-"
+    mean, error = mean_and_error(values)
+    return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
+
+
+def vtab_means(tasks: dict[str, float]) -> dict[str, float | None]:
+    """Group means and both averages of a row {task: accuracy}; None where tasks are missing."""
+    means: dict[str, float | None] = {}
+    for group in GROUPS:
+        names = [name for name, task in VTAB.items() if task.group == group]
+        complete = all(name in tasks for name in names)
+        means[group] = statistics.fmean(tasks[n] for n in names) if complete else None
+    groups = [m for g in GROUPS if (m := means[g]) is not None]
+    complete = len(groups) == len(GROUPS)
+    means["group mean"] = statistics.fmean(groups) if complete else None
+    means["mean of 19"] = statistics.fmean(tasks[n] for n in VTAB) if complete else None
+    return means
+
+
+def published_columns(method: str, row: str) -> dict[str, dict[str, float]]:
+    """Published rows of a method, {column title: {task or mean: accuracy}}."""
+    columns = {}
+    if row in published()["vtab1k"]:
+        columns[f"published {row} (best on test)"] = published()["vtab1k"][row]
+    rerun = published()["vtab1k_independent_rerun"]["methods"]
+    if method in rerun:
+        columns["re-run (OSU, val)"] = rerun[method]
+    renamed = {"group_mean": "group mean", "flat_mean_19": "mean of 19"}
+    return {
+        title: {**r["tasks"], **{renamed.get(k, k): v for k, v in r["mean"].items()}}
+        for title, r in columns.items()
+    }
+
+
+def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str]) -> Table:
+    """Tasks down, methods across, accuracy in % (± standard error over seeds).
+
+    `rows` maps a method to its row in the published results ('' for none). VTAB's tables close
+    with the group means and both averages, which need all of a group's tasks.
+    """
+    accuracy: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    factors: dict[str, list[int]] = defaultdict(list)
+    for r in results:
+        accuracy[r["method"]][r["task"]].append(r["accuracy"])
+        factors[r["method"]].append(r["num_factors"])
+    vtab = all(name in VTAB for name in tasks)
+    names = list(VTAB) if vtab else tasks
+    columns: dict[str, dict[str, str]] = {}
+    for method, row in rows.items():
+        cells = {task: _text(accuracy[method].get(task)) for task in names}
+        if vtab:
+            means = vtab_means({t: mean_and_error(v)[0] for t, v in accuracy[method].items()})
+            cells |= {k: "-" if v is None else f"{v:.2f}" for k, v in means.items()}
+        sizes = factors[method]
+        cells["factors"] = f"{round(statistics.fmean(sizes)):,}" if sizes else "-"
+        columns[method] = cells
+        for title, known in published_columns(method, row).items() if vtab else ():
+            columns[title] = {k: f"{v:.2f}" if k not in VTAB else f"{v}" for k, v in known.items()}
+    table = Table(title="Top-1 accuracy on test, %", title_justify="left")
+    table.add_column("task")
+    for title in columns:
+        table.add_column(title, justify="right")
+    last = ""
+    for name in [*names, *((*GROUPS, "group mean", "mean of 19") if vtab else ()), "factors"]:
+        section = VTAB[name].group if name in VTAB else "summary"
+        if last and section != last:
+            table.add_section()
+        last = section
+        table.add_row(name, *(cells.get(name, "-") for cells in columns.values()))
+    return table

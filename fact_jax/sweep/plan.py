@@ -1,0 +1,98 @@
+"""From a config to the cells of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fact_jax.data.tasks import VTAB, get_task
+from fact_jax.errors import UserError
+from fact_jax.tuning import METHODS, Method
+
+# Settings of a run that change its result; a finished cell is only reused when they are equal.
+RUN_SETTINGS = (
+    "variant", "gelu", "dtype", "image_size", "normalisation", "jpeg_quality", "protocol",
+    "epochs", "warmup_epochs", "batch_size", "learning_rate", "weight_decay", "dropout_rate",
+    "drop_path_rate", "eval_every", "train_limit", "eval_limit", "mock_data",
+)  # fmt: skip
+PROTOCOLS = ("val", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run: a task, a method with its settings, a seed.
+
+    `scales` are the candidates for the scale; with several, the 'val' protocol chooses on val200.
+    `settings` are the numbers and names that the result depends on, JSON-able.
+    """
+
+    task: str
+    method_name: str
+    method: Method
+    scales: tuple[float, ...]
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.method_name}-seed{self.seed}"
+
+
+def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
+    """Names from 'a,b' or ('a', 'b')."""
+    names = text.split(",") if isinstance(text, str) else list(text)
+    return [name.strip() for name in names if name.strip()]
+
+
+def task_names(config: ConfigDict) -> list[str]:
+    """The tasks of the config, 'all' being VTAB-1K's 19; UserError on an unknown name."""
+    names = list(VTAB) if config.tasks == "all" else split_names(config.tasks)
+    for name in names:
+        get_task(name)
+    return names
+
+
+def make_plan(config: ConfigDict) -> list[Cell]:
+    """All cells, task by task. Raises UserError for settings that make no sense."""
+    if config.protocol not in PROTOCOLS:
+        raise UserError(f"protocol is {config.protocol!r}; expected one of {PROTOCOLS}.")
+    cells = []
+    methods = split_names(config.methods)
+    if not methods:
+        raise UserError(f"config.methods is empty; choose from {', '.join(METHODS)}.")
+    for task in task_names(config):
+        for name in methods:
+            for seed in config.seeds:
+                cells.append(_cell(config, task, name, int(seed)))
+    return cells
+
+
+def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
+    if name not in METHODS or name not in config:
+        raise UserError(
+            f"Unknown method {name!r} in config.methods; choose from {', '.join(METHODS)}, and "
+            "give its settings as config.<method>."
+        )
+    own = config[name].to_dict()
+    own.update(own.pop("per_task", {}).get(task, {}))
+    own.pop("published", None)
+    run = {key: config[key] for key in RUN_SETTINGS}
+    # A method may override a setting of the run (its learning rate, say).
+    run.update({key: own.pop(key) for key in list(own) if key in RUN_SETTINGS})
+    scales = tuple(float(s) for s in own.pop("scales", ())) or (float(own.get("scale", 1.0)),)
+    if run["protocol"] == "paper" and len(scales) > 1:
+        raise UserError(
+            f"config.{name}.scales has {len(scales)} candidates, but protocol 'paper' chooses "
+            f"nothing on validation data: set one, such as --config.{name}.scales=(1.0,)."
+        )
+    fields = {f.name for f in dataclasses.fields(METHODS[name])}
+    if unknown := set(own) - fields:
+        raise UserError(
+            f"config.{name} has unknown settings {sorted(unknown)}; {name} takes {sorted(fields)}."
+        )
+    own.pop("scale", None)
+    method = METHODS[name](**own)
+    settings = {"task": task, "method": name, **own, "scales": list(scales), "seed": seed, **run}
+    return Cell(task, name, method, scales, seed, settings)

@@ -1,0 +1,81 @@
+"""The work directory of a sweep: what is written where, and never half.
+
+    DIR/config.json                     the config of the last run
+    DIR/results/<cell>.json             one per finished cell
+    DIR/factors/<cell>.safetensors      factors and head, with metadata
+    DIR/checkpoints/<cell>/<stage>/     Orbax, one per epoch, the latest kept
+
+DIR may be a bucket: everything but Orbax goes through etils.epath.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from fact_jax.errors import UserError
+
+
+class Store:
+    """Reads and writes one work directory. Raises UserError if it cannot be written."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        self.workdir = epath.Path(workdir).expanduser()
+        try:
+            for folder in ("results", "factors", "checkpoints"):
+                (self.workdir / folder).mkdir(parents=True, exist_ok=True)
+            self._write(self.workdir / "results" / ".probe", b"")
+            (self.workdir / "results" / ".probe").unlink()
+        except OSError as error:
+            raise UserError(
+                f"The work directory {self.workdir} cannot be written ({error}). Give another one "
+                "with --workdir, or make it writable."
+            ) from error
+
+    def _write(self, path: epath.Path, content: bytes) -> None:
+        """Appears whole or not at all."""
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+    def write_json(self, path: epath.Path, value: Any) -> None:
+        self._write(path, (json.dumps(value, indent=1) + "\n").encode())
+
+    def read_json(self, path: epath.Path) -> Any | None:
+        """The file's content, or None if there is no such file."""
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{path} is not valid JSON ({error}). Remove it to make it anew."
+            ) from error
+
+    def result_path(self, cell: str) -> epath.Path:
+        return self.workdir / "results" / f"{cell}.json"
+
+    def factors_path(self, cell: str) -> epath.Path:
+        return self.workdir / "factors" / f"{cell}.safetensors"
+
+    def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
+        return self.workdir / "checkpoints" / cell / stage
+
+    def write_factors(self, cell: str, trainable: dict, metadata: dict[str, Any]) -> int:
+        """Saves {"factors", "head"} as safetensors, names joined by '/'; returns the bytes."""
+        from safetensors.numpy import save
+
+        tensors = {
+            "/".join(str(k.key) for k in keys): np.ascontiguousarray(value)
+            for keys, value in jax.tree_util.tree_leaves_with_path(trainable)
+        }
+        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+        content = save(tensors, metadata=text)
+        self._write(self.factors_path(cell), content)
+        return len(content)

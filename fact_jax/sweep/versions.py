@@ -1,0 +1,47 @@
+"""What a result was made with: packages, devices, commit."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "fact-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets",
+    "numpy", "pillow",
+)  # fmt: skip
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Versions, devices and the git commit (with '+changes' if the tree is not clean)."""
+    import jax
+
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        commit, changes = (
+            subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True)
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
