@@ -18,14 +18,13 @@ from fact_jax.training.trial import logits_of
 from fact_jax.tuning.method import Method
 
 
-def make_evaluate(
-    model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
-) -> Callable[..., tuple[int, int]]:
-    """``evaluate(base, trainable, scale, num_classes, batches) -> (correct, total)``.
+def make_programs(
+    model: ViT, method: Method, normalisation: str
+) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
+    """The two jitted programs of an evaluation.
 
-    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). The increments
-    are merged into the kernels once per call, in float32. Batches are padded to `batch_size`, so
-    that one program serves every split; the next batch is dispatched before the last is awaited.
+    ``merged(base, factors, scale)`` is `base` with the increments added to its kernels, and
+    ``predict(merged, head, num_classes, images)`` the classes [b] of images uint8 [b, y, x, 3].
     """
 
     @jax.jit
@@ -36,6 +35,21 @@ def make_evaluate(
     def predict(weights, head, num_classes, images):
         x = features(model, weights, normalise(images, normalisation))
         return jnp.argmax(logits_of(head, x, num_classes), axis=-1)
+
+    return merged, predict
+
+
+def make_evaluate(
+    model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
+) -> Callable[..., tuple[int, int]]:
+    """``evaluate(base, trainable, scale, num_classes, batches) -> (correct, total)``.
+
+    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). The increments
+    are merged into the kernels once per call, in float32. Batches are padded to `batch_size`, so
+    that one program serves every split; the next batch is dispatched before the last is awaited.
+    """
+
+    merged, predict = make_programs(model, method, normalisation)
 
     def evaluate(
         base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any]
