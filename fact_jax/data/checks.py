@@ -34,7 +34,14 @@ def check_sizes(task: Task, builder: Any) -> None:
     for split, expected in task.sizes.items():
         if split not in task.splits:
             continue
-        found = builder.info.splits[task.splits[split]].num_examples
+        try:
+            found = builder.info.splits[task.splits[split]].num_examples
+        except (ValueError, KeyError, AssertionError) as error:
+            raise UserError(
+                f"Task {task.name}: split {split} ({task.splits[split]}) cannot be taken from "
+                f"{builder.data_path}, which has {', '.join(builder.info.splits)} ({error}). "
+                f"Delete that directory and prepare the data again."
+            ) from error
         if found != expected:
             raise UserError(
                 f"Task {task.name}: split {split} ({task.splits[split]}) of {builder.data_path} "

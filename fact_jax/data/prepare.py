@@ -101,7 +101,7 @@ def prepare(task: Task, data_dir: str | None) -> Found:
             config = tfds.download.DownloadConfig(try_download_gcs=False)
             found.builder.download_and_prepare(download_config=config)
         except (Exception, SystemExit) as error:
-            raise UserError(_failure_message(task, error)) from error
+            raise UserError(_failure_message(task, found.builder, error)) from error
     return find_builder(task, data_dir)
 
 
@@ -133,12 +133,13 @@ def _manual_message(task: Task, builder: Any, missing: list[str]) -> str:
     )
 
 
-def _failure_message(task: Task, error: BaseException) -> str:
+def _failure_message(task: Task, builder: Any, error: BaseException) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
     package = {"cv2": "opencv-python-headless"}.get(str(getattr(error, "name", "")))
     fix = f" Install {package}." if package else ""
     dead = f" Known: {task.dead}." if task.dead else ""
     return (
-        f"Preparing {task.builder} for task {task.name} failed with {reason}.{fix}{dead} See "
-        f"docs/data.md for its source and for ways around."
+        f"Preparing {task.builder} for task {task.name} failed with {reason}.{fix}{dead} Run the "
+        f"same command again to go on. A source file had elsewhere is taken from "
+        f"{manual_dir(builder)} under its published name if its checksum is right (docs/data.md)."
     )
