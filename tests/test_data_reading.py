@@ -67,6 +67,24 @@ def test_stream_is_load_in_batches_with_a_short_last_one(settings):
     assert data.size("val200", 1000) == 200
 
 
+def test_order_is_that_of_the_files_one_after_the_other(tmp_path):
+    """With many files, TFDS by default takes blocks of 16 examples from each in turn."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = prepare.find_builder(DTD, str(tmp_path)).builder
+    with mock.patch.object(type(builder), "_split_generators", return_value={"train": examples()}):
+        config = tfds.download.DownloadConfig(num_shards=5)
+        builder.download_and_prepare(download_config=config)
+    files = sorted(map(str, builder.data_path.glob("*.tfrecord*")))
+    assert len(files) == 5
+    records = tf.data.TFRecordDataset(files, num_parallel_reads=None).as_numpy_iterator()
+    expected = [builder.info.features.deserialize_example(r)["image"].numpy() for r in records]
+    settings = DataSettings(data_dir=str(tmp_path), image_size=8)
+    images = open_task(DTD, settings).load("train800").images
+    np.testing.assert_array_equal(images[:, 0, 0], np.stack(expected)[:800, 0, 0])
+
+
 def test_stream_can_be_left_early_and_begun_again(settings):
     data = open_task(DTD, settings)
     first = next(data.stream("train800", 5))

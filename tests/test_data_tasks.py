@@ -14,7 +14,7 @@ from fact_jax.errors import UserError
 SIZES = json.loads(Path(__file__).with_name("test_data_split_sizes.json").read_text())
 
 
-def write_metadata(builder, sizes, data_dir, num_shards=3):
+def write_metadata(builder, sizes, num_shards=3):
     """What TFDS leaves beside the records of a prepared data set, with these split sizes."""
     import tensorflow_datasets as tfds
 
@@ -41,7 +41,7 @@ def prepared(tmp_path_factory):
     for task in {task.builder: task for task in VTAB.values()}.values():
         found = prepare.find_builder(task, str(data_dir))
         assert not found.ready
-        write_metadata(found.builder, SIZES[task.builder], data_dir)
+        write_metadata(found.builder, SIZES[task.builder])
     return str(data_dir)
 
 
@@ -75,7 +75,7 @@ def test_no_example_is_in_two_of_the_splits(name, prepared):
 def test_incomplete_data_are_refused(tmp_path):
     found = prepare.find_builder(VTAB["dtd"], str(tmp_path))
     sizes = {**SIZES["dtd"], "test": 1000}
-    write_metadata(found.builder, sizes, tmp_path)
+    write_metadata(found.builder, sizes)
     with pytest.raises(UserError, match=r"split test .* has 1000 examples, expected 1880"):
         open_task(VTAB["dtd"], DataSettings(data_dir=str(tmp_path)))
 
@@ -85,7 +85,7 @@ def test_an_older_version_on_disk_that_was_asked_for_is_preferred(tmp_path):
     task = VTAB["oxford_iiit_pet"]
     new = prepare.find_builder(task, str(tmp_path))
     assert (new.version, new.request, new.ready) == ("4.0.0", "4.*.*", False)
-    write_metadata(new.builder, SIZES["oxford_iiit_pet"], tmp_path)
+    write_metadata(new.builder, SIZES["oxford_iiit_pet"])
     data = open_task(task, DataSettings(data_dir=str(tmp_path)))
     assert data.provenance["mapped"]
     assert "4.0.0 repaired" in data.provenance["note"]
@@ -111,6 +111,17 @@ def test_refused_version_names_what_tfds_said():
         prepare.find_builder(task, "/none")
     with pytest.raises(UserError, match="no version of 'no_such_set'"):
         prepare.find_builder(dataclasses.replace(task, builder="no_such_set"), "/none")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_broken_metadata_are_refused_with_their_place(name, tmp_path):
+    found = prepare.find_builder(VTAB["dtd"], str(tmp_path))
+    write_metadata(found.builder, SIZES["dtd"])
+    path = tmp_path / "dtd" / "3.0.1" / name
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(UserError, match="of dtd cannot be opened") as error:
+        open_task(VTAB["dtd"], DataSettings(data_dir=str(tmp_path)))
+    assert str(tmp_path) in str(error.value)
 
 
 def test_class_count_that_does_not_match_is_refused(prepared):

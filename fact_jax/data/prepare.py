@@ -40,7 +40,7 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
     The task's own request goes before its substitutes.
 
     Raises:
-      UserError: TFDS knows no such data set, or none of the versions.
+      UserError: TFDS knows no such data set, or none of the versions, or what is on disk is broken.
     """
     import tensorflow_datasets as tfds
 
@@ -50,9 +50,16 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
     for request in (task.versions, *task.substitutes):
         try:
             builder = tfds.builder(task.builder, version=request, data_dir=data_dir, try_gcs=False)
-        except (AssertionError, ValueError, tfds.core.DatasetNotFoundError) as error:
+        except (AssertionError, tfds.core.DatasetNotFoundError) as error:
             refusals.append(str(error).strip().splitlines()[0])
             continue
+        except Exception as error:  # truncated or foreign metadata raise all sorts of errors
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise UserError(
+                f"Task {task.name}: what {data_dir or 'the TFDS data directory'} holds of "
+                f"{task.builder} cannot be opened ({reason}). Delete its directory there and "
+                f"prepare the data again."
+            ) from error
         if (builder.data_path / "dataset_info.json").exists():
             return Found(builder, request, ready=True)
         # TFDS reads old versions, but prepares only these two.
