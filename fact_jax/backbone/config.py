@@ -75,7 +75,7 @@ VARIANTS: dict[str, ViTConfig] = {
     "vit_l32": _vit("L", 32),
     "vit_h14": _vit("H", 14),
     # The bundled model (docs/bundled_model.md).
-    "vit_mini": ViTConfig(128, 8, 4, 512, patch_size=8, image_size=32),
+    "vit_mini": ViTConfig(128, 6, 4, 512, patch_size=8, image_size=32),
     "dinov2_s14": _vit("S", 14, **_DINO),
     "dinov2_b14": _vit("B", 14, **_DINO),
     "dinov2_l14": _vit("L", 14, **_DINO),

@@ -1,0 +1,167 @@
+"""Pre-trains the small ViT that is shipped with the package.
+
+    python -m experiments.pretrain --config configs/pretrain.py --workdir DIR
+
+From the class token of a random scene of a glyph or an emoji, tells which it is and draws it small
+and upright. Writes DIR/<variant>.npz, float16 in the Google layout, at every checkpoint; run again
+with the same arguments, it resumes.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from experiments.pretrain_augment import PORTRAIT, scenes
+from experiments.pretrain_data import Sprites, load_sprites
+from fact_jax.backbone.config import get_variant
+from fact_jax.backbone.vit import ViT, init_base
+from fact_jax.backbone.weights import write_npz
+
+# ImageNet statistics: the default normalisation of every task.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+_PORTRAIT_VARIANCE = 0.05  # of a portrait's pixels, roughly: brings the two losses to one size
+
+
+def class_weights(sprites: Sprites, shares: tuple[float, ...]) -> np.ndarray:
+    """float32 [classes] sampling weights: each source has its share, its classes equal parts."""
+    weights = np.zeros(len(sprites.source), np.float32)
+    for source, share in enumerate(shares):
+        of_source = sprites.source == source
+        weights[of_source] = share / max(of_source.sum(), 1)
+    return weights
+
+
+def make_step(config, model: ViT, sprites: Sprites, optimiser: optax.GradientTransformation):
+    """The jitted ``step(state) -> (state, metrics)``; `state` is donated."""
+    log_weights = jnp.log(class_weights(sprites, config.shares))
+
+    def loss_fn(params, key, sprites, strength):
+        draw, paint, drop = jax.random.split(key, 3)
+        classes = jax.random.categorical(draw, log_weights, shape=(config.batch_size,))
+        images, portraits = scenes(paint, sprites, classes, strength)
+        features = model.apply(
+            {"params": params["base"]},
+            (images - MEAN) / STD,
+            train=config.drop_path_rate > 0,
+            drop_path_rate=config.drop_path_rate,
+            rngs={"dropout": drop},
+        )
+        logits = features @ params["kernel"] + params["bias"]
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(classes, logits.shape[-1]), config.label_smoothing
+        )
+        classification = optax.softmax_cross_entropy(logits, targets).mean()
+        drawing = jnp.square(features @ params["draw"] + params["draw_bias"] - portraits)
+        drawing = drawing.mean() / _PORTRAIT_VARIANCE
+        loss = classification + config.portrait_weight * drawing
+        return loss, {
+            "loss": loss,
+            "drawing": drawing,
+            "accuracy": (logits.argmax(-1) == classes).mean(),
+        }
+
+    def step(state, sprites):
+        key = jax.random.fold_in(jax.random.key(config.seed), state["step"])
+        strength = config.strength * jnp.minimum(state["step"] / config.ramp_steps, 1.0)
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(state["params"], key, sprites, strength)
+        updates, optimiser_state = optimiser.update(grads, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {
+            "step": state["step"] + 1,
+            "params": params,
+            "optimiser": optimiser_state,
+        }, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_optimiser(config) -> optax.GradientTransformation:
+    """Muon for the matrices of the blocks (orthogonalised momentum), AdamW for the rest."""
+
+    def schedule(peak):
+        return optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, config.steps)
+
+    def matrices(params):
+        def dimensions(path, leaf):
+            stacked = "encoderblock" in jax.tree_util.keystr(path) and leaf.ndim == 3
+            return optax.contrib.MuonDimensionNumbers(-2, -1) if stacked else None
+
+        return jax.tree_util.tree_map_with_path(dimensions, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            schedule(config.muon_learning_rate),
+            weight_decay=config.weight_decay,
+            adam_learning_rate=schedule(config.adam_learning_rate),
+            adam_b2=0.95,
+            muon_weight_dimension_numbers=matrices,
+        ),
+    )
+
+
+def init_state(config, model: ViT, num_classes: int, optimiser) -> dict:
+    params = {
+        "base": init_base(model.config, jax.random.key(config.seed)),
+        "kernel": jnp.zeros((model.config.width, num_classes)),
+        "bias": jnp.zeros((num_classes,)),
+        "draw": jnp.zeros((model.config.width, PORTRAIT)),
+        "draw_bias": jnp.zeros((PORTRAIT,)),
+    }
+    return {"step": jnp.zeros((), jnp.int32), "params": params, "optimiser": optimiser.init(params)}
+
+
+def train(config, workdir: Path) -> Path:
+    """Runs the recipe to its end; returns the path of the weights."""
+    from orbax.checkpoint import v1 as ocp
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    sprites = load_sprites(config.fonts, config.emoji, workdir / "sprites.npz")
+    model = ViT(get_variant(config.variant))
+    optimiser = make_optimiser(config)
+    state = init_state(config, model, len(sprites.count), optimiser)
+    checkpoints = sorted(workdir.glob("checkpoint_*"))
+    if checkpoints:
+        state = ocp.load_pytree(checkpoints[-1], state)
+        logging.info("resumed from %s", checkpoints[-1])
+    step = make_step(config, model, sprites, optimiser)
+    device_sprites = jax.tree.map(jnp.asarray, sprites)
+    weights = workdir / f"{config.variant}.npz"
+    history, start = [], time.monotonic()
+    while (done := int(state["step"])) < config.steps:
+        state, metrics = step(state, device_sprites)
+        history.append(metrics)
+        done += 1
+        if done % config.log_every == 0:
+            means = {k: float(np.mean([m[k] for m in history])) for k in history[0]}
+            if not np.isfinite(means["loss"]):
+                raise FloatingPointError(f"The loss is {means['loss']} at step {done}.")
+            rate = len(history) * config.batch_size / (time.monotonic() - start)
+            logging.info("step %d %s %.0f images/s", done, means, rate)
+            history, start = [], time.monotonic()
+        if done % config.save_every == 0 or done == config.steps:
+            ocp.save_pytree(workdir / f"checkpoint_{done:07d}", state)
+            write_npz(weights, model.config, state["params"]["base"], np.float16)
+    return weights
+
+
+_CONFIG = config_flags.DEFINE_config_file("config")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and weights go.", required=True)
+
+
+def main(_):
+    logging.info("wrote %s", train(_CONFIG.value, Path(_WORKDIR.value).absolute()))
+
+
+if __name__ == "__main__":
+    app.run(main)
