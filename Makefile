@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint clean tpu-compile
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
@@ -19,6 +19,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Compiles the training step for a v5e-8 with the real TPU compiler; needs no TPU.
+tpu-compile:
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install -e ".[tpu]"
+	.venv-tpu/bin/python -m benchmarks.tpu_compile --out benchmarks/results/tpu_compile.json
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
