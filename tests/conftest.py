@@ -1,0 +1,27 @@
+"""Small models and images that the tests share."""
+
+import jax
+import numpy as np
+import pytest
+
+from fact_jax import ViT, ViTConfig
+from fact_jax.backbone.vit import init_base
+
+
+@pytest.fixture(scope="session")
+def small_config() -> ViTConfig:
+    return ViTConfig(width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
+
+
+@pytest.fixture(scope="session")
+def small_vit(small_config):
+    """A ViT whose biases and gains are random too, so that a swapped one is noticed."""
+    base = init_base(small_config, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    base = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("float32"), base)
+    return ViT(small_config), base
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(5, 16, 16, 3)).astype("float32")

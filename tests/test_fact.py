@@ -1,0 +1,226 @@
+"""FacT-TT and FacT-TK against the formulas written out slice by slice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fact_jax import FacTTK, FacTTT, LowRank, UserError, features, get_variant, merge
+from fact_jax.backbone.adaptation import SITES, adapted_dense
+from fact_jax.tuning import count_parameters
+
+ATTENTION = ("q", "k", "v", "o")
+
+
+def random_factors(method, config, seed=0):
+    """Factors with every entry random: V is zero at the start, which would hide mistakes."""
+    structs = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype("float32") * 0.3, structs)
+
+
+def tt_increment(factors, config, layer, site):
+    """s U S V for each square slice, fc1 cut along its output, fc2 along its input."""
+    u, s, v = (np.asarray(factors[k], np.float64) for k in "USV")
+    if site in ATTENTION:
+        return u @ s[layer, ATTENTION.index(site)] @ v
+    first = 4 if site == "fc1" else 8
+    slices = [u @ s[layer, first + i] @ v for i in range(4)]
+    return np.concatenate(slices, axis=1 if site == "fc1" else 0)
+
+
+def tk_increment(factors, config, layer, site, released):
+    """The released code's steps, in its own PyTorch layout where the reshape matters."""
+    u, c, p, v = (np.asarray(factors[k], np.float64) for k in "UCPV")
+    r = u.shape[1]
+    columns = c @ p[:, 12 * layer : 12 * layer + 12]  # [r, r, 12]: contracts the third index
+    if site in ATTENTION:
+        return u @ columns[:, :, ATTENTION.index(site)] @ v
+    cores = columns[:, :, 4:8] if site == "fc1" else columns[:, :, 8:12]  # [r, r, 4]
+    if not released:
+        slices = [u @ cores[:, :, i] @ v for i in range(4)]
+        return np.concatenate(slices, axis=1 if site == "fc1" else 0)
+    flat = cores.reshape(r, 4 * r)  # no permutation: column = j * 4 + slice
+    if site == "fc1":  # x U @ flat -> 4r values, cut into 4 groups of r, V on each
+        wide = u @ flat
+        return np.concatenate([wide[:, g * r : (g + 1) * r] @ v for g in range(4)], axis=1)
+    # fc2: the 4 parts of x through U, side by side (4r values), times flat transposed, V
+    return np.concatenate([u @ flat.T[g * r : (g + 1) * r] @ v for g in range(4)], axis=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("rank", [1, 4, 5])
+def test_tt_increment_is_the_formula(small_config, rank, site):
+    method = FacTTT(rank, scale=0.7)
+    factors = random_factors(method, small_config)
+    actual = getattr(method.adaptation(factors, small_config), site).increment()
+    for layer in range(small_config.depth):
+        expected = 0.7 * tt_increment(factors, small_config, layer, site)
+        np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("mlp_cores", ["released", "formula"])
+@pytest.mark.parametrize("rank", [1, 4, 5])
+def test_tk_increment_is_the_released_code_or_the_formula(small_config, rank, mlp_cores, site):
+    method = FacTTK(rank, scale=10.0, mlp_cores=mlp_cores)
+    factors = random_factors(method, small_config)
+    actual = getattr(method.adaptation(factors, small_config), site).increment()
+    for layer in range(small_config.depth):
+        expected = 10 * tk_increment(factors, small_config, layer, site, mlp_cores == "released")
+        np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rank", "tt", "tk"),
+    [(4, 8_448, 6_784), (8, 21_504, 13_952), (16, 61_440, 30_976), (32, 196_608, 86_528)],
+)
+def test_parameter_counts_on_vit_b16(rank, tt, tk):
+    config = get_variant("vit_b16")
+    for method, expected in ((FacTTT(rank), tt), (FacTTK(rank), tk)):
+        structs = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))
+        assert count_parameters(structs) == expected
+
+
+@pytest.mark.parametrize("method", [FacTTT(8), FacTTK(8), FacTTK(8, mlp_cores="formula")])
+def test_no_effect_at_initialisation(small_vit, images, method):
+    model, base = small_vit
+    factors = method.init(jax.random.key(0), model.config)
+    adapted = features(model, base, images, method.adaptation(factors, model.config))
+    np.testing.assert_array_equal(adapted, features(model, base, images))
+
+
+def test_initial_distributions():
+    """Uniform within the bounds of the facts: extremes near them, the deviation over sqrt(3)."""
+    config = get_variant("vit_b16")
+
+    def check(x, bound):
+        assert bound * 0.98 < np.abs(x).max() <= bound
+        assert np.std(x) == pytest.approx(bound / 3**0.5, rel=0.03)
+
+    tt = FacTTT(16).init(jax.random.key(1), config)
+    check(tt["U"], 768**-0.5)
+    assert not np.any(tt["V"])
+    check(tt["S"][:, :8], 16**-0.5)  # q, k, v, o, fc1
+    check(tt["S"][:, 8:], 64**-0.5)  # fc2: fan-in 4r
+    tk = FacTTK(32).init(jax.random.key(2), config)
+    check(tk["U"], 768**-0.5)
+    assert not np.any(tk["V"])
+    check(tk["C"], 3**0.5 / 32)
+    check(tk["P"], (6 / (32 + 144)) ** 0.5)
+
+
+@pytest.mark.parametrize("method", [FacTTT(4), FacTTK(6)])
+def test_scale_may_be_traced_and_overrides_the_default(small_vit, images, method):
+    model, base = small_vit
+    factors = random_factors(method, model.config)
+
+    @jax.jit
+    def run(scale):
+        return features(model, base, images, method.adaptation(factors, model.config, scale))
+
+    again = type(method)(method.rank, scale=0.25)
+    expected = features(model, base, images, again.adaptation(factors, model.config))
+    np.testing.assert_allclose(run(0.25), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(run(0.25) - run(0.5)).max() > 1e-2
+    assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize("method", [FacTTT(4), FacTTK(6), FacTTK(6, mlp_cores="formula")])
+def test_merged_weights_give_the_adapted_features(small_vit, images, method):
+    model, base = small_vit
+    adaptation = method.adaptation(random_factors(method, model.config), model.config, 0.1)
+    merged = merge(base, adaptation)
+    np.testing.assert_allclose(
+        features(model, merged, images), features(model, base, images, adaptation),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+    assert jax.tree.structure(merged) == jax.tree.structure(base)
+
+
+@pytest.mark.parametrize("method", [FacTTT(4), FacTTK(6)])
+def test_every_factor_has_a_gradient(small_vit, images, method):
+    model, base = small_vit
+    factors = random_factors(method, model.config)
+
+    def loss(factors):
+        return (features(model, base, images, method.adaptation(factors, model.config)) ** 3).sum()
+
+    for name, gradient in jax.grad(loss)(factors).items():
+        assert np.all(np.isfinite(gradient)), name
+        assert np.count_nonzero(gradient) > 0.99 * gradient.size, name
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    d=st.integers(1, 9), f=st.integers(1, 7), groups=st.integers(1, 4), r=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_both_paths_of_the_adapted_dense_agree(d, f, groups, r, seed):
+    """Merged (no key) and two-path (a key and rate 0) are the same function."""
+    rng = np.random.default_rng(seed)
+    x, kernel, bias, a, b = (
+        rng.normal(size=s).astype("float32")
+        for s in [(2, 3, d), (d, f * groups), (f * groups,), (d, groups * r), (r, f)]
+    )
+    pair = LowRank(jnp.asarray(a), jnp.asarray(b))
+    two_path = adapted_dense(x, kernel, bias, pair, 0.0, jax.random.key(seed))
+    np.testing.assert_allclose(adapted_dense(x, kernel, bias, pair), two_path, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_acts_on_the_rank_space():
+    """With a = identity and b = identity the increment's output is the dropped rank activations."""
+    rank, rate = 16, 0.25
+    pair = LowRank(jnp.eye(rank), jnp.eye(rank))
+    x = jnp.ones((200, 50, rank))
+    zero = jnp.zeros((rank, rank)), jnp.zeros(rank)
+    y = np.asarray(adapted_dense(x, *zero, pair, jnp.float32(rate), jax.random.key(0)))
+    values, counts = np.unique(y, return_counts=True)
+    np.testing.assert_allclose(values, [0.0, 1 / (1 - rate)], rtol=1e-6)
+    assert counts[0] / y.size == pytest.approx(rate, abs=0.01)
+    # Independent between examples, tokens and rank components.
+    centred = (y > 0) - (1 - rate)
+    for axis in range(3):
+        both = (centred * np.roll(centred, 1, axis)).mean() / (rate * (1 - rate))
+        assert abs(both) < 0.02
+
+
+def test_fc1_drops_each_group_apart():
+    """FacT drops all 4r values of fc1, not r values shared by its four slices."""
+    pair = LowRank(jnp.ones((1, 4)), jnp.ones((1, 1)))  # r = 1, g = 4
+    x = jnp.ones((4000, 1))
+    y = adapted_dense(x, jnp.zeros((1, 4)), jnp.zeros(4), pair, 0.5, jax.random.key(0))
+    correlation = np.corrcoef((np.asarray(y) > 0).T) - np.eye(4)
+    assert np.abs(correlation).max() < 0.08
+
+
+def test_dropout_differs_between_layers_and_sites(small_vit, images):
+    """The gradient of V's copy at each layer sees another mask: all layers' keys differ."""
+    model, base = small_vit
+    flat = jax.tree.map(jnp.zeros_like, base)
+    keys = []
+
+    def spy(x, kernel, bias, pair=None, dropout_rate=0.0, key=None):
+        jax.debug.callback(lambda k: keys.append(tuple(np.asarray(k))), jax.random.key_data(key))
+        return adapted_dense(x, kernel, bias, pair, dropout_rate, key)
+
+    import fact_jax.backbone.vit as vit
+
+    original, vit.adapted_dense = vit.adapted_dense, spy
+    try:
+        features(model, flat, images, key=jax.random.key(0)).block_until_ready()
+        jax.effects_barrier()
+    finally:
+        vit.adapted_dense = original
+    assert len(keys) == len(set(keys)) == 6 * model.config.depth
+
+
+def test_bad_settings_are_refused(small_config):
+    with pytest.raises(UserError, match="rank is 0"):
+        FacTTT(0)
+    with pytest.raises(UserError, match="mlp_cores is 'paper'"):
+        FacTTK(4, mlp_cores="paper")
+    with pytest.raises(UserError, match="multiple of width 24"):
+        FacTTT(4).init(jax.random.key(0), small_config.replace(mlp_dim=100))

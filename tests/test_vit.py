@@ -1,0 +1,190 @@
+"""The ViT against a plain NumPy implementation, and its smaller promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from fact_jax import VARIANTS, UserError, ViT, ViTConfig, features, get_variant
+from fact_jax.backbone.positions import resize_positions
+from fact_jax.backbone.vit import init_base
+from fact_jax.tuning import count_parameters
+
+
+def numpy_vit(config: ViTConfig, base, images: np.ndarray) -> np.ndarray:
+    """ViT features in float64, one image and one head at a time."""
+    base = jax.tree.map(lambda x: np.asarray(x, np.float64), base)
+    encoder, p, d = base["Transformer"], config.patch_size, config.width
+
+    def norm(x, w):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * w["scale"] + w["bias"]
+
+    def dense(x, w):
+        return x @ w["kernel"] + w["bias"]
+
+    def gelu(x):
+        if config.gelu == "tanh":
+            return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+
+    out = []
+    for image in images.astype(np.float64):
+        rows = [
+            image[y : y + p, x : x + p].reshape(-1)
+            for y in range(0, image.shape[0], p)
+            for x in range(0, image.shape[1], p)
+        ]
+        kernel = base["embedding"]["kernel"].reshape(-1, d)
+        x = np.concatenate([base["cls"][0], np.stack(rows) @ kernel + base["embedding"]["bias"]])
+        x = x + encoder["posembed_input"]["pos_embedding"][0]
+        for i in range(config.depth):
+            block = jax.tree.map(lambda w, i=i: w[i], encoder["encoderblock"])
+            attention, mlp = block["MultiHeadDotProductAttention_1"], block["MlpBlock_3"]
+            y = norm(x, block["LayerNorm_0"])
+            q, k, v = (dense(y, attention[n]) for n in ("query", "key", "value"))
+            heads = []
+            for h in range(config.num_heads):
+                s = slice(h * d // config.num_heads, (h + 1) * d // config.num_heads)
+                scores = q[:, s] @ k[:, s].T / np.sqrt(d // config.num_heads)
+                weights = np.exp(scores - scores.max(-1, keepdims=True))
+                heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, s])
+            x = x + dense(np.concatenate(heads, -1), attention["out"])
+            y = norm(x, block["LayerNorm_2"])
+            x = x + dense(gelu(dense(y, mlp["Dense_0"])), mlp["Dense_1"])
+        out.append(norm(x, encoder["encoder_norm"])[0])
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("gelu", ["exact", "tanh"])
+def test_features_equal_a_numpy_vit(small_vit, images, gelu):
+    model, base = small_vit
+    model = ViT(model.config.replace(gelu=gelu))
+    expected = numpy_vit(model.config, base, images)
+    actual = features(model, base, images)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_exact_and_tanh_gelu_differ(small_vit, images):
+    model, base = small_vit
+    tanh = features(ViT(model.config.replace(gelu="tanh")), base, images)
+    assert 1e-6 < np.abs(tanh - features(model, base, images)).max() < 1e-1
+
+
+@pytest.mark.parametrize(
+    ("variant", "millions"),
+    # Published sizes without the head (Dosovitskiy et al. table 1; Steiner et al. table 2).
+    [
+        ("vit_ti16", 5.5),
+        ("vit_s16", 21.7),
+        ("vit_b16", 85.8),
+        ("vit_l16", 303.3),
+        ("vit_h14", 630.8),
+    ],
+)
+def test_variants_have_their_published_size(variant, millions):
+    structs = jax.eval_shape(lambda: init_base(get_variant(variant), jax.random.key(0)))
+    assert count_parameters(structs) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_contract_names_of_variants():
+    names = (
+        "vit_ti16 vit_s16 vit_s32 vit_b16 vit_b32 vit_l16 vit_h14 dinov2_s14 dinov2_b14 dinov2_l14"
+    )
+    assert set(names.split()) <= set(VARIANTS)
+    with pytest.raises(UserError, match="vit_b16"):
+        get_variant("vit_b17")
+
+
+def test_other_image_sizes_interpolate_the_positions(small_vit):
+    model, base = small_vit
+    larger = np.random.default_rng(2).normal(size=(2, 24, 24, 3)).astype("float32")
+    table = base["Transformer"]["posembed_input"]["pos_embedding"]
+    resized = resize_positions(table, 6)
+    assert resized.shape == (1, 37, 24)
+    config = model.config.replace(image_size=24)
+    direct = {**base, "Transformer": {**base["Transformer"]}}
+    direct["Transformer"]["posembed_input"] = {"pos_embedding": resized}
+    np.testing.assert_allclose(
+        features(model, base, larger), features(ViT(config), direct, larger), rtol=1e-5, atol=1e-5
+    )
+
+
+# torch 2.13: interpolate((arange(9.0) ** 2).reshape(1, 1, 3, 3), size=(4, 4), mode="bicubic")
+TORCH_BICUBIC = [
+    [-0.686861515045166, -0.5640969276428223, 0.9117531776428223, 2.677096128463745],
+    [2.490590810775757, 4.784619331359863, 9.65483283996582, 13.59144115447998],
+    [19.013315200805664, 24.70170783996582, 34.87836837768555, 42.2093391418457],
+    [36.973968505859375, 44.8336296081543, 58.40465545654297, 67.90689086914062],
+]
+
+
+def test_positions_are_interpolated_as_pytorch_does():
+    squares = np.arange(9.0, dtype=np.float32) ** 2
+    table = jnp.concatenate([jnp.full((1, 1, 1), 7.0), squares.reshape(1, 9, 1)], axis=1)
+    resized = np.asarray(resize_positions(table, 4))
+    assert resized[0, 0, 0] == 7.0
+    np.testing.assert_allclose(resized[0, 1:, 0].reshape(4, 4), TORCH_BICUBIC, rtol=1e-5, atol=1e-4)
+
+
+def test_training_mode_without_rates_is_evaluation(small_vit, images):
+    model, base = small_vit
+    key = jax.random.key(3)
+    np.testing.assert_allclose(
+        features(model, base, images, key=key), features(model, base, images), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_stochastic_depth_drops_whole_images_and_never_the_first_block(small_config, small_vit):
+    """Rates rise linearly from 0: with depth 1 nothing is dropped, with depth 3 images differ."""
+    _, base = small_vit
+    same = np.repeat(np.random.default_rng(4).normal(size=(1, 16, 16, 3)), 256, axis=0)
+    same = same.astype("float32")
+
+    def run(depth, rate):
+        cut = jax.tree.map(lambda w: w[:depth], base["Transformer"]["encoderblock"])
+        weights = {**base, "Transformer": {**base["Transformer"], "encoderblock": cut}}
+        model = ViT(small_config.replace(depth=depth))
+        return np.asarray(
+            features(model, weights, same, key=jax.random.key(5), drop_path_rate=jnp.float32(rate))
+        )
+
+    assert np.ptp(run(1, 0.5), axis=0).max() < 1e-4
+    two = run(2, 0.5)  # block 0 always on; block 1 drops each of two branches with rate 0.5
+    kinds, counts = np.unique(two.round(3), axis=0, return_counts=True)
+    assert len(kinds) == 4
+    assert np.all(np.abs(counts / 256 - 0.25) < 0.1)
+
+
+def test_stochastic_depth_keeps_the_expectation(small_config):
+    """What is kept is divided by the keep probability.
+
+    All kernels are zero, so each MLP branch adds its bias v to the class token c; c and v are
+    orthogonal and without mean, and the final norm keeps the ratio of the two. Block 0 always adds
+    v; block 1, with rate 0.4, adds 0 or v / 0.6.
+    """
+    model = ViT(small_config.replace(depth=2))
+    base = jax.tree.map(jnp.zeros_like, init_base(model.config, jax.random.key(0)))
+    c, v = np.zeros(24), np.zeros(24)
+    c[:2], v[2:4] = (1, -1), (1, -1)
+    base["cls"] += c
+    base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_1"]["bias"] += v
+    base["Transformer"]["encoder_norm"]["scale"] += 1
+    x = np.asarray(
+        features(
+            model, base, jnp.zeros((4000, 16, 16, 3)), key=jax.random.key(1), drop_path_rate=0.4
+        )
+    )
+    added = (x @ v) / (x @ c)
+    kept = added > 1.5
+    np.testing.assert_allclose(added, np.where(kept, 1 + 1 / 0.6, 1), rtol=1e-4)
+    assert abs(kept.mean() - 0.6) < 0.03
+
+
+def test_bfloat16_compute_is_close(small_vit, images):
+    model, base = small_vit
+    half = features(ViT(model.config.replace(dtype="bfloat16")), base, images)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, features(model, base, images), atol=0.15)

@@ -1,0 +1,196 @@
+"""Reading, writing and fetching `.npz` weights."""
+
+import re
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import requests
+
+from fact_jax import UserError, features, get_variant, load_vit
+from fact_jax.backbone import weights
+from fact_jax.backbone.vit import init_base
+
+VARIANT = "vit_ti16"
+
+
+@pytest.fixture(scope="module")
+def base():
+    return init_base(get_variant(VARIANT), jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def npz(base, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "ti.npz"
+    weights.write_npz(path, get_variant(VARIANT), base)
+    return path
+
+
+def with_changes(npz, target, *, add=None, drop=(), replace=None):
+    with np.load(npz) as arrays:
+        content = {k: arrays[k] for k in arrays if k not in drop}
+    np.savez(target, **content, **(add or {}))
+    return target
+
+
+def test_names_and_shapes_are_the_published_ones(npz):
+    """As listed in google-research/vision_transformer's ImageNet-21k checkpoints, for Ti/16."""
+    with np.load(npz) as arrays:
+        shapes = {k: arrays[k].shape for k in arrays}
+    block = "Transformer/encoderblock_11/"
+    attention = block + "MultiHeadDotProductAttention_1/"
+    expected = {
+        "cls": (1, 1, 192),
+        "embedding/kernel": (16, 16, 3, 192),
+        "embedding/bias": (192,),
+        "Transformer/posembed_input/pos_embedding": (1, 197, 192),
+        "Transformer/encoder_norm/scale": (192,),
+        "Transformer/encoder_norm/bias": (192,),
+        block + "LayerNorm_0/scale": (192,),
+        block + "LayerNorm_2/bias": (192,),
+        attention + "query/kernel": (192, 3, 64),
+        attention + "key/bias": (3, 64),
+        attention + "value/kernel": (192, 3, 64),
+        attention + "out/kernel": (3, 64, 192),
+        attention + "out/bias": (192,),
+        block + "MlpBlock_3/Dense_0/kernel": (192, 768),
+        block + "MlpBlock_3/Dense_1/kernel": (768, 192),
+    }
+    assert {k: shapes[k] for k in expected} == expected
+    assert len(shapes) == 6 + 12 * 16
+
+
+def test_round_trip(npz, base):
+    _, read = load_vit(VARIANT, npz)
+    jax.tree.map(np.testing.assert_array_equal, read, base)
+
+
+def test_both_generations_give_the_same_features(npz, tmp_path, base):
+    """The older files add a pre_logits layer and both a head; FacT's code drops them."""
+    older = with_changes(
+        npz,
+        tmp_path / "older.npz",
+        add={
+            "pre_logits/kernel": np.ones((192, 192), np.float32),
+            "pre_logits/bias": np.ones(192, np.float32),
+            "head/kernel": np.ones((192, 21843), np.float32),
+            "head/bias": np.ones(21843, np.float32),
+        },
+    )
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
+    old_model, old_base = load_vit(VARIANT, older)
+    new_model, new_base = load_vit(VARIANT, npz)
+    assert jax.tree.structure(old_base) == jax.tree.structure(new_base)
+    np.testing.assert_array_equal(
+        features(old_model, old_base, images), features(new_model, new_base, images)
+    )
+
+
+def test_a_table_of_another_image_size_is_kept_and_known(npz, tmp_path):
+    path = with_changes(
+        npz,
+        tmp_path / "384.npz",
+        drop=["Transformer/posembed_input/pos_embedding"],
+        add={"Transformer/posembed_input/pos_embedding": np.ones((1, 577, 192), np.float32)},
+    )
+    model, base = load_vit(VARIANT, path)
+    assert model.config.image_size == 384
+    assert base["Transformer"]["posembed_input"]["pos_embedding"].shape == (1, 577, 192)
+
+
+def test_half_precision_files_are_read_as_float32(tmp_path, base):
+    weights.write_npz(tmp_path / "half.npz", get_variant(VARIANT), base, np.float16)
+    _, read = load_vit(VARIANT, tmp_path / "half.npz")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(read)} == {"float32"}
+
+
+def test_wrong_files_are_refused_in_a_paragraph(npz, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_vit(VARIANT, tmp_path / "none.npz")
+    text = tmp_path / "text.npz"
+    text.write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"text.npz \(16 bytes\) is not a .npz"):
+        load_vit(VARIANT, text)
+    truncated = tmp_path / "truncated.npz"
+    truncated.write_bytes(npz.read_bytes()[:1_000_000])
+    with pytest.raises(UserError, match="truncated"):
+        load_vit(VARIANT, truncated)
+    damaged = tmp_path / "damaged.npz"
+    content = bytearray(npz.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_vit(VARIANT, damaged)
+    with pytest.raises(
+        UserError, match=r"width 192 and 12 blocks \(vit_ti16\).*expected.*width 768"
+    ):
+        load_vit("vit_b16", npz)
+    other = tmp_path / "other.npz"
+    np.savez(other, a=np.ones(3))
+    with pytest.raises(UserError, match="no 'embedding/kernel'"):
+        load_vit(VARIANT, other)
+
+
+def test_missing_and_misshapen_arrays_are_named(npz, tmp_path):
+    name = "Transformer/encoderblock_7/MlpBlock_3/Dense_1/kernel"
+    path = with_changes(npz, tmp_path / "missing.npz", drop=[name])
+    with pytest.raises(UserError, match=re.escape(f"no array '{name}' [768, 192]")):
+        load_vit(VARIANT, path)
+    path = with_changes(npz, tmp_path / "shape.npz", drop=[name], add={name: np.ones((192, 768))})
+    with pytest.raises(UserError, match=re.escape("is [192, 768]; expected [768, 192]")):
+        load_vit(VARIANT, path)
+    # Heads cut otherwise hold the same numbers in another order of attention.
+    name = "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"
+    path = with_changes(npz, tmp_path / "heads.npz", drop=[name], add={name: np.ones((192, 6, 32))})
+    with pytest.raises(UserError, match=re.escape("expected [192, 3, 64]")):
+        load_vit(VARIANT, path)
+
+
+def test_pickled_arrays_are_not_executed(npz, tmp_path):
+    path = tmp_path / "pickle.npz"
+    with_changes(npz, path, drop=["cls"], add={"cls": np.array([{"a": 1}], dtype=object)})
+    with pytest.raises((UserError, ValueError), match="allow_pickle|damaged"):
+        load_vit(VARIANT, path)
+
+
+def test_offline_the_error_says_the_url_and_the_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACT_JAX_CACHE", str(tmp_path))
+
+    def fail(*args, **kwargs):
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", fail)
+    with pytest.raises(UserError) as error:
+        load_vit("vit_b16")
+    url = "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz"
+    assert url in str(error.value)
+    assert str(tmp_path / "weights" / "ViT-B_16.npz") in str(error.value)
+
+
+def test_a_download_is_checked_and_kept(npz, tmp_path, monkeypatch):
+    monkeypatch.setenv("FACT_JAX_CACHE", str(tmp_path))
+    calls = []
+
+    def serve(url, known_hash, fname, path, progressbar):
+        calls.append(url)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / fname).write_bytes(npz.read_bytes())
+
+    monkeypatch.setattr("pooch.retrieve", serve)
+    load_vit(VARIANT)
+    load_vit(VARIANT)
+    assert len(calls) == 1
+    assert calls[0].endswith("augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0.npz")
+    with pytest.raises(UserError, match="expected it to start with d9715d"):
+        weights.find_weights("vit_b16")
+    assert not (tmp_path / "weights" / "ViT-B_16.npz").exists()
+
+
+def test_variants_without_published_npz_need_a_path():
+    with pytest.raises(UserError, match="dinov2_s14"):
+        load_vit("dinov2_s14")
+
+
+def test_written_files_are_plain_zip(npz):
+    assert zipfile.is_zipfile(npz)
