@@ -36,7 +36,7 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
     if not found.ready:
         absent = prepare.missing_manual_files(task, found.builder)
         state = "dead" if task.dead else "manual" if absent else "missing"
-        words = f"needs {', '.join(absent)}" if absent else task.dead or mapped + task.note
+        words = prepare.by_hand(task, found.builder).strip() or mapped + task.note
         return state, found.version, "-", words
     try:
         checks.check_features(task, found.builder)

@@ -119,8 +119,10 @@ def test_missing_data_give_the_command_that_prepares_them(tmp_path):
         open_task(VTAB["dtd"], DataSettings(data_dir=str(tmp_path)))
     command = f"python -m experiments.data --prepare --tasks=dtd --data_dir={tmp_path}"
     assert command in str(error.value)
-    with pytest.raises(UserError, match="reported offline"):
+    with pytest.raises(UserError, match="source is dead") as error:
         open_task(VTAB["sun397"], DataSettings(data_dir=str(tmp_path)))
+    for words in ("SUN397.tar.gz", "404", f"{tmp_path}/downloads/manual"):
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,11 @@ def prepare(task: Task, data_dir: str | None) -> Found:
         found = find_builder(task, data_dir)  # another process may have prepared it meanwhile
         if found.ready:
             return found
-        if missing := missing_manual_files(task, found.builder):
-            raise UserError(_manual_message(task, found.builder, missing))
+        if missing_manual_files(task, found.builder):
+            raise UserError(
+                f"Task {task.name} ({task.builder}) needs files that TFDS cannot download."
+                f"{by_hand(task, found.builder)} Then run the same command again."
+            )
         try:
             # No copy from TFDS's bucket: the records come from the published sources.
             config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -131,22 +134,27 @@ def _lock(root: str) -> Iterator[None]:
         yield
 
 
-def _manual_message(task: Task, builder: Any, missing: list[str]) -> str:
-    instructions = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+def by_hand(task: Task, builder: Any) -> str:
+    """What a person has to do for a manual or dead source before TFDS can go on, if anything."""
+    if not task.fetch:
+        return ""
+    missing = missing_manual_files(task, builder)
+    words = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
     return (
-        f"Task {task.name} ({task.builder}) needs files that TFDS cannot download. Missing: "
-        f"{', '.join(missing)}. Get {task.fetch}, place it in {manual_dir(builder)}, and run "
-        f"the same command again. TFDS's own words: {instructions}"
+        (f" The source is dead: {task.dead}." if task.dead else "")
+        + (f" Missing: {', '.join(missing)}." if missing else "")
+        + f" First get {task.fetch}, and put that in {manual_dir(builder)}."
+        + (f" (TFDS's own words: {words})" if words else "")
     )
 
 
 def _failure_message(task: Task, builder: Any, error: BaseException) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
     package = {"cv2": "opencv-python-headless"}.get(str(getattr(error, "name", "")))
-    fix = f" Install {package}." if package else ""
-    dead = f" Known: {task.dead}." if task.dead else ""
     return (
-        f"Preparing {task.builder} for task {task.name} failed with {reason}.{fix}{dead} Run the "
-        f"same command again to go on. A source file had elsewhere is taken from "
+        f"Preparing {task.builder} for task {task.name} failed with {reason}."
+        + (f" Install {package}." if package else "")
+        + by_hand(task, builder)
+        + " Run the same command again to go on. A source file had elsewhere is taken from "
         f"{manual_dir(builder)} under its published name if its checksum is right (docs/data.md)."
     )

@@ -225,10 +225,8 @@ def _cache_key(provenance: Mapping[str, Any], split: str, size: int) -> dict[str
 
 def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -> str:
     root = settings.data_dir or found.builder.data_dir_root
-    extra = f" Beware: {task.dead}." if task.dead else ""
-    if task.manual:
-        extra = f" It needs files that a person downloads; the command says which.{extra}"
     return (
         f"Task {task.name}: {found.builder.info.full_name} is not prepared in {root}. Run: "
-        f"python -m experiments.data --prepare --tasks={task.name} --data_dir={root}{extra}"
+        f"python -m experiments.data --prepare --tasks={task.name} --data_dir={root}"
+        f"{prepare.by_hand(task, found.builder)}"
     )

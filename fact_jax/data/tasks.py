@@ -36,7 +36,7 @@ class Task:
       substitutes: versions accepted in the place of `versions`, best first.
       note: what a reader of a result should know about version or source.
       manual: files or directories that a person puts in the manual directory.
-      fetch: where these files are had, in words.
+      fetch: where these files, or those of a dead source, are had, in words.
       dead: what is known of a source that no longer answers; empty if it works.
       builder_module: module to import so that TFDS knows the builder; None for TFDS's own.
       offline: prepared on first use, since nothing is downloaded.
@@ -171,8 +171,10 @@ _TASKS = (
         versions="4.*.*",
         splits=_VALIDATION,
         test_size=21750,
-        dead="the archive (39 GB, https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz) "
-        "has been reported offline since 2025",
+        dead="https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz and its copy at MIT "
+        "answer 404 (github.com/pytorch/vision/issues/9348)",
+        fetch="the published SUN397.tar.gz (39,077,296,924 bytes) and Partitions.zip (18,293,705 "
+        "bytes; TFDS checks the SHA-256 of both) from someone who has them",
         **_plain(397),
     ),
     Task(
