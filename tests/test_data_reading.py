@@ -85,6 +85,20 @@ def test_order_is_that_of_the_files_one_after_the_other(tmp_path):
     np.testing.assert_array_equal(images[:, 0, 0], np.stack(expected)[:800, 0, 0])
 
 
+def test_stream_decodes_ahead_of_its_use(settings, monkeypatch):
+    from fact_jax.data import images
+
+    decoded, decode = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda *args: (decoded.append(1), decode(*args))[1])
+    stream = open_task(DTD, settings).stream("train800", 10)
+    next(stream)
+    deadline = time.monotonic() + 5
+    while len(decoded) < 30 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(decoded) == 30  # this batch and the next two
+    stream.close()
+
+
 def test_stream_can_be_left_early_and_begun_again(settings):
     data = open_task(DTD, settings)
     first = next(data.stream("train800", 5))

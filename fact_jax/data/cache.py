@@ -40,7 +40,7 @@ def cached(
     shape = (size, side, side, 3)
     if folder.exists():
         try:
-            return _read(folder, text, shape)
+            return _read(folder, shape)
         except (OSError, ValueError, KeyError) as error:
             logging.warning("Cached split %s is corrupt (%s): building it again.", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +51,7 @@ def cached(
             f"Cannot write the decoded split to {folder} ({error}). It takes "
             f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another cache_dir or none."
         ) from error
-    return _read(folder, text, shape)
+    return _read(folder, shape)
 
 
 def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) -> None:
@@ -80,10 +80,8 @@ def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) ->
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _read(folder: Path, text: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     record = json.loads((folder / "record.json").read_text())
-    if record["key"] != text:
-        raise ValueError("key differs")
     images = np.load(folder / "images.npy", mmap_mode="r")  # fails where the file is short
     labels = np.load(folder / "labels.npy")
     if images.shape != shape or images.dtype != np.uint8:

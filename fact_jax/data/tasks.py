@@ -244,7 +244,7 @@ _TASKS = (
         label=labels.nearest_vehicle,
         label_features={"objects/location": None, "objects/type": 8},
         note="task_adaptation asks for 3.1.0, NOAH and VPT for 3.2.0 (same data; the devkit's file "
-        "was updated); TFDS now prepares only 3.3.0, which renamed the occlusion labels",
+        "was updated); TFDS now prepares only 3.3.0, which added names of the occlusion labels",
     ),
     Task(
         "dsprites_loc",
