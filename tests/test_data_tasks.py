@@ -72,11 +72,11 @@ def test_no_example_is_in_two_of_the_splits(name, prepared):
     assert len(seen) == 1000 + VTAB[name].test_size
 
 
-def test_incomplete_data_are_refused(tmp_path):
+@pytest.mark.parametrize("size", [1000, 3000])
+def test_data_of_another_size_are_refused(size, tmp_path):
     found = prepare.find_builder(VTAB["dtd"], str(tmp_path))
-    sizes = {**SIZES["dtd"], "test": 1000}
-    write_metadata(found.builder, sizes)
-    with pytest.raises(UserError, match=r"split test .* has 1000 examples, expected 1880"):
+    write_metadata(found.builder, {**SIZES["dtd"], "test": size})
+    with pytest.raises(UserError, match=rf"split test .* has {size} examples, expected 1880"):
         open_task(VTAB["dtd"], DataSettings(data_dir=str(tmp_path)))
 
 
