@@ -59,8 +59,11 @@ def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(x^2 + y^2 - 1)^3 <= x^2 y^3, y upwards; its farthest points lie 1.32 from the centre."""
-    x, y = 1.32 * u, -1.32 * v
+    """(x^2 + y^2 - 1)^3 <= x^2 y^3, y upwards, turned about its centre of mass at (0, 0.2935).
+
+    From there its tip (0, -1) is the farthest point.
+    """
+    x, y = 1.2935 * u, 0.2935 - 1.2935 * v
     return (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
 
 

@@ -1,0 +1,127 @@
+"""The offline suite: its builders, its splits, its sprites."""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from fact_jax.data.offline import OFFLINE, sprites
+from fact_jax.data.source import DataSettings, open_task
+
+SIDES = {"digits": 8, "fashion": 28, "location": 64}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """{task: {split: Examples at the native size}}, prepared by TFDS."""
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    found = {}
+    for name, side in SIDES.items():
+        data = open_task(OFFLINE[name], DataSettings(data_dir=folder, image_size=side))
+        found[name] = {split: data.load(split) for split in OFFLINE[name].splits}
+    return found
+
+
+def test_the_suite_has_three_tasks():
+    assert list(OFFLINE) == list(SIDES)
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_splits_have_the_promised_sizes_and_every_class(prepared, name):
+    task, splits = OFFLINE[name], prepared[name]
+    assert {s: len(e.images) for s, e in splits.items()} == task.sizes
+    for split in ("train800", "train800val200", "test"):
+        assert set(splits[split].labels) == set(range(task.num_classes))
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_no_picture_lies_in_two_splits_or_twice_in_one(prepared, name):
+    hashes = {
+        split: [hashlib.sha256(image.tobytes()).digest() for image in examples.images]
+        for split, examples in prepared[name].items()
+        if split != "train800val200"
+    }
+    everything = list(itertools.chain(*hashes.values()))
+    assert len(everything) == len(set(everything)) == 1000 + OFFLINE[name].test_size
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_train800val200_is_the_union_of_its_parts(prepared, name):
+    splits = prepared[name]
+    parts = np.concatenate([splits["train800"].images, splits["val200"].images])
+    np.testing.assert_array_equal(splits["train800val200"].images, parts)
+
+
+def test_digits_are_scikit_learns_in_the_files_order(prepared):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    truth = {
+        np.rint(image * 255 / 16).astype(np.uint8).tobytes(): (i, label)
+        for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True))
+    }
+    for split, rows in (("train800", (0, 800)), ("val200", (800, 1000)), ("test", (1000, 1797))):
+        images, labels = prepared["digits"][split]
+        found = [truth[image[..., 0].tobytes()] for image in images]
+        assert sorted(i for i, _ in found) == list(range(*rows))
+        assert [label for _, label in found] == labels.tolist()
+
+
+def test_location_labels_are_where_the_sprite_is(prepared):
+    """The centre of mass, an independent measure, lies within a pixel and a half of its bin."""
+    images, labels = prepared["location"]["test"]
+    assert set(np.unique(images)) == {0, 255}
+    weight = (images[..., 0] > 0).astype(float)
+    mass_x = (weight.sum(1) * (np.arange(64) + 0.5)).sum(1) / weight.sum((1, 2))
+    middle_of_bin = 12 + (2 * labels + 0.5) * 40 / 31
+    assert np.abs(mass_x - middle_of_bin).max() < 1.5
+
+
+def test_the_latents_are_all_combinations_in_dsprites_order():
+    total = int(np.prod(list(sprites.FACTORS.values())))
+    assert total == 737_280
+    assert list(sprites.latents(0).values()) == [0, 0, 0, 0, 0]
+    assert list(sprites.latents(total - 1).values()) == [2, 5, 39, 31, 31]
+    assert list(sprites.latents(33).values()) == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (31, 31), (7, 20)])
+@pytest.mark.parametrize("shape", range(3))
+def test_no_sprite_is_cut_by_the_border(shape, x, y):
+    for orientation in range(40):
+        image = sprites.draw(shape, 5, orientation, x, y)[..., 0]
+        border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        assert not border.any()
+
+
+@pytest.mark.parametrize("shape", range(3))
+def test_area_grows_with_the_square_of_the_scale(shape):
+    areas = [
+        np.mean([sprites.draw(shape, scale, o, 16, 16).sum() for o in range(40)])
+        for scale in range(6)
+    ]
+    expected = [(0.5 + 0.1 * scale) ** 2 for scale in range(6)]
+    np.testing.assert_allclose(np.divide(areas, areas[-1]), expected, rtol=0.03)
+
+
+def test_the_shapes_have_their_areas():
+    """Square and ellipse: 2 R^2 and pi R^2 / 2 pixels for a farthest point R = 11 pixels away."""
+    for shape, area in ((0, 2 * 11**2), (1, np.pi * 11**2 / 2)):
+        drawn = np.mean([sprites.draw(shape, 5, o, 16, 16).sum() for o in range(40)])
+        assert drawn == pytest.approx(area, rel=0.02)
+
+
+def test_a_full_turn_gives_the_first_orientation_again():
+    for shape in range(3):
+        first, last = (sprites.draw(shape, 5, o, 10, 20) for o in (0, 39))
+        np.testing.assert_array_equal(first, last)
+
+
+def test_moving_the_sprite_moves_its_mass():
+    columns = np.arange(64) + 0.5
+    for x in (0, 15, 31):
+        image = sprites.draw(1, 5, 3, x, 16)[..., 0]
+        assert (image.sum(0) * columns).sum() / image.sum() == pytest.approx(
+            12 + x * 40 / 31, abs=0.3
+        )
