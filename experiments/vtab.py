@@ -63,6 +63,9 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
         runner = Runner(config, cells, store, bars)
         store.write_json(store.workdir / "config.json", config.to_dict())
         results = [runner.finished(cell) for cell in cells]
+        for cell, result in zip(cells, results, strict=True):
+            if result is None:  # missing data are better known now than after hours
+                runner.data(cell.task)
         _print_parameters(console, runner, cells)
         for i, cell in enumerate(cells):
             result = results[i]

@@ -144,6 +144,7 @@ class Runner:
             replicated(self.mesh),
         )
         seconds = {"train": 0.0, "evaluate": 0.0}
+        counted = {"epochs": 0}
 
         def epoch(state: TrialState, e: int):
             rate = learning_rate(
@@ -156,9 +157,8 @@ class Runner:
                 epoch_program(self.base, state, train_set, hyper, epoch_key(cell.seed, e))
             )
             seconds["train"] += time.time() - t
+            counted["epochs"] += 1
             return out
-
-        counted = {}
 
         def evaluate(state: TrialState) -> float:
             t = time.time()
@@ -187,6 +187,7 @@ class Runner:
             "losses": losses.tolist(),
             "accuracies": accuracies.tolist(),
             "seconds": seconds,
+            "epochs_run": counted["epochs"],
             "num_train": int(train_set.num_examples),
             # A run resumed after its last evaluation has counted nothing itself.
             "num_eval": counted.get("total") or data.size(eval_split, s["eval_limit"] or None),
@@ -247,6 +248,8 @@ class Runner:
             "factor_file_bytes": size,
             "num_train": outcome["num_train"],
             "num_test": outcome["num_eval"],
+            # Epochs of the final training that this process ran; the others came from a checkpoint.
+            "epochs_run": outcome["epochs_run"],
             "losses": outcome["losses"],
             "test_accuracies": [None if math.isnan(a) else a for a in outcome["accuracies"]],
             "seconds": {**outcome["seconds"], "cell": seconds},

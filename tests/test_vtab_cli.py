@@ -1,0 +1,257 @@
+"""`python -m experiments.vtab` as a user runs it: mock data, a small ViT with random weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from fact_jax import VARIANTS, get_variant
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import write_npz
+
+ROOT = Path(__file__).parent.parent
+SHORT = [
+    "--config.mock_data=True", "--config.variant=vit_ti16", "--config.image_size=32",
+    "--config.batch_size=8", "--config.eval_batch_size=16", "--config.eval_limit=24",
+    "--config.train_limit=16", "--config.epochs=3", "--config.fact_tt.scales=(1.0,)",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "ti.npz"
+    config = get_variant("vit_ti16")
+    write_npz(path, config, init_base(config, jax.random.key(0)))
+    return path
+
+
+def command(workdir, npz, *overrides, config="configs/tt_rank16.py"):
+    return [
+        sys.executable, "-m", "experiments.vtab", "--config", config, "--workdir", str(workdir),
+        f"--config.weights={npz}", *overrides,
+    ]  # fmt: skip
+
+
+def run(*args, **kwargs):
+    env = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, capture_output=True, text=True, env=env, timeout=600
+    )
+
+
+def results(workdir):
+    return {p.stem: json.loads(p.read_text()) for p in sorted(Path(workdir, "results").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, npz):
+    """All 19 tasks, through."""
+    workdir = tmp_path_factory.mktemp("sweep")
+    out = run(workdir, npz, *SHORT)
+    assert out.returncode == 0, out.stderr
+    return workdir, out.stdout
+
+
+def test_all_19_tasks_run_and_the_table_has_them_beside_the_published_row(finished):
+    workdir, out = finished
+    stored = results(workdir)
+    assert len(stored) == 19
+    table = out[out.index("Top-1 accuracy") :]
+    rows = {}
+    for line in table.splitlines():
+        cells = [c.strip() for c in line.split("│")[1:-1]]
+        if len(cells) == 4:
+            rows[cells[0]] = cells[1:]
+    for r in stored.values():
+        assert rows[r["task"]][0] == f"{r['accuracy']:.1f}"
+    assert rows["cifar"][1:] == ["71.3", "73.69"]
+    for mean in ("natural", "specialized", "structured", "group mean", "mean of 19"):
+        assert float(rows[mean][0]) >= 0
+    means = [float(rows[g][0]) for g in ("natural", "specialized", "structured")]
+    assert float(rows["group mean"][0]) == pytest.approx(np.mean(means), abs=0.02)
+    flat = np.mean([r["accuracy"] for r in stored.values()])
+    assert float(rows["mean of 19"][0]) == pytest.approx(flat, abs=0.02)
+    assert rows["group mean"][1:] == ["75.34", "75.94"]
+    assert "Shortened or mock data" in out
+
+
+def test_parameters_are_listed_at_the_start(finished):
+    _, out = finished
+    # Ti/16: 2 * 192 * 16 + 144 * 16^2
+    assert "43,008" in out
+    assert out.index("43,008") < out.index("[1/19]")
+
+
+def test_a_result_says_what_it_was_made_with(finished):
+    workdir, _ = finished
+    r = results(workdir)["svhn-fact_tt-seed42"]
+    assert r["num_factors"] == 43_008
+    assert r["num_head"] == 193 * 10
+    assert (r["num_train"], r["num_test"]) == (16, 24)
+    assert len(r["losses"]) == 3
+    assert r["settings"]["epochs"] == 3
+    assert r["data"]["mock"] is True
+    assert r["environment"]["jax"] == jax.__version__
+    assert json.loads((workdir / "config.json").read_text())["fact_tt"]["rank"] == 16
+
+
+def test_factor_files_hold_factors_head_and_metadata(finished):
+    workdir, _ = finished
+    with safe_open(workdir / "factors" / "dtd-fact_tt-seed42.safetensors", "numpy") as f:
+        shapes = {k: f.get_tensor(k).shape for k in f.keys()}  # noqa: SIM118
+        metadata = f.metadata()
+    assert shapes == {
+        "factors/U": (192, 16), "factors/S": (12, 12, 16, 16), "factors/V": (16, 192),
+        "head/kernel": (192, 47), "head/bias": (47,),
+    }  # fmt: skip
+    assert metadata["method"] == "fact_tt"
+    assert metadata["variant"] == "vit_ti16"
+    assert json.loads(metadata["method_settings"]) == {"rank": 16, "scale": 1.0}
+
+
+def test_run_again_it_skips_what_is_finished(finished, npz):
+    workdir, _ = finished
+    before = {k: v["environment"] for k, v in results(workdir).items()}
+    times = {p: p.stat().st_mtime_ns for p in (workdir / "results").iterdir()}
+    out = run(workdir, npz, *SHORT)
+    assert out.stdout.count("finished before") == 19
+    assert {p: p.stat().st_mtime_ns for p in (workdir / "results").iterdir()} == times
+    assert {k: v["environment"] for k, v in results(workdir).items()} == before
+
+
+def test_other_settings_in_the_same_workdir_are_refused(finished, npz):
+    workdir, _ = finished
+    out = run(workdir, npz, *SHORT, "--config.fact_tt.rank=8", "--config.tasks=dtd")
+    assert out.returncode == 2
+    assert "rank was 16 and is now 8" in out.stderr
+
+
+LONGER = [*SHORT, "--config.tasks=dtd,svhn", "--config.epochs=15"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(npz, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    out = run(workdir, npz, *LONGER)
+    assert out.returncode == 0, out.stderr
+    return results(workdir)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_it_loses_at_most_the_unfinished_epoch(npz, never_stopped, tmp_path, how):
+    """Killed in the middle of an epoch, the same command ends as if never stopped."""
+    checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42" / "final"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        command(tmp_path / "stopped", npz, *LONGER), cwd=ROOT, env=env, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+
+        def epochs():
+            steps = [int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()]
+            return max(steps, default=-1)
+
+        deadline = time.time() + 300
+        while epochs() < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.time() < deadline
+            time.sleep(0.02)
+        process.send_signal(how)
+        message = process.stderr.read()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Run the same command again" in message
+        assert "Traceback" not in message
+    kept = epochs()
+    assert 2 <= kept < 14
+    resumed = run(tmp_path / "stopped", npz, *LONGER)
+    assert resumed.returncode == 0, resumed.stderr
+    stopped = results(tmp_path / "stopped")
+    for name, never in never_stopped.items():
+        for key in ("accuracy", "losses", "num_test", "settings"):
+            assert stopped[name][key] == never[key], (name, key)
+    # Only the unfinished epochs were trained again.
+    share = stopped["dtd-fact_tt-seed42"]["epochs_run"]
+    assert share == 15 - (kept + 1)
+
+
+def test_val_protocol_chooses_the_scale_on_val200(npz, tmp_path):
+    out = run(
+        tmp_path, npz, *SHORT, "--config.tasks=svhn", "--config.fact_tt.scales=(0.1,100.0,1.0)"
+    )
+    assert out.returncode == 0, out.stderr
+    r = results(tmp_path)["svhn-fact_tt-seed42"]
+    assert set(r["selection_val200"]) == {"0.1", "100", "1"}
+    best = max(r["selection_val200"].values())
+    assert r["selection_val200"][f"{r['scale']:g}"] == best
+
+
+def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
+    out = run(
+        tmp_path, npz, *SHORT[:-1], "--config.tasks=caltech101,clevr_dist", "--config.epochs=5",
+        "--config.eval_every=2", config="configs/tt_paper.py",
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    assert "best of the test evaluations" in out.stdout
+    stored = results(tmp_path)
+    for r in stored.values():
+        measured = [a for a in r["test_accuracies"] if a is not None]
+        assert [i for i, a in enumerate(r["test_accuracies"]) if a is not None] == [1, 3, 4]
+        assert r["accuracy"] == max(measured)
+        assert r["settings"]["jpeg_quality"] == 75
+    # The released settings: rank 16 and 4, scale 10 both.
+    assert stored["caltech101-fact_tt-seed42"]["num_factors"] == 2 * 192 * 16 + 144 * 16**2
+    assert stored["clevr_dist-fact_tt-seed42"]["num_factors"] == 2 * 192 * 4 + 144 * 4**2
+    assert stored["clevr_dist-fact_tt-seed42"]["scale"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["--config.tasks=dtb"], ["'dtb'", "Did you mean 'dtd'", "svhn"]),
+        (["--config.tasks=dtd", "--config.mock_data=False", "--config.data_dir=/nonexistent"],
+         ["dtd", "experiments.data --prepare"]),
+        (["--config.weights=/nonexistent.npz"], ["/nonexistent.npz does not exist"]),
+        (["--config.variant=vit_b16"], ["vit_ti16", "expected", "width 768"]),
+        (["--config.variant=vit_x"], ["vit_x", "vit_b16"]),
+        (["--workdir=/dev/null/x"], ["/dev/null/x", "cannot be written"]),
+        (["--config.protocol=test"], ["'test'", "val", "paper"]),
+        (["--config.methods=lora"], ["'lora'", "fact_tt"]),
+        (["--config.normalisation=imagenet21k"], ["imagenet21k", "inception"]),
+        (["--config.fact_tt.rank=0"], ["rank is 0"]),
+        (["--config.train_limit=4", "--config.tasks=dtd"], ["fewer than one batch of 8"]),
+        (["--config.image_size=50"], ["image_size 50", "16"]),
+        (["stray"], ["stray"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_answered_in_a_paragraph(npz, tmp_path, overrides, words):
+    out = run(tmp_path, npz, *SHORT, *overrides)
+    assert out.returncode not in (0, None)
+    message = out.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in message
+    assert "Traceback" not in out.stderr
+    assert not list(tmp_path.glob("results/*.json"))
+
+
+def test_every_config_is_a_plan():
+    import importlib
+
+    from fact_jax.sweep.plan import make_plan
+
+    for path in (ROOT / "configs").glob("*.py"):
+        if path.stem in ("__init__", "base", "pretrain"):
+            continue
+        module = importlib.import_module(f"configs.{path.stem}")
+        config = module.get_config()
+        assert module.__doc__
+        assert config.variant in VARIANTS
+        assert make_plan(config)
