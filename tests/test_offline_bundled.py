@@ -1,0 +1,46 @@
+"""The pre-trained ViT that is shipped."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fact_jax.backbone.vit import features
+from fact_jax.backbone.weights import find_weights, load_vit
+
+DOCS = Path(__file__).parents[1] / "docs" / "bundled_model.md"
+
+
+def test_the_file_is_small_and_is_the_one_in_the_docs():
+    path = find_weights("vit_mini")
+    assert path.stat().st_size <= 6_000_000
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert re.findall(r"sha256 `([0-9a-f]{64})`", DOCS.read_text()) == [digest]
+
+
+def test_it_loads_and_every_number_is_finite_and_not_random():
+    model, base = load_vit("vit_mini")
+    assert (model.config.image_size, model.config.patch_size) == (32, 8)
+    leaves = jax.tree.leaves(base)
+    assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in leaves)
+    # Biases start at zero: a file of fresh parameters would still hold zeros.
+    assert float(jnp.abs(base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["bias"]).min(
+        axis=1).max()) > 0  # fmt: skip
+
+
+def test_its_features_tell_pictures_apart_and_survive_a_shift_of_light():
+    model, base = load_vit("vit_mini")
+    images = np.zeros((2, 32, 32, 3), np.float32)
+    images[0, 8:24, 8:24] = 2.0
+    images[1, 14:18, 4:28] = 2.0
+    moved = np.roll(images, 1, axis=2)
+    a, b = (features(model, base, jnp.asarray(x)) for x in (images, moved))
+
+    def cosine(x, y):
+        return float(x @ y / jnp.linalg.norm(x) / jnp.linalg.norm(y))
+
+    assert cosine(a[0], b[0]) > cosine(a[0], a[1])
+    assert cosine(a[1], b[1]) > cosine(a[0], a[1])
