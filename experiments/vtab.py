@@ -58,7 +58,7 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
         bars = Bars(progress, todo_epochs)
         runner = Runner(config, cells, store, bars)
         store.write_json(store.workdir / "config.json", config.to_dict())

@@ -6,6 +6,7 @@ from fact_jax.backbone.vit import ViT, features
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError
 from fact_jax.tuning import FacTTK, FacTTT, Linear
+from fact_jax.tuning.files import load_factors
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ __all__ = [
     "ViTConfig",
     "features",
     "get_variant",
+    "load_factors",
     "load_vit",
     "merge",
 ]

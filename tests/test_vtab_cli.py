@@ -12,10 +12,15 @@ import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from fact_jax import VARIANTS, get_variant
+import fact_jax
+from fact_jax import VARIANTS, UserError, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import write_npz
+from fact_jax.data.source import DataSettings, open_task
+from fact_jax.data.tasks import get_task
+from fact_jax.training.images import normalise
 
 ROOT = Path(__file__).parent.parent
 SHORT = [
@@ -112,9 +117,35 @@ def test_factor_files_hold_factors_head_and_metadata(finished):
         "factors/U": (192, 16), "factors/S": (12, 12, 16, 16), "factors/V": (16, 192),
         "head/kernel": (192, 47), "head/bias": (47,),
     }  # fmt: skip
+    metadata = {k: json.loads(v) for k, v in metadata.items()}
     assert metadata["method"] == "fact_tt"
     assert metadata["variant"] == "vit_ti16"
-    assert json.loads(metadata["method_settings"]) == {"rank": 16, "scale": 1.0}
+    assert metadata["method_settings"] == {"rank": 16, "scale": 1.0}
+
+
+def test_a_factor_file_gives_the_accuracy_of_its_result(finished, npz):
+    """Read back by the library, it classifies the test split as the sweep's evaluation did."""
+    workdir, _ = finished
+    task = fact_jax.load_factors(workdir / "factors" / "patch_camelyon-fact_tt-seed42.safetensors")
+    model, base = fact_jax.load_vit("vit_ti16", npz)
+    data = open_task(get_task("patch_camelyon"), DataSettings(image_size=32, mock=True))
+    images, labels = data.load("test", 24)
+    adaptation = task.method.adaptation(task.factors, model.config)
+    x = fact_jax.features(model, base, normalise(images, "imagenet"), adaptation)
+    predicted = np.argmax(x @ task.head["kernel"] + task.head["bias"], -1)
+    accuracy = results(workdir)["patch_camelyon-fact_tt-seed42"]["accuracy"]
+    assert 100 * np.mean(predicted == labels) == pytest.approx(accuracy)
+
+
+def test_other_files_are_not_factor_files(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        fact_jax.load_factors(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello, this is no tensor file")
+    with pytest.raises(UserError, match="not a factor file"):
+        fact_jax.load_factors(tmp_path / "text.safetensors")
+    save_file({"weight": np.ones(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="not a factor file"):
+        fact_jax.load_factors(tmp_path / "other.safetensors")
 
 
 def test_run_again_it_skips_what_is_finished(finished, npz):

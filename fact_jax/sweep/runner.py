@@ -36,6 +36,7 @@ from fact_jax.training.trial import (
     put_train_set,
 )  # fmt: skip
 from fact_jax.tuning import Method, count_parameters
+from fact_jax.tuning.files import to_bytes
 
 VTAB_TRAIN_SIZE = 1000
 
@@ -221,21 +222,22 @@ class Runner:
         trainable = jax.tree.map(np.asarray, outcome["trainable"])
         trainable["head"] = {k: v[..., : task.num_classes] for k, v in trainable["head"].items()}
         fields = {
-            "method": cell.method_name,
-            "method_settings": dataclasses.asdict(cell.method) | {"scale": scale},
-            "variant": self.config.variant,
-            "weights_sha256": self.weights_sha256,
             "task": cell.task,
             "num_classes": task.num_classes,
+            "variant": self.config.variant,
+            "weights_sha256": self.weights_sha256,
             "image_size": self.config.image_size,
             "normalisation": self.config.normalisation,
             "gelu": self.config.gelu,
             "protocol": cell.settings["protocol"],
         }
-        size = self.store.write_factors(cell.name, trainable, fields)
+        method = dataclasses.replace(cell.method, scale=scale)
+        content = to_bytes(method, trainable, fields)
+        self.store.write_factors(cell.name, content)
         result = {
             "cell": cell.name,
-            **{k: fields[k] for k in ("task", "method", "protocol", "variant")},
+            "method": cell.method_name,
+            **{k: fields[k] for k in ("task", "protocol", "variant")},
             "group": task.group,
             "seed": cell.seed,
             # 'paper' reports the best of its test evaluations, as the published numbers do.
@@ -245,7 +247,7 @@ class Runner:
             "selection_val200": selection,
             "num_factors": count_parameters(trainable["factors"]),
             "num_head": count_parameters(trainable["head"]),
-            "factor_file_bytes": size,
+            "factor_file_bytes": len(content),
             "num_train": outcome["num_train"],
             "num_test": outcome["num_eval"],
             # Epochs of the final training that this process ran; the others came from a checkpoint.

@@ -15,8 +15,6 @@ import os
 import uuid
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 
 from fact_jax.errors import UserError
@@ -67,15 +65,5 @@ class Store:
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage
 
-    def write_factors(self, cell: str, trainable: dict, metadata: dict[str, Any]) -> int:
-        """Saves {"factors", "head"} as safetensors, names joined by '/'; returns the bytes."""
-        from safetensors.numpy import save
-
-        tensors = {
-            "/".join(str(k.key) for k in keys): np.ascontiguousarray(value)
-            for keys, value in jax.tree_util.tree_leaves_with_path(trainable)
-        }
-        text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-        content = save(tensors, metadata=text)
+    def write_factors(self, cell: str, content: bytes) -> None:
         self._write(self.factors_path(cell), content)
-        return len(content)

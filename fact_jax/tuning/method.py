@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ class Method(Protocol):
     default: training passes it as a traced number, so that one program serves every scale.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     scale: float
 
     def init(self, key: jax.Array, config: ViTConfig) -> Factors:
