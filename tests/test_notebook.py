@@ -1,0 +1,124 @@
+"""The Colab notebook runs from top to bottom, here with a short setting and without a network."""
+
+import copy
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "fact_vtab_tpu.ipynb"
+METHODS = ("fact_tt", "fact_tk", "linear")
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def text_of(cell) -> str:
+    """All that a cell printed or displayed as text."""
+    parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+    return re.sub(r"\x1b\[[\d;]*m", "", "".join(parts))  # without colours
+
+
+def test_is_valid_and_stripped(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.fixture(scope="module")
+def executed(notebook, tmp_path_factory):
+    """The executed notebook and its work directory: 2 CPU devices, 2 epochs, 128 images."""
+    notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
+    short = {
+        "epochs": 2, "warmup_epochs": 1, "train_limit": 128,
+        "eval_limit": 64, "eval_batch_size": 64,
+    }  # fmt: skip
+    parameters = {
+        "WORKDIR": str(folder / "work"),
+        "VTAB_TASKS": "dtd,svhn",
+        "QUICKSTART_CHANGES": {**short, "seeds": (0,), "data_dir": str(folder / "tfds")},
+        "VTAB_CHANGES": {
+            **short, "variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False,
+            "fact_tt": {"scales": (1.0,)},
+        },
+        "RANDOM_VIT": True,
+    }  # fmt: skip
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
+    assert len(cells) == 1
+    unknown = [name for name in parameters if f"\n{name} = " not in f"\n{cells[0].source}"]
+    assert not unknown
+    cells[0].source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+
+    # A kernel of this very interpreter, whatever kernels the machine has.
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    kernel = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps(spec))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        flags = "--xla_force_host_platform_device_count=2"
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
+        for name in ("http_proxy", "https_proxy"):  # a closed port: no network
+            patch.setenv(name, "http://127.0.0.1:9")
+        client = NotebookClient(
+            notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        )
+        client.execute()
+    return notebook, folder / "work"
+
+
+def printed(notebook, source: str) -> str:
+    """The output of the one code cell that contains `source`."""
+    (cell,) = (c for c in notebook.cells if c.cell_type == "code" and source in c.source)
+    return text_of(cell)
+
+
+def test_quickstart_table_and_factor_files(executed):
+    notebook, work = executed
+    table = printed(notebook, "show_table(quick")
+    assert "these numbers measure nothing" in table
+    results = [json.loads(p.read_text()) for p in (work / "quickstart" / "results").glob("*.json")]
+    assert {r["method"] for r in results} == set(METHODS)
+    for task in {r["task"] for r in results}:
+        row = next(line for line in table.splitlines() if f" {task} " in line)
+        for result in (r for r in results if r["task"] == task):
+            assert f"{result['accuracy']:.1f}" in row
+            assert (work / "quickstart" / "factors" / f"{result['cell']}.safetensors").exists()
+    assert any(
+        "image/png" in out.get("data", {}) for c in notebook.cells for out in c.get("outputs", ())
+    )
+
+
+def test_vtab_runs_over_all_devices_and_says_that_its_weights_are_random(executed):
+    notebook, work = executed
+    text = printed(notebook, "show_table(vtab")
+    assert "the weights are random numbers" in text
+    assert "on 2 x cpu" in text.replace("\n", " ")
+    names = sorted(p.stem for p in (work / "vtab" / "factors").glob("*.safetensors"))
+    assert names == ["dtd-fact_tt-seed42", "svhn-fact_tt-seed42"]
+    result = json.loads((work / "vtab" / "results" / "dtd-fact_tt-seed42.json").read_text())
+    assert result["settings"]["dtype"] == "bfloat16"
+
+
+def test_factor_file_and_library_example(executed):
+    notebook, _ = executed
+    assert "factors/U" in printed(notebook, "safe_open(path")
+    text = printed(notebook, "fact_jax.merge")
+    assert re.search(r"correct: \d+ of the first 200 test images", text)
