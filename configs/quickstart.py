@@ -1,0 +1,25 @@
+"""FacT against a linear probe on three small real tasks, offline, in minutes on a laptop's CPU.
+
+The offline suite (digits, Fashion-MNIST subset, location of a sprite; 1,000 training images each,
+as in VTAB-1K, but not VTAB-1K) and the bundled `vit_mini`. Protocol and code are those of the real
+experiment; the schedule is shorter, and rank, scale and rates were chosen on val200
+(docs/bundled_model.md).
+"""
+
+from configs import base
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.tasks = "digits,fashion,location"
+    config.methods = "linear,fact_tt,fact_tk"
+    config.seeds = (0,)
+    config.variant = "vit_mini"
+    config.image_size = 32
+    config.epochs = 20
+    config.warmup_epochs = 2
+    config.linear = ConfigDict({"learning_rate": 1e-2})
+    config.fact_tt = ConfigDict({"rank": 16, "scale": 1.0, "learning_rate": 1e-2})
+    config.fact_tk = ConfigDict({"rank": 16, "scale": 1.0, "learning_rate": 1e-2})
+    return config
