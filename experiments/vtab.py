@@ -6,6 +6,8 @@ Run again with the same arguments, it skips what is finished and resumes what is
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -24,6 +26,7 @@ from fact_jax.report.tables import parameter_table, result_table
 from fact_jax.sweep.plan import Cell, make_plan, task_names
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
+from fact_jax.tuning import count_parameters
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results and factors go.")
@@ -88,14 +91,17 @@ def _epochs(cell: Cell) -> int:
 def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:
     config = runner.model.config
     console.print(
-        f"{runner.config.variant}: {config.depth} blocks of width {config.width}, frozen, from "
-        f"{runner.weights} on {jax.device_count()} x {jax.devices()[0].device_kind}"
+        f"{runner.config.variant}: {count_parameters(runner.base):,} parameters, frozen, from "
+        f"{runner.weights}; {jax.device_count()} x {jax.devices()[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:
         factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))
-        console.print(
-            parameter_table(f"{name} {method}", factors, f"{config.width} x classes + classes")
-        )
+        fields = dataclasses.asdict(method)
+        fields.pop("scale")
+        text = ", ".join(f"{k}={v}" for k, v in fields.items())
+        console.print(f"\n{name}({text}), and a head of ({config.width} + 1) x classes")
+        if factors:
+            console.print(parameter_table(factors))
 
 
 def main() -> None:
@@ -104,7 +110,7 @@ def main() -> None:
     rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
     console.print(result_table(results, task_names(config), rows))
     protocol = {
-        "val": "Protocol 'val': settings chosen on val200, last epoch on test.",
+        "val": "Protocol 'val': last epoch on test; scales, if several, chosen on val200.",
         "paper": "Protocol 'paper': best of the test evaluations, as published.",
     }[config.protocol]
     notes = [protocol]

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,13 +107,28 @@ def prepare(task: Task, data_dir: str | None) -> Found:
                 f"Task {task.name} ({task.builder}) needs files that TFDS cannot download."
                 f"{by_hand(task, found.builder)} Then run the same command again."
             )
+        # What an offline task prepares is in the package: TFDS's talk of downloading would mislead.
+        quiet = _quietly() if task.offline else contextlib.nullcontext()
         try:
             # No copy from TFDS's bucket: the records come from the published sources.
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            found.builder.download_and_prepare(download_config=config)
+            with quiet:
+                found.builder.download_and_prepare(download_config=config)
         except (Exception, SystemExit) as error:
             raise UserError(_failure_message(task, found.builder, error)) from error
     return find_builder(task, data_dir)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
 
 
 @contextlib.contextmanager

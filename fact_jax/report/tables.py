@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
@@ -17,19 +17,16 @@ from fact_jax.report.published import published
 GROUPS = ("natural", "specialized", "structured")
 
 
-def parameter_table(title: str, factors: Any, head_text: str) -> Table:
+def parameter_table(factors: Any) -> Table:
     """Name, shape and size of every factor (arrays or shape structs), and their total."""
-    table = Table(title=title, title_justify="left")
-    for column in ("trained", "shape", "numbers"):
-        table.add_column(column, justify="right" if column == "numbers" else "left")
+    table = Table("factor", "shape", Column("numbers", justify="right"), show_footer=True)
     total = 0
     for keys, leaf in jax.tree_util.tree_leaves_with_path(factors):
         size = int(np.prod(leaf.shape))
         total += size
         name = "/".join(str(k.key) for k in keys)
         table.add_row(name, " x ".join(map(str, leaf.shape)), f"{size:,}")
-    table.add_row("factors in all", "", f"{total:,}", style="bold")
-    table.add_row("head", head_text, "")
+    table.columns[0].footer, table.columns[2].footer = "trained in all", f"{total:,}"
     return table
 
 
