@@ -1,0 +1,108 @@
+"""Whether FacT beats a linear probe on the offline suite: the quickstart over several seeds.
+
+    python -m benchmarks.quickstart --workdir DIR [--seeds 0,1,2] [--out FILE.json]
+
+Runs `configs/quickstart.py` through the same code as `python -m experiments.vtab`, once per seed,
+and resumes like it. Two standard errors of each difference from the linear probe are given: over
+seeds alone, and with the sampling error of the test images added (as if the two methods had been
+tested on different images, which is more than they deserve).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from configs import quickstart
+from experiments.vtab import run_sweep
+from fact_jax.report.tables import mean_and_error
+
+BASELINE = "linear"
+
+
+def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per task and method: mean, standard error over seeds, difference from the probe.
+
+    Accuracies and errors are in percent; `ratio` is the difference over its standard error.
+    """
+    accuracy: dict[tuple[str, str], list[float]] = defaultdict(list)
+    tested = {}
+    for r in results:
+        accuracy[r["task"], r["method"]].append(r["accuracy"])
+        tested[r["task"]] = r["num_test"]
+    rows = []
+    for (task, method), values in accuracy.items():
+        mean, error = mean_and_error(values)
+        base, base_error = mean_and_error(accuracy[task, BASELINE])
+        row = {"task": task, "method": method, "accuracies": values, "mean": mean, "error": error}
+        if method != BASELINE and error is not None and base_error is not None:
+            sampling = sum(p * (100 - p) for p in (mean, base)) / tested[task]
+            seeds = math.hypot(error, base_error)
+            row |= {
+                "difference": mean - base,
+                "error_seeds": seeds,
+                "error_seeds_and_sampling": math.hypot(seeds, math.sqrt(sampling)),
+                "ratio_seeds": _ratio(mean - base, seeds),
+                "ratio_seeds_and_sampling": _ratio(
+                    mean - base, math.hypot(seeds, math.sqrt(sampling))
+                ),
+            }
+        rows.append(row)
+    return rows
+
+
+def _ratio(difference: float, error: float) -> float | None:
+    return difference / error if error > 0 else None
+
+
+def print_table(rows: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title="Offline suite, top-1 accuracy on test, %", title_justify="left")
+    table.add_column("task")
+    table.add_column("method")
+    for name in ("mean ± s.e.", "over linear", "in s.e. (seeds)", "in s.e. (seeds + test images)"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        error = "" if row["error"] is None else f" ± {row['error']:.2f}"
+        cells = [row["task"], row["method"], f"{row['mean']:.2f}{error}"]
+        if "difference" in row:
+            cells.append(f"{row['difference']:+.2f}")
+            for key in ("ratio_seeds", "ratio_seeds_and_sampling"):
+                cells.append("-" if row[key] is None else f"{row[key]:.1f}")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", default="runs/quickstart_seeds")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quickstart.json"))
+    args = parser.parse_args()
+    config = quickstart.get_config()
+    config.seeds = tuple(int(seed) for seed in args.seeds.split(","))
+    console = Console()
+    results = run_sweep(config, args.workdir, console)
+    rows = compare(results)
+    print_table(rows, console)
+    record = {
+        "seeds": list(config.seeds),
+        "weights_sha256": results[0]["settings"]["weights_sha256"],
+        "seconds": sum(r["seconds"]["cell"] for r in results),
+        "rows": rows,
+        "settings": {r["cell"]: r["settings"] for r in results},
+        "environment": results[0]["environment"],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    console.print(f"Wrote {args.out}.")
+
+
+if __name__ == "__main__":
+    main()
