@@ -23,7 +23,8 @@ SIZE = 40  # side of a sprite, pixels
 _MARGIN = 2
 _MIN_INK = 0.02  # of the sprite's area; less is a blank glyph
 _MAX_FACES = 250  # of one character
-_MAX_CHARACTERS = 500
+_MAX_CHARACTERS = 3000
+_CHARACTER_CLASSES = 400  # kept: those with most faces
 _VARIATIONS = ("fe0f", "1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")  # style, skin tones
 
 
@@ -120,7 +121,9 @@ def _read_fonts(folder: Path) -> dict[int, list[np.ndarray]]:
     for path, codes in by_font.items():
         for code, mask in _render(path, codes):
             glyphs[code].append(mask)
-    return _merge_lookalikes(glyphs)
+    merged = _merge_lookalikes(glyphs)
+    largest = sorted(sorted(merged), key=lambda code: -len(merged[code]))[:_CHARACTER_CLASSES]
+    return {code: merged[code] for code in largest}
 
 
 def _characters(path: Path) -> set[int]:
