@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import app, logging
 
+from fact_jax.backbone.weights import cache_dir
 from fact_jax.errors import UserError
 
 
@@ -19,6 +21,8 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         try:
             if len(argv) > 1:
                 raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")

@@ -1,11 +1,18 @@
 """Small models and images that the tests share."""
 
-import jax
-import numpy as np
-import pytest
+import os
+import tempfile
 
-from fact_jax import ViT, ViTConfig
-from fact_jax.backbone.vit import init_base
+# One cache of compiled programs for all processes of a test session, the commands' included.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fact_jax_xla_"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from fact_jax import ViT, ViTConfig  # noqa: E402
+from fact_jax.backbone.vit import init_base  # noqa: E402
 
 
 @pytest.fixture(scope="session")
