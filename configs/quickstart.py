@@ -6,8 +6,9 @@ experiment; the schedule is shorter, and rank, scale and rates were chosen on va
 (docs/bundled_model.md).
 """
 
-from configs import base
 from ml_collections import ConfigDict
+
+from configs import base
 
 
 def get_config() -> ConfigDict:

@@ -40,7 +40,7 @@ class Sprites(NamedTuple):
     colour: np.ndarray
     colour_index: np.ndarray
     first: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
     source: np.ndarray
 
 
@@ -57,8 +57,11 @@ def load_sprites(fonts: str, emoji: tuple[str, ...], cache: Path) -> Sprites:
 
 
 def _make_sprites(fonts: Path, emoji: list[Path]) -> Sprites:
-    alpha, colour, index, count, source = [], [], [], [], []
-    for number, group in enumerate((_read_fonts(fonts), _read_emoji(emoji))):
+    alpha: list[np.ndarray] = []
+    colour: list[np.ndarray] = []
+    index, count, source = [], [], []
+    groups: tuple[dict, ...] = (_read_fonts(fonts), _read_emoji(emoji))
+    for number, group in enumerate(groups):
         for _, images in sorted(group.items()):
             for image in images:
                 index.append(len(colour) if image.ndim == 3 else -1)

@@ -21,7 +21,9 @@ class Method(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    scale: float
+
+    @property
+    def scale(self) -> float: ...
 
     def init(self, key: jax.Array, config: ViTConfig) -> Factors:
         """Fresh factors, float32."""
