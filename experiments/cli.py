@@ -19,6 +19,14 @@ def run(main: Callable[[], None]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
 
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            # What ml_collections says of an unknown setting, a wrong type or a missing file.
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -34,4 +42,4 @@ def run(main: Callable[[], None]) -> None:
             print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)

@@ -64,11 +64,11 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
     with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
         bars = Bars(progress, todo_epochs)
         runner = Runner(config, cells, store, bars)
-        store.write_json(store.workdir / "config.json", config.to_dict())
         results = [runner.finished(cell) for cell in cells]
         for cell, result in zip(cells, results, strict=True):
             if result is None:  # missing data are better known now than after hours
                 runner.data(cell.task)
+        store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
         for i, cell in enumerate(cells):
             result = results[i]
@@ -92,7 +92,7 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
     config = runner.model.config
     console.print(
         f"{runner.config.variant}: {count_parameters(runner.base):,} parameters, frozen, from "
-        f"{runner.weights}; {jax.device_count()} x {jax.devices()[0].device_kind}."
+        f"{runner.weights}, on {runner.mesh.size} x {jax.devices()[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:
         factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))

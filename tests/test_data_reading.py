@@ -1,7 +1,6 @@
 """TaskData: streams, limits, the cache, mock data, and what is refused."""
 
 import dataclasses
-import logging
 import pickle
 import shutil
 import subprocess
@@ -254,14 +253,13 @@ def alter(path):
         ("record.json", lambda path: path.unlink()),
     ],
 )
-def test_corrupt_cache_is_built_again_with_a_warning(name, damage, settings, tmp_path, caplog):
+def test_corrupt_cache_is_built_again_with_a_warning(name, damage, settings, tmp_path):
     data = open_task(DTD, dataclasses.replace(settings, cache_dir=str(tmp_path)))
     before = data.load("test")
     (entry,) = tmp_path.iterdir()
     damage(entry / name)
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(UserWarning, match="is corrupt"):
         after = data.load("test")
-    assert "is corrupt" in caplog.text
     np.testing.assert_array_equal(before.images, after.images)
     np.testing.assert_array_equal(before.labels, after.labels)
     assert list(tmp_path.iterdir()) == [entry]

@@ -136,9 +136,27 @@ def test_padding_changes_nothing(small_vit, split):
         )
 
 
-def test_training_learns_and_shuffles_each_epoch_anew(small_vit, split):
+def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
+    """From one state, the losses of the batches differ with the epoch's key, and only with it."""
+    losses = {}
+    for name, key in {"a": epoch_key(7, 0), "again": epoch_key(7, 0), "next": epoch_key(7, 1),
+                      "other seed": epoch_key(8, 0)}.items():  # fmt: skip
+        model, base = small_vit
+        mesh = make_mesh(8, jax.devices()[:1])
+        program = make_epoch(model, METHOD, "none", 8, mesh)
+        hyper = Hyper(jnp.float32(0), **NO_DROP)  # nothing learnt, nothing dropped: the order alone
+        state = init_trial(model, METHOD, 7, 3, 3)
+        data = put_train_set(*split, 3, 40, mesh)
+        losses[name] = np.asarray(program(base, state, data, hyper, key)[1])
+    np.testing.assert_array_equal(losses["a"], losses["again"])
+    assert np.abs(losses["a"] - losses["next"]).max() > 1e-3
+    assert np.abs(losses["a"] - losses["other seed"]).max() > 1e-3
+    # The same images in the end: the mean over the epoch is that of the whole split.
+    assert losses["a"].mean() == pytest.approx(losses["next"].mean(), rel=1e-4)
+
+
+def test_training_learns(small_vit, split):
     epoch, state = make_run(small_vit, split)
-    assert not np.array_equal(epoch_key(7, 0), epoch_key(7, 1))
     first = None
     for e in range(15):
         state, losses = epoch(state, e)
@@ -209,6 +227,22 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split
         train(
             broken, state, epochs=3, steps_per_epoch=5, directory=epath.Path(tmp_path / "x"),
             settings={"task": "dtd", "scale": 100},
+        )  # fmt: skip
+
+
+def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
+    """The last step's loss is finite, but what it made of the factors is not."""
+    epoch, state = make_run(small_vit, split)
+
+    def broken(state, e):
+        state, losses = epoch(state, e)
+        state.trainable["head"]["bias"] *= jnp.nan
+        return state, losses
+
+    with pytest.raises(NonFiniteLoss, match=r"non-finite at step 4 \(epoch 0\)"):
+        train(
+            broken, state, epochs=1, steps_per_epoch=5, directory=epath.Path(tmp_path / "x"),
+            settings={},
         )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 SHORT = [
     "--config.mock_data=True", "--config.variant=vit_ti16", "--config.image_size=32",
     "--config.batch_size=8", "--config.eval_batch_size=16", "--config.eval_limit=24",
-    "--config.train_limit=16", "--config.epochs=3", "--config.fact_tt.scales=(1.0,)",
+    "--config.train_limit=16", "--config.epochs=3", "--config.warmup_epochs=0",
+    "--config.learning_rate=0.01", "--config.fact_tt.scales=(1.0,)",
 ]  # fmt: skip
 
 
@@ -130,8 +131,12 @@ def test_a_factor_file_gives_the_accuracy_of_its_result(finished, npz):
     model, base = fact_jax.load_vit("vit_ti16", npz)
     data = open_task(get_task("patch_camelyon"), DataSettings(image_size=32, mock=True))
     images, labels = data.load("test", 24)
+    assert task.method == fact_jax.FacTTT(rank=16, scale=1.0)
+    assert float(np.abs(task.factors["V"]).max()) > 1e-3
     adaptation = task.method.adaptation(task.factors, model.config)
     x = fact_jax.features(model, base, normalise(images, "imagenet"), adaptation)
+    plain = fact_jax.features(model, base, normalise(images, "imagenet"))
+    assert np.abs(x - plain).max() > 0.01  # the factors matter
     predicted = np.argmax(x @ task.head["kernel"] + task.head["bias"], -1)
     accuracy = results(workdir)["patch_camelyon-fact_tt-seed42"]["accuracy"]
     assert 100 * np.mean(predicted == labels) == pytest.approx(accuracy)
@@ -179,7 +184,7 @@ def never_stopped(npz, tmp_path_factory):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_it_loses_at_most_the_unfinished_epoch(npz, never_stopped, tmp_path, how):
     """Killed in the middle of an epoch, the same command ends as if never stopped."""
-    checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42" / "final"
+    checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42"
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
         command(tmp_path / "stopped", npz, *LONGER), cwd=ROOT, env=env, text=True,
@@ -187,7 +192,7 @@ def test_killed_it_loses_at_most_the_unfinished_epoch(npz, never_stopped, tmp_pa
     ) as process:  # fmt: skip
 
         def epochs():
-            steps = [int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()]
+            steps = [int(p.name) for p in checkpoints.glob("final-*/*") if p.name.isdigit()]
             return max(steps, default=-1)
 
         deadline = time.time() + 300
@@ -237,7 +242,7 @@ def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
         measured = [a for a in r["test_accuracies"] if a is not None]
         assert [i for i, a in enumerate(r["test_accuracies"]) if a is not None] == [1, 3, 4]
         assert r["accuracy"] == max(measured)
-        assert r["settings"]["jpeg_quality"] == 75
+        assert r["settings"]["jpeg_quality"] == r["data"]["jpeg_quality"] == 75
     # The released settings: rank 16 and 4, scale 10 both.
     assert stored["caltech101-fact_tt-seed42"]["num_factors"] == 2 * 192 * 16 + 144 * 16**2
     assert stored["clevr_dist-fact_tt-seed42"]["num_factors"] == 2 * 192 * 4 + 144 * 4**2
@@ -261,6 +266,12 @@ def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
         (["--config.train_limit=4", "--config.tasks=dtd"], ["fewer than one batch of 8"]),
         (["--config.image_size=50"], ["image_size 50", "16"]),
         (["stray"], ["stray"]),
+        (["--config.epochs=0"], ["config.epochs is 0"]),
+        (["--config.batch_size=0"], ["config.batch_size is 0"]),
+        (["--config.seeds=()"], ["seeds is empty"]),
+        (["--config.dtype=bf16"], ["'bf16'", "bfloat16"]),
+        (["--config.rank=8"], ["rank"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_answered_in_a_paragraph(npz, tmp_path, overrides, words):

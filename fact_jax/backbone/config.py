@@ -36,6 +36,8 @@ class ViTConfig:
             )
         if self.gelu not in ("exact", "tanh"):
             raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
 
     @property
     def grid(self) -> int:

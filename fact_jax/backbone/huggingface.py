@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fact_jax.backbone.config import ViTConfig, get_variant
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.errors import UserError
 
@@ -42,16 +42,22 @@ def _dinov2_name(ours: str) -> str:
     }[ours]
 
 
-def read_dinov2(path: str | os.PathLike, variant: str, **changes) -> tuple[ViT, dict]:
+def read_dinov2(path: str | os.PathLike, config: ViTConfig) -> tuple[ViT, dict]:
     """Reads transformers' `Dinov2Model` weights; float32 base in the stacked layout.
 
     The position table keeps the file's size and is interpolated to the images in the forward pass.
     Raises UserError naming a tensor that is missing or of another shape.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    tensors = load_file(path)
-    config: ViTConfig = get_variant(variant).replace(**changes)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"Weights file {path} cannot be read as safetensors ({error}). Download it again, or "
+            "name another file."
+        ) from error
     table = tensors.get("embeddings.position_embeddings")
     if table is None:
         raise UserError(f"Weights file {path} is not a Dinov2Model: no position embeddings in it.")
@@ -67,8 +73,8 @@ def read_dinov2(path: str | os.PathLike, variant: str, **changes) -> tuple[ViT, 
             tensor = tensor.T
         if tensor.shape != shape:
             raise UserError(
-                f"Weights file {path}: tensor {name!r} has shape {tensor.shape} (ours); "
-                f"{variant} expects {shape}."
+                f"Weights file {path}: tensor {name!r} has, in our order, the shape "
+                f"{tensor.shape}; expected {shape}. Set the variant that fits the file."
             )
         return tensor
 

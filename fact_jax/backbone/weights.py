@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
+from fact_jax.backbone.huggingface import read_dinov2
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.errors import UserError
 
@@ -51,14 +52,17 @@ def cache_dir() -> Path:
 
 
 def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> tuple[ViT, dict]:
-    """The model and its frozen parameters, float32, from a `.npz` file.
+    """The model and its frozen parameters, float32, from a `.npz` file (DINOv2: safetensors).
 
     Without a path the published (or bundled) weights of the variant are used, downloaded once.
     `changes` override fields of the config, such as ``gelu="tanh"`` or ``dtype="bfloat16"``.
     Raises UserError when the file is missing, damaged or of another variant.
     """
     path = Path(path) if path else find_weights(variant)
-    return read_npz(path, get_variant(variant).replace(**changes))
+    config = get_variant(variant).replace(**changes)
+    if config.layer_scale:
+        return read_dinov2(path, config)
+    return read_npz(path, config)
 
 
 def find_weights(variant: str) -> Path:
@@ -69,7 +73,8 @@ def find_weights(variant: str) -> Path:
     folder = cache_dir() / "weights"
     if variant not in URLS:
         raise UserError(
-            f"No published .npz weights are known for {variant}: give the path of a weights file."
+            f"No weights of {variant} are known here: give the path of a file (for DINOv2, the "
+            "safetensors file of the model's page on Hugging Face)."
         )
     target = folder / URLS[variant].rsplit("/", 1)[1]
     if not target.exists():
@@ -122,7 +127,9 @@ def read_npz(path: str | os.PathLike, config: ViTConfig) -> tuple[ViT, dict]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _stack(path, config, arrays)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise UserError(
             f"Weights file {path} is damaged ({error}). Download it again, or name another file."
         ) from error

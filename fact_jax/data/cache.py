@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,17 @@ def cached(
     if folder.exists():
         try:
             return _read(folder, shape)
-        except (OSError, ValueError, KeyError) as error:
-            logging.warning("Cached split %s is corrupt (%s): building it again.", folder, error)
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            warnings.warn(
+                f"Cached split {folder} is corrupt ({error}): building it again.", stacklevel=2
+            )
             shutil.rmtree(folder, ignore_errors=True)
     try:
         _write(folder, text, shape, build())
     except OSError as error:
         raise UserError(
             f"Cannot write the decoded split to {folder} ({error}). It takes "
-            f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another cache_dir or none."
+            f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
         ) from error
     return _read(folder, shape)
 

@@ -17,7 +17,13 @@ RUN_SETTINGS = (
     "epochs", "warmup_epochs", "batch_size", "learning_rate", "weight_decay", "dropout_rate",
     "drop_path_rate", "eval_every", "train_limit", "eval_limit", "mock_data",
 )  # fmt: skip
+# Those that a method's own settings may override: the ones that are read per cell.
+METHOD_SETTINGS = (
+    "epochs", "warmup_epochs", "learning_rate", "weight_decay", "dropout_rate", "drop_path_rate",
+    "eval_every",
+)  # fmt: skip
 PROTOCOLS = ("val", "paper")
+POSITIVE = ("epochs", "batch_size", "eval_batch_size", "image_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +47,9 @@ class Cell:
 
 
 def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
-    """Names from 'a,b' or ('a', 'b')."""
+    """Names from 'a,b' or ('a', 'b'), each once."""
     names = text.split(",") if isinstance(text, str) else list(text)
-    return [name.strip() for name in names if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def task_names(config: ConfigDict) -> list[str]:
@@ -58,13 +64,18 @@ def make_plan(config: ConfigDict) -> list[Cell]:
     """All cells, task by task. Raises UserError for settings that make no sense."""
     if config.protocol not in PROTOCOLS:
         raise UserError(f"protocol is {config.protocol!r}; expected one of {PROTOCOLS}.")
+    for name in POSITIVE:
+        if config[name] < 1:
+            raise UserError(f"config.{name} is {config[name]}; expected 1 or more.")
+    if not config.seeds:
+        raise UserError("config.seeds is empty; give at least one, such as (42,).")
     cells = []
     methods = split_names(config.methods)
     if not methods:
         raise UserError(f"config.methods is empty; choose from {', '.join(METHODS)}.")
     for task in task_names(config):
         for name in methods:
-            for seed in config.seeds:
+            for seed in dict.fromkeys(config.seeds):
                 cells.append(_cell(config, task, name, int(seed)))
     return cells
 
@@ -79,8 +90,9 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     own.update(own.pop("per_task", {}).get(task, {}))
     own.pop("published", None)
     run = {key: config[key] for key in RUN_SETTINGS}
-    # A method may override a setting of the run (its learning rate, say).
-    run.update({key: own.pop(key) for key in list(own) if key in RUN_SETTINGS})
+    run.update({key: own.pop(key) for key in list(own) if key in METHOD_SETTINGS})
+    if run["epochs"] < 1:
+        raise UserError(f"config.{name}.epochs is {run['epochs']}; expected 1 or more.")
     scales = tuple(float(s) for s in own.pop("scales", ())) or (float(own.get("scale", 1.0)),)
     if run["protocol"] == "paper" and len(scales) > 1:
         raise UserError(
@@ -90,7 +102,8 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     fields = {f.name for f in dataclasses.fields(METHODS[name])}
     if unknown := set(own) - fields:
         raise UserError(
-            f"config.{name} has unknown settings {sorted(unknown)}; {name} takes {sorted(fields)}."
+            f"config.{name} has unknown settings {sorted(unknown)}; {name} takes {sorted(fields)} "
+            f"and, in the place of the whole sweep's, {list(METHOD_SETTINGS)}."
         )
     own.pop("scale", None)
     method = METHODS[name](**own)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable
@@ -12,12 +14,13 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import get_variant
 from fact_jax.backbone.weights import file_hash, find_weights, load_vit
 from fact_jax.data.source import DataSettings, TaskData, open_task
-from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, get_task
+from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, VTAB, all_tasks, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.store import Store
@@ -67,7 +70,11 @@ class Runner:
         self.weights_sha256 = file_hash(self.weights)
         self.mesh = make_mesh(math.gcd(config.batch_size, config.eval_batch_size))
         self.base = jax.device_put(base, replicated(self.mesh))
-        self.padded_classes = max(get_task(cell.task).num_classes for cell in cells)
+        # One head size for a whole suite, so that neither the programs nor the checkpoints of a
+        # cell depend on which other tasks run with it.
+        tasks = {cell.task for cell in cells}
+        suite = VTAB if tasks <= VTAB.keys() else all_tasks()
+        self.padded_classes = max(task.num_classes for task in suite.values())
         self._programs: dict[Method, tuple[Callable, Callable]] = {}
         self._data: dict[str, TaskData] = {}
         self._train_sets: dict[tuple[str, str], Any] = {}
@@ -96,28 +103,27 @@ class Runner:
         path = self.store.result_path(cell.name)
         result = self.store.read_json(path)
         if result is not None:
-            self._check_same(str(path), result.get("settings", {}), self.settings(cell))
+            old, new = result.get("settings", {}), self.settings(cell)
+            changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+            if changed:
+                text = ", ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed)
+                raise UserError(
+                    f"{path} was made with other settings: {text}. Use another --workdir, or "
+                    "remove that file to run the cell again."
+                )
         return result
 
-    def _check_same(self, path: str, old: dict, new: dict) -> None:
-        new = {k: list(v) if isinstance(v, tuple) else v for k, v in new.items()}
-        changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        if changed:
-            text = ", ".join(f"{k} was {old.get(k)!r} and is now {new.get(k)!r}" for k in changed)
-            raise UserError(
-                f"{path} was made with other settings: {text}. Use another --workdir, or remove "
-                "that file to run the cell again."
-            )
+    def _checkpoints(self, cell: Cell, stage: str) -> epath.Path:
+        """Where a stage's checkpoints lie: elsewhere for every other setting, data or head size."""
+        data = {k: self.data(cell.task).provenance[k] for k in ("used_version", "fingerprint")}
+        made_with = {**self.settings(cell), **data, "padded_classes": self.padded_classes}
+        text = json.dumps(made_with, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.store.checkpoint_dir(cell.name, f"{stage}-{digest}")
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """Selects (if there is a choice), trains, evaluates and stores one cell."""
         started = time.time()
-        marker = self.store.checkpoint_dir(cell.name, "settings.json")
-        if (old := self.store.read_json(marker)) is not None:
-            self._check_same(str(marker), old, self.settings(cell))
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        self.store.write_json(marker, self.settings(cell))
-
         selection: dict[str, float] = {}
         scale = cell.scales[0]
         if len(cell.scales) > 1:
@@ -177,7 +183,7 @@ class Runner:
             state,
             epochs=s["epochs"],
             steps_per_epoch=steps,
-            directory=self.store.checkpoint_dir(cell.name, stage),
+            directory=self._checkpoints(cell, stage),
             settings={**s, "scale": scale, "stage": stage},
             evaluate=evaluate,
             eval_every=s["eval_every"] if s["protocol"] == "paper" else 0,

@@ -53,7 +53,7 @@ def train(
         for e in range(first, epochs):
             state, device_losses = epoch(state, e)
             losses = np.asarray(device_losses)[:steps_per_epoch]
-            check_finite(losses, e, settings)
+            check_finite(losses, state.trainable, e, settings)
             loss_curve[e] = losses.mean()
             if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
                 accuracy_curve[e] = evaluate(state)

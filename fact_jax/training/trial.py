@@ -79,7 +79,7 @@ def init_trial(
 
 def logits_of(head: dict, x: jax.Array, num_classes: int | jax.Array) -> jax.Array:
     """float32 logits [b, c] of features x [b, d]; classes from num_classes on are masked."""
-    logits = x @ head["kernel"] + head["bias"]
+    logits = jnp.matmul(x, head["kernel"], precision="highest") + head["bias"]
     return jnp.where(jnp.arange(logits.shape[-1]) < num_classes, logits, _MASKED)
 
 
@@ -153,13 +153,19 @@ class NonFiniteLoss(UserError):
     """Training left the finite numbers."""
 
 
-def check_finite(losses: np.ndarray, epoch: int, settings: dict) -> None:
-    """Raises NonFiniteLoss with the first bad step of an epoch's losses and the settings."""
+def check_finite(losses: np.ndarray, trainable: dict, epoch: int, settings: dict) -> None:
+    """Raises NonFiniteLoss with the first bad step of an epoch's losses and the settings.
+
+    What the epoch's last update made of the trained arrays is checked, too: no loss shows it yet.
+    """
     bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        step = epoch * len(losses) + int(bad[0])
-        text = ", ".join(f"{k}={v}" for k, v in settings.items())
-        raise NonFiniteLoss(
-            f"The loss became {losses[bad[0]]} at step {step} (epoch {epoch}) with {text}. Lower "
-            "the scale or the learning rate, or check the images."
-        )
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(trainable)))
+    if finite and not bad.size:
+        return
+    first = int(bad[0]) if bad.size else len(losses) - 1
+    what = f"The loss became {losses[first]}" if bad.size else "A trained number became non-finite"
+    text = ", ".join(f"{k}={v}" for k, v in settings.items())
+    raise NonFiniteLoss(
+        f"{what} at step {epoch * len(losses) + first} (epoch {epoch}) with {text}. Lower the "
+        "scale or the learning rate, or check the images."
+    )

@@ -1,0 +1,239 @@
+"""The plan, the protocol's wiring, and the tables."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import base, quickstart, tt_paper, tt_rank16
+from fact_jax import UserError
+from fact_jax.data.tasks import VTAB
+from fact_jax.report.published import published
+from fact_jax.report.tables import mean_and_error, result_table, vtab_means
+from fact_jax.sweep import runner as runner_module
+from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.store import Store
+from fact_jax.training.trial import epoch_key
+
+
+def test_the_base_config_is_the_protocol_of_the_facts():
+    c = base.get_config()
+    expected = dict(
+        variant="vit_b16", gelu="exact", image_size=224, normalisation="imagenet", epochs=100,
+        warmup_epochs=10, batch_size=64, eval_batch_size=256, eval_every=10, learning_rate=1e-3,
+        weight_decay=1e-4, dropout_rate=0.1, drop_path_rate=0.1, seeds=(42,), protocol="val",
+        train_limit=0, eval_limit=0, jpeg_quality=0, dtype="float32", tasks="all",
+    )  # fmt: skip
+    assert {k: c[k] for k in expected} == expected
+
+
+def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
+    config = quickstart.get_config()
+    config.seeds = (0, 1, 1)
+    config.tasks = "digits,fashion,digits"
+    names = [c.name for c in make_plan(config)]
+    assert len(names) == len(set(names)) == 2 * 3 * 2
+    assert len(make_plan(tt_rank16.get_config())) == 19
+
+
+def test_released_ranks_and_scales_are_planned():
+    cells = make_plan(tt_paper.get_config())
+    released = published()["fact_reference_configs"]["tt"]
+    assert {c.task: (c.method.rank, c.scales) for c in cells} == {
+        task: (s["rank"], (s["scale"],)) for task, s in released.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "words"),
+    [
+        ("linear", {"normalisation": "none"}, "unknown settings"),
+        ("linear", {"batch_size": 16}, "unknown settings"),
+        ("fact_tt", {"ranks": 3}, "unknown settings"),
+        ("fact_tt", {"epochs": 0}, "epochs is 0"),
+    ],
+)
+def test_settings_that_would_not_act_are_refused(method, change, words):
+    config = quickstart.get_config()
+    config[method] = ConfigDict(change)
+    with pytest.raises(UserError, match=words):
+        make_plan(config)
+
+
+class Silent:
+    def start(self, *args):
+        pass
+
+    def epoch(self, *args):
+        pass
+
+
+@pytest.fixture
+def spied(monkeypatch, tmp_path):
+    """A runner whose programs are replaced by spies; (runner factory, calls)."""
+    calls = {"epochs": [], "evaluations": [], "reads": []}
+
+    def make_epoch(model, method, normalisation, batch_size, mesh):
+        def epoch(base, state, data, hyper, key):
+            calls["epochs"].append(
+                (int(data.num_examples), hyper, np.asarray(jax.random.key_data(key)))
+            )
+            return state, np.zeros(data.images.shape[0] // batch_size, np.float32)
+
+        return epoch
+
+    def make_evaluate(model, method, normalisation, batch_size, mesh):
+        def evaluate(base, trainable, scale, num_classes, batches):
+            count = sum(len(labels) for _, labels in batches)
+            calls["evaluations"].append((count, float(scale)))
+            # The accuracy is highest for scale 1.
+            return int(count * (0.9 if float(scale) == 1.0 else 0.5)), count
+
+        return evaluate
+
+    monkeypatch.setattr(runner_module, "make_epoch", make_epoch)
+    monkeypatch.setattr(runner_module, "make_evaluate", make_evaluate)
+    opened = runner_module.open_task
+
+    def open_task(task, settings):
+        data = opened(task, settings)
+        stream = data.stream  # load() reads through it, too
+        calls["settings"] = settings
+
+        def spy_stream(split, batch_size, limit=None):
+            calls["reads"].append(split)
+            return stream(split, batch_size, limit)
+
+        data.stream = spy_stream
+        return data
+
+    monkeypatch.setattr(runner_module, "open_task", open_task)
+
+    def make(**changes):
+        config = quickstart.get_config()
+        config.tasks, config.methods, config.epochs = "digits", "fact_tt", 3
+        config.data_dir = str(tmp_path / "data")
+        config.update(changes)
+        cells = make_plan(config)
+        return Runner(config, cells, Store(tmp_path / "work"), Silent()), cells
+
+    return make, calls
+
+
+def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
+    make, calls = spied
+    runner, (cell,) = make(fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0, 10.0)}))
+    result = runner.run(cell)
+    assert [n for n, *_ in calls["epochs"]] == 3 * [800] * 3 + [1000] * 3
+    assert calls["evaluations"] == [
+        (200, pytest.approx(0.1)), (200, 1.0), (200, 10.0), (797, 1.0)
+    ]  # fmt: skip
+    assert calls["reads"] == ["train800", *3 * ["val200"], "train800val200", "test"]
+    assert result["scale"] == 1.0
+    assert result["selection_val200"] == {"0.1": 50.0, "1": 90.0, "10": 50.0}
+    assert result["accuracy"] == pytest.approx(100 * int(797 * 0.9) / 797)
+
+
+def test_the_numbers_of_the_config_reach_the_program(spied):
+    make, calls = spied
+    runner, (cell,) = make(
+        weight_decay=0.03, dropout_rate=0.2, drop_path_rate=0.3, seeds=(5,), jpeg_quality=75,
+        data_cache="somewhere", epochs=4, warmup_epochs=2,
+        fact_tt=ConfigDict({"rank": 4, "scale": 7.0, "learning_rate": 0.5}),
+    )  # fmt: skip
+    runner.run(cell)
+    assert calls["settings"].jpeg_quality == 75
+    assert calls["settings"].cache_dir == "somewhere"
+    for e, (_, hyper, key) in enumerate(calls["epochs"]):
+        assert float(hyper.weight_decay) == pytest.approx(0.03)
+        assert float(hyper.dropout_rate) == pytest.approx(0.2)
+        assert float(hyper.drop_path_rate) == pytest.approx(0.3)
+        assert float(hyper.scale) == 7.0
+        np.testing.assert_array_equal(key, jax.random.key_data(epoch_key(5, e)))
+    rates = [float(h.learning_rate) for _, h, _ in calls["epochs"]]
+    # Warm-up one epoch late; then the cosine at t = 2 of 4, half way between 0.5 and 1e-5.
+    assert rates == pytest.approx([1e-6, 1e-6, 1e-6 + (0.5 - 1e-6) / 2, (0.5 + 1e-5) / 2])
+
+
+def test_removing_a_result_trains_the_new_settings_anew(spied):
+    """The advice of the error holds: nothing of the old training is resumed."""
+    make, calls = spied
+    runner, (cell,) = make()
+    runner.run(cell)
+    calls["epochs"].clear()
+    other, (changed,) = make(fact_tt=ConfigDict({"rank": 4, "learning_rate": 0.1}))
+    with pytest.raises(UserError, match="rank was 16 and is now 4|rank was 16, is now 4"):
+        other.finished(changed)
+    runner.store.result_path(cell.name).unlink()
+    assert other.finished(changed) is None
+    assert other.run(changed)["epochs_run"] == 3
+    assert len(calls["epochs"]) == 3
+
+
+def test_a_cell_resumes_whatever_other_tasks_run_with_it(spied):
+    """The head is padded alike for one task and for all."""
+    make, _ = spied
+    alone, _ = make(tasks="digits")
+    together, _ = make(tasks="digits,location")
+    assert alone.padded_classes == together.padded_classes
+
+
+def test_other_weights_are_other_settings(spied):
+    make, _ = spied
+    runner, (cell,) = make()
+    runner.run(cell)
+    runner.weights_sha256 = "0" * 64
+    with pytest.raises(UserError, match="weights_sha256"):
+        runner.finished(cell)
+
+
+def test_a_damaged_result_is_named(spied):
+    make, _ = spied
+    runner, (cell,) = make()
+    runner.store.result_path(cell.name).write_text('{"cell": ')
+    with pytest.raises(UserError, match=f"{cell.name}.json is not valid JSON"):
+        runner.finished(cell)
+
+
+def test_standard_error_is_the_deviation_over_the_root_of_n():
+    assert mean_and_error([1.0]) == (1.0, None)
+    mean, error = mean_and_error([1.0, 3.0, 5.0])
+    assert mean == 3.0
+    assert error == pytest.approx(2 / 3**0.5)
+
+
+def test_means_need_all_tasks_of_their_group():
+    row = published()["vtab1k"]["fact_tt_le16"]["tasks"]
+    means = vtab_means(row)
+    assert means["group mean"] == pytest.approx(75.34, abs=0.005)
+    assert means["mean of 19"] == pytest.approx(73.04, abs=0.005)
+    partial = vtab_means({k: v for k, v in row.items() if k != "svhn"})
+    assert partial["natural"] is None
+    assert partial["structured"] == pytest.approx(60.5, abs=0.005)
+    assert partial["group mean"] is None
+    assert partial["mean of 19"] is None
+
+
+def test_a_table_of_several_seeds_gives_mean_and_error():
+    results = [
+        {"method": "fact_tt", "task": "dtd", "accuracy": a, "num_factors": 61440}
+        for a in (70.0, 71.0, 72.0)
+    ]
+    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(result_table(results, ["dtd"], {"fact_tt": "fact_tt_4"}))
+    text = console.export_text()
+    assert "71.0 ± 0.6" in text
+    assert "73.5" in text  # the published group mean of rank 4, which has no per-task row
+    assert "61,440" in text
+    assert all(name in text for name in VTAB)
+
+
+def test_config_json_is_written_for_runs_that_pass_the_checks(tmp_path):
+    store = Store(tmp_path)
+    store.write_json(tmp_path / "a.json", {"x": (1, 2)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
+    assert not list(tmp_path.glob(".*"))
