@@ -138,16 +138,16 @@ def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
     assert result["accuracy"] == pytest.approx(100 * int(797 * 0.9) / 797)
 
 
-def test_the_numbers_of_the_config_reach_the_program(spied):
+def test_the_numbers_of_the_config_reach_the_program(spied, tmp_path):
     make, calls = spied
     runner, (cell,) = make(
         weight_decay=0.03, dropout_rate=0.2, drop_path_rate=0.3, seeds=(5,), jpeg_quality=75,
-        data_cache="somewhere", epochs=4, warmup_epochs=2,
+        data_cache=str(tmp_path / "cache"), epochs=4, warmup_epochs=2,
         fact_tt=ConfigDict({"rank": 4, "scale": 7.0, "learning_rate": 0.5}),
     )  # fmt: skip
     runner.run(cell)
     assert calls["settings"].jpeg_quality == 75
-    assert calls["settings"].cache_dir == "somewhere"
+    assert calls["settings"].cache_dir == str(tmp_path / "cache")
     for e, (_, hyper, key) in enumerate(calls["epochs"]):
         assert float(hyper.weight_decay) == pytest.approx(0.03)
         assert float(hyper.dropout_rate) == pytest.approx(0.2)
