@@ -166,7 +166,7 @@ def test_removing_a_result_trains_the_new_settings_anew(spied):
     runner.run(cell)
     calls["epochs"].clear()
     other, (changed,) = make(fact_tt=ConfigDict({"rank": 4, "learning_rate": 0.1}))
-    with pytest.raises(UserError, match="rank was 16 and is now 4|rank was 16, is now 4"):
+    with pytest.raises(UserError, match="rank was 16, is now 4"):
         other.finished(changed)
     runner.store.result_path(cell.name).unlink()
     assert other.finished(changed) is None

@@ -167,7 +167,7 @@ def test_other_settings_in_the_same_workdir_are_refused(finished, npz):
     workdir, _ = finished
     out = run(workdir, npz, *SHORT, "--config.fact_tt.rank=8", "--config.tasks=dtd")
     assert out.returncode == 2
-    assert "rank was 16 and is now 8" in out.stderr
+    assert "rank was 16, is now 8" in out.stderr
 
 
 LONGER = [*SHORT, "--config.tasks=dtd,svhn", "--config.epochs=15"]
