@@ -24,7 +24,7 @@ _TASKS = (
         num_classes=10,
         test_size=797,
         label_features={"label": 10},
-        note="scikit-learn's digits (UCI optdigits), in the file's order, which goes by writer",
+        note="scikit-learn's digits (UCI optdigits), split in the file's order, not at random",
         **_COMMON,
     ),
     Task(
