@@ -20,7 +20,11 @@ def get_config() -> ConfigDict:
     config.image_size = 32
     config.epochs = 20
     config.warmup_epochs = 2
-    config.linear = ConfigDict({"learning_rate": 1e-2})
-    config.fact_tt = ConfigDict({"rank": 16, "scale": 1.0, "learning_rate": 1e-2})
-    config.fact_tk = ConfigDict({"rank": 16, "scale": 1.0, "learning_rate": 1e-2})
+    config.linear = ConfigDict(
+        {"learning_rate": 1e-2, "per_task": {"location": {"learning_rate": 3e-2}}}
+    )
+    per_task = {"fashion": {"learning_rate": 3e-3}}
+    fact = {"rank": 16, "scale": 1.0, "learning_rate": 1e-2, "per_task": per_task}
+    config.fact_tt = ConfigDict(fact)
+    config.fact_tk = ConfigDict({**fact, "mlp_cores": "released"})
     return config

@@ -1,0 +1,55 @@
+"""The picture of the README, docs/quickstart.png, from benchmarks/results/quickstart.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+NAMES = {"linear": "linear probe", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK"}
+COLOURS = {"linear": "#b8bcc4", "fact_tt": "#1f6feb", "fact_tk": "#f2994a"}
+
+
+def draw(record: dict, path: Path) -> None:
+    """Grouped bars, accuracy in % with the standard error over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = {(r["task"], r["method"]): r for r in record["rows"]}
+    tasks = list(dict.fromkeys(task for task, _ in rows))
+    methods = [m for m in NAMES if (tasks[0], m) in rows]
+    width = 0.8 / len(methods)
+    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    for i, method in enumerate(methods):
+        x = [t + (i - (len(methods) - 1) / 2) * width for t in range(len(tasks))]
+        means = [rows[task, method]["mean"] for task in tasks]
+        errors = [rows[task, method]["error"] or 0 for task in tasks]
+        axes.bar(
+            x, means, width * 0.92, yerr=errors, label=NAMES[method], color=COLOURS[method],
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )  # fmt: skip
+        for at, mean, error in zip(x, means, errors, strict=True):
+            axes.text(at, mean + error + 1.2, f"{mean:.1f}", ha="center", fontsize=8.5)
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("accuracy on test, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    axes.legend(frameon=False, ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.savefig(path, dpi=160)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, default=Path("benchmarks/results/quickstart.json"))
+    parser.add_argument("--out", type=Path, default=Path("docs/quickstart.png"))
+    args = parser.parse_args()
+    draw(json.loads(args.record.read_text()), args.out)
+    print(f"Wrote {args.out}.")
+
+
+if __name__ == "__main__":
+    main()
