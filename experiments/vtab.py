@@ -7,6 +7,7 @@ Run again with the same arguments, it skips what is finished and resumes what is
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -29,7 +30,9 @@ from fact_jax.sweep.store import Store
 from fact_jax.tuning import count_parameters
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where results and factors go.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results and factors go; by default runs/ and the config file's name."
+)
 
 
 class Bars:
@@ -106,7 +109,9 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
 
 def main() -> None:
     config, console = _CONFIG.value, Console()
-    results = run_sweep(config, _WORKDIR.value, console)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = _WORKDIR.value or f"runs/{name}"
+    results = run_sweep(config, workdir, console)
     rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
     console.print(result_table(results, task_names(config), rows))
     protocol = {
@@ -116,7 +121,7 @@ def main() -> None:
     notes = [protocol]
     if config.train_limit or config.eval_limit or config.mock_data:
         notes.append("Shortened or mock data: these numbers measure nothing.")
-    console.print(" ".join(notes), f"Results and factors are in {_WORKDIR.value}.")
+    console.print(" ".join(notes), f"Results and factors are in {workdir}.")
 
 
 if __name__ == "__main__":
