@@ -1,0 +1,31 @@
+"""The README's library example runs as printed."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import fact_jax
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_library_example_runs():
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(code.strip().splitlines()) == 5
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    names = {"fact_jax": fact_jax, "jax": jax, "images": images}
+    exec(code, names)
+    assert names["x"].shape == (2, 128)
+    merged = fact_jax.features(names["model"], names["merged"], images)
+    np.testing.assert_allclose(merged, names["x"], rtol=1e-4, atol=1e-4)
+
+
+def test_files_that_the_readme_names_are_there():
+    text = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+    for name in re.findall(r"configs/(\w+)\.py", text):
+        assert (ROOT / "configs" / f"{name}.py").exists(), name
