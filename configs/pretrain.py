@@ -13,6 +13,7 @@ def get_config():
     return ml_collections.ConfigDict(
         dict(
             variant="vit_mini",
+            teacher="",  # a DINOv2-S safetensors file: distil from it instead
             fonts="pretrain/fonts",
             emoji=(
                 "pretrain/emoji-datasource-google/package/img/google/64",

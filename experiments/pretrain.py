@@ -3,8 +3,9 @@
     python -m experiments.pretrain --config configs/pretrain.py --workdir DIR
 
 From the class token of a random scene of a glyph or an emoji, tells which it is and draws it small
-and upright. Writes DIR/<variant>.npz, float16 in the Google layout, at every checkpoint; run again
-with the same arguments, it resumes.
+and upright. With `config.teacher` (a DINOv2-S safetensors file) it instead imitates the teacher's
+class token; docs/bundled_model.md has the comparison. Writes DIR/<variant>.npz, float16 in the
+Google layout, at every checkpoint; run again with the same arguments, it resumes.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from experiments.pretrain_augment import PORTRAIT, scenes
 from experiments.pretrain_data import Sprites, load_sprites
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.vit import ViT, init_base
-from fact_jax.backbone.weights import write_npz
+from fact_jax.backbone.vit import features as teacher_features
+from fact_jax.backbone.weights import load_vit, write_npz
 
 # ImageNet statistics: the default normalisation of every task.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+TEACHER, TEACHER_SIZE = "dinov2_s14", 56  # pixels: the scenes are enlarged to 4 x 4 patches
 
 _PORTRAIT_VARIANCE = 0.05  # of a portrait's pixels, roughly: brings the two losses to one size
 
@@ -44,6 +48,7 @@ def class_weights(sprites: Sprites, shares: tuple[float, ...]) -> np.ndarray:
 def make_step(config, model: ViT, sprites: Sprites, optimiser: optax.GradientTransformation):
     """The jitted ``step(state) -> (state, metrics)``; `state` is donated."""
     log_weights = jnp.log(class_weights(sprites, config.shares))
+    teacher = load_vit(TEACHER, config.teacher) if config.teacher else None
 
     def loss_fn(params, key, sprites, strength):
         draw, paint, drop = jax.random.split(key, 3)
@@ -56,6 +61,14 @@ def make_step(config, model: ViT, sprites: Sprites, optimiser: optax.GradientTra
             drop_path_rate=config.drop_path_rate,
             rngs={"dropout": drop},
         )
+        if teacher is not None:
+            size = (config.batch_size, TEACHER_SIZE, TEACHER_SIZE, 3)
+            large = (jax.image.resize(images, size, "bicubic") - MEAN) / STD
+            token = jax.lax.stop_gradient(teacher_features(*teacher, large))
+            token = (token - token.mean(0)) / (token.std(0) + 1e-3)
+            imitated = features @ params["imitate"] + params["imitate_bias"]
+            loss = jnp.square(imitated - token).mean()
+            return loss, {"loss": loss}
         logits = features @ params["kernel"] + params["bias"]
         targets = optax.smooth_labels(
             jax.nn.one_hot(classes, logits.shape[-1]), config.label_smoothing
@@ -150,6 +163,12 @@ def init_state(config, model: ViT, num_classes: int, optimiser) -> dict:
         "draw": jnp.zeros((model.config.width, PORTRAIT)),
         "draw_bias": jnp.zeros((PORTRAIT,)),
     }
+    if config.teacher:
+        width = get_variant(TEACHER).width
+        params |= {
+            "imitate": jnp.zeros((model.config.width, width)),
+            "imitate_bias": jnp.zeros((width,)),
+        }
     return {"step": jnp.zeros((), jnp.int32), "params": params, "optimiser": optimiser.init(params)}
 
 
