@@ -182,6 +182,15 @@ def test_a_cell_resumes_whatever_other_tasks_run_with_it(spied):
     assert alone.padded_classes == together.padded_classes
 
 
+def test_a_relative_workdir_will_do(spied, tmp_path, monkeypatch):
+    make, _ = spied
+    runner, (cell,) = make()
+    monkeypatch.chdir(tmp_path)
+    runner.store = Store("runs/here")
+    runner.run(cell)
+    assert (tmp_path / "runs" / "here" / "results" / f"{cell.name}.json").exists()
+
+
 def test_other_weights_are_other_settings(spied):
     make, _ = spied
     runner, (cell,) = make()

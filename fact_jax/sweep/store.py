@@ -24,7 +24,10 @@ class Store:
     """Reads and writes one work directory. Raises UserError if it cannot be written."""
 
     def __init__(self, workdir: str | os.PathLike):
-        self.workdir = epath.Path(workdir).expanduser()
+        path = os.fspath(workdir)
+        if "://" not in path:  # Orbax takes absolute paths only
+            path = os.path.abspath(os.path.expanduser(path))
+        self.workdir = epath.Path(path)
         try:
             for folder in ("results", "factors", "checkpoints"):
                 (self.workdir / folder).mkdir(parents=True, exist_ok=True)
