@@ -38,12 +38,16 @@ _WORKDIR = flags.DEFINE_string(
 class Bars:
     """Two bars: epochs of the whole sweep with the time left, and epochs of the current run."""
 
-    def __init__(self, progress: Progress, total_epochs: int):
+    def __init__(self, progress: Progress):
         self._progress = progress
-        self._all = progress.add_task("sweep", total=total_epochs)
+        self._all = progress.add_task("sweep", total=None)
         self._run = progress.add_task("", total=1)
         self._done = 0
         self._before = 0
+
+    def expect(self, epochs: int) -> None:
+        """What is still to run: cells finished before would make the time left look short."""
+        self._progress.update(self._all, total=epochs)
 
     def start(self, cell: Cell, stage: str, epochs: int) -> None:
         self._done += self._before
@@ -59,18 +63,18 @@ class Bars:
 def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
     """Runs what is not finished yet, printing the tables and a line per cell; all results."""
     cells, store = make_plan(config), Store(workdir)
-    todo_epochs = sum(_epochs(cell) for cell in cells)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
-        bars = Bars(progress, todo_epochs)
-        runner = Runner(config, cells, store, bars)
+        bars = Bars(progress)
+        runner = Runner(config, store, bars)
         results = [runner.finished(cell) for cell in cells]
-        for cell, result in zip(cells, results, strict=True):
-            if result is None:  # missing data are better known now than after hours
-                runner.data(cell.task)
+        todo = [cell for cell, result in zip(cells, results, strict=True) if result is None]
+        for cell in todo:  # missing data are better known now than after hours
+            runner.data(cell.task)
+        bars.expect(sum(_epochs(cell) for cell in todo))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
         for i, cell in enumerate(cells):
@@ -79,7 +83,6 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
                 results[i] = result = runner.run(cell)
                 how = f"{result['seconds']['cell']:.0f} s"
             else:
-                bars.start(cell, "finished before", _epochs(cell))
                 how = "finished before"
             accuracy = f"{result['accuracy']:5.1f} %"
             chosen = f"scale {result['scale']:g}"

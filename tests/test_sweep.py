@@ -119,7 +119,7 @@ def spied(monkeypatch, tmp_path):
         config.data_dir = str(tmp_path / "data")
         config.update(changes)
         cells = make_plan(config)
-        return Runner(config, cells, Store(tmp_path / "work"), Silent()), cells
+        return Runner(config, Store(tmp_path / "work"), Silent()), cells
 
     return make, calls
 

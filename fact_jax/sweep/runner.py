@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from fact_jax.backbone.config import get_variant
 from fact_jax.backbone.weights import file_hash, find_weights, load_vit
 from fact_jax.data.source import DataSettings, TaskData, open_task
-from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, VTAB, all_tasks, get_task
+from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, all_tasks, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.store import Store
@@ -54,7 +54,7 @@ class Progress(Protocol):
 class Runner:
     """The model, the compiled programs and the data settings that the cells of a sweep share."""
 
-    def __init__(self, config: ConfigDict, cells: list[Cell], store: Store, progress: Progress):
+    def __init__(self, config: ConfigDict, store: Store, progress: Progress):
         check_normalisation(config.normalisation)
         self.config, self.store, self.progress = config, store, progress
         changes = {"gelu": config.gelu, "dtype": config.dtype}
@@ -70,11 +70,9 @@ class Runner:
         self.weights_sha256 = file_hash(self.weights)
         self.mesh = make_mesh(math.gcd(config.batch_size, config.eval_batch_size))
         self.base = jax.device_put(base, replicated(self.mesh))
-        # One head size for a whole suite, so that neither the programs nor the checkpoints of a
-        # cell depend on which other tasks run with it.
-        tasks = {cell.task for cell in cells}
-        suite = VTAB if tasks <= VTAB.keys() else all_tasks()
-        self.padded_classes = max(task.num_classes for task in suite.values())
+        # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
+        # depend on which other tasks run with it.
+        self.padded_classes = max(task.num_classes for task in all_tasks().values())
         self._programs: dict[Method, tuple[Callable, Callable]] = {}
         self._data: dict[str, TaskData] = {}
         self._train_sets: dict[tuple[str, str], Any] = {}
