@@ -2,8 +2,8 @@
 
 The offline suite (digits, Fashion-MNIST subset, location of a sprite; 1,000 training images each,
 as in VTAB-1K, but not VTAB-1K) and the bundled `vit_mini`. Protocol and code are those of the real
-experiment; the schedule is shorter, and rank, scale and rates were chosen on val200
-(docs/bundled_model.md).
+experiment; the schedule is shorter. Rates per task come from val200; rank, scale and the number of
+epochs were not searched (docs/bundled_model.md).
 """
 
 from ml_collections import ConfigDict
