@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.weights = ""  # path of the .npz file; empty: the published one, downloaded once
     config.gelu = "exact"
     config.dtype = "float32"  # compute type; 'bfloat16' on TPU and GPU
+    config.precision = "default"  # of float32 products; 'highest': true float32 on TPU and GPU
 
     config.data_dir = ""  # TFDS's; empty: ~/tensorflow_datasets
     config.data_cache = ""  # folder for decoded splits; empty: none

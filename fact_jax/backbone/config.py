@@ -6,6 +6,8 @@ import dataclasses
 
 from fact_jax.errors import UserError
 
+PRECISIONS = ("default", "high", "highest")
+
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
@@ -13,7 +15,9 @@ class ViTConfig:
 
     `gelu` is 'exact' (erf; timm, and so FacT) or 'tanh' (the original JAX code). `layer_scale`
     adds DINOv2's per-channel gains. `dtype` is the compute type: parameters, LayerNorm, softmax
-    and the adaptation stay float32.
+    and the adaptation stay float32. `precision` is that of float32 matrix products: 'default' is
+    the device's (one bfloat16 pass on a TPU), 'high' three passes or TensorFloat-32, 'highest'
+    true float32 (docs/numerics.md).
     """
 
     width: int
@@ -26,6 +30,7 @@ class ViTConfig:
     layer_norm_eps: float = 1e-6
     layer_scale: bool = False
     dtype: str = "float32"
+    precision: str = "default"
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -38,6 +43,8 @@ class ViTConfig:
             raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision is {self.precision!r}; expected one of {PRECISIONS}.")
 
     @property
     def grid(self) -> int:

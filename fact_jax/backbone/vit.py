@@ -9,6 +9,8 @@ Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 
 from __future__ import annotations
 
+import contextlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -95,6 +97,7 @@ class Block(nn.Module):
         x = x + branch(attention(norm(x, "LayerNorm_0"), dense), "LayerScale_0")
         mlp = Mlp(self.config, name="MlpBlock_3")
         x = x + branch(mlp(norm(x, "LayerNorm_2"), dense), "LayerScale_1")
+        self.sow("intermediates", "tokens", x)  # kept only where a caller asks for it
         return x, None
 
 
@@ -108,7 +111,7 @@ class Encoder(nn.Module):
         rates = jnp.linspace(0.0, 1.0, config.depth) * drop_path_rate
         blocks = nn.scan(
             Block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=config.depth,
@@ -135,6 +138,9 @@ class ViT(nn.Module):
     With ``train=True`` dropout in rank space and stochastic depth act, at rates that may be traced
     numbers, and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from 0 in the
     first block to `drop_path_rate` in the last.
+
+    ``apply(..., mutable="intermediates")`` also returns every block's output,
+    ``["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]`` [l, b, n, d].
     """
 
     config: ViTConfig
@@ -151,15 +157,23 @@ class ViT(nn.Module):
         """Class-token features after the final norm, float32 [b, d], of normalised images."""
         config = self.config
         p = config.patch_size
-        x = nn.Conv(
-            config.width, (p, p), strides=(p, p), padding="VALID", name="embedding",
-            dtype=config.dtype,
-        )(images.astype(config.dtype))  # fmt: skip
-        x = x.reshape(x.shape[0], -1, config.width)
-        cls = self.param("cls", nn.initializers.zeros, (1, 1, config.width)).astype(x.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, config.width)), x], axis=1)
-        encoder = Encoder(config, name="Transformer")
-        return encoder(x, adaptation or Adaptation(), train, dropout_rate, drop_path_rate)
+        with _precision(config):
+            x = nn.Conv(
+                config.width, (p, p), strides=(p, p), padding="VALID", name="embedding",
+                dtype=config.dtype,
+            )(images.astype(config.dtype))  # fmt: skip
+            x = x.reshape(x.shape[0], -1, config.width)
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, config.width)).astype(x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, config.width)), x], axis=1)
+            encoder = Encoder(config, name="Transformer")
+            return encoder(x, adaptation or Adaptation(), train, dropout_rate, drop_path_rate)
+
+
+def _precision(config: ViTConfig) -> contextlib.AbstractContextManager:
+    """Sets the precision of the matrix products traced within; 'default' leaves JAX's setting."""
+    if config.precision == "default":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(config.precision)
 
 
 def features(

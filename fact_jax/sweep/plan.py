@@ -13,9 +13,9 @@ from fact_jax.tuning import METHODS, Method
 
 # Settings of a run that change its result; a finished cell is only reused when they are equal.
 RUN_SETTINGS = (
-    "variant", "gelu", "dtype", "image_size", "normalisation", "jpeg_quality", "protocol",
-    "epochs", "warmup_epochs", "batch_size", "learning_rate", "weight_decay", "dropout_rate",
-    "drop_path_rate", "eval_every", "train_limit", "eval_limit", "mock_data",
+    "variant", "gelu", "dtype", "precision", "image_size", "normalisation", "jpeg_quality",
+    "protocol", "epochs", "warmup_epochs", "batch_size", "learning_rate", "weight_decay",
+    "dropout_rate", "drop_path_rate", "eval_every", "train_limit", "eval_limit", "mock_data",
 )  # fmt: skip
 # Those that a method's own settings may override: the ones that are read per cell.
 METHOD_SETTINGS = (

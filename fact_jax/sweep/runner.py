@@ -57,7 +57,7 @@ class Runner:
     def __init__(self, config: ConfigDict, store: Store, progress: Progress):
         check_normalisation(config.normalisation)
         self.config, self.store, self.progress = config, store, progress
-        changes = {"gelu": config.gelu, "dtype": config.dtype}
+        changes = {k: config[k] for k in ("gelu", "dtype", "precision")}
         path = Path(config.weights).expanduser() if config.weights else None
         vit = get_variant(config.variant)
         if config.image_size % vit.patch_size:
