@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.protocol = "val"
 
     config.variant = "vit_b16"
-    config.weights = ""  # path of the .npz file; empty: the published one, downloaded once
-    config.gelu = "exact"
+    config.weights = ""  # file, folder or hf:owner/name; empty: the published one, downloaded once
+    config.gelu = ""  # 'exact' or 'tanh'; empty: what the weights say, else exact
     config.dtype = "float32"  # compute type; 'bfloat16' on TPU and GPU
     config.precision = "default"  # of float32 products; 'highest': true float32 on TPU and GPU
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 from absl import app, logging
 
-from fact_jax.backbone.weights import cache_dir
+from fact_jax.backbone.download import cache_dir
 from fact_jax.errors import UserError
 
 

@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -18,7 +17,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import get_variant
-from fact_jax.backbone.weights import file_hash, find_weights, load_vit
+from fact_jax.backbone.download import find_weights
+from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.data.source import DataSettings, TaskData, open_task
 from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, all_tasks, get_task
 from fact_jax.errors import UserError
@@ -57,17 +57,16 @@ class Runner:
     def __init__(self, config: ConfigDict, store: Store, progress: Progress):
         check_normalisation(config.normalisation)
         self.config, self.store, self.progress = config, store, progress
-        changes = {k: config[k] for k in ("gelu", "dtype", "precision")}
-        path = Path(config.weights).expanduser() if config.weights else None
+        changes = {k: config[k] for k in ("gelu", "dtype", "precision") if config[k]}
         vit = get_variant(config.variant)
         if config.image_size % vit.patch_size:
             raise UserError(
                 f"config.image_size {config.image_size} is not a multiple of {config.variant}'s "
                 f"patch size {vit.patch_size}."
             )
-        self.weights = path or find_weights(config.variant)
+        self.weights = find_weights(config.variant, config.weights)
         self.model, base = load_vit(config.variant, self.weights, **changes)
-        self.weights_sha256 = file_hash(self.weights)
+        self.weights_sha256 = checksum(base)
         self.mesh = make_mesh(math.gcd(config.batch_size, config.eval_batch_size))
         self.base = jax.device_put(base, replicated(self.mesh))
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell

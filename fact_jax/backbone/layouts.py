@@ -1,0 +1,186 @@
+"""How published checkpoints name a ViT's parameters, as data.
+
+Ours are the names of the Google `.npz` files. A `Layout` gives, for each of them, the file's name
+and how the file stores it; `{}` is the number of the block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+_BLOCK = "Transformer/encoderblock/"
+_ATTENTION = "MultiHeadDotProductAttention_1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Names of one kind of file.
+
+    Attributes:
+      title: the kind, for messages.
+      names: from our parameter to the file's tensor. ``name#i`` is part i of three along the
+        first axis (query, key and value in one tensor).
+      torch: matrices are stored [out, in] and the patch embedding [d, 3, y, x].
+      dropped: what such files hold besides, which class-token features do not need (a pattern).
+      layer_norm_eps: of the models that are published so, unless a config.json says otherwise.
+      distillation: name of DeiT's distillation token, with a row of its own in the table.
+    """
+
+    title: str
+    names: Mapping[str, str]
+    torch: bool
+    dropped: str
+    layer_norm_eps: float = 1e-6
+    distillation: str = ""
+
+    @property
+    def patch(self) -> str:
+        return self.names["embedding/kernel"]
+
+    @property
+    def table(self) -> str:
+        return self.names["Transformer/posembed_input/pos_embedding"]
+
+    def tensor(self, parameter: str, layer: int | None = None) -> tuple[str, int | None]:
+        """The file's tensor of our parameter, and which third of it (None: all of it)."""
+        name, _, part = self.names[parameter].partition("#")
+        return (name if layer is None else name.format(layer)), (int(part) if part else None)
+
+
+def _google_names() -> dict[str, str]:
+    outer = [
+        "cls", "embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding",
+        "Transformer/encoder_norm/scale", "Transformer/encoder_norm/bias",
+    ]  # fmt: skip
+    inner = [f"{norm}/{leaf}" for norm in ("LayerNorm_0", "LayerNorm_2") for leaf in _NORM]
+    dense = [f"{_ATTENTION}/{name}" for name in ("query", "key", "value", "out")]
+    dense += ["MlpBlock_3/Dense_0", "MlpBlock_3/Dense_1"]
+    inner += [f"{module}/{leaf}" for module in dense for leaf in ("kernel", "bias")]
+    blocks = {_BLOCK + name: f"Transformer/encoderblock_{{}}/{name}" for name in inner}
+    scales = {
+        f"{_BLOCK}LayerScale_{i}": f"Transformer/encoderblock_{{}}/LayerScale_{i}" for i in (0, 1)
+    }
+    return {**{name: name for name in outer}, **blocks, **scales}
+
+
+_NORM = ("scale", "bias")
+
+
+def _torch_names(
+    outer: Mapping[str, str], block: str, modules: Mapping[str, str], scales: str
+) -> dict[str, str]:
+    """Names of a PyTorch model from those of its modules; kernels and scales are 'weight' there."""
+    names = dict(outer)
+    for ours, theirs in modules.items():
+        module, _, part = theirs.partition("#")
+        for leaf in _NORM if ours.startswith("LayerNorm") else ("kernel", "bias"):
+            weight = "bias" if leaf == "bias" else "weight"
+            names[f"{_BLOCK}{ours}/{leaf}"] = f"{block}{module}.{weight}" + (part and f"#{part}")
+    for i in (0, 1):
+        names[f"{_BLOCK}LayerScale_{i}"] = block + scales.format(i + 1)
+    return names
+
+
+def _outer(cls: str, table: str, patch: str, norm: str) -> dict[str, str]:
+    return {
+        "cls": cls,
+        "Transformer/posembed_input/pos_embedding": table,
+        "embedding/kernel": f"{patch}.weight",
+        "embedding/bias": f"{patch}.bias",
+        "Transformer/encoder_norm/scale": f"{norm}.weight",
+        "Transformer/encoder_norm/bias": f"{norm}.bias",
+    }
+
+
+_HF_OUTER = _outer(
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection",
+    "layernorm",
+)
+_HF_ATTENTION = {
+    f"{_ATTENTION}/query": "attention.attention.query",
+    f"{_ATTENTION}/key": "attention.attention.key",
+    f"{_ATTENTION}/value": "attention.attention.value",
+    f"{_ATTENTION}/out": "attention.output.dense",
+}
+_HF_VIT = {
+    "LayerNorm_0": "layernorm_before",
+    "LayerNorm_2": "layernorm_after",
+    **_HF_ATTENTION,
+    "MlpBlock_3/Dense_0": "intermediate.dense",
+    "MlpBlock_3/Dense_1": "output.dense",
+}
+_NORM_MLP = {
+    "LayerNorm_0": "norm1",
+    "LayerNorm_2": "norm2",
+    "MlpBlock_3/Dense_0": "mlp.fc1",
+    "MlpBlock_3/Dense_1": "mlp.fc2",
+}
+_TIMM_ATTENTION = {
+    f"{_ATTENTION}/query": "attn.qkv#0",
+    f"{_ATTENTION}/key": "attn.qkv#1",
+    f"{_ATTENTION}/value": "attn.qkv#2",
+    f"{_ATTENTION}/out": "attn.proj",
+}
+_HF_SCALES = "layer_scale{}.lambda1"
+_HF_DROPPED = r"(classifier|cls_classifier|distillation_classifier|pooler|decoder|lm_head)\..*|"
+_HF_DROPPED += r"embeddings\.(mask_token|distillation_token)"
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("Google .npz", _google_names(), False, r"(head|pre_logits)/.*"),
+    # transformers' ViT, DeiT and MAE models; their LayerNorm epsilon is 1e-12.
+    Layout(
+        "Hugging Face ViT",
+        _torch_names(_HF_OUTER, "encoder.layer.{}.", _HF_VIT, _HF_SCALES),
+        True,
+        _HF_DROPPED,
+        layer_norm_eps=1e-12,
+        distillation="embeddings.distillation_token",
+    ),
+    Layout(
+        "Hugging Face Dinov2",
+        _torch_names(_HF_OUTER, "encoder.layer.{}.", {**_NORM_MLP, **_HF_ATTENTION}, _HF_SCALES),
+        True,
+        _HF_DROPPED,
+    ),
+    # timm, and the original DeiT, MAE and DINOv2 files, whose naming it shares.
+    Layout(
+        "timm ViT",
+        _torch_names(
+            _outer("cls_token", "pos_embed", "patch_embed.proj", "norm"),
+            "blocks.{}.",
+            {**_NORM_MLP, **_TIMM_ATTENTION},
+            "ls{}.gamma",
+        ),
+        True,
+        r"(head|head_dist|pre_logits)\..*|mask_token|dist_token|decoder_.*",
+        distillation="dist_token",
+    ),
+)
+
+
+def find_layout(names: Iterable[str]) -> tuple[Layout, str] | None:
+    """The layout of a file with these tensors, and what its names start with ('vit.', 'module.').
+
+    A layout is known by its patch embedding and the first block's first norm.
+    """
+    names = set(names)
+    for layout in LAYOUTS:
+        norm = layout.tensor(f"{_BLOCK}LayerNorm_0/scale", 0)[0]
+        for name in names:
+            prefix = name.removesuffix(layout.patch)
+            if prefix != name and prefix + norm in names:
+                return layout, prefix
+    return None
+
+
+def unknown_tensors(layout: Layout, prefix: str, names: Iterable[str], used: set[str]) -> list[str]:
+    """Tensors of the ViT that nothing was read from: the file holds another architecture.
+
+    With a prefix, what lies outside of it is a head or a decoder.
+    """
+    left = [n.removeprefix(prefix) for n in names if n.startswith(prefix) and n not in used]
+    return sorted(name for name in left if not re.fullmatch(layout.dropped, name))

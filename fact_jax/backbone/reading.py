@@ -1,0 +1,173 @@
+"""From a file's tensors to our parameters, each shape checked before its data are read."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fact_jax.backbone.config import VARIANTS, ViTConfig
+from fact_jax.backbone.layouts import Layout
+from fact_jax.backbone.tensor_files import TensorFile
+from fact_jax.errors import UserError
+
+_GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
+
+
+class Reader:
+    """Turns a file's tensors into our parameters, checking each shape before it is read."""
+
+    def __init__(self, file: TensorFile, layout: Layout, prefix: str, config: ViTConfig):
+        self.file, self.layout, self.prefix, self.config = file, layout, prefix, config
+        self.used: set[str] = set()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        if self.prefix + name not in self.file.shapes:
+            raise UserError(
+                f"Weights file {self.file.path}, read as {self.layout.title}, holds no tensor "
+                f"{self.prefix + name!r}. Use a complete file."
+            )
+        return self.file.shapes[self.prefix + name]
+
+    def _distilled(self) -> bool:
+        return self.prefix + (self.layout.distillation or "?") in self.file.shapes
+
+    def image_size(self) -> int:
+        """Side of the images, in pixels, that the file's position table was made for."""
+        rows = (*self.shape(self.layout.table), 0, 0)[1] - 1 - self._distilled()
+        grid = round(max(rows, 0) ** 0.5)
+        if grid == 0 or grid * grid != rows:
+            raise UserError(
+                f"Weights file {self.file.path}: the position table {self.layout.table!r} is "
+                f"[{_text(self.shape(self.layout.table))}]; expected a row for the class token and "
+                "one for each patch of a square image."
+            )
+        return grid * self.config.patch_size
+
+    def check_variant(self) -> None:
+        """Says which variant a file holds, if it is not the one wanted."""
+        c, layout = self.config, self.layout
+        shape = self.shape(layout.patch)
+        if len(shape) != 4:
+            raise UserError(
+                f"Weights file {self.file.path}: {layout.patch!r} is [{_text(shape)}]; expected "
+                "four axes."
+            )
+        width, patch = (shape[0], shape[2]) if layout.torch else (shape[3], shape[0])
+        depth = 0
+        while self._has("LayerNorm_0/scale", depth):
+            depth += 1
+        found = (patch, width, depth, self._has("LayerScale_0", 0))
+        if found == (c.patch_size, c.width, c.depth, c.layer_scale):
+            return
+        fits = [
+            name
+            for name, v in VARIANTS.items()
+            if (v.patch_size, v.width, v.depth, v.layer_scale) == found
+        ]
+        with_, without = "with LayerScale", "without LayerScale"
+        raise UserError(
+            f"Weights file {self.file.path} holds a ViT of patch size {patch}, width {width} and "
+            f"{depth} blocks {with_ if found[3] else without}"
+            f"{f' ({fits[0]})' if fits else ''}; expected patch size {c.patch_size}, width "
+            f"{c.width} and {c.depth} blocks {with_ if c.layer_scale else without}. Set the "
+            "variant that fits the file."
+        )
+
+    def _has(self, parameter: str, layer: int) -> bool:
+        name, _ = self.layout.tensor(f"Transformer/encoderblock/{parameter}", layer)
+        return self.prefix + name in self.file.shapes
+
+    def leaf(self, keys, struct: jax.ShapeDtypeStruct) -> jax.Array:
+        """Our parameter at this place of the tree, as float32."""
+        parameter = "/".join(str(k.key) for k in keys)
+        if "encoderblock" not in parameter:
+            return jnp.asarray(self._read(parameter, None, struct.shape))
+        out = np.empty(struct.shape, np.float32)
+        for layer in range(self.config.depth):
+            out[layer] = self._read(parameter, layer, struct.shape[1:])
+        return jnp.asarray(out)
+
+    def _read(self, parameter: str, layer: int | None, shape: tuple[int, ...]) -> np.ndarray:
+        name, part = self.layout.tensor(parameter, layer)
+        stored = self.shape(name)
+        accepted = [self._stored_shape(parameter, shape, part)]
+        if not self.layout.torch:  # heads apart, as published, or together
+            accepted.insert(0, split_heads(parameter, shape, self.config))
+        if stored not in accepted:
+            raise UserError(
+                f"Weights file {self.file.path}: tensor {self.prefix + name!r} is "
+                f"[{_text(stored)}]; expected [{_text(accepted[0])}]. Set the variant that fits "
+                "the file, or use a complete file."
+            )
+        self.used.add(self.prefix + name)
+        tensor = self.file.read(self.prefix + name)
+        if tensor.dtype.kind not in "fV" or tensor.dtype.itemsize == 1:
+            raise UserError(
+                f"Weights file {self.file.path}: tensor {self.prefix + name!r} is of type "
+                f"{tensor.dtype}; expected floating-point numbers."
+            )
+        if part is not None:
+            tensor = np.split(tensor, 3)[part]
+        if parameter.endswith("pos_embedding") and self._distilled():
+            warnings.warn(
+                f"{self.file.path}: the distillation token and its position are dropped; features "
+                "are those of the class token.",
+                stacklevel=2,
+            )
+            self.used.add(self.prefix + self.layout.distillation)
+            tensor = np.delete(tensor, 1, axis=1)
+        if self.layout.torch and parameter.endswith("kernel"):
+            tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
+        return tensor.astype(np.float32).reshape(shape)
+
+    def _stored_shape(self, parameter: str, shape: tuple[int, ...], part) -> tuple[int, ...]:
+        """The shape in which the file's layout stores a parameter that we store as `shape`."""
+        if parameter.endswith("pos_embedding"):
+            return (1, shape[1] + self._distilled(), shape[2])
+        if not self.layout.torch:
+            return shape
+        if parameter.endswith("kernel"):
+            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+        return shape if part is None else (3 * shape[0], *shape[1:])
+
+
+def split_heads(parameter: str, shape: tuple[int, ...], config: ViTConfig) -> tuple[int, ...]:
+    """The shape in which Google's files store a block's parameter that we store as `shape`."""
+    heads = (config.num_heads, config.width // config.num_heads)
+    if "MultiHeadDotProductAttention_1" not in parameter or parameter.endswith("out/bias"):
+        return shape
+    return (*heads, config.width) if "/out/" in parameter else (*shape[:-1], *heads)
+
+
+def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> dict[str, Any]:
+    """What the file's kind and a config.json beside it say of the forward pass."""
+    path = file.path.parent / "config.json"
+    settings: dict[str, Any] = {"layer_norm_eps": layout.layer_norm_eps}
+    if not (layout.title.startswith("Hugging Face") and path.is_file()):
+        return settings
+    try:
+        stated = json.loads(path.read_text())
+        heads = stated.get("num_attention_heads", config.num_heads)
+        act = stated.get("hidden_act", "gelu")
+        settings["layer_norm_eps"] = float(stated.get("layer_norm_eps", layout.layer_norm_eps))
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        raise UserError(f"{path} is not the config of a checkpoint ({error}).") from error
+    if heads != config.num_heads:
+        raise UserError(
+            f"{path} says {heads} attention heads; the variant has {config.num_heads}. Set the "
+            "variant that fits the file."
+        )
+    if act not in _GELU:
+        raise UserError(
+            f"{path} says that the MLP's function is {act!r}; known here: {', '.join(_GELU)}."
+        )
+    return {**settings, "gelu": _GELU[act]}
+
+
+def _text(shape) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,299 @@
+"""Every kind of weight file gives the same parameters; wrong and hostile files are refused.
+
+The names of the files' tensors are written out here once more, as they stand in published files
+(google/vit-base-patch16-224-in21k, facebook/dinov2-small, timm/vit_base_patch16_224,
+facebook/deit-base-distilled-patch16-224, facebook/vit-mae-base); tests/parity reads files that
+transformers and timm themselves have written.
+"""
+
+import json
+import re
+import struct
+import tracemalloc
+import zipfile
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fact_jax import UserError, get_variant, load_vit
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import checksum, write_npz
+
+VARIANT = "vit_ti16"
+ENCODER = "Transformer/encoderblock/"
+ATTENTION = ENCODER + "MultiHeadDotProductAttention_1/"
+
+
+def flat(base):
+    leaves = jax.tree_util.tree_leaves_with_path(base)
+    return {"/".join(str(k.key) for k in keys): np.asarray(value) for keys, value in leaves}
+
+
+@pytest.fixture(scope="module")
+def base():
+    """Random everything: zeros and ones would hide a swapped bias or gain."""
+    rng = np.random.default_rng(0)
+    structs = jax.eval_shape(lambda: init_base(get_variant(VARIANT), jax.random.key(0)))
+    return jax.tree.map(lambda s: rng.normal(size=s.shape).astype("float32"), structs)
+
+
+def torch_tensors(base, outer, block, inner):
+    """Linear layers transposed and the patch embedding [d, 3, y, x], as PyTorch has them."""
+    arrays = flat(base)
+    out = {}
+    for ours, theirs in outer.items():
+        out[theirs] = arrays[ours]
+        if ours == "embedding/kernel":
+            out[theirs] = arrays[ours].transpose(3, 2, 0, 1)
+    for ours, theirs in inner.items():
+        for i, value in enumerate(arrays[ENCODER + ours]):
+            out[block.format(i) + theirs] = value.T if ours.endswith("kernel") else value
+    return {k: np.ascontiguousarray(v) for k, v in out.items()}
+
+
+def with_leaves(modules):
+    """kernel/scale -> weight, bias -> bias."""
+    out = {}
+    for ours, theirs in modules.items():
+        first = "scale" if "LayerNorm" in ours else "kernel"
+        out |= {f"{ours}/{first}": f"{theirs}.weight", f"{ours}/bias": f"{theirs}.bias"}
+    return out
+
+
+def hf_vit(base):
+    outer = {
+        "cls": "embeddings.cls_token",
+        "Transformer/posembed_input/pos_embedding": "embeddings.position_embeddings",
+        "embedding/kernel": "embeddings.patch_embeddings.projection.weight",
+        "embedding/bias": "embeddings.patch_embeddings.projection.bias",
+        "Transformer/encoder_norm/scale": "layernorm.weight",
+        "Transformer/encoder_norm/bias": "layernorm.bias",
+    }
+    attention = "MultiHeadDotProductAttention_1/"
+    modules = {
+        "LayerNorm_0": "layernorm_before",
+        "LayerNorm_2": "layernorm_after",
+        attention + "query": "attention.attention.query",
+        attention + "key": "attention.attention.key",
+        attention + "value": "attention.attention.value",
+        attention + "out": "attention.output.dense",
+        "MlpBlock_3/Dense_0": "intermediate.dense",
+        "MlpBlock_3/Dense_1": "output.dense",
+    }
+    return torch_tensors(base, outer, "encoder.layer.{}.", with_leaves(modules))
+
+
+def timm(base):
+    outer = {
+        "cls": "cls_token",
+        "Transformer/posembed_input/pos_embedding": "pos_embed",
+        "embedding/kernel": "patch_embed.proj.weight",
+        "embedding/bias": "patch_embed.proj.bias",
+        "Transformer/encoder_norm/scale": "norm.weight",
+        "Transformer/encoder_norm/bias": "norm.bias",
+    }
+    modules = {
+        "LayerNorm_0": "norm1",
+        "LayerNorm_2": "norm2",
+        "MultiHeadDotProductAttention_1/out": "attn.proj",
+        "MlpBlock_3/Dense_0": "mlp.fc1",
+        "MlpBlock_3/Dense_1": "mlp.fc2",
+    }
+    tensors = torch_tensors(base, outer, "blocks.{}.", with_leaves(modules))
+    arrays = flat(base)
+    for i in range(12):
+        parts = [arrays[f"{ATTENTION}{n}/kernel"][i].T for n in ("query", "key", "value")]
+        tensors[f"blocks.{i}.attn.qkv.weight"] = np.concatenate(parts)
+        parts = [arrays[f"{ATTENTION}{n}/bias"][i] for n in ("query", "key", "value")]
+        tensors[f"blocks.{i}.attn.qkv.bias"] = np.concatenate(parts)
+    # safetensors stores an array's memory as it lies.
+    return {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+
+
+def same(base, path, **changes):
+    model, read = load_vit(VARIANT, path, **changes)
+    jax.tree.map(np.testing.assert_array_equal, read, base)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(read)} == {"float32"}
+    return model
+
+
+def test_hugging_face_vit_model(base, tmp_path):
+    extra = {"pooler.dense.weight": np.ones((192, 192)), "pooler.dense.bias": np.ones(192)}
+    save_file({**hf_vit(base), **extra}, tmp_path / "model.safetensors")
+    assert same(base, tmp_path / "model.safetensors").config.layer_norm_eps == 1e-12
+    settings = {"layer_norm_eps": 1e-5, "hidden_act": "gelu_new", "num_attention_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    config = same(base, tmp_path).config  # the folder
+    assert (config.layer_norm_eps, config.gelu) == (1e-5, "tanh")
+    assert same(base, tmp_path, gelu="exact").config.gelu == "exact"
+    for name, value in (("num_attention_heads", 6), ("hidden_act", "relu"), ("layer_norm_eps", "")):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, name: value}))
+        with pytest.raises(UserError, match="config.json"):
+            load_vit(VARIANT, tmp_path)
+
+
+def test_a_classifier_or_a_decoder_around_the_vit_is_dropped(base, tmp_path):
+    tensors = {f"vit.{k}": v for k, v in hf_vit(base).items()}
+    tensors |= {"classifier.weight": np.ones((5, 192)), "classifier.bias": np.ones(5)}
+    tensors["decoder.decoder_pos_embed"] = np.ones((1, 197, 32))
+    save_file(tensors, tmp_path / "model.safetensors")
+    same(base, tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_timm_with_fused_qkv(base, tmp_path, prefix):
+    extra = {"head.weight": np.ones((5, 192)), "head.bias": np.ones(5)}
+    tensors = {prefix + k: v for k, v in {**timm(base), **extra}.items()}
+    save_file(tensors, tmp_path / "timm.safetensors")
+    assert same(base, tmp_path / "timm.safetensors").config.layer_norm_eps == 1e-6
+
+
+@pytest.mark.parametrize("kind", ["hf", "timm"])
+def test_the_distillation_token_of_deit_is_dropped_with_a_warning(base, tmp_path, kind):
+    make, token, table = {
+        "hf": (hf_vit, "embeddings.distillation_token", "embeddings.position_embeddings"),
+        "timm": (timm, "dist_token", "pos_embed"),
+    }[kind]
+    tensors = make(base)
+    tensors[token] = np.ones((1, 1, 192), np.float32)
+    tensors[table] = np.insert(tensors[table], 1, 7.0, axis=1)
+    save_file(tensors, tmp_path / "deit.safetensors")
+    with pytest.warns(UserWarning, match="distillation token"):
+        same(base, tmp_path / "deit.safetensors")
+
+
+def test_a_sharded_checkpoint(base, tmp_path):
+    tensors = hf_vit(base)
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2]}
+    shards["model-00002-of-00002.safetensors"] = names[1::2]
+    for shard, inside in shards.items():
+        save_file({k: tensors[k] for k in inside}, tmp_path / shard)
+    index = {"weight_map": {k: shard for shard, inside in shards.items() for k in inside}}
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    same(base, tmp_path)
+    same(base, path)
+
+    def refused(weight_map, match):
+        path.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(UserError, match=match):
+            load_vit(VARIANT, tmp_path)
+
+    refused({**index["weight_map"], "x": "../secret.safetensors"}, r"\.\./secret")
+    refused({**index["weight_map"], "x": "model-3.safetensors"}, "not beside it")
+    refused({**index["weight_map"], "x": "model-00001-of-00002.safetensors"}, "it does not")
+    refused([1], "not the index")
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="not the index"):
+        load_vit(VARIANT, tmp_path)
+
+
+def test_half_precisions(base, tmp_path):
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        half = jax.tree.map(lambda x, d=dtype: x.astype(d), base)
+        exact = jax.tree.map(lambda x: x.astype(np.float32), half)
+        save_file(timm(half), tmp_path / "half.safetensors")
+        same(exact, tmp_path / "half.safetensors")
+        write_npz(tmp_path / "half.npz", get_variant(VARIANT), half, dtype)  # bfloat16 as |V2
+        same(exact, tmp_path / "half.npz")
+
+
+def test_the_checksum_is_that_of_the_numbers_whatever_the_file(base, tmp_path):
+    save_file(timm(base), tmp_path / "timm.safetensors")
+    write_npz(tmp_path / "google.npz", get_variant(VARIANT), base)
+    sums = {checksum(load_vit(VARIANT, path)[1]) for path in tmp_path.iterdir()}
+    assert sums == {checksum(base)}
+    tensors = timm(base)
+    tensors["blocks.11.mlp.fc2.bias"][-1] += 1e-6 * abs(tensors["blocks.11.mlp.fc2.bias"][-1])
+    save_file(tensors, tmp_path / "other.safetensors")
+    assert checksum(load_vit(VARIANT, tmp_path / "other.safetensors")[1]) not in sums
+
+
+def refused(path, match, variant=VARIANT):
+    with pytest.raises(UserError, match=match) as error:
+        load_vit(variant, path)
+    assert path.name in str(error.value)
+
+
+def test_wrong_variants_and_architectures_are_named(base, tmp_path):
+    path = tmp_path / "m.safetensors"
+    tensors = timm(base)
+    save_file(tensors, path)
+    refused(path, r"width 192 and 12 blocks.*\(vit_ti16\); expected.*width 768", "vit_b16")
+    save_file({**tensors, "blocks.0.attn.q_norm.weight": np.ones(64)}, path)
+    refused(path, "does not have.*q_norm")
+    save_file({**tensors, "fc_norm.weight": np.ones(192)}, path)
+    refused(path, "does not have.*fc_norm")
+    del tensors["blocks.7.mlp.fc2.bias"]
+    save_file(tensors, path)
+    refused(path, "no tensor 'blocks.7.mlp.fc2.bias'")
+    tensors = timm(base)
+    tensors["blocks.7.mlp.fc2.weight"] = tensors["blocks.7.mlp.fc2.weight"].T.copy()
+    save_file(tensors, path)
+    refused(path, re.escape("is [768, 192]; expected [192, 768]"))
+    save_file({**timm(base), "pos_embed": np.ones((1, 196, 192))}, path)
+    refused(path, "position table.*a row for the class token")
+    save_file({**timm(base), "norm.bias": np.ones(192, np.int32)}, path)
+    refused(path, "of type int32; expected floating-point")
+    renamed = {k.replace("mlp", "ffn"): v for k, v in timm(base).items()}
+    save_file(renamed, path)
+    refused(path, r"no tensor 'blocks.0.mlp.fc1")
+    save_file({"a": np.ones(3)}, path)
+    refused(path, "not a ViT in a layout known here.*Hugging Face ViT.*it holds a")
+
+
+def test_damaged_safetensors(base, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(timm(base), path)
+    content = path.read_bytes()
+    for cut in (4, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        refused(path, "truncated")
+    path.write_bytes(struct.pack("<Q", 2**62) + content[8:])
+    refused(path, "damaged")
+    header = b'{"cls_token":{"dtype":"F32","shape":[1,1,4000000000],"data_offsets":[0,4]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    refused(path, "damaged")
+
+
+def npy(shape, dtype="<f4"):
+    text = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def test_zip_bombs_are_refused_without_being_read(base, tmp_path):
+    """100 MB a member of zeros, a few KB compressed; nothing of that size may be allocated."""
+    path = tmp_path / "bomb.npz"
+    write_npz(path, get_variant(VARIANT), base)
+    members = {
+        "head/kernel.npy": npy((25_000_000,)) + b"\0" * 100_000_000,  # never needed, never read
+        "cls.npy": npy((1, 1, 25_000_000)) + b"\0" * 100_000_000,  # another shape
+    }
+    longer = {"cls.npy": npy((1, 1, 192)) + b"\0" * 100_000_000}  # more than its header says
+    with zipfile.ZipFile(path) as old:
+        content = {name: old.read(name) for name in old.namelist()}
+    for wrong, match in ((members, r"expected \[1, 1, 192\]"), (longer, "not the size")):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+            for name, data in {**content, **wrong}.items():
+                new.writestr(name, data)
+        tracemalloc.start()
+        refused(path, match)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+        tracemalloc.stop()
+    with zipfile.ZipFile(path, "w") as new:  # a header that claims more than there is
+        for name, data in {**content, "cls.npy": npy((1, 1, 192))}.items():
+            new.writestr(name, data)
+    refused(path, "not the size")
+
+
+def test_folders_without_one_clear_file(base, tmp_path):
+    with pytest.raises(UserError, match="found: none"):
+        load_vit(VARIANT, tmp_path)
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file(timm(base), tmp_path / name)
+    with pytest.raises(UserError, match="a.safetensors, b.safetensors"):
+        load_vit(VARIANT, tmp_path)
