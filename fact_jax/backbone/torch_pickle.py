@@ -1,0 +1,240 @@
+"""The pickle programs of PyTorch's files, interpreted without executing anything.
+
+A pickle can call any function, so Python's unpickler is not used: `run` knows the few opcodes and
+the few globals that tensors need, and refuses the rest. It calls nothing, and its memory is bounded
+by the limits below. (The unpickler's is not: its memo is an array that one opcode can make
+gigabytes long.) Format: torch/serialization.py, torch/_utils.py (`_rebuild_tensor_v2`).
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+# A ViT-H with its optimiser's state needs about 60,000 opcodes.
+_MAX_OPCODES, _MAX_TENSORS, _MAX_DEPTH, _MAX_NAME, _MAX_DIMENSIONS = 1_000_000, 50_000, 16, 500, 16
+
+STORAGES: dict[str, np.dtype] = {
+    "torch FloatStorage": np.dtype(np.float32),
+    "torch DoubleStorage": np.dtype(np.float64),
+    "torch HalfStorage": np.dtype(np.float16),
+    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch LongStorage": np.dtype(np.int64),
+    "torch IntStorage": np.dtype(np.int32),
+    "torch ShortStorage": np.dtype(np.int16),
+    "torch CharStorage": np.dtype(np.int8),
+    "torch ByteStorage": np.dtype(np.uint8),
+    "torch BoolStorage": np.dtype(np.bool_),
+}
+TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
+# Namespace: the arguments that training scripts store beside the weights; they are skipped.
+ORDERED_DICT, _NAMESPACE = "collections OrderedDict", "argparse Namespace"
+_GLOBALS = {*STORAGES, TENSOR, _PARAMETER, ORDERED_DICT, _NAMESPACE}
+
+
+class _Global(NamedTuple):
+    name: str
+
+
+class _Skipped(NamedTuple):
+    """A value that is not needed, such as an argparse.Namespace."""
+
+
+class Storage(NamedTuple):
+    dtype: np.dtype
+    key: str
+    numel: int
+
+
+class Tensor(NamedTuple):
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+
+class Refused(Exception):
+    """What is wrong with the pickle program, as the rest of a sentence."""
+
+
+def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of nested dicts and lists; other leaves are left out.
+
+    A program can make a container hold another many times, or itself: hence the limits.
+    """
+    seen: set[str] = set()
+    budget = _MAX_OPCODES  # containers' entries visited
+    stack = [(value, "", 0)]
+    while stack:
+        value, name, depth = stack.pop()
+        if isinstance(value, Tensor):
+            if name in seen:
+                raise Refused(f"holds two tensors named {name!r}")
+            seen.add(name)
+            if len(seen) > _MAX_TENSORS:
+                raise Refused(f"holds more than {_MAX_TENSORS:,} tensors")
+            yield name, value
+            continue
+        if isinstance(value, dict):
+            entries = list(value.items())
+        elif type(value) in (list, tuple):
+            entries = list(enumerate(value))
+        else:
+            continue
+        budget -= len(entries)
+        if depth == _MAX_DEPTH or budget < 0:
+            raise Refused("holds containers nested too deeply or in a circle")
+        for key, child in reversed(entries):
+            child_name = f"{name}.{key}" if depth else str(key)
+            if len(child_name) > _MAX_NAME:
+                raise Refused(f"holds a name of more than {_MAX_NAME} characters")
+            stack.append((child, child_name, depth + 1))
+    if not seen:
+        raise Refused("holds no tensors")
+
+
+def run(program: bytes) -> Any:
+    """The value that a pickle program stands for, calling nothing. Raises Refused."""
+    machine = _Machine()
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+            if opcode.name == "STOP":
+                return machine.pop()
+            action = _ACTIONS.get(opcode.name)
+            if action is None:
+                raise Refused(f"uses the pickle opcode {opcode.name}, which tensors do not need")
+            if count == _MAX_OPCODES:
+                raise Refused(f"has a pickle of more than {_MAX_OPCODES:,} opcodes")
+            action(machine, argument)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(f"has a damaged pickle ({type(error).__name__}: {reason})") from error
+    raise Refused("has a pickle without an end")
+
+
+class _Machine:
+    """A pickle's stack, the marks into it, and the memo: a dict, which grows by what is put in."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        return self.stack.pop()
+
+    def mark(self, _: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def pop_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    def get(self, index: int) -> None:
+        self.push(self.memo[index])
+
+    def tuple_of(self, count: int) -> None:
+        self.push(tuple(self.pop() for _ in range(count))[::-1])
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        _need(isinstance(target, dict), "items set on something that is no dict")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            # Only these: hashing nested tuples can take for ever.
+            _need(type(key) in (str, int), "a dict key that is neither text nor integer")
+            target[key] = value
+
+    def extend(self, values: list[Any]) -> None:
+        _need(type(self.stack[-1]) is list, "elements added to something that is no list")
+        self.stack[-1].extend(values)
+
+    def find(self, name: str) -> None:
+        if name not in _GLOBALS:
+            shown = name.replace(" ", ".")[:100]
+            raise Refused(f"names {shown!r}, which is code and not part of a tensor")
+        self.push(_Global(name))
+
+    def storage(self, _: Any) -> None:
+        tag, kind, key, _location, numel = self.pop()
+        _need(tag == "storage" and isinstance(kind, _Global), "a reference to no storage")
+        _need(type(key) is str and type(numel) is int and numel >= 0, "an ill-formed storage")
+        self.push(Storage(STORAGES[kind.name], key, numel))
+
+    def reduce(self, _: Any) -> None:
+        arguments, function = self.pop(), self.pop()
+        _need(isinstance(function, _Global) and type(arguments) is tuple, "a call of no function")
+        if function.name == TENSOR:
+            self.push(_tensor(*arguments[:4]))
+        elif function.name == _PARAMETER:
+            _need(isinstance(arguments[0], Tensor), "a parameter of no tensor")
+            self.push(arguments[0])
+        else:
+            _need(function.name == ORDERED_DICT and not arguments, f"a call of {function.name}")
+            self.push({})
+
+    def new_object(self, _: Any) -> None:
+        arguments, kind = self.pop(), self.pop()
+        _need(kind == _Global(_NAMESPACE) and arguments == (), "an object of an unexpected class")
+        self.push(_Skipped())
+
+    def build(self, _: Any) -> None:
+        """An object's attributes: `_metadata` of a state dict, the content of a Namespace."""
+        self.pop()
+        target = self.stack[-1]
+        _need(isinstance(target, dict | _Skipped), "attributes of an unexpected object")
+
+
+def _need(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Refused(f"has a pickle with {otherwise}")
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
+    _need(isinstance(storage, Storage), "a tensor without storage")
+    for numbers in (shape, strides, (offset,)):
+        sound = type(numbers) is tuple and all(type(n) is int and n >= 0 for n in numbers)
+        _need(sound, "a tensor whose shape, strides or offset are not whole numbers from 0 on")
+    _need(len(shape) == len(strides) <= _MAX_DIMENSIONS, "a tensor whose strides miss its shape")
+    return Tensor(storage, offset, shape, strides)
+
+
+_ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "PROTO": lambda machine, _: None,
+    "MARK": _Machine.mark,
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
+    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.extend(machine.pop_mark()),
+    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
+    "GLOBAL": _Machine.find,
+    "BINPERSID": _Machine.storage,
+    "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.new_object,
+    "BUILD": _Machine.build,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
+    **dict.fromkeys(
+        ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _Machine.push
+    ),
+}
