@@ -65,7 +65,8 @@ SITES: dict[str, tuple[str, str]] = {
 def dropout(x: Array, rate: float | Array, key: Array) -> Array:
     """Inverted dropout with a rate that may be traced."""
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - jnp.asarray(rate, x.dtype)), 0)
+    # In float32: bfloat16's 1 - 0.1 is 0.17 % off, the same way in every layer.
+    return jnp.where(keep, x / (1.0 - jnp.asarray(rate, jnp.float32)), 0).astype(x.dtype)
 
 
 def adapted_dense(

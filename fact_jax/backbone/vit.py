@@ -90,7 +90,7 @@ class Block(nn.Module):
             if self.train:  # stochastic depth: drop the branch for whole images
                 keep = 1.0 - drop_path_rate
                 mask = jax.random.bernoulli(self.make_rng("dropout"), keep, (y.shape[0], 1, 1))
-                y = jnp.where(mask, y / keep.astype(y.dtype), 0)
+                y = jnp.where(mask, y / keep, 0).astype(y.dtype)  # divided in float32
             return y
 
         attention = Attention(self.config, name="MultiHeadDotProductAttention_1")

@@ -1,0 +1,274 @@
+"""Dropout in rank space and stochastic depth, their masks read off the real forward pass.
+
+The networks here have frozen kernels of zero and biases such that every masked number appears by
+itself in the output of a layer. Letters: `l` layer, `b` image, `n` token, `g` slice of fc1, `r`
+rank. Bounds are five standard deviations of what independent draws would give.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fact_jax import Adaptation, FacTTT, LowRank, ViT, ViTConfig, features
+from fact_jax.backbone.adaptation import SITES, dropout
+from fact_jax.backbone.vit import init_base
+from fact_jax.training.evaluation import make_programs
+from fact_jax.training.mesh import make_mesh
+from fact_jax.training.trial import Hyper, epoch_key, init_trial, make_epoch, put_train_set
+
+CONFIG = ViTConfig(width=8, depth=4, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
+RANK, RATE = 4, 0.3
+
+
+def bare_base(config):
+    """All zero, but both norms of a block put out ones, whatever comes in."""
+    base = jax.tree.map(jnp.zeros_like, init_base(config, jax.random.key(0)))
+    blocks = base["Transformer"]["encoderblock"]
+    for name in ("LayerNorm_0", "LayerNorm_2"):
+        blocks[name]["bias"] += 1
+    return base, blocks
+
+
+@pytest.fixture(scope="module")
+def draw():
+    """``draw(key, rate) -> {site: array [l, b, n, g, r]}``, each number 0 or 1/(1 - rate).
+
+    Six pairs put one on every rank-r value, and the outputs' first r columns (of each slice) show
+    them. The last column carries a constant to the sites whose input is itself computed: value ->
+    output projection, fc1 -> GELU (10 stays 10) -> fc2.
+    """
+    base, blocks = bare_base(CONFIG)
+    d, depth = CONFIG.width, CONFIG.depth
+    attention, mlp = blocks["MultiHeadDotProductAttention_1"], blocks["MlpBlock_3"]
+    attention["value"]["bias"] = attention["value"]["bias"].at[:, -1].set(1.0)
+    mlp["Dense_0"]["bias"] = mlp["Dense_0"]["bias"].at[:, -1].set(10.0)
+    shown = jnp.broadcast_to(jnp.eye(RANK, d), (depth, RANK, d))
+
+    def pair(rows, columns, weight, only_last=False):
+        a = jnp.zeros((depth, rows, columns))
+        a = a.at[:, -1].set(weight) if only_last else a + weight
+        return LowRank(a, shown)
+
+    adaptation = Adaptation(
+        **{site: pair(d, RANK, 1 / d) for site in "qkv"},
+        o=pair(d, RANK, 1.0, only_last=True),
+        fc1=pair(d, 4 * RANK, 1 / d),
+        fc2=pair(4 * d, RANK, 0.1, only_last=True),
+    )
+    model = ViT(CONFIG)
+
+    @jax.jit
+    def run(key, rate):
+        images = jnp.zeros((400, 8, 8, 3))
+        _, kept = model.apply(
+            {"params": base}, images, adaptation, True, rate,
+            rngs={"dropout": key}, mutable="intermediates",
+            capture_intermediates=lambda module, _: type(module).__name__ == "Dense",
+        )  # fmt: skip
+        return kept["intermediates"]["Transformer"]["encoderblock"]
+
+    def draw(key, rate):
+        kept = run(key, jnp.float32(rate))
+        outputs = {s: kept[m][layer]["__call__"][0] for s, (m, layer) in SITES.items()}
+        return {
+            site: np.asarray(y).reshape(*y.shape[:3], -1, d)[..., :RANK]
+            for site, y in outputs.items()
+        }
+
+    return draw
+
+
+def correlation(x, y):
+    """Of two arrays of masks, in standard deviations of that of independent ones."""
+    x, y = (v.ravel() - v.mean() for v in (x, y))
+    return float(x @ y / np.sqrt((x @ x) * (y @ y)) * np.sqrt(x.size))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_rank_space_masks_have_the_right_shape_rate_and_scaling(draw, site):
+    masks = draw(jax.random.key(0), RATE)[site]
+    groups = 4 if site == "fc1" else 1
+    assert masks.shape == (CONFIG.depth, 400, CONFIG.num_tokens, groups, RANK)
+    kept = masks > 0
+    np.testing.assert_allclose(masks, np.where(kept, 1 / (1 - RATE), 0), rtol=1e-5)
+    sigma = np.sqrt(RATE * (1 - RATE) / kept.size)
+    assert abs(kept.mean() - (1 - RATE)) < 5 * sigma
+    assert abs(masks.mean() - 1) < 5 * sigma / (1 - RATE)  # the expectation is undropped
+    # Of every layer, token, slice and rank-r value, not only on average.
+    each = kept.mean(axis=1)
+    assert np.abs(each - (1 - RATE)).max() < 5 * np.sqrt(RATE * (1 - RATE) / kept.shape[1])
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_rank_space_masks_are_independent_along_every_axis(draw, site):
+    """Layers, images, tokens, the slices of fc1, and the rank-r values."""
+    kept = draw(jax.random.key(1), RATE)[site] > 0
+    for axis, size in enumerate(kept.shape):
+        for shift in range(1, min(size, 4)):
+            first, second = (
+                np.take(kept, range(start, size - shift + start), axis) for start in (0, shift)
+            )
+            assert abs(correlation(first, second)) < 5, (axis, shift)
+
+
+def test_rank_space_masks_are_independent_between_sites_and_keys(draw):
+    """Two steps have two keys; the same key gives the same masks."""
+    now, again, later = (draw(jax.random.key(i), RATE) for i in (2, 2, 3))
+    for site in SITES:
+        np.testing.assert_array_equal(now[site], again[site])
+        assert abs(correlation(now[site] > 0, later[site] > 0)) < 5
+        for other in SITES:
+            if other != site:
+                first, second = (now[s][..., 0, :] > 0 for s in (site, other))
+                assert abs(correlation(first, second)) < 5, (site, other)
+
+
+def test_nothing_is_dropped_at_rate_0(draw):
+    for site, masks in draw(jax.random.key(4), 0.0).items():
+        np.testing.assert_allclose(masks, 1.0, rtol=1e-6, err_msg=site)
+
+
+@pytest.fixture(scope="module")
+def depth_masks():
+    """``(key, rate) -> [l, b, n, 2]``: what attention (0) and MLP (1) add in each block.
+
+    Both branches put out their bias, a one in a column of its own, and every block's output is
+    the sum so far.
+    """
+    base, blocks = bare_base(CONFIG)
+    attention, mlp = blocks["MultiHeadDotProductAttention_1"], blocks["MlpBlock_3"]
+    attention["out"]["bias"] = attention["out"]["bias"].at[:, 0].set(1.0)
+    mlp["Dense_1"]["bias"] = mlp["Dense_1"]["bias"].at[:, 1].set(1.0)
+    model = ViT(CONFIG)
+
+    @jax.jit
+    def run(key, rate):
+        _, kept = model.apply(
+            {"params": base}, jnp.zeros((2000, 8, 8, 3)), None, True, 0.0, rate,
+            rngs={"dropout": key}, mutable="intermediates",
+        )  # fmt: skip
+        return kept["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]
+
+    def draw(key, rate):
+        tokens = np.asarray(run(key, jnp.float32(rate)))
+        return np.diff(tokens, axis=0, prepend=0)[..., :2]
+
+    return draw
+
+
+def test_stochastic_depth_drops_branches_of_whole_images_at_linear_rates(depth_masks):
+    rate, depth = 0.6, CONFIG.depth
+    masks = depth_masks(jax.random.key(0), rate)
+    assert np.ptp(masks, axis=2).max() < 1e-5  # all tokens of an image alike
+    masks = masks[:, :, 0]
+    for layer in range(depth):
+        keep = 1 - rate * layer / (depth - 1)
+        kept = masks[layer] > 0.5
+        np.testing.assert_allclose(masks[layer], np.where(kept, 1 / keep, 0), rtol=1e-5, atol=1e-5)
+        sigma = np.sqrt(keep * (1 - keep) / kept.shape[0])
+        assert np.all(np.abs(kept.mean(axis=0) - keep) <= 5 * sigma), layer
+    assert np.all(masks[0] == 1)  # 0 -> p: the first block is never dropped
+
+
+def test_stochastic_depth_draws_branches_layers_images_and_steps_apart(depth_masks):
+    now, later = (depth_masks(jax.random.key(i), 0.6)[1:, :, 0] > 0.5 for i in (1, 2))
+    for layer in range(len(now)):
+        attention, mlp = now[layer].T
+        assert abs(correlation(attention, mlp)) < 5
+        for branch in range(2):
+            drawn = now[layer, :, branch]
+            assert abs(correlation(drawn[1:], drawn[:-1])) < 5
+            assert abs(correlation(drawn, later[layer, :, branch])) < 5
+            for other in range(layer):
+                assert abs(correlation(drawn, now[other, :, branch])) < 5
+                assert abs(correlation(drawn, now[other, :, 1 - branch])) < 5
+
+
+def random_setup(small_vit):
+    model, base = small_vit
+    method = FacTTT(4)
+    factors = method.init(jax.random.key(0), model.config)
+    factors["V"] = jax.random.normal(jax.random.key(1), factors["V"].shape)
+    return model, base, method, factors
+
+
+def test_without_a_key_the_rates_do_not_act(small_vit, images):
+    model, base, method, factors = random_setup(small_vit)
+    adaptation = method.adaptation(factors, model.config)
+    plain = features(model, base, images, adaptation)
+    np.testing.assert_array_equal(
+        plain, features(model, base, images, adaptation, dropout_rate=0.9, drop_path_rate=0.9)
+    )
+    rates = dict(dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0))
+    two_path = features(model, base, images, adaptation, key=jax.random.key(2), **rates)
+    np.testing.assert_allclose(two_path, plain, rtol=1e-4, atol=1e-5)
+    rates = dict(dropout_rate=jnp.float32(0.3), drop_path_rate=jnp.float32(0.3))
+    dropped = features(model, base, images, adaptation, key=jax.random.key(2), **rates)
+    assert np.abs(dropped - plain).max() > 0.1
+
+
+def test_the_evaluation_programs_draw_no_random_number(small_vit):
+    model, base, method, factors = random_setup(small_vit)
+    merged, predict = make_programs(model, method, "none")
+    head = {"kernel": jnp.zeros((24, 3)), "bias": jnp.zeros(3)}
+    uint8 = jnp.zeros((2, 16, 16, 3), jnp.uint8)
+    texts = [
+        str(jax.make_jaxpr(merged)(base, factors, 1.0)),
+        str(jax.make_jaxpr(predict)(base, head, 3, uint8)),
+    ]
+    assert not any("random" in text or "threefry" in text for text in texts)
+    trained = jax.make_jaxpr(lambda key: features(model, base, uint8 / 255.0, key=key))
+    assert "random_bits" in str(trained(jax.random.key(0)))  # the word to look for
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3)])
+def test_each_training_step_and_epoch_has_its_own_masks(small_vit, rates):
+    """All images are one image, and nothing is learnt: the losses differ by the masks alone."""
+    model, base, method, factors = random_setup(small_vit)
+    mesh = make_mesh(4, jax.devices()[:1])
+    program = make_epoch(model, method, "none", 4, mesh)
+    image = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3)).astype(np.uint8)
+    data = put_train_set(np.repeat(image, 24, 0), np.zeros(24, np.int32), 3, 24, mesh)
+    hyper = Hyper(*map(jnp.float32, (0, 0, 1, *rates)))
+    losses = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        state = init_trial(model, method, 0, 3, 3)
+        trainable = {**state.trainable, "factors": jax.tree.map(jnp.copy, factors)}  # donated
+        state = dataclasses.replace(state, trainable=trainable)
+        losses.extend(np.asarray(program(base, state, data, hyper, epoch_key(seed, epoch))[1]))
+    assert len(losses) == 18
+    if rates == (0.0, 0.0):
+        np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+    else:
+        gaps = np.diff(np.sort(losses))
+        # Of 3 blocks only two are ever dropped: two steps may well drop as much.
+        assert np.sum(gaps > 1e-5) >= (17 if rates[0] else 12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_keeps_the_expectation_to_the_fourth_digit(dtype):
+    """In bfloat16, 1 - 0.1 is 0.8984: dividing by that would add 0.17 %."""
+    x = jax.random.uniform(jax.random.key(0), (200_000,), minval=1.0, maxval=2.0).astype(dtype)
+    y = dropout(x, jnp.float32(0.1), jax.random.key(1))
+    assert y.dtype == x.dtype
+    kept = np.asarray(y) != 0
+    ratio = np.asarray(y, np.float64)[kept].sum() / np.asarray(x, np.float64)[kept].sum()
+    assert ratio == pytest.approx(1 / 0.9, rel=1e-4)
+
+
+def test_stochastic_depth_in_bfloat16_divides_by_the_true_probability():
+    """0.9 again, in the second of two blocks, whose MLP branch adds 1.5."""
+    config = CONFIG.replace(depth=2, dtype="bfloat16")
+    base, blocks = bare_base(config)
+    bias = blocks["MlpBlock_3"]["Dense_1"]["bias"]
+    blocks["MlpBlock_3"]["Dense_1"]["bias"] = bias.at[1].add(1.5)
+    _, kept = ViT(config).apply(
+        {"params": base}, jnp.zeros((50, 8, 8, 3)), None, True, 0.0, jnp.float32(0.1),
+        rngs={"dropout": jax.random.key(0)}, mutable="intermediates",
+    )  # fmt: skip
+    tokens = kept["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]
+    nearest = 1.6640625  # to 1.5 / 0.9; 1.5 / 0.8984 would give 1.671875
+    assert set(np.unique(np.asarray(tokens[1, ..., 1], np.float32))) == {0.0, nearest}
