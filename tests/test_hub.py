@@ -1,0 +1,108 @@
+"""``hf:owner/name`` through huggingface_hub itself, against a hub of our own on loopback."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save
+from test_weight_files import timm
+
+from fact_jax import get_variant
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import checksum
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOAD = """
+import sys
+from fact_jax import UserError, load_vit
+from fact_jax.backbone.weights import checksum
+try:
+    print(checksum(load_vit("vit_ti16", sys.argv[1])[1]))
+except UserError as error:
+    print("error:", error)
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What a download asks a hub for: a repository's list of files, and its files."""
+
+    files: dict[str, bytes]
+    served: list[str]
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        name = path.rsplit("/", 1)[1]
+        if path == "/api/models/owner/vit/revision/main":
+            siblings = [{"rfilename": name} for name in self.files]
+            self.answer({"id": "owner/vit", "sha": COMMIT, "siblings": siblings})
+        elif path == f"/api/models/owner/vit/tree/{COMMIT}":
+            sizes = {name: len(content) for name, content in self.files.items()}
+            listed = [{"type": "file", "path": n, "size": s, "oid": n} for n, s in sizes.items()]
+            self.answer(listed)
+        elif path == f"/owner/vit/resolve/{COMMIT}/{name}" and name in self.files:
+            if self.command == "GET":
+                self.served.append(name)
+            self.answer(self.files[name])
+        else:
+            self.answer(b"", 404, {"X-Error-Code": "RepoNotFound"})
+
+    do_HEAD = do_GET
+
+    def answer(self, body, status=200, headers=None):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        etag = hashlib.sha1(body).hexdigest()
+        sent = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": len(body)}
+        for key, value in {**sent, **(headers or {})}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def base():
+    return init_base(get_variant("vit_ti16"), jax.random.key(0))
+
+
+def load(name, env):
+    command = [sys.executable, "-c", LOAD, name]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_a_repository_is_fetched_once_and_used_without_a_network(base, tmp_path):
+    Hub.files = {
+        "README.md": b"not wanted",
+        "pytorch_model.bin": b"not wanted: there are safetensors",
+        "config.json": b"{}",
+        "model.safetensors": save(timm(jax.tree.map(np.asarray, base))),
+    }
+    Hub.served = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    env["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    assert load("hf:owner/vit", env) == checksum(base)
+    assert load("hf:owner/vit@main", env) == checksum(base)
+    assert sorted(Hub.served) == ["config.json", "model.safetensors"]
+    assert "RepositoryNotFound" in load("hf:owner/none", env)
+    server.shutdown()
+    server.server_close()
+    assert load("hf:owner/vit", env) == checksum(base)
+    answer = load("hf:owner/none", env)
+    assert answer.startswith("error:")
+    assert "hf:owner/none" in answer
+    assert "give the folder's path" in answer
+    assert "expected hf:owner/name" in load("hf:a/b/c", env)
