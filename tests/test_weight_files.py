@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fact_jax import UserError, get_variant, load_vit
+from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import checksum, write_npz
 
@@ -190,6 +191,20 @@ def test_a_sharded_checkpoint(base, tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(UserError, match="not the index"):
         load_vit(VARIANT, tmp_path)
+
+
+def test_pytorch_files(base, tmp_path):
+    """timm's and the original DeiT, MAE and DINOv2 files: {'model': state_dict}, or a plain one."""
+    mae = {**timm(base), "mask_token": np.ones((1, 1, 128)), "decoder_embed.bias": np.ones(128)}
+    (tmp_path / "mae.pth").write_bytes(torch_bytes({f"model.{k}": v for k, v in mae.items()}))
+    same(base, tmp_path / "mae.pth")
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(torch_bytes(hf_vit(base)))
+    same(base, folder)
+    content = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+    refused(folder / "pytorch_model.bin", "truncated")
 
 
 def test_half_precisions(base, tmp_path):
