@@ -1,0 +1,33 @@
+"""`compare`: asserts a relative error and reports it in a table at the end of `make parity`."""
+
+from __future__ import annotations
+
+import pytest
+from stored.cases import relative_errors
+
+_MEASURED: list[tuple[str, str, float, float]] = []
+
+
+@pytest.fixture
+def compare(request, record_property):
+    """``compare(actual, expected, bound)`` of two dicts of arrays, float32 relative errors."""
+
+    def compare(actual: dict, expected: dict, bound: float) -> None:
+        errors = relative_errors(actual, expected)
+        for name, error in errors.items():
+            record_property(name, error)
+        worst = max(errors, key=lambda name: errors[name])
+        _MEASURED.append((request.node.nodeid.rpartition("/")[2], worst, errors[worst], bound))
+        assert errors[worst] <= bound, f"relative errors {errors}; the bound is {bound}"
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _MEASURED:
+        return
+    terminalreporter.section("largest relative error of each comparison: max|a - b| / max|b|")
+    width = max(len(name) for name, *_ in _MEASURED)
+    for name, array, error, bound in _MEASURED:
+        line = f"{name:{width}}  {error:.1e}  (bound {bound:.0e}, {array})"
+        terminalreporter.write_line(line)
