@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fact_jax.data import cache, checks, images, mock, prepare
+from fact_jax.data import cache, checks, images, labels, mock, prepare
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 
@@ -94,6 +94,16 @@ class TaskData:
             "resize": "PIL bicubic, aspect ratio not kept",
             "jpeg_quality": settings.jpeg_quality,
         }
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes where the label is one stored class, None where it is a formula."""
+        label = self.task.label
+        if getattr(label, "func", label) is not labels.plain:
+            return None
+        (path,) = self.task.label_features
+        names = getattr(self._builder.info.features[path], "names", None)
+        return None if names is None else list(names)
 
     def size(self, split: str, limit: int | None = None) -> int:
         """Number of examples of a split, at most `limit` (an upper bound for mocked data)."""

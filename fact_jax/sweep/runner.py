@@ -226,16 +226,16 @@ class Runner:
         trainable["head"] = {k: v[..., : task.num_classes] for k, v in trainable["head"].items()}
         fields = {
             "task": cell.task,
-            "num_classes": task.num_classes,
+            "class_names": self.data(cell.task).class_names,
             "variant": self.config.variant,
             "weights_sha256": self.weights_sha256,
             "image_size": self.config.image_size,
             "normalisation": self.config.normalisation,
-            "gelu": self.config.gelu,
+            "jpeg_quality": self.config.jpeg_quality or None,
             "protocol": cell.settings["protocol"],
         }
         method = dataclasses.replace(cell.method, scale=scale)
-        content = to_bytes(method, trainable, fields)
+        content = to_bytes(method, trainable, self.model.config, fields)
         self.store.write_factors(cell.name, content)
         result = {
             "cell": cell.name,

@@ -1,63 +1,205 @@
-"""Factor files: a task's factors and head as safetensors, with what is needed to use them."""
+"""Factor files: a task's factors and head as safetensors, with all that is needed to use them.
+
+Tensors are `factors/...` as the method names them, `head/kernel` [d, classes] and `head/bias`; the
+metadata are JSON texts. docs/files.md lists the keys. The released PyTorch code's own files are
+read through the same function (reference.py).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.tuning.method import Method
 
+FORMAT_VERSION = 1
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+
 
 class TrainedTask(NamedTuple):
-    """What a factor file holds; ``method.adaptation(factors, config)`` uses the trained scale."""
+    """What a factor file holds; ``method.adaptation(factors, config)`` uses the trained scale.
+
+    ``metadata["vit"]`` has the shape of the ViT that it was trained for (`ViTConfig`'s fields).
+    """
 
     method: Method
     factors: dict[str, jax.Array]
     head: dict[str, jax.Array]  # kernel [d, classes], bias [classes]
     metadata: dict[str, Any]
+    path: Path
+
+    @property
+    def num_classes(self) -> int:
+        return self.head["bias"].shape[0]
 
 
-def to_bytes(method: Method, trainable: dict, metadata: dict[str, Any]) -> bytes:
-    """safetensors of {"factors": ..., "head": ...}, names joined by '/'; metadata as JSON."""
+def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[str, Any]) -> bytes:
+    """The file of {"factors": ..., "head": ...}, trained on a ViT of this config.
+
+    `metadata` are further JSON-able entries: variant, weights_sha256, task, class_names,
+    image_size, normalisation, jpeg_quality, protocol.
+    """
     from safetensors.numpy import save
 
+    import fact_jax
     from fact_jax.tuning import METHODS
 
     name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
-    metadata = {"method": name, "method_settings": dataclasses.asdict(method), **metadata}
-    tensors = {
-        "/".join(str(k.key) for k in keys): np.ascontiguousarray(value)
-        for keys, value in jax.tree_util.tree_leaves_with_path(trainable)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "method": name,
+        "method_settings": dataclasses.asdict(method),
+        "vit": dataclasses.asdict(config),
+        "num_classes": trainable["head"]["bias"].shape[0],
+        "versions": {m.__name__: m.__version__ for m in (fact_jax, jax, flax)},
+        **metadata,
     }
+    tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in _flat(trainable).items()}
     return save(tensors, metadata={k: json.dumps(v) for k, v in metadata.items()})
 
 
-def load_factors(path: str) -> TrainedTask:
-    """Reads a factor file of ours. Raises UserError if it is missing or something else."""
+def load_factors(
+    path: str | os.PathLike, method: str | None = None, scale: float | None = None
+) -> TrainedTask:
+    """Reads a factor file: one of ours, or a `.pt` of the released PyTorch code.
+
+    A `.pt` does not say its scale, so `scale` is needed for it ('method', "tt" or "tk", is seen in
+    its names); ours say both. Raises UserError if the file is missing, damaged or something else;
+    names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
+    """
+    from fact_jax.tuning.reference import read_reference
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"Factor file {path} does not exist."
+            if not path.is_dir()
+            else f"{path} is a folder; give one factor file of it."
+        )
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or path.suffix in TORCH_SUFFIXES:
+        return read_reference(path, method, scale)
+    if method is not None or scale is not None:
+        raise UserError(
+            f"{path} is no PyTorch file: it says its method and scale itself. Leave out --method "
+            "and --scale."
+        )
+    return _read(path)
+
+
+def _read(path: Path) -> TrainedTask:
     from safetensors import SafetensorError, safe_open
 
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            method, expected = _expected(metadata)
+            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            check_tensors(
+                path,
+                {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in found.items()},
+                {name: (shape, "F32") for name, shape in expected.items()},
+            )
+            tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
+            for name in expected:
+                group, _, leaf = name.partition("/")
+                tree[group][leaf] = jnp.asarray(file.get_tensor(name))
+    except (
+        *(SafetensorError, OSError, KeyError, TypeError, AttributeError),
+        *(ValueError, ArithmeticError, RecursionError),
+    ) as error:
+        if isinstance(error, UserError) and str(path) in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{path} is not a factor file of fact-jax, or a damaged one ({type(error).__name__}: "
+            f"{reason}). Give one from a work directory's factors/ folder."
+        ) from error
+    for name, value in _flat(tree).items():
+        if not np.isfinite(value).all():
+            raise UserError(f"Factor file {path}: tensor {name!r} has non-finite numbers.")
+    return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
+
+
+def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
+    """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
     from fact_jax.tuning import METHODS
 
-    if not epath.Path(path).exists():
-        raise UserError(f"Factor file {path} does not exist.")
-    tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
-    try:
-        with safe_open(path, "numpy") as f:
-            metadata = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
-            for name in f.keys():  # noqa: SIM118
-                group, _, leaf = name.partition("/")
-                tree[group][leaf] = jnp.asarray(f.get_tensor(name))
-        method = METHODS[metadata["method"]](**metadata["method_settings"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    if (version := metadata["format_version"]) != FORMAT_VERSION:
+        raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
+    method = METHODS[metadata["method"]](**metadata["method_settings"])
+    if not math.isfinite(method.scale):
+        raise ValueError(f"scale {method.scale}")
+    config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
+    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
+    head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
+    return method, {**shapes, **head}
+
+
+def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """UserError naming the tensors that are missing, unknown, or of another shape or dtype."""
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is unknown" for name in found if name not in expected]
+    faults += [
+        f"{name} is {found[name]}, expected {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if faults:
+        more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise UserError(
-            f"{path} is not a factor file of fact-jax ({type(error).__name__}: {error}). Give one "
-            "from a work directory's factors/ folder."
-        ) from error
-    return TrainedTask(method, tree["factors"], tree["head"], metadata)
+            f"Factor file {path} does not hold what it should: {'; '.join(faults[:4])}{more}. "
+            "Fetch or make it again."
+        )
+
+
+def check_fits(
+    task: TrainedTask, config: ViTConfig, base_checksum: str | None, any_weights: bool = False
+) -> None:
+    """Raises UserError if the factors do not belong to a ViT of this config and checksum.
+
+    `base_checksum` is ``fact_jax.backbone.weights.checksum(base)``. `any_weights` lets other
+    weights of the same shape pass, as does a file that does not say which it was trained on.
+    """
+    trained = task.metadata["vit"]
+    fields = ("width", "depth", "mlp_dim")
+    if any(trained[f] != getattr(config, f) for f in fields):
+        words = "width {width}, {depth} blocks and an MLP of {mlp_dim}"
+        raise UserError(
+            f"Factor file {task.path} was trained for {words.format(**trained)}"
+            f"{_of(task.metadata.get('variant'))}; the base has "
+            f"{words.format(**dataclasses.asdict(config))}. Give the variant and weights that it "
+            "was trained on."
+        )
+    wanted = task.metadata.get("weights_sha256")
+    if not any_weights and wanted and base_checksum != wanted:
+        raise UserError(
+            f"Factor file {task.path} was trained on other weights: their checksum is "
+            f"{wanted[:16]}..., the base's {str(base_checksum)[:16]}.... Give the weights that it "
+            "was trained on, or --any_weights if you want these."
+        )
+
+
+def _of(variant: str | None) -> str:
+    return f" ({variant})" if variant else ""
+
+
+def _flat(tree: dict) -> dict[str, Any]:
+    """Leaves by their names joined by '/'."""
+    return {
+        "/".join(str(k.key) for k in keys): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
