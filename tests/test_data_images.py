@@ -5,15 +5,17 @@ import threading
 import time
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from fact_jax.data import images
 
 
-def encoded(image, kind="PNG"):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -44,29 +46,161 @@ def resample_rows(array, size):
     return np.clip(np.round(np.einsum("oi,i...->o...", weights, array)), 0, 255)
 
 
+def numpy_bicubic(image, size):
+    """[size, size, 3]: horizontal pass, then vertical, as PIL has it."""
+    across = resample_rows(image.transpose(1, 0, 2).astype(float), size).transpose(1, 0, 2)
+    return resample_rows(across, size)
+
+
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (96, 96), (32, 32), (47, 230)])
 def test_resize_is_antialiased_bicubic_without_keeping_the_aspect_ratio(height, width):
-    """Against numpy: horizontal pass, then vertical; one grey level for fixed-point rounding."""
+    """Against numpy; one grey level for PIL's fixed-point rounding."""
     image = picture(height, width)
     ours = images.decode(encoded(image), 224)
-    across = resample_rows(image.transpose(1, 0, 2).astype(float), 224).transpose(1, 0, 2)
-    theirs = resample_rows(across, 224)
     assert ours.shape == (224, 224, 3)
     assert ours.dtype == np.uint8
-    assert np.abs(ours - theirs).max() <= 1
+    assert np.abs(ours - numpy_bicubic(image, 224)).max() <= 1
+
+
+# First and last channel of a 6 x 9 picture made 4 x 4 and 7 x 7 by Pillow 11.0, 12.0 and 13.0,
+# resize((s, s), Image.Resampling.BICUBIC).
+PILLOW = {
+    4: [
+        [[51, 159, 90, 130], [139, 135, 98, 169], [137, 138, 153, 180], [91, 135, 118, 168]],
+        [[154, 105, 158, 125], [121, 130, 98, 127], [78, 100, 122, 98], [111, 97, 136, 126]],
+    ],
+    7: [
+        [
+            [7, 73, 145, 188, 18, 89, 163],
+            [32, 117, 210, 80, 104, 195, 87],
+            [141, 134, 125, 127, 49, 162, 174],
+            [139, 185, 106, 170, 113, 113, 247],
+            [91, 185, 115, 174, 166, 154, 199],
+            [113, 88, 94, 173, 80, 198, 139],
+            [119, 44, 201, 114, 133, 82, 240],
+        ],
+        [
+            [206, 148, 52, 136, 227, 131, 67],
+            [185, 53, 127, 186, 68, 134, 188],
+            [118, 146, 122, 146, 97, 70, 174],
+            [46, 174, 78, 97, 128, 32, 161],
+            [9, 141, 69, 109, 140, 71, 126],
+            [38, 152, 99, 122, 180, 135, 63],
+            [117, 123, 108, 28, 153, 138, 151],
+        ],
+    ],
+}
+
+
+@pytest.mark.parametrize("size", PILLOW)
+def test_pixels_are_those_that_every_allowed_pillow_gives(size):
+    y, x, c = np.mgrid[:6, :9, :3]
+    image = ((y * y * 37 + x * 53 + c * 91 + x * y * 11) % 256).astype(np.uint8)
+    ours = images.decode(encoded(image), size)
+    np.testing.assert_array_equal(ours[..., ::2].transpose(2, 0, 1), PILLOW[size])
+
+
+PALETTE = np.array([[10, 20, 30], [200, 100, 0], [0, 255, 0], [90, 9, 250]], np.uint8)
+
+
+def stored_files(height, width):
+    """{name: (bytes, RGB that they stand for)}; None: what PIL decodes from the JPEG."""
+    rng = np.random.default_rng(height)
+    rgb, grey = picture(height, width), picture(height, width, channels=1)
+    alpha = rng.integers(0, 256, (height, width, 1), dtype=np.uint8)
+    index = rng.integers(0, 4, (height, width), dtype=np.uint8)
+    palette = Image.fromarray(index, "P")
+    palette.putpalette(PALETTE.ravel().tolist())
+    deep = rng.integers(0, 2**16, (height, width)).astype(np.uint16)
+    deep[: height // 2] //= 256  # 16 bits a pixel, half of them small values
+    bits = rng.integers(0, 2, (height, width)).astype(bool)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: to be shown turned by a right angle
+
+    def three(array):
+        return np.stack([array] * 3, axis=-1)
+
+    return {
+        "rgb.png": (encoded(rgb), rgb),
+        "grey.png": (encoded(grey), three(grey)),
+        "palette.png": (encoded(palette), PALETTE[index]),
+        "palette with transparency.png": (encoded(palette, transparency=1), PALETTE[index]),
+        "grey and alpha.png": (encoded(np.dstack([grey, alpha])), three(grey)),
+        "rgb and alpha.png": (encoded(np.dstack([rgb, alpha])), rgb),
+        # PIL clips 16-bit grey: it does not scale it.
+        "16 bits.png": (encoded(deep), three(np.minimum(deep, 255).astype(np.uint8))),
+        "1 bit.png": (encoded(bits), three(bits * np.uint8(255))),
+        "palette.gif": (encoded(palette, "GIF"), PALETTE[index]),
+        "transparent.gif": (encoded(palette, "GIF", transparency=2), PALETTE[index]),
+        "lossless.webp": (encoded(rgb, "WEBP", lossless=True), rgb),
+        "rgb.jpg": (encoded(rgb, "JPEG"), None),
+        "grey.jpg": (encoded(grey, "JPEG"), None),
+        "turned.jpg": (encoded(rgb, "JPEG", exif=turned), None),
+        "cmyk.jpg": (encoded(Image.fromarray(np.dstack([rgb, alpha]), "CMYK"), "JPEG"), None),
+    }
+
+
+@pytest.mark.xfail(
+    int(PIL.__version__.split(".")[0]) >= 13,
+    strict=True,
+    reason="Pillow 13 (its pull request 9549) resizes down first if that shrinks more than across",
+)
+@pytest.mark.parametrize(("height", "width"), [(500, 333), (150, 61)])
+def test_tall_pictures_are_resized_across_first_as_for_the_published_numbers(height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for size in (224, 98):
+        ours = images.decode(encoded(image), size)
+        assert np.abs(ours - numpy_bicubic(image, size)).max() <= 2
+
+
+NAMES = list(stored_files(8, 8))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47), (17, 230)])
+def test_every_kind_of_file_becomes_what_pil_makes_of_it(name, height, width):
+    """Bit-equal with PIL, up and down; and bicubic in numpy of the colours meant, but for ties."""
+    data, meant = stored_files(height, width)[name]
+    for size in (224, 98, 20):
+        with Image.open(io.BytesIO(data)) as file:
+            theirs = np.asarray(file.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        ours = images.decode(data, size)
+        np.testing.assert_array_equal(ours, theirs)
+        if meant is not None:
+            error = np.abs(ours - numpy_bicubic(meant, size))
+            assert error.max() <= 2
+            assert (error > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith(".jpg")])
+def test_colours_are_exact_at_the_native_size(name):
+    data, meant = stored_files(32, 32)[name]
+    np.testing.assert_array_equal(images.decode(data, 32), meant)
+
+
+def test_exif_rotation_is_not_applied():
+    """As in FacT's loader; Image.open keeps the stored orientation."""
+    files = stored_files(60, 60)
+    turned, plain = (images.decode(files[name][0], 60) for name in ("turned.jpg", "rgb.jpg"))
+    np.testing.assert_array_equal(turned, plain)
+    assert b"Exif" in files["turned.jpg"][0]
+    assert np.any(plain != np.rot90(plain, -1))
+
+
+def test_cmyk_jpeg_is_converted_by_pils_simple_formula():
+    """R = (255 - K) - C (255 - K) / 255, without a colour profile."""
+    data = stored_files(40, 40)["cmyk.jpg"][0]
+    with Image.open(io.BytesIO(data)) as file:
+        assert file.mode == "CMYK"
+        inks = np.asarray(file).astype(float)
+    left = 255 - inks[..., 3:]
+    expected = left - np.round(inks[..., :3] * left / 255)
+    np.testing.assert_array_equal(images.decode(data, 40), expected)
 
 
 def test_native_size_is_bit_equal():
     image = picture(64, 64)
     np.testing.assert_array_equal(images.decode(encoded(image), 64), image)
-
-
-def test_greyscale_palette_and_alpha_become_three_channels():
-    grey = picture(40, 40, channels=1)
-    decoded = images.decode(encoded(grey), 40)
-    np.testing.assert_array_equal(decoded, np.stack([grey] * 3, axis=-1))
-    alpha = np.dstack([picture(40, 40), np.full((40, 40), 7, np.uint8)])
-    np.testing.assert_array_equal(images.decode(encoded(alpha), 40), alpha[..., :3])
 
 
 def test_binary_pixels_are_shown_black_and_white():
