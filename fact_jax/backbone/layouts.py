@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 _BLOCK = "Transformer/encoderblock/"
 _ATTENTION = "MultiHeadDotProductAttention_1"
@@ -125,26 +126,43 @@ _TIMM_ATTENTION = {
     f"{_ATTENTION}/value": "attn.qkv#2",
     f"{_ATTENTION}/out": "attn.proj",
 }
+# What transformers 5 calls the modules themselves, and so a state dict that was not saved by it.
+_HF5_ATTENTION = {
+    f"{_ATTENTION}/query": "attention.q_proj",
+    f"{_ATTENTION}/key": "attention.k_proj",
+    f"{_ATTENTION}/value": "attention.v_proj",
+    f"{_ATTENTION}/out": "attention.o_proj",
+}
+_HF5_VIT = {
+    **_HF5_ATTENTION,
+    "LayerNorm_0": "layernorm_before",
+    "LayerNorm_2": "layernorm_after",
+    "MlpBlock_3/Dense_0": "mlp.fc1",
+    "MlpBlock_3/Dense_1": "mlp.fc2",
+}
 _HF_SCALES = "layer_scale{}.lambda1"
 _HF_DROPPED = r"(classifier|cls_classifier|distillation_classifier|pooler|decoder|lm_head)\..*|"
 _HF_DROPPED += r"embeddings\.(mask_token|distillation_token)"
 
+
+def _hugging_face(title: str, block: str, modules: Mapping[str, str], **changes) -> Layout:
+    names = _torch_names(_HF_OUTER, block, modules, _HF_SCALES)
+    return Layout(title, names, True, _HF_DROPPED, **changes)
+
+
+# transformers' ViT, DeiT and MAE models.
+_HF_CLASS: dict[str, Any] = {
+    "layer_norm_eps": 1e-12,
+    "distillation": "embeddings.distillation_token",
+}
+
 LAYOUTS: tuple[Layout, ...] = (
     Layout("Google .npz", _google_names(), False, r"(head|pre_logits)/.*"),
-    # transformers' ViT, DeiT and MAE models; their LayerNorm epsilon is 1e-12.
-    Layout(
-        "Hugging Face ViT",
-        _torch_names(_HF_OUTER, "encoder.layer.{}.", _HF_VIT, _HF_SCALES),
-        True,
-        _HF_DROPPED,
-        layer_norm_eps=1e-12,
-        distillation="embeddings.distillation_token",
-    ),
-    Layout(
-        "Hugging Face Dinov2",
-        _torch_names(_HF_OUTER, "encoder.layer.{}.", {**_NORM_MLP, **_HF_ATTENTION}, _HF_SCALES),
-        True,
-        _HF_DROPPED,
+    _hugging_face("Hugging Face ViT", "encoder.layer.{}.", _HF_VIT, **_HF_CLASS),
+    _hugging_face("Hugging Face Dinov2", "encoder.layer.{}.", {**_NORM_MLP, **_HF_ATTENTION}),
+    _hugging_face("Hugging Face ViT, transformers 5", "layers.{}.", _HF5_VIT, **_HF_CLASS),
+    _hugging_face(
+        "Hugging Face Dinov2, transformers 5", "encoder.layer.{}.", {**_NORM_MLP, **_HF5_ATTENTION}
     ),
     # timm, and the original DeiT, MAE and DINOv2 files, whose naming it shares.
     Layout(
@@ -165,14 +183,15 @@ LAYOUTS: tuple[Layout, ...] = (
 def find_layout(names: Iterable[str]) -> tuple[Layout, str] | None:
     """The layout of a file with these tensors, and what its names start with ('vit.', 'module.').
 
-    A layout is known by its patch embedding and the first block's first norm.
+    A layout is known by its patch embedding and the first block's norm and query.
     """
     names = set(names)
     for layout in LAYOUTS:
-        norm = layout.tensor(f"{_BLOCK}LayerNorm_0/scale", 0)[0]
+        signs = ("LayerNorm_0/scale", f"{_ATTENTION}/query/kernel")
+        first = {layout.tensor(_BLOCK + sign, 0)[0] for sign in signs}
         for name in names:
             prefix = name.removesuffix(layout.patch)
-            if prefix != name and prefix + norm in names:
+            if prefix != name and {prefix + sign for sign in first} <= names:
                 return layout, prefix
     return None
 
