@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fact_jax import FacTTK, FacTTT, LowRank, UserError, features, get_variant, merge
 from fact_jax.backbone.adaptation import SITES, adapted_dense
@@ -55,7 +53,7 @@ def tk_increment(factors, config, layer, site, released):
 def test_tt_increment_is_the_formula(small_config, rank, site):
     method = FacTTT(rank, scale=0.7)
     factors = random_factors(method, small_config)
-    actual = getattr(method.adaptation(factors, small_config), site).increment()
+    actual = method.adaptation(factors, small_config).site(site).increment()
     for layer in range(small_config.depth):
         expected = 0.7 * tt_increment(factors, small_config, layer, site)
         np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-5)
@@ -67,7 +65,7 @@ def test_tt_increment_is_the_formula(small_config, rank, site):
 def test_tk_increment_is_the_released_code_or_the_formula(small_config, rank, mlp_cores, site):
     method = FacTTK(rank, scale=10.0, mlp_cores=mlp_cores)
     factors = random_factors(method, small_config)
-    actual = getattr(method.adaptation(factors, small_config), site).increment()
+    actual = method.adaptation(factors, small_config).site(site).increment()
     for layer in range(small_config.depth):
         expected = 10 * tk_increment(factors, small_config, layer, site, mlp_cores == "released")
         np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-4)
@@ -153,30 +151,13 @@ def test_every_factor_has_a_gradient(small_vit, images, method):
         assert np.count_nonzero(gradient) > 0.99 * gradient.size, name
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    d=st.integers(1, 9), f=st.integers(1, 7), groups=st.integers(1, 4), r=st.integers(1, 5),
-    seed=st.integers(0, 2**31),
-)  # fmt: skip
-def test_both_paths_of_the_adapted_dense_agree(d, f, groups, r, seed):
-    """Merged (no key) and two-path (a key and rate 0) are the same function."""
-    rng = np.random.default_rng(seed)
-    x, kernel, bias, a, b = (
-        rng.normal(size=s).astype("float32")
-        for s in [(2, 3, d), (d, f * groups), (f * groups,), (d, groups * r), (r, f)]
-    )
-    pair = LowRank(jnp.asarray(a), jnp.asarray(b))
-    two_path = adapted_dense(x, kernel, bias, pair, 0.0, jax.random.key(seed))
-    np.testing.assert_allclose(adapted_dense(x, kernel, bias, pair), two_path, rtol=1e-4, atol=1e-4)
-
-
 def test_dropout_acts_on_the_rank_space():
     """With a = identity and b = identity the increment's output is the dropped rank activations."""
     rank, rate = 16, 0.25
     pair = LowRank(jnp.eye(rank), jnp.eye(rank))
     x = jnp.ones((200, 50, rank))
-    zero = jnp.zeros((rank, rank)), jnp.zeros(rank)
-    y = np.asarray(adapted_dense(x, *zero, pair, jnp.float32(rate), jax.random.key(0)))
+    zero = {"kernel": jnp.zeros((rank, rank)), "bias": jnp.zeros(rank)}
+    (y,) = map(np.asarray, adapted_dense(x, [zero], pair, jnp.float32(rate), jax.random.key(0)))
     values, counts = np.unique(y, return_counts=True)
     np.testing.assert_allclose(values, [0.0, 1 / (1 - rate)], rtol=1e-6)
     assert counts[0] / y.size == pytest.approx(rate, abs=0.01)
@@ -191,25 +172,10 @@ def test_fc1_drops_each_group_apart():
     """FacT drops all 4r values of fc1, not r values shared by its four slices."""
     pair = LowRank(jnp.ones((1, 4)), jnp.ones((1, 1)))  # r = 1, g = 4
     x = jnp.ones((4000, 1))
-    y = adapted_dense(x, jnp.zeros((1, 4)), jnp.zeros(4), pair, 0.5, jax.random.key(0))
+    zero = {"kernel": jnp.zeros((1, 4)), "bias": jnp.zeros(4)}
+    (y,) = adapted_dense(x, [zero], pair, 0.5, jax.random.key(0))
     correlation = np.corrcoef((np.asarray(y) > 0).T) - np.eye(4)
     assert np.abs(correlation).max() < 0.08
-
-
-def test_dropout_differs_between_layers_and_sites(small_vit, images, monkeypatch):
-    """Without jit the scan is a Python loop, and each dense operation shows its key."""
-    model, base = small_vit
-    keys = []
-
-    def spy(x, kernel, bias, pair=None, dropout_rate=0.0, key=None):
-        if not isinstance(key, jax.core.Tracer):
-            keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
-        return adapted_dense(x, kernel, bias, pair, dropout_rate, key)
-
-    monkeypatch.setattr("fact_jax.backbone.vit.adapted_dense", spy)
-    with jax.disable_jit():
-        features(model, base, images[:1], key=jax.random.key(0))
-    assert len(keys) == len(set(keys)) == 6 * model.config.depth
 
 
 def test_bad_settings_are_refused(small_config):

@@ -7,6 +7,7 @@ import dataclasses
 from fact_jax.errors import UserError
 
 PRECISIONS = ("default", "high", "highest")
+REMATS = ("none", "attention", "block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,10 @@ class ViTConfig:
     and the adaptation stay float32. `precision` is that of float32 matrix products: 'default' is
     the device's (one bfloat16 pass on a TPU), 'high' three passes or TensorFloat-32, 'highest'
     true float32 (docs/numerics.md).
+
+    `remat` says what the backward pass computes again in order to save memory: 'none', 'attention'
+    (scores and probabilities) or 'block' (all of a block). `unroll` writes the scan over the blocks
+    out: slower to compile, for measurements.
     """
 
     width: int
@@ -31,6 +36,8 @@ class ViTConfig:
     layer_scale: bool = False
     dtype: str = "float32"
     precision: str = "default"
+    remat: str = "none"
+    unroll: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
@@ -43,8 +50,9 @@ class ViTConfig:
             raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"precision is {self.precision!r}; expected one of {PRECISIONS}.")
+        for name, choices in (("precision", PRECISIONS), ("remat", REMATS)):
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{name} is {value!r}; expected one of {choices}.")
 
     @property
     def grid(self) -> int:

@@ -1,146 +1,282 @@
 """The Vision Transformer: frozen parameters and an adaptation go in, features come out.
 
 Parameter names are those of the Google `.npz` files, with the blocks stacked: a leaf under
-`Transformer/encoderblock` has a leading layer axis, and the forward pass is one scan over it.
-Attention kernels are stored as plain matrices [l, d, d] (heads contiguous), so that the six dense
-sites of the blocks are the paper's 12 L x d x d tensor.
+`Transformer/encoderblock` has a leading layer axis. Attention kernels are stored as plain matrices
+[l, d, d] (heads contiguous), so that the six dense sites of the blocks are the paper's 12 L x d x d
+tensor. The first and the last block stand outside the scan over the others: the first needs no
+gradient of its input, and of the last only the class token is read.
 Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 """
 
 from __future__ import annotations
 
 import contextlib
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from fact_jax.backbone.adaptation import SITES, Adaptation, adapted_dense
+from fact_jax.backbone.adaptation import (
+    RANK_VALUES,
+    SITES,
+    Adaptation,
+    LowRank,
+    adapted_dense,
+)  # fmt: skip
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.positions import resize_positions
 
 
-class Dense(nn.Module):
-    """Kernel [d, e] and bias [e] as float32 parameters; the product is `adapted_dense`."""
+class Noise(NamedTuple):
+    """Randomness of training: a key, and two rates, which may be traced; None is off."""
 
-    features: int
+    key: Array
+    dropout_rate: float | Array | None = None
+    drop_path_rate: float | Array | None = None
 
-    @nn.compact
-    def __call__(self, x, pair=None, dropout_rate=0.0, key=None):
-        kernel = self.param(
-            "kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.features)
+
+# What a block keeps for the backward pass besides its input, by the setting `remat`. All else is
+# computed again: it is elementwise, or of rank r, or a slice of the stacked weights (keeping these
+# would be a copy of the model).
+_KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
+_POLICIES = {
+    "none": jax.checkpoint_policies.save_only_these_names(*_KEPT, "probabilities"),
+    "attention": jax.checkpoint_policies.save_only_these_names(*_KEPT),
+    "block": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def _norm(config: ViTConfig, weights: dict, x: Array) -> Array:
+    """LayerNorm over the last axis, computed in float32, in x's dtype."""
+    y = x.astype(jnp.float32)
+    y = y - y.mean(axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + config.layer_norm_eps)
+    return (y * weights["scale"] + weights["bias"]).astype(x.dtype)
+
+
+@jax.custom_jvp
+def _gelu(x: Array) -> Array:
+    """Exact GELU, in float32 within. jax.nn.gelu's `erfc` costs three times the operations."""
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    y = x.astype(jnp.float32)
+    cdf = 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
+    slope = cdf + y * jnp.exp(-0.5 * y * y) * (2 * jnp.pi) ** -0.5
+    return (y * cdf).astype(x.dtype), t * slope.astype(t.dtype)
+
+
+@jax.custom_jvp
+def _softmax(scores: Array) -> Array:
+    return jax.nn.softmax(scores)
+
+
+@_softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    # jax.nn.softmax's own rule, on an array that has a name.
+    y = checkpoint_name(jax.nn.softmax(*primals), "probabilities")
+    (t,) = tangents
+    return y, y * (t - (y * t).sum(axis=-1, keepdims=True))
+
+
+def _attention(config: ViTConfig, q: Array, k: Array, v: Array) -> Array:
+    """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
+
+    Head-major: XLA's CPU code is far faster on [b, h, n, d/h].
+    """
+
+    def split(y):
+        return y.reshape(*y.shape[:2], config.num_heads, -1).swapaxes(1, 2)
+
+    scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
+    weights = _softmax(scores.astype(jnp.float32)).astype(q.dtype)
+    return (weights @ split(v)).swapaxes(1, 2).reshape(q.shape)
+
+
+def _block(
+    config: ViTConfig,
+    class_only: bool,
+    x: Array,
+    weights: dict,
+    adaptation: Adaptation,
+    noise: Noise | None,
+) -> tuple[Array, dict[str, Array]]:
+    """One pre-norm block, [b, n, d] -> [b, n, d], and the outputs of its six sites by name.
+
+    With `class_only` only the first token is put out, [b, 1, d].
+    """
+    keys = iter(() if noise is None else jax.random.split(noise.key, 8))
+    rate = None if noise is None else noise.dropout_rate
+
+    def dense(y: Array, names: tuple[str, ...], pair: LowRank | None) -> list[Array]:
+        layers = [weights[SITES[name][0]][SITES[name][1]] for name in names]
+        if noise is None:
+            return adapted_dense(y, layers, pair)
+        return adapted_dense(y, layers, pair, rate, next(keys))
+
+    def branch(y: Array, name: str) -> Array:
+        if config.layer_scale:
+            y = y * weights[name].astype(y.dtype)
+        if noise is not None and noise.drop_path_rate is not None:
+            keep = 1.0 - noise.drop_path_rate  # stochastic depth: whole images
+            mask = jax.random.bernoulli(next(keys), keep, (y.shape[0], 1, 1))
+            y = jnp.where(mask, y / keep, 0).astype(y.dtype)  # divided in float32
+        return y
+
+    y = _norm(config, weights["LayerNorm_0"], x)
+    if class_only:
+        x, first = x[:, :1], y[:, :1]
+        (q,) = dense(first, ("q",), adaptation.site("q"))
+        (k,) = dense(y, ("k",), adaptation.site("k"))
+        (v,) = dense(y, ("v",), adaptation.site("v"))
+    elif adaptation.qkv is not None:
+        q, k, v = dense(y, ("q", "k", "v"), adaptation.qkv)
+    else:
+        q, k, v = (dense(y, (name,), adaptation.site(name))[0] for name in "qkv")
+    q, k, v = (checkpoint_name(y, name) for y, name in zip((q, k, v), "qkv", strict=True))
+    attended = checkpoint_name(_attention(config, q, k, v), "attended")
+    (o,) = dense(attended, ("o",), adaptation.o)
+    x = checkpoint_name(x + branch(o, "LayerScale_0"), "middle")
+    y = _norm(config, weights["LayerNorm_2"], x)
+    (fc1,) = dense(y, ("fc1",), adaptation.fc1)
+    fc1 = checkpoint_name(fc1, "fc1")
+    y = _gelu(fc1) if config.gelu == "exact" else jax.nn.gelu(fc1)
+    (fc2,) = dense(y, ("fc2",), adaptation.fc2)
+    return x + branch(fc2, "LayerScale_1"), dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
+
+
+def _layer(tree: Any, i: int | Array) -> Any:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
+
+
+def _blocks(
+    config: ViTConfig,
+    x: Array,
+    weights: dict,
+    adaptation: Adaptation,
+    noise: Noise | None,
+    collect: bool,
+) -> tuple[Array, Any]:
+    """All blocks, [b, n, d] -> class token [b, d]; with `collect` every block's outputs as well."""
+    depth = config.depth
+    if noise is not None:
+        rate, path = noise.dropout_rate, noise.drop_path_rate
+        noise = Noise(
+            jax.random.split(noise.key, depth),
+            None if rate is None else jnp.broadcast_to(rate, depth),
+            None if path is None else jnp.linspace(0.0, 1.0, depth) * path,
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return adapted_dense(x, kernel, bias, pair, dropout_rate, key)
+
+    def run(x, i, changes, class_only=False):
+        def block(x, weights, i, *changes):
+            # A layer's weights are read inside the loop: sliced outside, they would be copied.
+            return _block(config, class_only, x, _layer(weights, i), *changes)
+
+        x, outputs = jax.checkpoint(block, policy=_POLICIES[config.remat])(x, weights, i, *changes)
+        return x, {**outputs, "tokens": x} if collect else None
+
+    def middle(x, layer):
+        i, changes = layer
+        return run(x, i, changes)
+
+    changes = (adaptation, noise)
+    if collect:
+        x, outputs = jax.lax.scan(middle, x, (jnp.arange(depth), changes), unroll=config.unroll)
+        return x[:, 0], outputs
+    if depth > 1:
+        x, _ = run(x, 0, _layer(changes, 0))
+    if depth > 2:
+        inner = jax.tree.map(lambda leaf: leaf[1:-1], changes)
+        x, _ = jax.lax.scan(middle, x, (jnp.arange(1, depth - 1), inner), unroll=config.unroll)
+    x, _ = run(x, depth - 1, _layer(changes, depth - 1), class_only=True)
+    return x[:, 0], None
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention, head-major: XLA's CPU code is far faster on [b, h, n, d/h]."""
-
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, x, dense):
-        b, n, d = x.shape
-        heads = self.config.num_heads
-
-        def split(y):
-            return y.reshape(b, n, heads, d // heads).swapaxes(1, 2)
-
-        q, k, v = (split(dense(x, Dense(d, name=SITES[s][1]), s)) for s in "qkv")
-        scores = (q * (d // heads) ** -0.5) @ k.swapaxes(-1, -2)
-        weights = jax.nn.softmax(scores.astype(jnp.float32)).astype(x.dtype)
-        out = (weights @ v).swapaxes(1, 2).reshape(b, n, d)
-        return dense(out, Dense(d, name=SITES["o"][1]), "o")
-
-
-class Mlp(nn.Module):
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, x, dense):
-        y = dense(x, Dense(self.config.mlp_dim, name=SITES["fc1"][1]), "fc1")
-        y = jax.nn.gelu(y, approximate=self.config.gelu == "tanh")
-        return dense(y, Dense(self.config.width, name=SITES["fc2"][1]), "fc2")
+def _forward(
+    config: ViTConfig,
+    base: dict,
+    images: Array,
+    adaptation: Adaptation,
+    noise: Noise | None,
+    collect: bool,
+) -> tuple[Float[Array, "b d"], Any]:
+    p, encoder = config.patch_size, base["Transformer"]
+    b, height, width, _ = images.shape
+    # A convolution whose stride is its width is a matrix product over patches.
+    x = images.astype(config.dtype).reshape(b, height // p, p, width // p, p, 3)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * 3)
+    x = x @ base["embedding"]["kernel"].reshape(p * p * 3, -1).astype(x.dtype)
+    x = x + base["embedding"]["bias"].astype(x.dtype)
+    cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
+    table = resize_positions(encoder["posembed_input"]["pos_embedding"], height // p)
+    x = jnp.concatenate([cls, x], axis=1) + table.astype(x.dtype)
+    x, outputs = _blocks(config, x, encoder["encoderblock"], adaptation, noise, collect)
+    return _norm(config, encoder["encoder_norm"], x.astype(jnp.float32)), outputs
 
 
-class Block(nn.Module):
-    """One pre-norm block; `layer` is (adaptation slice, stochastic depth rate of this layer)."""
+def _initial(config: ViTConfig) -> dict:
+    """Every parameter of a ViT as (initialiser, shape), in the layout described above."""
+    d, depth, p = config.width, config.depth, config.patch_size
+    zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
+    kernel = jax.nn.initializers.xavier_uniform(batch_axis=0)
 
-    config: ViTConfig
-    train: bool
+    def dense(rows: int, columns: int) -> dict:
+        return {"kernel": (kernel, (depth, rows, columns)), "bias": (zeros, (depth, columns))}
 
-    @nn.compact
-    def __call__(self, x, layer, dropout_rate):
-        adaptation, drop_path_rate = layer
+    def norm(*lead: int) -> dict:
+        return {"scale": (ones, (*lead, d)), "bias": (zeros, (*lead, d))}
 
-        def dense(y, module, site):
-            key = self.make_rng("dropout") if self.train else None
-            pair = getattr(adaptation, site)
-            return module(y, pair, dropout_rate, key)
-
-        def norm(y, name):
-            y = nn.LayerNorm(self.config.layer_norm_eps, dtype=jnp.float32, name=name)(y)
-            return y.astype(x.dtype)
-
-        def branch(y, name):
-            if self.config.layer_scale:
-                y = y * self.param(name, nn.initializers.ones, (y.shape[-1],)).astype(y.dtype)
-            if self.train:  # stochastic depth: drop the branch for whole images
-                keep = 1.0 - drop_path_rate
-                mask = jax.random.bernoulli(self.make_rng("dropout"), keep, (y.shape[0], 1, 1))
-                y = jnp.where(mask, y / keep, 0).astype(y.dtype)  # divided in float32
-            return y
-
-        attention = Attention(self.config, name="MultiHeadDotProductAttention_1")
-        x = x + branch(attention(norm(x, "LayerNorm_0"), dense), "LayerScale_0")
-        mlp = Mlp(self.config, name="MlpBlock_3")
-        x = x + branch(mlp(norm(x, "LayerNorm_2"), dense), "LayerScale_1")
-        self.sow("intermediates", "tokens", x)  # kept only where a caller asks for it
-        return x, None
-
-
-class Encoder(nn.Module):
-    config: ViTConfig
-
-    @nn.compact
-    def __call__(self, x, adaptation, train, dropout_rate, drop_path_rate):
-        config = self.config
-        x = x + PositionTable(config, name="posembed_input")(x).astype(x.dtype)
-        rates = jnp.linspace(0.0, 1.0, config.depth) * drop_path_rate
-        blocks = nn.scan(
-            Block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            length=config.depth,
-        )
-        x, _ = blocks(config, train, name="encoderblock")(x, (adaptation, rates), dropout_rate)
-        # The norm acts on each token alone, and only the class token is read.
-        norm = nn.LayerNorm(config.layer_norm_eps, dtype=jnp.float32, name="encoder_norm")
-        return norm(x[:, 0])
+    sites = {"q": (d, d), "k": (d, d), "v": (d, d), "o": (d, d)}
+    sites |= {"fc1": (d, config.mlp_dim), "fc2": (config.mlp_dim, d)}
+    blocks: dict[str, Any] = {"LayerNorm_0": norm(depth), "LayerNorm_2": norm(depth)}
+    for site, shape in sites.items():
+        module, layer = SITES[site]
+        blocks.setdefault(module, {})[layer] = dense(*shape)
+    if config.layer_scale:
+        blocks |= {f"LayerScale_{i}": (ones, (depth, d)) for i in (0, 1)}
+    table = (jax.nn.initializers.normal(0.02), (1, config.num_tokens, d))
+    return {
+        "cls": (zeros, (1, 1, d)),
+        "embedding": {
+            "kernel": (jax.nn.initializers.lecun_normal(), (p, p, 3, d)),
+            "bias": (zeros, (d,)),
+        },
+        "Transformer": {
+            "posembed_input": {"pos_embedding": table},
+            "encoderblock": blocks,
+            "encoder_norm": norm(),
+        },
+    }
 
 
-class PositionTable(nn.Module):
-    config: ViTConfig
+def init_base(config: ViTConfig, key: Array) -> dict:
+    """Random base parameters, float32, in the layout described above."""
+    specs, treedef = jax.tree.flatten(_initial(config), is_leaf=lambda x: isinstance(x, tuple))
 
-    @nn.compact
-    def __call__(self, x):
-        shape = (1, self.config.num_tokens, x.shape[-1])
-        table = self.param("pos_embedding", nn.initializers.normal(0.02), shape)
-        return resize_positions(table, round((x.shape[1] - 1) ** 0.5))
+    @jax.jit
+    def init(key):
+        keys = jax.random.split(key, len(specs))
+        return [fill(k, shape) for k, (fill, shape) in zip(keys, specs, strict=True)]
+
+    return jax.tree.unflatten(treedef, init(key))
 
 
 class ViT(nn.Module):
     """``ViT(config).apply({"params": base}, images, adaptation)`` gives the features.
 
     With ``train=True`` dropout in rank space and stochastic depth act, at rates that may be traced
-    numbers, and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from 0 in the
-    first block to `drop_path_rate` in the last.
+    numbers (None: off), and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from
+    0 in the first block to `drop_path_rate` in the last.
 
-    ``apply(..., mutable="intermediates")`` also returns every block's output,
-    ``["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]`` [l, b, n, d].
+    ``apply(..., mutable="intermediates")`` also returns every block's outputs, ``["intermediates"]
+    ["blocks"][0]``: "tokens" [l, b, n, d], and those of its six sites.
     """
 
     config: ViTConfig
@@ -151,22 +287,22 @@ class ViT(nn.Module):
         images: Float[Array, "b y x 3"],
         adaptation: Adaptation | None = None,
         train: bool = False,
-        dropout_rate: float | Array = 0.0,
-        drop_path_rate: float | Array = 0.0,
+        dropout_rate: float | Array | None = None,
+        drop_path_rate: float | Array | None = None,
     ) -> Float[Array, "b d"]:
         """Class-token features after the final norm, float32 [b, d], of normalised images."""
         config = self.config
-        p = config.patch_size
+        base = {
+            name: self.param(name, lambda key, n=name: init_base(config, key)[n])
+            for name in _initial(config)
+        }
+        noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate) if train else None
+        collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         with _precision(config):
-            x = nn.Conv(
-                config.width, (p, p), strides=(p, p), padding="VALID", name="embedding",
-                dtype=config.dtype,
-            )(images.astype(config.dtype))  # fmt: skip
-            x = x.reshape(x.shape[0], -1, config.width)
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, config.width)).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, config.width)), x], axis=1)
-            encoder = Encoder(config, name="Transformer")
-            return encoder(x, adaptation or Adaptation(), train, dropout_rate, drop_path_rate)
+            x, outputs = _forward(config, base, images, adaptation or Adaptation(), noise, collect)
+        if collect:
+            self.sow("intermediates", "blocks", outputs)
+        return x
 
 
 def _precision(config: ViTConfig) -> contextlib.AbstractContextManager:
@@ -183,14 +319,15 @@ def features(
     adaptation: Adaptation | None = None,
     *,
     key: Array | None = None,
-    dropout_rate: float | Array = 0.0,
-    drop_path_rate: float | Array = 0.0,
+    dropout_rate: float | Array | None = None,
+    drop_path_rate: float | Array | None = None,
 ) -> Float[Array, "b d"]:
     """Class-token features after the final norm, float32 [b, d]; images [b, y, x, 3], normalised.
 
     Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
-    multiple of the patch size: the position table is interpolated. A `key` switches dropout in
-    rank space and stochastic depth on, for training; the rates may be traced.
+    multiple of the patch size: the position table is interpolated. A `key` switches on, for
+    training, what has a rate: dropout in rank space, and stochastic depth. Rates may be traced;
+    None leaves the thing out of the program, which without dropout is cheaper.
     """
     rngs = None if key is None else {"dropout": key}
     x = model.apply(
@@ -198,10 +335,3 @@ def features(
         rngs=rngs,
     )  # fmt: skip
     return jnp.asarray(x)
-
-
-def init_base(config: ViTConfig, key: Array) -> dict:
-    """Random base parameters, float32, in the layout described above."""
-    size = config.image_size
-    model = ViT(config)
-    return jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3))))(key)["params"]

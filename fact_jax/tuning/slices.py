@@ -40,13 +40,20 @@ def assemble(
     """The adaptation whose slice s of layer l is ``scale * u @ cores[l, s] @ v``."""
     depth, s, r, _ = cores.shape
     d, g = u.shape[0], (s - 4) // 2
-    a = jnp.einsum("dr,lsrt->lsdt", u, cores, precision="highest")
     b = jnp.broadcast_to(scale * v, (depth, r, d))
-    q, k, v_, o = (LowRank(a[:, i], b) for i in range(4))
-    # fc1: [l, g, d, r] -> columns grouped by slice; fc2: rows grouped by slice.
-    fc1 = LowRank(a[:, 4 : 4 + g].swapaxes(1, 2).reshape(depth, d, g * r), b)
-    fc2 = LowRank(a[:, 4 + g :].reshape(depth, g * d, r), b)
-    return Adaptation(q=q, k=k, v=v_, o=o, fc1=fc1, fc2=fc2)
+    us = jnp.broadcast_to(u, (depth, d, r))
+
+    def columns(first: int, last: int) -> Array:  # [l, s, r, r] -> [l, r, s r]
+        return cores[:, first:last].swapaxes(1, 2).reshape(depth, r, -1)
+
+    # fc2's rows are grouped by slice: U S on each of the g parts of its input.
+    fc2 = jnp.einsum("dr,lsrt->lsdt", u, cores[:, 4 + g :], precision="highest")
+    return Adaptation(
+        qkv=LowRank(columns(0, 3), b, us),
+        o=LowRank(columns(3, 4), b, us),
+        fc1=LowRank(columns(4, 4 + g), b, us),
+        fc2=LowRank(fc2.reshape(depth, g * d, r), b),
+    )
 
 
 def init_uv(key: Array, config: ViTConfig, rank: int) -> dict[str, jax.Array]:

@@ -1,0 +1,167 @@
+"""The adapted dense operation against plain autodiff, and the work that a step does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fact_jax import FacTTT, LowRank, ViT, features, get_variant
+from fact_jax.backbone.adaptation import adapted_dense
+from fact_jax.backbone.vit import init_base
+
+
+def random_case(d, f, widths, r, inner, seed, dtype="float32"):
+    """(x, layers, pair): layers of these multiples of f columns, `inner` the rank of u or None."""
+    rng = np.random.default_rng(seed)
+
+    def array(*shape):
+        return jnp.asarray(rng.normal(size=shape).astype("float32"))
+
+    layers = [{"kernel": array(d, w * f), "bias": array(w * f)} for w in widths]
+    rows = d if inner is None else inner
+    u = None if inner is None else array(d, inner)
+    pair = LowRank(array(rows, sum(widths) * r), array(r, f), u)
+    return array(2, 3, d).astype(dtype), layers, pair
+
+
+def plain(x, layers, pair):
+    """The definition: dense increments, added and multiplied."""
+    a = pair.a if pair.u is None else pair.u @ pair.a
+    r = pair.b.shape[0]
+    increment = jnp.concatenate([p @ pair.b for p in jnp.split(a, a.shape[1] // r, 1)], axis=1)
+    kernel = jnp.concatenate([layer["kernel"] for layer in layers], axis=1) + increment
+    bias = jnp.concatenate([layer["bias"] for layer in layers])
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+def joined(function):
+    return lambda x, layers, pair, *rest: jnp.concatenate(function(x, layers, pair, *rest), -1)
+
+
+def two_path(x, layers, pair):
+    return adapted_dense(x, layers, pair, 0.0, jax.random.key(0))
+
+
+def gradients(function, x, layers, pair):
+    return jax.grad(lambda *args: jnp.sin(function(*args).astype(jnp.float32)).sum(), (0, 1, 2))(
+        x, layers, pair
+    )
+
+
+def close(actual, expected, tolerance):
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == e.dtype
+        a, e = (np.asarray(v, np.float64) for v in (a, e))
+        assert np.abs(a - e).max() <= tolerance * max(np.abs(e).max(), 1e-3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    d=st.integers(1, 9), f=st.integers(1, 7), r=st.integers(1, 5),
+    widths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    inner=st.none() | st.integers(1, 4), seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_both_forms_are_the_definition_with_all_its_gradients(d, f, r, widths, inner, seed):
+    """Of the input, of the factors, and of kernel and bias for those who train them."""
+    case = random_case(d, f, widths, r, inner, seed)
+    for form in (joined(adapted_dense), joined(two_path)):
+        close(form(*case), plain(*case), 1e-5)
+        close(gradients(form, *case), gradients(plain, *case), 1e-4)
+
+
+TRANSFORMS = {
+    "jit": lambda f: jax.jit(f),
+    "remat": lambda f: jax.checkpoint(f),
+    "vmap": lambda f: (
+        lambda x, layers, pair: jax.vmap(
+            lambda row, p: f(row[None], layers, p)[0], in_axes=(0, None)
+        )(x, pair)
+    ),
+    "vmap over trials": lambda f: (
+        lambda x, layers, pair: jax.vmap(f, in_axes=(0, None, 0))(
+            x, layers, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), pair)
+        )
+    ),
+    "scan": lambda f: (
+        lambda x, layers, pair: jax.lax.scan(
+            lambda carry, row: (carry, f(row, layers, pair)), 0, x
+        )[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [adapted_dense, two_path])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_under_transformations(name, form):
+    case = random_case(8, 5, (1, 2), 3, 2, 0)
+    transformed = TRANSFORMS[name](joined(form))
+    close(transformed(*case), plain(*case), 1e-5)
+    close(gradients(transformed, *case), gradients(plain, *case), 1e-4)
+
+
+@pytest.mark.parametrize("form", [adapted_dense, two_path])
+def test_in_bfloat16(form):
+    """bfloat16 products, float32 factors and gradients; as near as 8 bits allow."""
+    half = random_case(32, 16, (1, 1, 1), 4, 4, 0, "bfloat16")
+    full = (half[0].astype(jnp.float32), *half[1:])
+    assert joined(form)(*half).dtype == jnp.bfloat16
+    error = joined(form)(*half).astype(jnp.float32) - plain(*full)
+    assert np.abs(error).max() < 0.02 * np.abs(plain(*full)).max()
+
+    def gradient(function, case):
+        return jax.grad(lambda p: function(*case[:2], p).astype(jnp.float32).sum())(case[2])
+
+    for actual, expected in zip(
+        jax.tree.leaves(gradient(joined(form), half)),
+        jax.tree.leaves(gradient(plain, full)),
+        strict=True,
+    ):
+        assert actual.dtype == jnp.float32
+        assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
+
+
+BATCH = 8
+
+
+def step_flops(method, dropout):
+    """FLOPs per image of a ViT-B/16 training step: XLA's own count, the loops written out."""
+    config = get_variant("vit_b16").replace(unroll=True)
+    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
+    rates = dict(dropout_rate=0.1, drop_path_rate=0.1) if dropout else {}
+
+    def loss(factors, base, images):
+        adaptation, key = method.adaptation(factors, config), jax.random.key(0)
+        return (features(model, base, images, adaptation, key=key, **rates) ** 2).sum()
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(factors, base, images).compile()
+    return compiled.cost_analysis()["flops"] / BATCH
+
+
+@pytest.fixture(scope="module")
+def forward_flops():
+    """FLOPs per image of a forward pass over all tokens of all blocks, counted in the same way."""
+    config = get_variant("vit_b16").replace(unroll=True)
+    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
+
+    def forward(base, images):
+        return model.apply({"params": base}, images, mutable="intermediates")
+
+    flops = jax.jit(forward).lower(base, images).compile().cost_analysis()["flops"] / BATCH
+    n, d = config.num_tokens, config.width
+    block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
+    products = config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
+    assert products < flops < 1.05 * products  # the rest is elementwise
+    return flops
+
+
+@pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.1)])
+def test_a_step_costs_what_a_frozen_base_must_cost(forward_flops, dropout, bound):
+    """Full fine-tuning costs 3; a gradient of d x d weights would show as 2.9."""
+    ratio = step_flops(FacTTT(16), dropout) / forward_flops
+    print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
+    assert 1.5 < ratio <= bound
