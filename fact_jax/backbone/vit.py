@@ -35,6 +35,17 @@ class Dense(nn.Module):
         return adapted_dense(x, kernel, bias, pair, dropout_rate, key)
 
 
+def layer_norm(config: ViTConfig, name: str) -> nn.LayerNorm:
+    """In float32, and not by flax's default E[x^2] - E[x]^2.
+
+    That is 1e-3 wrong where a token's channels have a mean of 100 standard deviations (1e-5 at 10);
+    the variance of the centred values is as fast (tests/parity).
+    """
+    return nn.LayerNorm(
+        config.layer_norm_eps, dtype=jnp.float32, use_fast_variance=False, name=name
+    )
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, head-major: XLA's CPU code is far faster on [b, h, n, d/h]."""
 
@@ -81,8 +92,7 @@ class Block(nn.Module):
             return module(y, pair, dropout_rate, key)
 
         def norm(y, name):
-            y = nn.LayerNorm(self.config.layer_norm_eps, dtype=jnp.float32, name=name)(y)
-            return y.astype(x.dtype)
+            return layer_norm(self.config, name)(y).astype(x.dtype)
 
         def branch(y, name):
             if self.config.layer_scale:
@@ -118,8 +128,7 @@ class Encoder(nn.Module):
         )
         x, _ = blocks(config, train, name="encoderblock")(x, (adaptation, rates), dropout_rate)
         # The norm acts on each token alone, and only the class token is read.
-        norm = nn.LayerNorm(config.layer_norm_eps, dtype=jnp.float32, name="encoder_norm")
-        return norm(x[:, 0])
+        return layer_norm(config, "encoder_norm")(x[:, 0])
 
 
 class PositionTable(nn.Module):

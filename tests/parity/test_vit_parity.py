@@ -85,6 +85,20 @@ def test_logits_and_blocks(source, case, load, compare, tmp_path):
     compare(vit_outputs(model.config, base, head, images), expected, 1e-5)
 
 
+@pytest.mark.parametrize(("mean", "bound"), [(10, 5e-6), (100, 1e-4)])
+def test_tokens_with_a_large_common_mean(mean, bound, compare):
+    """A LayerNorm by E[x^2] - E[x]^2 is 1e-5 and 1e-3 away here."""
+    case = VitCase(SMALL, 16)
+    inputs = case.inputs()
+    base = inputs["base"]
+    base["Transformer"]["posembed_input"]["pos_embedding"] *= 300  # deviation 1
+    base["cls"] += mean
+    base["embedding"]["bias"] += mean
+    torch_model = torch_models.timm_vit(case.config, base, inputs["head"])
+    expected = torch_models.vit_outputs(torch_model, inputs["head"], inputs["images"])
+    compare(case.ours(**inputs), expected, bound)
+
+
 @pytest.mark.skipif(not REAL_DINOV2.exists(), reason=f"{REAL_DINOV2} is not on this machine")
 @pytest.mark.parametrize("size", [98, 224])
 def test_real_dinov2_weights(size, compare, tmp_path):
