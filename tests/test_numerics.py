@@ -10,9 +10,10 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.lax import Precision
 
+from benchmarks import numerics, numerics_accuracy
 from benchmarks.emulation import MODES, emulate
-from fact_jax import FacTTK, FacTTT, LowRank, UserError, ViT, ViTConfig, features
-from fact_jax.backbone.adaptation import adapted_dense
+from fact_jax import FacTTK, FacTTT, LowRank, UserError, ViT, ViTConfig, features, load_vit, merge
+from fact_jax.backbone.adaptation import SITES, adapted_dense
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
@@ -321,3 +322,40 @@ def test_emulation_reaches_every_default_product_of_a_training_epoch(small_vit, 
         jax.jit(emulate(epoch, mode))(*a)[1] for mode, a in zip((None, "exact"), fresh, strict=True)
     )
     np.testing.assert_allclose(plain, same, rtol=1e-6)
+
+
+# The benchmark's arithmetic (benchmarks/numerics.py, benchmarks/numerics_accuracy.py).
+
+
+def test_benchmark_scales_increments_to_the_ratio_asked_for():
+    model, base = load_vit("vit_mini")
+    images, labels = numerics.fashion(3, 32)
+    assert images.shape == (3, 32, 32, 3)
+    case = numerics.Case("", model, base, images, labels)
+    for ratio in (1.0, 2.0**-8):
+        factors = numerics.trainable_for(case, ratio)["factors"]
+        adaptation = numerics.METHOD.adaptation(factors, model.config)
+        # By the merged weights, site by site.
+        before, after = (b["Transformer"]["encoderblock"] for b in (base, merge(base, adaptation)))
+        pairs = [(before[m][n]["kernel"], after[m][n]["kernel"]) for m, n in SITES.values()]
+        squares = [(np.sum((a - b) ** 2), np.sum(b**2)) for b, a in pairs]
+        change, size = np.sum(squares, axis=0)
+        assert np.sqrt(change / size) == pytest.approx(ratio, rel=1e-3)
+    assert numerics.relative_error({"a": np.array([3.0, 4.5])}, {"a": np.array([3.0, 4.0])}) == 0.1
+
+
+def test_benchmark_pairs_equal_tasks_and_seeds():
+    def row(task, seed, trained, accuracy):
+        return {"variant": "v", "task": task, "seed": seed, "trained": trained, "evaluated": "e",
+                "merged": True, "accuracy": accuracy, "changed": 1.0}  # fmt: skip
+
+    rows = [
+        row("a", 0, "float32", 90.0), row("a", 0, "other", 91.0),
+        row("a", 1, "float32", 80.0), row("a", 1, "other", 83.0),
+        row("b", 0, "float32", 10.0), row("b", 0, "other", 10.0),
+    ]  # fmt: skip
+    first, second = numerics_accuracy.summary(rows)
+    assert (first["difference"], first["error"]) == (0.0, 0.0)
+    assert second["accuracy"] == {"a": (87.0, 4.0), "b": (10.0, None)}
+    assert second["difference"] == pytest.approx(4 / 3)
+    assert second["error"] == pytest.approx(np.std([1, 3, 0], ddof=1) / 3**0.5)
