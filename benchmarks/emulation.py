@@ -80,7 +80,8 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, way: Callable) -> 
 def _apply(equation: JaxprEqn, values: list, way: Callable) -> Sequence:
     primitive, params = equation.primitive, equation.params
     if primitive.name in _PRODUCTS:
-        return [_product(primitive, params, *values, way)]
+        x, y = values
+        return [_product(primitive, params, x, y, way)]
     if primitive.name in _INLINE:
         inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         return _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values, way)

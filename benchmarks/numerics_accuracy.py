@@ -159,8 +159,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     first = rows[0]["trained"], rows[0]["evaluated"], rows[0]["merged"]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        way = (row["trained"], row["evaluated"], row["merged"])
-        groups.setdefault((row["variant"], *way), []).append(row)
+        name = (row["variant"], row["trained"], row["evaluated"], row["merged"])
+        groups.setdefault(name, []).append(row)
     out = []
     for (variant, *way), group in groups.items():
         reference = {(r["task"], r["seed"]): r["accuracy"] for r in groups[(variant, *first)]}
