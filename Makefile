@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARITY_READY := $(VENV)/.parity-ready
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow lint clean tpu-compile
+.PHONY: quickstart test test-slow parity stored-parity lint clean tpu-compile
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
@@ -14,6 +16,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# Against PyTorch, timm and transformers; prints the measured errors.
+parity: $(PARITY_READY)
+	$(BIN)/python -m pytest tests/parity
+
+# Their outputs for `make test`, written anew.
+stored-parity: $(PARITY_READY)
+	PYTHONPATH=tests $(BIN)/python tests/parity/make_stored.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,6 +40,16 @@ $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+# PyTorch first, from the index of its CPU builds: PyPI's own brings gigabytes of CUDA. Without
+# --no-deps timm and torchvision would replace it.
+$(PARITY_READY): $(READY) requirements-parity.txt
+	$(BIN)/python -m pip install --index-url $(TORCH_INDEX) --timeout 10 --retries 0 \
+	  -c requirements-parity.txt torch \
+	  || $(BIN)/python -m pip install -c requirements-parity.txt torch
+	$(BIN)/python -m pip install -c requirements-parity.txt transformers
+	$(BIN)/python -m pip install --no-deps -r requirements-parity.txt
 	touch $@
 
 clean:

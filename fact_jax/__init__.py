@@ -5,8 +5,9 @@ from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError
+from fact_jax.serving.predict import Predictor
 from fact_jax.tuning import FacTTK, FacTTT, Linear
-from fact_jax.tuning.files import load_factors
+from fact_jax.tuning.files import check_fits, load_factors
 
 __version__ = "0.1.0"
 
@@ -17,9 +18,11 @@ __all__ = [
     "FacTTT",
     "Linear",
     "LowRank",
+    "Predictor",
     "UserError",
     "ViT",
     "ViTConfig",
+    "check_fits",
     "features",
     "get_variant",
     "load_factors",

@@ -6,6 +6,7 @@ asked for, so that a wrong or hostile file costs neither time nor memory. No pic
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from fact_jax.backbone.torch_zip import TorchZip
+from fact_jax.backbone.torch_zip import BoundedFile, TorchZip
 from fact_jax.errors import UserError
 
 _MAX_INDEX_BYTES = 32 << 20
@@ -54,9 +55,11 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
     if path.suffix == ".json":
         return ShardedFile(path)
     with path.open("rb") as f:
-        start = f.read(9)
-    if start[:2] == b"PK":
-        return _open_zip(path)
+        start = f.read(300)
+    if start[:4] == b"PK\x03\x04":  # then, from byte 30, the first member's name
+        length = int.from_bytes(start[26:28], "little")
+        npz = start[30 : 30 + length].endswith(b".npy")
+        return NpzFile(path) if npz else TorchZip(path)
     if start[8:9] == b"{":  # an 8-byte length, then a JSON header
         return SafetensorsFile(path)
     if start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin"):
@@ -82,15 +85,6 @@ def _file_in_folder(folder: Path) -> Path:
     )
 
 
-def _open_zip(path: Path) -> TensorFile:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except _DAMAGE as error:
-        raise _damaged(path, error) from error
-    return NpzFile(path) if any(name.endswith(".npy") for name in names) else TorchZip(path)
-
-
 def _damaged(path: Path, error: Exception | str) -> UserError:
     return UserError(
         f"Weights file {path} is damaged or truncated ({error}). Download it again, or name "
@@ -106,12 +100,18 @@ class NpzFile:
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
-            with zipfile.ZipFile(path) as archive:
+            with self._open() as archive:
                 for member in archive.namelist():
                     with archive.open(member) as f:
                         self.shapes[member.removesuffix(".npy")] = self._header(f, member)[0]
         except _DAMAGE as error:
             raise _damaged(path, error) from error
+
+    def _open(self) -> zipfile.ZipFile:
+        file = BoundedFile(io.FileIO(self.path))
+        archive = zipfile.ZipFile(file)
+        file.limit = self.path.stat().st_size
+        return archive
 
     def _header(self, f, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
         version = np.lib.format.read_magic(f)
@@ -128,7 +128,7 @@ class NpzFile:
     def read(self, name: str) -> np.ndarray:
         member = name + ".npy"
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(member) as f:
+            with self._open() as archive, archive.open(member) as f:
                 shape, fortran, dtype = self._header(f, member)
                 size = int(np.prod(shape, dtype=object)) * dtype.itemsize
                 data = f.read(size)

@@ -36,8 +36,11 @@ _LEGACY_START = b"\x80\x02\x8a\x0a" + pickle.encode_long(0x1950A86A20F9469CFC6C)
 _DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error)
 
 
-class _File(io.BufferedReader):
-    """A file that is never asked for more than `limit` bytes at once."""
+class BoundedFile(io.BufferedReader):
+    """A file of which no more than `limit` bytes are read at once, for zip directories.
+
+    `zipfile` reads a directory whole and makes objects of ten times its size.
+    """
 
     limit = _MAX_DIRECTORY_BYTES
 
@@ -64,7 +67,7 @@ class TorchZip:
         self.metadata: dict[str, str] = {}
         try:
             self._size = self.path.stat().st_size
-            file = _File(io.FileIO(self.path))
+            file = BoundedFile(io.FileIO(self.path))
             self._check_start(file.read(len(_LEGACY_START)))
             self._zip = zipfile.ZipFile(file)
             file.limit = self._size

@@ -24,6 +24,13 @@ from fact_jax.errors import UserError
 from fact_jax.tuning.method import Method
 
 FORMAT_VERSION = 1
+# Entries of the metadata that others than the method rely on; each may be missing or null.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("variant", "weights_sha256", "normalisation", "task"), str),
+    **dict.fromkeys(("image_size", "jpeg_quality", "num_classes"), int),
+    "class_names": list,
+}
+_MAX_METADATA = 4_000_000  # 20,000 class names are half a million characters
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
@@ -104,14 +111,16 @@ def _read(path: Path) -> TrainedTask:
 
     try:
         with safe_open(path, "numpy") as file:
-            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            texts = file.metadata() or {}
+            if sum(map(len, texts.values())) > _MAX_METADATA:
+                raise ValueError(f"metadata of more than {_MAX_METADATA:,} characters")
+            metadata = {k: json.loads(v) for k, v in texts.items()}
             method, expected = _expected(metadata)
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            check_tensors(
-                path,
-                {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in found.items()},
-                {name: (shape, "F32") for name, shape in expected.items()},
-            )
+            found: dict[str, Any] = dict.fromkeys(file.keys())
+            for name in expected.keys() & found.keys():
+                part = file.get_slice(name)
+                found[name] = (tuple(part.get_shape()), part.get_dtype())
+            check_tensors(path, found, {name: (shape, "F32") for name, shape in expected.items()})
             tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
             for name in expected:
                 group, _, leaf = name.partition("/")
@@ -140,9 +149,16 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
     if (version := metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
     method = METHODS[metadata["method"]](**metadata["method_settings"])
-    if not math.isfinite(method.scale):
-        raise ValueError(f"scale {method.scale}")
     config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
+    if not (math.isfinite(method.scale) and math.isfinite(config.layer_norm_eps)):
+        raise ValueError(f"scale {method.scale}, layer_norm_eps {config.layer_norm_eps}")
+    for key, kind in _TYPES.items():
+        value = metadata.get(key)
+        if value is not None and type(value) is not kind:
+            raise TypeError(f"{key} is {value!r}, expected {kind.__name__}")
+    names = metadata.get("class_names")
+    if names is not None and (len(names) != classes or {type(n) for n in names} - {str}):
+        raise ValueError(f"class_names are not {classes} texts")
     factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
     shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
@@ -152,7 +168,7 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
 def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """UserError naming the tensors that are missing, unknown, or of another shape or dtype."""
     faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name} is unknown" for name in found if name not in expected]
+    faults += [f"{name[:100]} is unknown" for name in found if name not in expected]
     faults += [
         f"{name} is {found[name]}, expected {expected[name]}"
         for name in expected

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from stored.cases import relative_errors
+from torch_models import import_timm
+
+import_timm()  # transformers imports torchvision, too, and needs the same preparation
 
 _MEASURED: list[tuple[str, str, float, float]] = []
 

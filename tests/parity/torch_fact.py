@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_models import nchw, timm_vit
+from torch_models import import_timm, nchw, timm_vit
 
 from fact_jax import FacTTK, FacTTT, ViTConfig
 
@@ -171,13 +171,11 @@ def train(case, base, trainable, images, labels) -> dict[str, np.ndarray]:
 
     {"losses" [steps], "U", "V", ..., "kernel", "bias"}, the latter ones after the last step.
     """
-    from timm.scheduler import CosineLRScheduler
-
     model = fact_vit(case.method, case.config, base, trainable)
     trained = [p for p in model.parameters() if p.requires_grad]
     settings = dict(case.schedule)
     optimizer = torch.optim.AdamW(trained, settings["peak"], weight_decay=case.weight_decay)
-    scheduler = CosineLRScheduler(
+    scheduler = timm_scheduler()(
         optimizer,
         t_initial=int(settings["epochs"]),
         warmup_t=int(settings["warmup_epochs"]),
@@ -199,3 +197,10 @@ def train(case, base, trainable, images, labels) -> dict[str, np.ndarray]:
         scheduler.step(epoch)
     state = {n: p for n, p in model.named_parameters() if p.requires_grad}
     return {"losses": np.array(losses, np.float32), **from_state_dict(state, case.config.depth)}
+
+
+def timm_scheduler() -> type:
+    import_timm()
+    from timm.scheduler import CosineLRScheduler
+
+    return CosineLRScheduler

@@ -22,7 +22,7 @@ import optax
 
 from fact_jax import FacTTK, FacTTT, ViT, ViTConfig, features
 from fact_jax.backbone.vit import init_base
-from fact_jax.training.mesh import make_mesh
+from fact_jax.training.mesh import make_mesh, replicated
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
@@ -138,7 +138,10 @@ def vit_outputs(config: ViTConfig, base, head, images) -> dict[str, np.ndarray]:
     x, state = run(base, images)
     logits = logits_of(head, x, head["bias"].size)
     blocks = state["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]  # [l, b, n, d]
-    return {"logits": np.asarray(logits), **{f"block{i}": np.asarray(b) for i, b in enumerate(blocks)}}
+    return {
+        "logits": np.asarray(logits),
+        **{f"block{i}": np.asarray(b) for i, b in enumerate(blocks)},
+    }
 
 
 # --- Logits and gradients of an adapted ViT
@@ -241,9 +244,12 @@ class TrainCase:
         epoch = make_epoch(ViT(self.config), self.method, "imagenet", self.batch_size, mesh)
         data = put_train_set(images, labels, self.classes, self.capacity, mesh)
         pad = self.padded_classes - self.classes
-        head = {k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, pad)]) for k, v in trainable["head"].items()}
+        head = {
+            k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, pad)]) for k, v in trainable["head"].items()
+        }
         trainable = jax.tree.map(jnp.asarray, {"factors": trainable["factors"], "head": head})
-        state, losses = TrialState(trainable, optax.scale_by_adam().init(trainable)), []
+        state = TrialState(trainable, optax.scale_by_adam().init(trainable))
+        state, losses = jax.device_put(state, replicated(mesh)), []
         for e in range(self.epochs):
             rate = learning_rate(e, **dict(self.schedule))
             hyper = Hyper(
@@ -253,7 +259,10 @@ class TrainCase:
             state, epoch_losses = epoch(base, state, data, hyper, epoch_key(self.seed, e))
             losses.append(epoch_losses[: self.examples // self.batch_size])
         head = state.trainable["head"]
-        final = {**state.trainable["factors"], **{k: v[..., : self.classes] for k, v in head.items()}}
+        final = {
+            **state.trainable["factors"],
+            **{k: v[..., : self.classes] for k, v in head.items()},
+        }
         return {"losses": np.concatenate(losses), **{k: np.asarray(v) for k, v in final.items()}}
 
 

@@ -1,0 +1,1 @@
+"""Using trained factors: prediction, and files for other code."""

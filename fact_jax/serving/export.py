@@ -1,0 +1,61 @@
+"""A trained task as a file for other code."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from fact_jax.backbone.adaptation import merge
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.torch_zip import torch_bytes
+from fact_jax.backbone.weights import checksum, write_npz
+from fact_jax.errors import UserError
+from fact_jax.tuning.files import TrainedTask, check_fits, to_bytes
+from fact_jax.tuning.reference import reference_tensors
+
+
+def torch_file(task: TrainedTask) -> bytes:
+    """The `.pt` that the released PyTorch code takes with ``load_state_dict(strict=False)``.
+
+    It holds neither scale nor rank nor preprocessing. Raises UserError if that code has no such
+    method (see `reference_tensors`).
+    """
+    vit = task.metadata["vit"]
+    if vit["mlp_dim"] != 4 * vit["width"]:
+        raise UserError(
+            f"The PyTorch code knows only MLPs of 4 x width; {task.path} was trained for an MLP "
+            f"of {vit['mlp_dim']} and width {vit['width']}. Export the merged weights as .npz."
+        )
+    return torch_bytes(reference_tensors(task.method, task.factors, task.head))
+
+
+def own_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | None) -> bytes:
+    """Our factor file of a task read from the PyTorch code's.
+
+    Its preprocessing is that code's (ImageNet normalisation, resized to the ViT's image size).
+    Without `base` the file does not say which weights it belongs to.
+    """
+    check_fits(task, config, None)
+    metadata = {
+        "source": task.metadata["source"],
+        "variant": variant,
+        "weights_sha256": None if base is None else checksum(base),
+        "image_size": config.image_size,
+        "normalisation": "imagenet",
+        "jpeg_quality": None,
+    }
+    trainable = {"factors": task.factors, "head": task.head}
+    return to_bytes(task.method, trainable, config, metadata)
+
+
+def npz_file(
+    config: ViTConfig, base: dict, task: TrainedTask | None = None, any_weights: bool = False
+) -> bytes:
+    """`base` in the Google layout; with a task, merged with its increments, and with its head."""
+    if task is not None:
+        check_fits(task, config, checksum(base), any_weights)
+        base = {**merge(base, task.method.adaptation(task.factors, config)), "head": task.head}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.npz"
+        write_npz(path, config, base)
+        return path.read_bytes()

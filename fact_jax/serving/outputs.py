@@ -1,0 +1,84 @@
+"""What a prediction leaves: files for programs, a table for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from rich.table import Table
+from rich.text import Text
+
+from fact_jax.errors import UserError
+
+OUTPUT_SUFFIXES = (".npy", ".csv")
+
+
+def read_class_names(path: Path, num_classes: int) -> list[str]:
+    """One name a line; UserError if the file has not one for each class."""
+    try:
+        names = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Class names {path} cannot be read as text ({error}).") from error
+    if len(names) != num_classes:
+        raise UserError(
+            f"Class names {path} has {len(names)} lines; the factors have {num_classes} classes. "
+            "Write one name a line, in the order of the labels."
+        )
+    return names
+
+
+def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: Sequence[str]):
+    """The content of a file of logits [n, c]: `.npy`, or `.csv` with a column per class."""
+    if suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, logits)
+        return buffer.getvalue()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *classes])
+    for row, values in zip(rows, logits, strict=True):
+        writer.writerow([row, *(f"{value:.9g}" for value in values)])  # float32 exactly
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """The file appears whole or not at all. Raises UserError if it cannot be written."""
+    target = epath.Path(path)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error}). Give another --out.") from error
+
+
+def top_table(
+    logits: np.ndarray, rows: Sequence[str], classes: Sequence[str], topk: int, first: str
+) -> Table:
+    """The most probable classes of each row; rows without finite logits say so."""
+    table = Table(first, "class", "probability")
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
+    table.columns[2].justify = "right"
+    for name, values in zip(rows, logits, strict=True):
+        if not np.isfinite(values).all():
+            table.add_row(_shown(name), Text("unreadable", "red"), "-", end_section=True)
+            continue
+        p = np.exp(values - values.max())
+        p = p / p.sum()
+        order = np.argsort(-values, kind="stable")[:topk]
+        for place, i in enumerate(order):
+            label = _shown(name) if place == 0 else ""
+            last = place == len(order) - 1
+            table.add_row(label, _shown(classes[i]), f"{100 * p[i]:.1f} %", end_section=last)
+    return table
+
+
+def _shown(name: str) -> Text:
+    """A name as it is, control characters and broken encodings escaped."""
+    return Text(name if name.isprintable() else ascii(name)[1:-1])

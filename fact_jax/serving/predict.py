@@ -1,0 +1,67 @@
+"""Logits of images, from a frozen ViT and one task's factors, at the frozen ViT's own cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fact_jax.backbone.adaptation import merge
+from fact_jax.backbone.vit import ViT, features
+from fact_jax.errors import UserError
+from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
+from fact_jax.tuning.files import TrainedTask
+
+
+class Predictor:
+    """A ViT with a task's increments merged into its kernels, in float32 and once.
+
+    Batches are padded to `batch_size`, so that one program serves any number of images, and are
+    split over as many of the machine's devices as divide it. Whether the factors fit the base is
+    `check_fits`'s business.
+    """
+
+    def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; expected 1 or more.")
+        self.model, self.task, self.batch_size = model, task, batch_size
+        self._mesh = make_mesh(batch_size)
+
+        @jax.jit
+        def merged(base, factors):
+            return merge(base, task.method.adaptation(factors, model.config))
+
+        @jax.jit
+        def program(weights, head, images):
+            x = features(model, weights, images)
+            return jnp.matmul(x, head["kernel"], precision="highest") + head["bias"]
+
+        weights = merged(base, task.factors)
+        self._weights, self._head = jax.device_put((weights, task.head), replicated(self._mesh))
+        self._program = program
+
+    def logits(self, images: Float[np.ndarray, "n y x 3"]) -> Float[np.ndarray, "n c"]:
+        """float32 logits of normalised images, which may be a memory map."""
+        starts = range(0, len(images), self.batch_size)
+        rows = list(self.stream(images[i : i + self.batch_size] for i in starts))
+        return np.concatenate(rows) if rows else np.empty((0, self.task.num_classes), np.float32)
+
+    def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Logits batch by batch; batches hold at most `batch_size` images, all of one size.
+
+        A batch is dispatched before the logits of the one before it are awaited.
+        """
+        pending: tuple[jax.Array, int] | None = None
+        for images in batches:
+            pad = self.batch_size - len(images)
+            padded = np.pad(np.asarray(images, np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
+            padded = jax.device_put(padded, batch_sharded(self._mesh))
+            logits = self._program(self._weights, self._head, padded)
+            if pending is not None:
+                yield np.asarray(pending[0])[: pending[1]]
+            pending = logits, len(images)
+        if pending is not None:
+            yield np.asarray(pending[0])[: pending[1]]

@@ -1,0 +1,371 @@
+"""Factor files, ours and the PyTorch code's: in, out, and refused when they do not fit."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load, save
+
+import fact_jax
+from fact_jax import FacTTK, FacTTT, Linear, UserError, get_variant, load_factors, load_vit
+from fact_jax.backbone.torch_zip import TorchZip, torch_bytes
+from fact_jax.backbone.weights import checksum
+from fact_jax.tuning.files import check_fits, to_bytes
+from fact_jax.tuning.reference import reference_tensors
+
+ROOT = Path(__file__).parent.parent
+METHODS = [FacTTT(5, 0.1), FacTTK(8, 10.0), FacTTK(6, 2.0), FacTTT(1, 1.0), FacTTK(1, 100.0)]
+
+
+def trainable(method, config, classes=7, seed=0):
+    """Factors and head of random numbers, V included."""
+    rng = np.random.default_rng(seed)
+    head = {"kernel": np.empty((config.width, classes)), "bias": np.empty(classes)}
+    tree = {"factors": method.init(jax.random.key(0), config), "head": head}
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
+
+
+def written(path, method, config, **metadata):
+    tree = trainable(method, config)
+    path.write_bytes(to_bytes(method, tree, config, metadata))
+    return tree
+
+
+def assert_same(task, tree):
+    found = {"factors": task.factors, "head": task.head}
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+@pytest.mark.parametrize("method", [*METHODS, FacTTK(3, 1.0, "formula"), Linear()])
+def test_our_file_gives_back_what_was_written(tmp_path, small_config, method):
+    more = {"task": "dtd", "class_names": list("abcdefg"), "protocol": "val"}
+    tree = written(tmp_path / "f.safetensors", method, small_config, **more)
+    task = load_factors(tmp_path / "f.safetensors")
+    assert task.method == method
+    assert_same(task, tree)
+    assert {k: task.metadata[k] for k in more} == more
+    assert task.metadata["num_classes"] == task.num_classes == 7
+    assert task.metadata["versions"]["jax"] == jax.__version__
+    assert task.metadata["vit"]["layer_norm_eps"] == 1e-6
+    check_fits(task, small_config, None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_pytorch_code_s_file_gives_back_what_was_written(
+    tmp_path, small_config, method, prefix
+):
+    tree = trainable(method, small_config)
+    tensors = reference_tensors(method, tree["factors"], tree["head"])
+    path = tmp_path / "f.pt"
+    path.write_bytes(torch_bytes({prefix + name: a for name, a in tensors.items()}))
+    task = load_factors(path, scale=method.scale)
+    assert task.method == method
+    assert_same(task, tree)
+    check_fits(task, small_config, None)
+
+
+def test_names_and_shapes_are_the_pytorch_code_s():
+    config = get_variant("vit_b16")
+    for method, own in {
+        FacTTT(16): {
+            **{f"blocks.{i}.attn.{s}_FacTs.weight": (16, 16)
+               for i in range(12) for s in ("q", "k", "v", "proj")},
+            **{f"blocks.{i}.mlp.fc1_FacTs.weight": (64, 16) for i in range(12)},
+            **{f"blocks.{i}.mlp.fc2_FacTs.weight": (16, 64) for i in range(12)},
+        },
+        FacTTK(32): {"FacTc": (32, 32, 32), "FacTp": (32, 144)},
+    }.items():  # fmt: skip
+        tree = trainable(method, config, classes=100)
+        tensors = reference_tensors(method, tree["factors"], tree["head"])
+        r = method.rank
+        uv = {"FacTu.weight": (r, 768), "FacTv.weight": (768, r)}
+        head = {"head.weight": (100, 768), "head.bias": (100,)}
+        assert {n: a.shape for n, a in tensors.items()} == {**uv, **head, **own}
+        assert {a.dtype for a in tensors.values()} == {np.dtype("float32")}
+
+
+def reference_increments(tensors, tucker, layer, rank):
+    """What the released forward pass adds, per site, as a function of its input (NumPy)."""
+    u, v = tensors["FacTu.weight"].T, tensors["FacTv.weight"].T
+    if tucker:
+        cores = tensors["FacTc"] @ tensors["FacTp"][:, 12 * layer : 12 * (layer + 1)]
+        four = [cores[:, :, i] for i in range(4)]
+        fc1 = cores[:, :, 4:8].reshape(rank, 4 * rank)
+        fc2 = cores[:, :, 8:].reshape(rank, 4 * rank).T
+    else:
+        block = f"blocks.{layer}."
+        four = [tensors[f"{block}attn.{s}_FacTs.weight"].T for s in ("q", "k", "v", "proj")]
+        fc1 = tensors[f"{block}mlp.fc1_FacTs.weight"].T
+        fc2 = tensors[f"{block}mlp.fc2_FacTs.weight"].T
+    sites = {s: lambda x, core=core: x @ u @ core @ v for s, core in zip("qkvo", four, strict=True)}
+    n = lambda x: (len(x), 4, -1)  # noqa: E731
+    sites["fc1"] = lambda x: ((x @ u @ fc1).reshape(n(x)) @ v).reshape(len(x), -1)
+    sites["fc2"] = lambda x: (x.reshape(n(x)) @ u).reshape(len(x), -1) @ fc2 @ v
+    return sites
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_file_means_the_increments_of_the_released_forward_pass(tmp_path, small_config, method):
+    tree = trainable(method, small_config)
+    tensors = reference_tensors(method, tree["factors"], tree["head"])
+    (tmp_path / "f.pt").write_bytes(torch_bytes(tensors))
+    task = load_factors(tmp_path / "f.pt", scale=method.scale)
+    adaptation = task.method.adaptation(task.factors, small_config)
+    rng = np.random.default_rng(1)
+    for layer in range(small_config.depth):
+        sites = reference_increments(tensors, isinstance(method, FacTTK), layer, method.rank)
+        for site, increment in sites.items():
+            dense = np.asarray(getattr(adaptation, site).increment())[layer]
+            x = rng.normal(size=(3, len(dense))).astype("float32")
+            expected = method.scale * increment(x)
+            error = np.abs(x @ dense - expected).max() / np.abs(expected).max()
+            assert error < 1e-5, (site, layer)
+
+
+def test_what_the_pytorch_code_cannot_hold_is_refused(small_config):
+    formula = FacTTK(4, 1.0, "formula")
+    tree = trainable(formula, small_config)
+    with pytest.raises(UserError, match="interleaves"):
+        reference_tensors(formula, tree["factors"], tree["head"])
+    narrow = small_config.replace(mlp_dim=48)
+    tree = trainable(FacTTT(4), narrow)
+    with pytest.raises(UserError, match="into 4 slices"):
+        reference_tensors(FacTTT(4), tree["factors"], tree["head"])
+
+
+def test_half_precision_files_of_pytorch_become_float32(tmp_path, small_config):
+    tree = trainable(FacTTT(2), small_config)
+    tensors = reference_tensors(FacTTT(2), tree["factors"], tree["head"])
+    tensors = {n: a.astype("float16") for n, a in tensors.items()}
+    (tmp_path / "f.pt").write_bytes(torch_bytes(tensors))
+    task = load_factors(tmp_path / "f.pt", "tt", 1.0)
+    np.testing.assert_array_equal(task.factors["U"], tree["factors"]["U"].astype("float16"))
+    assert task.factors["U"].dtype == np.float32
+
+
+FOREIGN = {
+    "no scale": (lambda t: t, {}, ["--scale", "configs/tt"]),
+    "nan scale": (lambda t: t, {"scale": float("nan")}, ["scale is nan"]),
+    "other method": (lambda t: t, {"scale": 1.0, "method": "tk"}, ["'tt'", "'tk'"]),
+    "renamed": (lambda t: {n.replace("q_F", "qF"): a for n, a in t.items()}, {"scale": 1.0},
+                ["blocks.0.attn.k_FacTs.weight is unknown", "14 more"]),
+    "one renamed": (lambda t: {n.replace("0.attn.k_", "0.attn.x_"): a for n, a in t.items()},
+                    {"scale": 1.0}, ["attn.k_FacTs.weight is missing", "x_FacTs.weight is unk"]),
+    "one more": (lambda t: {**t, "norm.weight": np.ones(24, "float32")}, {"scale": 1.0},
+                 ["norm.weight is unknown"]),
+    "no blocks": (lambda t: {n: a for n, a in t.items() if "blocks" not in n}, {"scale": 1.0},
+                  ["no factors of any block"]),
+    "no head": (lambda t: {n: a for n, a in t.items() if "head" not in n}, {"scale": 1.0},
+                ["not a factor file", "head.weight"]),
+    "shape": (lambda t: {**t, "FacTv.weight": t["FacTv.weight"].T}, {"scale": 1.0},
+              ["FacTv.weight is (2, 24), expected (24, 2)"]),
+    "vector": (lambda t: {**t, "FacTu.weight": np.ones(5, "float32")}, {"scale": 1.0},
+               ["not a factor file"]),
+    "integers": (lambda t: {**t, "head.bias": np.arange(7)}, {"scale": 1.0}, ["int64"]),
+    "not finite": (lambda t: {**t, "head.bias": np.full(7, np.nan, "float32")}, {"scale": 1.0},
+                   ["'head.bias'", "not finite"]),
+    "a backbone": (lambda t: {"blocks.0.attn.qkv.weight": np.ones((72, 24), "float32")},
+                   {"scale": 1.0}, ["not a factor file", "blocks.0.attn.qkv.weight"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_pytorch_files_that_are_no_factors_are_refused(tmp_path, small_config, case):
+    change, arguments, words = FOREIGN[case]
+    tree = trainable(FacTTT(2), small_config)
+    tensors = change(reference_tensors(FacTTT(2), tree["factors"], tree["head"]))
+    (tmp_path / "f.pt").write_bytes(torch_bytes(tensors))
+    with pytest.raises(UserError) as caught:
+        load_factors(tmp_path / "f.pt", **arguments)
+    for word in ["f.pt", *words] if "nan" not in case else words:
+        assert word in str(caught.value)
+
+
+def _metadata(key, value):
+    return lambda t, m: (t, {**m, key: json.dumps(value)})
+
+
+def _inner(key, **values):
+    return lambda t, m: (t, {**m, key: json.dumps({**json.loads(m[key]), **values})})
+
+
+DAMAGED = {
+    "missing": (lambda t, m: ({n: a for n, a in t.items() if n != "factors/P"}, m),
+                ["factors/P is missing"]),
+    "renamed": (lambda t, m: ({n.replace("factors/U", "factors/W"): a for n, a in t.items()}, m),
+                ["factors/U is missing", "factors/W is unknown"]),
+    "shape": (lambda t, m: ({**t, "factors/P": np.ones((4, 3), "float32")}, m),
+              ["factors/P is ((4, 3), 'F32'), expected ((4, 36), 'F32')"]),
+    "dtype": (lambda t, m: ({**t, "head/bias": np.ones(7)}, m), ["'F64'", "head/bias"]),
+    "not finite": (lambda t, m: ({**t, "head/bias": np.full(7, np.inf, "float32")}, m),
+                   ["non-finite"]),
+    "many more": (lambda t, m: ({**t, **{f"{i}": np.ones(1) for i in range(50_000)}}, m),
+                  ["0 is unknown", "49996 more"]),
+    "rank": (_inner("method_settings", rank=3), ["factors/C is ((4, 4, 4)", "(3, 3, 3)"]),
+    "rank of a bomb": (_inner("method_settings", rank=10**9), ["expected ((1000000000,"]),
+    "blocks of a bomb": (_inner("vit", depth=10**12), ["expected ((4, 12000000000000)"]),
+    "rank as text": (_inner("method_settings", rank="4"), ["not a factor file"]),
+    "scale as text": (_inner("method_settings", scale="4"), ["not a factor file"]),
+    "scale nan": (_inner("method_settings", scale=float("nan")), ["not a factor file"]),
+    "setting": (_inner("method_settings", alpha=1), ["not a factor file", "alpha"]),
+    "heads": (_inner("vit", num_heads=0), ["not a factor file"]),
+    "epsilon": (_inner("vit", layer_norm_eps="small"), ["not a factor file"]),
+    "method": (_metadata("method", "lora"), ["not a factor file", "lora"]),
+    "classes": (_metadata("num_classes", 8), ["expected ((8,), 'F32')"]),
+    "class names": (_metadata("class_names", ["a"]), ["7 texts"]),
+    "image size": (_metadata("image_size", "32"), ["image_size is '32'"]),
+    "version": (_metadata("format_version", 2), ["format version 2"]),
+    "no metadata": (lambda t, m: (t, {}), ["not a factor file", "format_version"]),
+    "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["RecursionError"]),
+    "large metadata": (lambda t, m: (t, {**m, "task": "0" * 5_000_000}), ["more than 4,000,000"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_and_hostile_files_of_ours_are_refused(tmp_path, small_config, case):
+    change, words = DAMAGED[case]
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTK(4), small_config)
+    with safe_open(path, "numpy") as file:
+        tensors, metadata = change(load(path.read_bytes()), file.metadata())
+    path.write_bytes(save(tensors, metadata=metadata))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            load_factors(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for word in ["f.safetensors", *words]:
+        assert word in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, 2000, -1])
+def test_truncated_files_are_refused(tmp_path, small_config, kept):
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(4), small_config)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"f\.safetensors is not a factor file"):
+        load_factors(path)
+
+
+def test_missing_files_folders_and_needless_flags(tmp_path, small_config):
+    with pytest.raises(UserError, match="does not exist"):
+        load_factors(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="is a folder"):
+        load_factors(tmp_path)
+    written(tmp_path / "f.safetensors", FacTTT(4), small_config)
+    with pytest.raises(UserError, match="says its method and scale itself"):
+        load_factors(tmp_path / "f.safetensors", scale=1.0)
+
+
+def test_factors_that_do_not_fit_the_base_are_refused(tmp_path, small_vit):
+    model, base = small_vit
+    config = model.config
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(4), config, variant="small", weights_sha256=checksum(base))
+    task = load_factors(path)
+    check_fits(task, config, checksum(base))
+    with pytest.raises(UserError) as caught:
+        check_fits(task, get_variant("vit_b16"), checksum(base))
+    for word in ("width 24, 3 blocks", "(small)", "width 768, 12 blocks", "f.safetensors"):
+        assert word in str(caught.value)
+    other = jax.tree.map(lambda x: x + 1e-3, base)
+    with pytest.raises(UserError, match="other weights"):
+        check_fits(task, config, checksum(other))
+    check_fits(task, config, checksum(other), any_weights=True)
+
+
+def export(*arguments):
+    env = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.export", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, env=env, timeout=300,
+    )  # fmt: skip
+
+
+def test_export_to_the_pytorch_code_and_back(tmp_path):
+    config, (_, base) = get_variant("vit_mini"), load_vit("vit_mini")
+    tree = written(tmp_path / "f.safetensors", FacTTK(4, 0.5), config, variant="vit_mini",
+                   weights_sha256=checksum(base), normalisation="imagenet")  # fmt: skip
+    out = export("--factors", tmp_path / "f.safetensors", "--out", tmp_path / "f.pt")
+    assert out.returncode == 0, out.stderr
+    assert "scale 0.5" in out.stderr
+    assert "rank 4" in out.stderr
+    assert "FacTc" in TorchZip(tmp_path / "f.pt").shapes
+    from fact_jax.backbone.download import BUNDLED
+
+    back = tmp_path / "back.safetensors"
+    out = export("--factors", tmp_path / "f.pt", "--scale", 0.5, "--method", "tk", "--out", back,
+                 "--variant", "vit_mini", "--weights", BUNDLED["vit_mini"])  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    task = load_factors(back)
+    assert task.method == FacTTK(4, 0.5)
+    assert_same(task, tree)
+    check_fits(task, config, checksum(base))
+    assert (task.metadata["image_size"], task.metadata["normalisation"]) == (32, "imagenet")
+    out = export("--factors", back, "--out", tmp_path / "again.safetensors")
+    assert out.returncode == 2
+    assert "is a factor file of fact-jax already" in out.stderr
+
+
+def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
+    model, base = load_vit("vit_mini")
+    tree = written(tmp_path / "f.safetensors", FacTTT(4, 0.1), model.config, variant="vit_mini")
+    merged = tmp_path / "merged.npz"
+    out = export("--factors", tmp_path / "f.safetensors", "--out", merged)
+    assert out.returncode == 0, out.stderr
+    with np.load(merged) as arrays:
+        np.testing.assert_array_equal(arrays["head/kernel"], tree["head"]["kernel"])
+        np.testing.assert_array_equal(arrays["head/bias"], tree["head"]["bias"])
+    again, weights = load_vit("vit_mini", merged)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    adaptation = FacTTT(4, 0.1).adaptation(tree["factors"], model.config)
+    expected = fact_jax.features(model, base, images, adaptation)
+    np.testing.assert_allclose(fact_jax.features(again, weights, images), expected, atol=1e-4)
+    assert np.abs(expected - fact_jax.features(model, base, images)).max() > 0.1
+    out = export("--variant", "vit_mini", "--out", tmp_path / "weights.npz")
+    assert out.returncode == 0, out.stderr
+    assert checksum(load_vit("vit_mini", tmp_path / "weights.npz")[1]) == checksum(base)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "x.onnx"], "must end in .pt"),
+        (["--out", "x.pt"], "Without --factors"),
+        (["--out", "x.npz"], "--variant"),
+        (["--factors", "none.pt", "--out", "x.npz"], "none.pt does not exist"),
+    ],
+)
+def test_export_mistakes_are_answered_in_a_paragraph(arguments, words):
+    out = export(*arguments)
+    assert out.returncode == 2
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_class_names_come_from_the_builders():
+    from fact_jax.data.source import DataSettings, open_task
+    from fact_jax.data.tasks import get_task
+
+    def names(task):
+        return open_task(get_task(task), DataSettings(image_size=8, mock=True)).class_names
+
+    assert names("eurosat")[:2] == ["AnnualCrop", "Forest"]
+    assert len(names("oxford_iiit_pet")) == 37
+    assert names("digits") == [str(i) for i in range(10)]
+    assert names("fashion")[0] == "T-shirt/top"
+    for formula in ("clevr_count", "kitti", "dsprites_loc", "location"):
+        assert names(formula) is None

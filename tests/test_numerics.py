@@ -1,0 +1,361 @@
+"""Compute type and precision of matrix products: what is float32, and what the settings reach."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.extend.core import jaxprs_in_params
+from jax.lax import Precision
+
+from benchmarks import numerics, numerics_accuracy
+from benchmarks.emulation import MODES, emulate
+from fact_jax import FacTTK, FacTTT, LowRank, UserError, ViT, ViTConfig, features, load_vit, merge
+from fact_jax.backbone.adaptation import SITES, adapted_dense
+from fact_jax.backbone.vit import init_base
+from fact_jax.training.evaluation import make_programs
+from fact_jax.training.mesh import make_mesh
+from fact_jax.training.trial import (
+    Hyper,
+    epoch_key,
+    init_trial,
+    logits_of,
+    make_epoch,
+    put_train_set,
+)
+
+METHODS = [FacTTT(4), FacTTK(4)]
+
+
+def equations(jaxpr):
+    """All equations, those of loops and calls included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def programs(small_vit, method, **numerics):
+    """{name: (jitted function, arguments)} of a training epoch, of merging, of prediction."""
+    model, base = small_vit
+    model = ViT(model.config.replace(**numerics))
+    mesh = make_mesh(4, jax.devices()[:1])
+    epoch = make_epoch(model, method, "none", 4, mesh)
+    merged, predict = make_programs(model, method, "none")
+    images = np.zeros((8, 16, 16, 3), np.uint8)
+    data = put_train_set(images, np.zeros(8, np.int32), 3, 8, mesh)
+    state = init_trial(model, method, 0, 3, 3)
+    hyper = Hyper(*map(jnp.float32, (1e-3, 1e-4, 1, 0.1, 0.1)))
+    return {
+        "training": (epoch, (base, state, data, hyper, epoch_key(0, 0))),
+        "merging": (merged, (base, state.trainable["factors"], 1.0)),
+        "prediction": (predict, (base, state.trainable["head"], 3, images)),
+        # No dropout asked for: the increment is merged within the step.
+        "merged features": (
+            lambda base, factors: features(
+                model, base, images / 255.0, method.adaptation(factors, model.config)
+            ),
+            (base, state.trainable["factors"]),
+        ),
+    }
+
+
+def traced(small_vit, method, **numerics):
+    return {
+        name: list(equations(jax.make_jaxpr(function)(*arguments).jaxpr))
+        for name, (function, arguments) in programs(small_vit, method, **numerics).items()
+    }
+
+
+def products(found):
+    return [e for e in found if e.primitive.name in ("dot_general", "conv_general_dilated")]
+
+
+def precisions(found):
+    """Of every product: None where nothing is asked for, else what both operands share."""
+    out = []
+    for equation in products(found):
+        precision = equation.params["precision"]
+        if isinstance(precision, tuple):
+            assert precision[0] == precision[1]
+            precision = precision[0]
+        out.append(None if precision == Precision.DEFAULT else precision)
+    return out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_programs_hold_no_bfloat16(small_vit, method):
+    for name, found in traced(small_vit, method).items():
+        dtypes = {str(v.aval.dtype) for e in found for v in (*e.invars, *e.outvars)}
+        assert "float32" in dtypes
+        assert not dtypes & {"bfloat16", "float16", "float64"}, name
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_precision_reaches_every_product_forward_and_backward(small_vit, method, precision):
+    """Increments, the factors' own products and the logits ask for 'highest' whatever is set."""
+    plain, asked = traced(small_vit, method), traced(small_vit, method, precision=precision)
+    for name in plain:
+        before, after = precisions(plain[name]), precisions(asked[name])
+        assert set(before) <= {None, Precision.HIGHEST}, name
+        wanted = Precision[precision.upper()]
+        assert after == [wanted if p is None else p for p in before], name
+    # q, k, v, o, fc1, fc2 of two kernels each, scores and sums of attention; twice and more in
+    # the backward pass: the training program is the one that is looked at.
+    assert precisions(plain["training"]).count(None) > 3 * 8
+    assert precisions(plain["training"]).count(Precision.HIGHEST) >= 4  # logits, factors, backward
+    assert precisions(plain["merging"]).count(None) == 0
+    assert precisions(plain["prediction"]).count(Precision.HIGHEST) == 1  # the logits
+    assert precisions(plain["merged features"]).count(Precision.HIGHEST) >= 6 + 1
+
+
+def test_default_precision_leaves_jaxs_own_setting(small_vit):
+    with jax.default_matmul_precision("highest"):
+        found = traced(small_vit, METHODS[0])["training"]
+    assert set(precisions(found)) == {Precision.HIGHEST}
+
+
+def test_bfloat16_keeps_norms_softmax_logits_and_loss_in_float32(small_vit):
+    found = traced(small_vit, METHODS[0], dtype="bfloat16")
+    training = found["training"]
+
+    def dtypes(*names):
+        return {str(e.invars[0].aval.dtype) for e in training if e.primitive.name in names}
+
+    assert dtypes("rsqrt") == {"float32"}  # LayerNorm, and nothing else
+    assert dtypes("reduce_max") == {"float32"}  # softmax of attention and of the loss
+    assert dtypes("log") == {"float32"}
+    kinds = {tuple(str(v.aval.dtype) for v in e.invars) for e in products(training)}
+    assert kinds == {("bfloat16",) * 2, ("float32",) * 2}  # never mixed
+    float32 = [e for e in products(training) if e.invars[0].aval.dtype == jnp.float32]
+    assert set(precisions(float32)) == {Precision.HIGHEST}  # factors and logits
+    dense = [e for e in products(training) if e.invars[0].aval.dtype == jnp.bfloat16]
+    assert len(dense) > 3 * 8  # the ViT's own, forward and backward
+    assert not any("bfloat16" in str(v.aval) for e in found["merging"] for v in e.outvars)
+
+
+def test_bfloat16_keeps_factors_gradients_moments_and_losses_in_float32(small_vit):
+    for method in METHODS:
+        epoch, arguments = programs(small_vit, method, dtype="bfloat16")["training"]
+        state, losses = jax.eval_shape(epoch, *arguments)
+        dtypes = {str(x.dtype) for x in jax.tree.leaves((state.trainable, losses))}
+        assert dtypes == {"float32"}
+        moments = [x.dtype for x in jax.tree.leaves(state.moments) if x.ndim]
+        assert set(moments) == {jnp.dtype("float32")}
+        assert len(moments) == 2 * len(jax.tree.leaves(state.trainable))
+
+        model, base = small_vit
+        model = ViT(model.config.replace(dtype="bfloat16"))
+
+        def loss(trainable, model=model, base=base, method=method):
+            adaptation = method.adaptation(trainable["factors"], model.config)
+            x = features(model, base, jnp.ones((2, 16, 16, 3)), adaptation, key=jax.random.key(0))
+            logits = logits_of(trainable["head"], x, 3)
+            assert x.dtype == logits.dtype == jnp.float32
+            return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(2)).mean()
+
+        value, gradients = jax.eval_shape(jax.value_and_grad(loss), arguments[1].trainable)
+        assert value.dtype == jnp.float32
+        assert {str(x.dtype) for x in jax.tree.leaves(gradients)} == {"float32"}
+
+
+def test_bfloat16_sums_stall_at_256_unless_they_are_float32():
+    """What the next test rules out: 256 + 1 is 256 in bfloat16."""
+    one = jnp.ones((), jnp.bfloat16)
+    assert jax.lax.fori_loop(0, 1024, lambda i, x: x + one, 0 * one) == 256
+
+
+def test_products_of_bfloat16_numbers_are_summed_in_float32(small_config):
+    """1,024 ones are 1,024: forward in both paths, backward over width and over tokens."""
+    ones = jnp.ones((1024, 1024), jnp.bfloat16)
+    kernel, bias, zeros = jnp.ones((1024, 8)), jnp.zeros(8), jnp.zeros(1024)
+    pair = LowRank(jnp.ones((1024, 2)), jnp.eye(2, 8))
+    np.testing.assert_array_equal(adapted_dense(ones, kernel, bias).astype("f4"), 1024)
+    apart = adapted_dense(ones, 0 * kernel, bias, pair, 0.0, jax.random.key(0))
+    np.testing.assert_array_equal(apart[:, :2].astype("f4"), 1024)
+
+    def total(pair, key):  # the cotangent of each output is one
+        return adapted_dense(ones, jnp.zeros((1024, 1024)), zeros, pair, 0.0, key).sum()
+
+    square = LowRank(jnp.zeros((1024, 1)), jnp.ones((1, 1024)))
+    for key in (None, jax.random.key(0)):
+        by_a = jax.grad(total)(square, key).a
+        # Over 1,024 tokens, times 1,024 outputs that share the row of b.
+        np.testing.assert_array_equal(by_a, 1024.0 * 1024)
+    wide = LowRank(jnp.ones((1024, 1)), jnp.zeros((1, 1024)))
+    by_x = jax.grad(lambda x: adapted_dense(x, ones.astype("f4"), zeros, wide).sum())(ones[:4])
+    np.testing.assert_array_equal(by_x.astype("f4"), 1024)
+
+
+def test_patch_embedding_in_bfloat16_sums_in_float32():
+    config = ViTConfig(8, 1, 1, 32, patch_size=16, image_size=32, dtype="bfloat16")
+    base = jax.tree.map(jnp.zeros_like, init_base(config, jax.random.key(0)))
+    base["embedding"]["kernel"] += 1
+    _, kept = ViT(config).apply(
+        {"params": base}, jnp.ones((2, 32, 32, 3)), mutable="intermediates",
+        capture_intermediates=lambda module, _: module.name == "embedding",
+    )  # fmt: skip
+    y = kept["intermediates"]["embedding"]["__call__"][0]
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y.astype("f4"), 16 * 16 * 3)
+
+
+def effect(weights, size, key):
+    """(kept, noise) of an increment of +-`size` in bfloat16, weights of 1 to 2 in magnitude.
+
+    `kept` is the change's component along the exact change, `noise` the norm of the rest over the
+    norm of the exact change.
+    """
+    d, rng = 64, np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(4096, d)), jnp.bfloat16)
+    a, b = (rng.choice([-1.0, 1.0], s).astype("f4") for s in ((d, 1), (1, d)))
+    pair, none = (LowRank(jnp.asarray(a * s), jnp.asarray(b)) for s in (size, 0.0))
+    exact = (np.asarray(x, np.float64) @ (size * a @ b)).ravel()
+    changed, plain = (
+        np.asarray(adapted_dense(x, weights, jnp.zeros(d), p, 0.0, key), np.float64).ravel()
+        for p in (pair, none)
+    )
+    kept = (changed - plain) @ exact / (exact @ exact)
+    noise = np.linalg.norm(changed - plain - kept * exact) / np.linalg.norm(exact)
+    return kept, noise
+
+
+def test_a_small_increment_in_bfloat16():
+    """Below 1/256 of the weight, a merged one vanishes if the weights are bfloat16 numbers.
+
+    If they are float32 (as ours are), rounding them after the merge turns it into noise around the
+    right mean. Two paths keep a part even of the former: 0.18 of it when this was written, since
+    the sum of both is rounded to bfloat16, too.
+    """
+    rng = np.random.default_rng(0)
+    sign = rng.choice([-1.0, 1.0], (64, 64))
+    coarse = jnp.asarray(sign * (1 + rng.integers(0, 128, (64, 64)) / 128), jnp.float32)
+    fine = jnp.asarray(sign * (1 + rng.random((64, 64))), jnp.float32)
+    two_paths = jax.random.key(0)
+    for weights, key in itertools.product((coarse, fine), (None, two_paths)):
+        kept, noise = effect(weights, 2.0**-3, key)  # large: nothing is lost either way
+        assert kept == pytest.approx(1, abs=0.01)
+        assert noise < 0.05
+    small = 2.0**-11
+    assert effect(coarse, small, None) == (0.0, 0.0)  # nothing is left
+    kept, noise = effect(fine, small, None)
+    assert kept == pytest.approx(1, abs=0.25)
+    assert noise > 3
+    for weights in (coarse, fine):
+        kept, _ = effect(weights, small, two_paths)
+        assert kept > 0.1
+
+
+def test_the_merge_itself_is_float32(small_vit):
+    """An increment of 1e-4 of the weights is in the merged weights of a bfloat16 model."""
+    model, base = small_vit
+    method = FacTTT(4)
+    merged, _ = make_programs(ViT(model.config.replace(dtype="bfloat16")), method, "none")
+    factors = method.init(jax.random.key(0), model.config)
+    factors["V"] = jax.random.normal(jax.random.key(1), factors["V"].shape)
+    kernel = base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["kernel"]
+    expected = 1e-4 * method.adaptation(factors, model.config).fc1.increment()
+    after = merged(base, factors, 1e-4)["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]
+    assert after["kernel"].dtype == jnp.float32
+    np.testing.assert_allclose(after["kernel"] - kernel, expected, atol=1e-7)
+
+
+def test_unknown_settings_are_refused(small_config):
+    with pytest.raises(UserError, match="precision is 'medium'"):
+        small_config.replace(precision="medium")
+    with pytest.raises(UserError, match="dtype is 'float16'"):
+        small_config.replace(dtype="float16")
+
+
+# The benchmark's emulation of other devices (benchmarks/emulation.py).
+
+
+def rounded(x, bits):
+    """To `bits` bits after the leading one, ties to even, in numpy."""
+    mantissa, exponent = np.frexp(np.asarray(x, np.float64))
+    return np.ldexp(np.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("bf16", 7), ("tf32", 10)])
+def test_emulated_products_round_their_operands_forward_and_backward(mode, bits):
+    rng = np.random.default_rng(0)
+    x, w, g = (rng.normal(size=s).astype("f4") for s in ((5, 6), (6, 4), (5, 4)))
+
+    def f(x, w):
+        y, pullback = jax.vjp(lambda x, w: x @ w, x, w)
+        return y, *pullback(jnp.asarray(g))
+
+    y, by_x, by_w = jax.jit(emulate(f, mode))(x, w)
+    xr, wr, gr = (rounded(v, bits) for v in (x, w, g))
+    for actual, expected in ((y, xr @ wr), (by_x, gr @ wr.T), (by_w, xr.T @ gr)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(y - x @ w).max() > 1e-4
+
+
+def test_three_passes_of_bfloat16_are_nearly_float32():
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=s).astype("f4") for s in ((50, 60), (60, 40)))
+    exact = x.astype("f8") @ w
+
+    def error(mode):
+        y = jax.jit(emulate(jnp.matmul, mode))(x, w)
+        return np.linalg.norm(y - exact) / np.linalg.norm(exact)
+
+    assert error("bf16_x3") < 2e-5 < 2e-4 < error("tf32") < 1e-3 < error("bf16") < 1e-2
+
+
+def test_emulation_reaches_every_default_product_of_a_training_epoch(small_vit, monkeypatch):
+    """And with exact products it changes nothing."""
+    epoch, arguments = programs(small_vit, METHODS[0])["training"]
+    emulated = jax.make_jaxpr(emulate(epoch, "bf16"))(*arguments)
+    assert set(precisions(equations(emulated.jaxpr))) == {Precision.HIGHEST}
+    rounding = [e for e in equations(emulated.jaxpr) if e.primitive.name == "reduce_precision"]
+    default = precisions(equations(jax.make_jaxpr(epoch)(*arguments).jaxpr)).count(None)
+    assert len(rounding) == 2 * default
+
+    monkeypatch.setitem(MODES, "exact", lambda product, x, y: product(x, y))
+    fresh = [jax.tree.map(jnp.copy, arguments) for _ in range(2)]  # donated
+    plain, same = (
+        jax.jit(emulate(epoch, mode))(*a)[1] for mode, a in zip((None, "exact"), fresh, strict=True)
+    )
+    np.testing.assert_allclose(plain, same, rtol=1e-6)
+
+
+# The benchmark's arithmetic (benchmarks/numerics.py, benchmarks/numerics_accuracy.py).
+
+
+def test_benchmark_scales_increments_to_the_ratio_asked_for():
+    model, base = load_vit("vit_mini")
+    images, labels = numerics.fashion(3, 32)
+    assert images.shape == (3, 32, 32, 3)
+    case = numerics.Case("", model, base, images, labels)
+    for ratio in (1.0, 2.0**-8):
+        factors = numerics.trainable_for(case, ratio)["factors"]
+        adaptation = numerics.METHOD.adaptation(factors, model.config)
+        # By the merged weights, site by site.
+        before, after = (b["Transformer"]["encoderblock"] for b in (base, merge(base, adaptation)))
+        pairs = [(before[m][n]["kernel"], after[m][n]["kernel"]) for m, n in SITES.values()]
+        squares = [(np.sum((a - b) ** 2), np.sum(b**2)) for b, a in pairs]
+        change, size = np.sum(squares, axis=0)
+        assert np.sqrt(change / size) == pytest.approx(ratio, rel=1e-3)
+    assert numerics.relative_error({"a": np.array([3.0, 4.5])}, {"a": np.array([3.0, 4.0])}) == 0.1
+
+
+def test_benchmark_pairs_equal_tasks_and_seeds():
+    def row(task, seed, trained, accuracy):
+        return {"variant": "v", "task": task, "seed": seed, "trained": trained, "evaluated": "e",
+                "merged": True, "accuracy": accuracy, "changed": 1.0}  # fmt: skip
+
+    rows = [
+        row("a", 0, "float32", 90.0), row("a", 0, "other", 91.0),
+        row("a", 1, "float32", 80.0), row("a", 1, "other", 83.0),
+        row("b", 0, "float32", 10.0), row("b", 0, "other", 10.0),
+    ]  # fmt: skip
+    first, second = numerics_accuracy.summary(rows)
+    assert (first["difference"], first["error"]) == (0.0, 0.0)
+    assert second["accuracy"] == {"a": (87.0, 4.0), "b": (10.0, None)}
+    assert second["difference"] == pytest.approx(4 / 3)
+    assert second["error"] == pytest.approx(np.std([1, 3, 0], ddof=1) / 3**0.5)

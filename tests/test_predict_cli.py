@@ -1,0 +1,324 @@
+"""`python -m experiments.predict` as a user runs it, on the bundled ViT."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import fact_jax
+from fact_jax import FacTTT, UserError, load_vit
+from fact_jax.backbone.torch_zip import torch_bytes
+from fact_jax.backbone.weights import checksum, write_npz
+from fact_jax.data.source import DataSettings, open_task
+from fact_jax.data.tasks import get_task
+from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
+from fact_jax.serving.predict import Predictor
+from fact_jax.training.images import normalise
+from fact_jax.tuning.files import load_factors, to_bytes
+from fact_jax.tuning.reference import reference_tensors
+
+ROOT = Path(__file__).parent.parent
+NAMES = ["red [1]", "green", "blue, pale", "ink"]
+
+
+def predict(*arguments, **env):
+    env = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu", **env}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.predict", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, env=env, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_vit("vit_mini")
+
+
+@pytest.fixture(scope="module")
+def trained(mini, tmp_path_factory):
+    """A factor file of random factors in both formats, and the images it is asked about."""
+    model, base = mini
+    folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+    method = FacTTT(4, 0.1)
+    tree = {
+        "factors": method.init(jax.random.key(0), model.config),
+        "head": {"kernel": np.empty((128, 4)), "bias": np.empty(4)},
+    }
+    tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
+    metadata = {
+        "variant": "vit_mini", "weights_sha256": checksum(base), "class_names": NAMES,
+        "image_size": 32, "normalisation": "inception", "jpeg_quality": 75,
+    }  # fmt: skip
+    content = to_bytes(method, tree, model.config, metadata)
+    (folder / "f.safetensors").write_bytes(content)
+    (folder / "f.pt").write_bytes(
+        torch_bytes(reference_tensors(method, tree["factors"], tree["head"]))
+    )
+    np.save(folder / "x.npy", rng.normal(size=(37, 32, 32, 3)).astype("float32"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(mini, trained):
+    """Logits of x.npy by the unmerged forward pass."""
+    model, base = mini
+    task = load_factors(trained / "f.safetensors")
+    adaptation = task.method.adaptation(task.factors, model.config)
+    x = fact_jax.features(model, base, np.load(trained / "x.npy"), adaptation)
+    return np.asarray(x @ task.head["kernel"] + task.head["bias"])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
+    trained, expected, tmp_path, devices
+):
+    out = predict(
+        "--variant", "vit_mini", "--factors", trained / "f.safetensors", "--images",
+        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", 8 * devices,
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    logits = np.load(tmp_path / "l.npy")
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert out.stdout == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["l.npy"]  # nothing half-written beside it
+
+
+def test_a_pytorch_file_gives_the_same_logits(trained, expected, tmp_path):
+    arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--images",
+                 trained / "x.npy", "--out", tmp_path / "l.npy"]  # fmt: skip
+    out = predict(*arguments, "--method", "tt", "--scale", 0.1)
+    assert out.returncode == 0, out.stderr
+    logits = np.load(tmp_path / "l.npy")
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    out = predict(*arguments)
+    assert out.returncode == 2
+    assert "--scale" in out.stderr
+
+
+def test_the_predictor_takes_any_number_of_images(mini, trained, expected):
+    predictor = Predictor(*mini, load_factors(trained / "f.safetensors"), batch_size=16)
+    images = np.load(trained / "x.npy")
+    for n in (0, 1, 16, 37):
+        logits = predictor.logits(images[:n])
+        assert logits.shape == (n, 4)
+        np.testing.assert_allclose(logits, expected[:n], atol=1e-3)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        Predictor(*mini, predictor.task, batch_size=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Pictures of many kinds; two cannot be read. The good ones' paths, in order."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(1)
+    (folder / "b" / "c").mkdir(parents=True)
+    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(folder / "b" / "c" / "a.png")
+    image.convert("L").save(folder / "b" / "[bold]ä.JPG")
+    image.convert("CMYK").save(folder / "z.tiff")
+    image.convert("P").save(folder / "a.gif")
+    (folder / "b" / "broken.jpg").write_bytes(b"no picture")
+    whole = (folder / "b" / "c" / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("not looked at")
+    (folder / ".hidden.png").write_bytes(b"not looked at")
+    return folder
+
+
+ORDER = ["a.gif", "b/[bold]ä.JPG", "b/broken.jpg", "b/c/a.png", "cut.png", "z.tiff"]
+
+
+def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_themselves(
+    mini, trained, pictures, tmp_path
+):
+    factors = trained / "f.safetensors"
+    out = predict("--factors", factors, "--images", pictures, "--out", tmp_path / "l.csv")
+    assert out.returncode == 1
+    with open(tmp_path / "l.csv", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", *NAMES]
+    assert [row[0] for row in rows] == ORDER
+    logits = np.array([row[1:] for row in rows], "float32")
+    bad = [ORDER.index("b/broken.jpg"), ORDER.index("cut.png")]
+    assert np.isnan(logits[bad]).all()
+    assert "No logits for 2 of 6" in out.stderr
+    assert "b/broken.jpg: no picture that Pillow can read" in out.stderr
+    assert "cut.png: OSError" in out.stderr
+    assert "32 x 32 pixels, normalisation 'inception', after JPEG of quality 75" in out.stderr
+    # By hand: JPEG round trip, bicubic resize, [-1, 1].
+    x = []
+    for name in np.delete(ORDER, bad):
+        image = Image.open(pictures / name).convert("RGB")
+        image.save(tmp_path / "copy.jpg", quality=75)
+        image = Image.open(tmp_path / "copy.jpg").resize((32, 32), Image.Resampling.BICUBIC)
+        x.append(np.asarray(image) / np.float32(127.5) - 1)
+    predictor = Predictor(*mini, load_factors(factors), batch_size=4)
+    wanted = predictor.logits(np.stack(x).astype("float32"))
+    np.testing.assert_allclose(np.delete(logits, bad, 0), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_people_get_a_table(trained, pictures):
+    factors = trained / "f.safetensors"
+    out = predict("--factors", factors, "--images", pictures, "--topk", "2")
+    assert out.returncode == 1
+    for word in ("file", "class", "probability", "b/[bold]ä.JPG", "unreadable"):
+        assert word in out.stdout
+    picture = pictures / "b" / "c" / "a.png"
+    out = predict("--factors", factors, "--images", picture)
+    assert out.returncode == 0, out.stderr
+    table = [[c.strip() for c in line.split("│")[1:-1]] for line in out.stdout.splitlines()]
+    rows = [row for row in table if len(row) == 3]
+    assert [row[0] for row in rows] == ["a.png", "", "", ""]  # all four of its classes
+    assert {row[1] for row in rows} == set(NAMES)
+    shares = [float(row[2].removesuffix(" %")) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_class_names_of_a_file_and_of_none(trained, tmp_path):
+    (tmp_path / "names.txt").write_text("eins\nzwei\ndrei\nvier\n")
+    arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--scale", "0.1",
+                 "--images", trained / "x.npy", "--topk", "1"]  # fmt: skip
+    out = predict(*arguments, "--class_names", tmp_path / "names.txt")
+    assert out.returncode == 0, out.stderr
+    assert any(name in out.stdout for name in ("eins", "zwei", "drei", "vier"))
+    assert "│ 36" in out.stdout
+    (tmp_path / "names.txt").write_text("eins\n")
+    out = predict(*arguments, "--class_names", tmp_path / "names.txt")
+    assert out.returncode == 2
+    assert "has 1 lines; the factors have 4 classes" in out.stderr
+
+
+def test_other_weights_are_refused_unless_they_are_wanted(mini, trained, tmp_path):
+    model, base = mini
+    other = jax.tree.map(lambda x: x * 1.001, base)
+    write_npz(tmp_path / "other.npz", model.config, other)
+    arguments = ["--factors", trained / "f.safetensors", "--weights", tmp_path / "other.npz",
+                 "--images", trained / "x.npy", "--out", tmp_path / "l.npy"]  # fmt: skip
+    out = predict(*arguments)
+    assert out.returncode == 2
+    assert "trained on other weights" in out.stderr
+    assert not (tmp_path / "l.npy").exists()
+    assert predict(*arguments, "--any_weights").returncode == 0
+    assert np.load(tmp_path / "l.npy").shape == (37, 4)
+
+
+MISTAKES = {
+    "uint8": (np.zeros((2, 32, 32, 3), "uint8"), "uint8 [2, 32, 32, 3]; expected float32"),
+    "float64": (np.zeros((2, 32, 32, 3)), "float64 [2, 32, 32, 3]"),
+    "channels first": (np.zeros((2, 3, 32, 32), "float32"), "transpose(0, 2, 3, 1)"),
+    "one image": (np.zeros((32, 32, 3), "float32"), "images[None]"),
+    "grey": (np.zeros((2, 32, 32), "float32"), "a number of square colour images"),
+    "alpha": (np.zeros((2, 32, 32, 4), "float32"), "[2, 32, 32, 4]"),
+    "not square": (np.zeros((2, 32, 40, 3), "float32"), "not square"),
+    "no image": (np.zeros((0, 32, 32, 3), "float32"), "no image in it"),
+    "size": (np.zeros((2, 30, 30, 3), "float32"), "30 x 30 pixels, which is not a multiple"),
+    "objects": (np.array([{}]), "cannot be read as a .npy file"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_arrays_of_another_kind_are_refused_with_what_was_found(tmp_path, case):
+    array, words = MISTAKES[case]
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(UserError) as caught:
+        read_npy(tmp_path / "x.npy", patch_size=8)
+    assert words in str(caught.value)
+    assert "x.npy" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+def test_files_that_are_no_arrays_are_refused(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read as a \.npy file"):
+        read_npy(tmp_path / "x.npy", patch_size=8)
+
+
+def test_a_truncated_array_is_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 32, 32, 3), "float32"))
+    (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"cannot be read as a \.npy file"):
+        read_npy(tmp_path / "x.npy", patch_size=8)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="holds no picture"):
+        find_pictures(tmp_path)
+
+
+def test_a_decompression_bomb_costs_one_row(tmp_path):
+    """A 90 kB PNG of 30,000 x 30,000 pixels."""
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    pictures = Pictures(find_pictures(tmp_path), 8, "none")
+    (batch,) = pictures.batches(4)
+    assert batch.shape == (2, 8, 8, 3)
+    assert "DecompressionBomb" in pictures.unreadable[0]
+    assert list(pictures.unreadable) == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--factors is missing"),
+        (["--factors=f.pt"], "--images is missing"),
+        (["--factors=f.pt", "--images=nowhere"], "nowhere does not exist"),
+        (["--factors=f.pt", "--images=docs", "--out=x.txt"], "must end in .npy or .csv"),
+        (["--factors=f.pt", "--images=docs", "--topk=0"], "--topk is 0"),
+        (["--factors=none.pt", "--images=docs"], "none.pt does not exist"),
+        (["--factors=README.md", "--images=docs"], "README.md is not a factor file"),
+    ],
+)
+def test_mistakes_are_answered_in_a_paragraph(arguments, words):
+    out = predict(*arguments)
+    assert out.returncode == 2
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
+
+
+def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
+    """Trained through experiments.vtab; accuracy from the logits of arrays and of pictures."""
+    import tensorflow_datasets as tfds
+
+    out = subprocess.run(
+        [
+            sys.executable, "-m", "experiments.vtab", "--config", "configs/quickstart.py",
+            "--workdir", tmp_path / "run", "--config.tasks=fashion", "--config.methods=fact_tk",
+            "--config.epochs=1", "--config.warmup_epochs=0", "--config.eval_limit=200",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    (result,) = (tmp_path / "run" / "results").glob("*.json")
+    accuracy = json.loads(result.read_text())["accuracy"]
+    (factors,) = (tmp_path / "run" / "factors").iterdir()
+    data = open_task(get_task("fashion"), DataSettings(image_size=32))
+    images, labels = data.load("test", 200)
+    np.save(tmp_path / "x.npy", np.asarray(normalise(images, "imagenet")))
+    out = predict("--variant", "vit_mini", "--factors", factors, "--images", tmp_path / "x.npy",
+                  "--out", tmp_path / "l.npy")  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    logits = np.load(tmp_path / "l.npy")
+    assert 100 * np.mean(np.argmax(logits, -1) == labels) == pytest.approx(accuracy)
+    (tmp_path / "pictures").mkdir()
+    builder = tfds.builder("offline_fashion", try_gcs=False)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    stored = builder.as_dataset(split="test", decoders=skip, shuffle_files=False)
+    for i, example in enumerate(stored.take(200).as_numpy_iterator()):
+        (tmp_path / "pictures" / f"{i:03}.png").write_bytes(example["image"])
+    out = predict("--factors", factors, "--images", tmp_path / "pictures", "--topk", "1",
+                  "--out", tmp_path / "p.npy")  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), logits, rtol=1e-4, atol=1e-4)
+    assert "Ankle boot" in out.stdout
