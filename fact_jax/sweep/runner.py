@@ -57,7 +57,7 @@ class Runner:
     def __init__(self, config: ConfigDict, store: Store, progress: Progress):
         check_normalisation(config.normalisation)
         self.config, self.store, self.progress = config, store, progress
-        changes = {k: config[k] for k in ("gelu", "dtype", "precision") if config[k]}
+        changes = {k: config[k] for k in ("gelu", "dtype", "precision", "remat") if config[k]}
         vit = get_variant(config.variant)
         if config.image_size % vit.patch_size:
             raise UserError(
@@ -154,8 +154,9 @@ class Runner:
             rate = learning_rate(
                 e, peak=s["learning_rate"], epochs=s["epochs"], warmup_epochs=s["warmup_epochs"]
             )
-            numbers = (rate, s["weight_decay"], scale, s["dropout_rate"], s["drop_path_rate"])
-            hyper = Hyper(*(jnp.float32(x) for x in numbers))
+            rates = (s["dropout_rate"] or None, s["drop_path_rate"] or None)  # 0: left out
+            numbers = Hyper(rate, s["weight_decay"], scale, *rates)
+            hyper = jax.tree.map(jnp.float32, numbers)
             t = time.time()
             out = jax.block_until_ready(
                 epoch_program(self.base, state, train_set, hyper, epoch_key(cell.seed, e))

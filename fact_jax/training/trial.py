@@ -27,13 +27,17 @@ _MASKED = -1e30  # logit of a class that the task does not have
 
 
 class Hyper(NamedTuple):
-    """Numbers of one run; traced, so that changing them compiles nothing."""
+    """Numbers of one run; traced, so that changing them compiles nothing.
+
+    A rate of None leaves dropout or stochastic depth out of the program: another program, and
+    without dropout a cheaper one.
+    """
 
     learning_rate: float | jax.Array
     weight_decay: float | jax.Array = 1e-4
     scale: float | jax.Array = 1.0
-    dropout_rate: float | jax.Array = 0.1
-    drop_path_rate: float | jax.Array = 0.1
+    dropout_rate: float | jax.Array | None = 0.1
+    drop_path_rate: float | jax.Array | None = 0.1
 
 
 class TrainSet(NamedTuple):

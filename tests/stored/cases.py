@@ -137,7 +137,7 @@ def vit_outputs(config: ViTConfig, base, head, images) -> dict[str, np.ndarray]:
 
     x, state = run(base, images)
     logits = logits_of(head, x, head["bias"].size)
-    blocks = state["intermediates"]["Transformer"]["encoderblock"]["tokens"][0]  # [l, b, n, d]
+    blocks = state["intermediates"]["blocks"][0]["tokens"]  # [l, b, n, d]
     return {
         "logits": np.asarray(logits),
         **{f"block{i}": np.asarray(b) for i, b in enumerate(blocks)},
