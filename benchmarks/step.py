@@ -1,0 +1,290 @@
+"""A training step and an evaluation of ViT-B/16 at 224 pixels: ours and the peers', in one run.
+
+    python -m benchmarks.step [--batch 8] [--rounds 3] [--dtype float32] [--only NAMES] [--out FILE]
+
+Every system runs in a process of its own, in `--rounds` rounds one after the other, so that a noisy
+minute hits them all; a system's time is its best step of all rounds. A step is forward, backward
+and AdamW. Memory is the process's largest resident set during steps (on a GPU the allocator's
+peak), the frozen weights included. FLOPs are XLA's own count with the loop over the blocks written
+out, over the same count of a forward pass through all tokens. Ratios are to PyTorch's FacT with
+the same dropout, or to its evaluation. Peers that cannot be imported are left out with a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+CLASSES = 100
+# name: (kind, settings). Rates of 0.1 are those of FacT's training.
+OURS: dict[str, dict[str, Any]] = {
+    "ours: FacT-TT 16": {"method": "fact_tt", "rank": 16},
+    "ours: FacT-TT 16, dropout": {"method": "fact_tt", "rank": 16, "rate": 0.1},
+    "ours: FacT-TT 16, remat=attention": {"method": "fact_tt", "rank": 16, "remat": "attention"},
+    "ours: FacT-TT 16, remat=block": {"method": "fact_tt", "rank": 16, "remat": "block"},
+    "ours: FacT-TK 32": {"method": "fact_tk", "rank": 32},
+    "ours: FacT-TK 32, dropout": {"method": "fact_tk", "rank": 32, "rate": 0.1},
+    "ours: linear": {"method": "linear"},
+    "ours: full": {"method": "full"},
+    "ours: evaluation": {"method": "evaluate"},
+}
+PEERS: dict[str, dict[str, Any]] = {
+    "torch: FacT-TT 16": {"peer": "fact"},
+    "torch: FacT-TT 16, dropout": {"peer": "fact", "rate": 0.1},
+    "torch: peft LoRA 8": {"peer": "lora"},
+    "torch: full": {"peer": "full"},
+    "torch: evaluation": {"peer": "fact", "evaluate": True},
+}
+
+
+def peak_memory(reset: bool = False) -> int:
+    """The largest resident set since the last reset, in bytes (Linux).
+
+    What compiling and initialising have freed is given back to the system before.
+    """
+    if reset:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def measure(step, wait, steps: int) -> list[float]:
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        wait(step())
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def run_ours(s: dict[str, Any], batch: int, dtype: str, steps: int, count: bool) -> dict[str, Any]:
+    """Times, memory and compile time; with `count` the FLOPs of the program instead."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    from fact_jax import ViT, features, get_variant
+    from fact_jax.backbone.vit import init_base
+    from fact_jax.training.evaluation import make_programs
+    from fact_jax.training.mesh import make_mesh
+    from fact_jax.training.trial import (
+        Hyper,
+        epoch_key,
+        init_head,
+        init_trial,
+        logits_of,
+        make_epoch,
+        put_train_set,
+    )
+    from fact_jax.tuning import METHODS, FacTTT
+
+    config = get_variant("vit_b16").replace(dtype=dtype, remat=s.get("remat", "none"), unroll=count)
+    model = ViT(config)
+    structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    base = structs if count else init_base(config, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (batch, 224, 224, 3)).astype(np.uint8)
+    labels = (np.arange(batch) % CLASSES).astype(np.int32)
+    rate = s.get("rate")
+    mesh = make_mesh(batch, jax.devices()[:1])
+
+    if s["method"] == "evaluate":
+        _, program = make_programs(model, FacTTT(16), "imagenet")
+        arguments = (base, init_head(jax.random.key(0), 768, CLASSES, CLASSES), CLASSES, images)
+        lowered = program.lower(*arguments)
+    elif s["method"] == "forward":
+
+        def forward(base, images):
+            return model.apply({"params": base}, images / 255.0, mutable="intermediates")
+
+        lowered, arguments = jax.jit(forward).lower(base, images), ()
+    elif s["method"] == "full":
+        head = init_head(jax.random.key(0), 768, CLASSES, CLASSES)
+
+        def loss(tree, images, labels):
+            logits = logits_of(tree["head"], features(model, tree["base"], images / 255.0), CLASSES)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        optimizer = optax.adamw(1e-3)
+
+        def step(tree, state, images, labels):
+            value, gradient = jax.value_and_grad(loss)(tree, images, labels)
+            updates, state = optimizer.update(gradient, state, tree)
+            return optax.apply_updates(tree, updates), state, value
+
+        tree = {"base": base, "head": head}
+        state = jax.eval_shape(optimizer.init, tree) if count else optimizer.init(tree)
+        arguments = (tree, state, images, labels)
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments)
+    else:
+        settings = {"rank": s["rank"]} if "rank" in s else {}
+        method = METHODS[s["method"]](**settings)
+        program = make_epoch(model, method, "imagenet", batch, mesh)
+        state = init_trial(model, method, 0, CLASSES, CLASSES)
+        data = put_train_set(images, labels, CLASSES, batch, mesh)
+        hyper = jax.tree.map(jnp.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))
+        arguments = (base, state, data, hyper, epoch_key(0, 0))  # an epoch of one step
+        lowered = program.lower(*arguments)
+
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    compile_s = time.perf_counter() - start
+    if count:
+        return {"flops": compiled.cost_analysis()["flops"]}
+    memory = compiled.memory_analysis()
+
+    def one():
+        nonlocal arguments
+        out = compiled(*arguments)
+        if s["method"] == "full":
+            arguments = (*out[:2], *arguments[2:])
+        elif s["method"] != "evaluate":
+            arguments = (base, out[0], *arguments[2:])
+        return out
+
+    jax.block_until_ready(one())
+    peak_memory(reset=True)
+    seconds = measure(one, jax.block_until_ready, steps)
+    stats = jax.devices()[0].memory_stats() or {}
+    return {
+        "seconds": seconds,
+        "compile_s": compile_s,
+        "peak_bytes": stats.get("peak_bytes_in_use") or peak_memory(),
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+    }
+
+
+def run_torch(s: dict[str, Any], batch: int, dtype: str, steps: int) -> dict[str, Any]:
+    import torch
+    from torch.nn import functional as F
+
+    from benchmarks.torch_peers import build
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(torch.get_num_threads())
+    rate = s.get("rate", 0.0)
+    logits, trained, module = build(s["peer"], CLASSES, rate, rate)
+    module.to(device).train(not s.get("evaluate"))
+    optimizer = torch.optim.AdamW(trained, 1e-3, weight_decay=1e-4)
+    x = torch.randn(batch, 3, 224, 224, device=device)
+    y = torch.arange(batch, device=device) % CLASSES
+    half = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def step():
+        if s.get("evaluate"):
+            with torch.no_grad(), half:
+                return logits(x).argmax(-1)
+        with half:
+            loss = F.cross_entropy(logits(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def wait(_):
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    wait(step())
+    peak_memory(reset=True)
+    seconds = measure(step, wait, steps)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
+    return {"seconds": seconds, "peak_bytes": peak, "torch": torch.__version__}
+
+
+def worker(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = {**OURS, **PEERS, "forward": {"method": "forward"}}[arguments.worker]
+    if "peer" in settings:
+        return run_torch(settings, arguments.batch, arguments.dtype, arguments.steps)
+    a = arguments
+    return run_ours(settings, a.batch, a.dtype, a.steps, a.count)
+
+
+def call(name: str, a: argparse.Namespace, *more: str) -> dict[str, Any]:
+    """The worker's result; {"error": last line} if it failed."""
+    command = [sys.executable, "-m", "benchmarks.step", "--worker", name, "--batch", str(a.batch)]
+    command += ["--dtype", a.dtype, "--steps", str(a.steps), *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode:
+        return {"error": lines[-1] if lines else f"exit status {done.returncode}"}
+    return json.loads(lines[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--steps", type=int, default=3, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="systems, names with ';' between them")
+    parser.add_argument("--no_flops", action="store_true")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.worker:
+        print(json.dumps(worker(a)))
+        return
+    console = Console(width=140)
+    names = [n.strip() for n in a.only.split(";") if n.strip()] or [*OURS, *PEERS]
+    systems: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for i in range(a.rounds):
+        for name in list(systems):
+            result = call(name, a)
+            if "error" in result:
+                console.print(f"{name}: left out: {result['error']}", markup=False)
+                del systems[name]
+                continue
+            found = systems[name]
+            found["seconds"] = [*found.get("seconds", []), *result.pop("seconds")]
+            found.update(result)
+            best = min(found["seconds"])
+            console.print(f"round {i + 1}: {name}: {best:.2f} s a step", highlight=False)
+    if not a.no_flops:
+        forward = call("forward", a, "--count")["flops"]
+        for name, found in systems.items():
+            if name in OURS:
+                found["flops"] = call(name, a, "--count")["flops"]
+                found["flops_over_forward"] = found["flops"] / forward
+    report(console, systems, a)
+
+
+def report(console: Console, systems: dict[str, dict[str, Any]], a: argparse.Namespace) -> None:
+    from fact_jax.sweep.versions import environment
+
+    columns = ("images/s", "time / torch", "peak GB", "memory / torch")
+    table = Table("system", *columns, "compile s", "FLOPs / forward")
+    for name, found in systems.items():
+        best = min(found["seconds"])
+        kind = "evaluation" if "evaluation" in name else "FacT-TT 16"
+        reference = systems.get(f"torch: {kind}" + (", dropout" if "dropout" in name else ""))
+        found["images_per_s"] = a.batch / best
+        row = [f"{a.batch / best:.2f}", "", f"{found['peak_bytes'] / 1e9:.2f}", ""]
+        if reference:
+            found["time_ratio"] = best / min(reference["seconds"])
+            found["memory_ratio"] = found["peak_bytes"] / reference["peak_bytes"]
+            row[1], row[3] = f"{found['time_ratio']:.2f}", f"{found['memory_ratio']:.2f}"
+        row.append(f"{found['compile_s']:.1f}" if "compile_s" in found else "")
+        flops = found.get("flops_over_forward")
+        table.add_row(name, *row, f"{flops:.3f}" if flops else "")
+    console.print(table)
+    if a.out:
+        settings = {k: getattr(a, k) for k in ("batch", "dtype", "steps", "rounds")}
+        content = {"settings": settings, "systems": systems, "environment": environment()}
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
