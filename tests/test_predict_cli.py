@@ -76,13 +76,13 @@ def expected(mini, trained):
     return np.asarray(x @ task.head["kernel"] + task.head["bias"])
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 8), (4, 32), (4, 64)])
 def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
-    trained, expected, tmp_path, devices
+    trained, expected, tmp_path, devices, batch_size
 ):
     out = predict(
         "--variant", "vit_mini", "--factors", trained / "f.safetensors", "--images",
-        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", 8 * devices,
+        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", batch_size,
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
@@ -254,7 +254,7 @@ def test_class_names_of_a_file_and_of_none(trained, tmp_path):
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei\nvier\n")
     arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--scale", "0.1",
                  "--images", trained / "x.npy", "--topk", "1"]  # fmt: skip
-    out = predict(*arguments, "--class_names", tmp_path / "names.txt")
+    out = predict(*arguments, "--class_names=~/names.txt", HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
     assert any(name in out.stdout for name in ("eins", "zwei", "drei", "vier"))
     assert "│ 36" in out.stdout
