@@ -6,10 +6,12 @@
     python -m experiments.export --factors F --variant vit_b16 --weights PATH --out merged.npz
     python -m experiments.export --variant vit_b16 --weights hf:OWNER/NAME --out weights.npz
 
-A merged .npz is a plain ViT with the task's head (Google layout), as timm and FacT's code load it.
+A merged .npz is a plain ViT with the task's head (Google layout), as timm and FacT's code load it
+(but for DINOv2's LayerScale, which they do not know).
 """
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError
 from fact_jax.serving import export
-from fact_jax.serving.outputs import write_atomically
+from fact_jax.serving.outputs import prepare_output, write_atomically
 from fact_jax.tuning.files import TrainedTask, load_factors
 
 _FACTORS = flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
@@ -84,7 +86,7 @@ def to_ours(task: TrainedTask) -> bytes:
 def to_npz(task: TrainedTask | None, console: Console) -> bytes:
     """The weights, with the increments merged and the head if there are factors."""
     variant = variant_of(task)
-    model, base = load_vit(variant, _WEIGHTS.value)
+    model, base = load_vit(variant, _WEIGHTS.value, **(task.forward_settings if task else {}))
     settings = task.metadata["vit"] if task else dataclasses.asdict(model.config)
     print_differences({k: settings[k] for k in _TIMM if k in settings}, console)
     return export.npz_file(model.config, base, task, _ANY_WEIGHTS.value)
@@ -93,11 +95,14 @@ def to_npz(task: TrainedTask | None, console: Console) -> bytes:
 def main() -> None:
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     warnings.showwarning = lambda message, *_: console.print(f"Warning: {message}")
+    for flag in (_FACTORS, _OUT):
+        flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
     suffix = Path(_OUT.value).suffix
     if suffix not in (".pt", ".safetensors", ".npz"):
         raise UserError(f"--out {_OUT.value!r} must end in .pt, .safetensors or .npz.")
     if not _FACTORS.value and suffix != ".npz":
         raise UserError("Without --factors, weights are written, and those as .npz only.")
+    prepare_output(_OUT.value)
     task = None
     if _FACTORS.value:
         task = load_factors(_FACTORS.value, _METHOD.value, _SCALE.value)

@@ -9,6 +9,7 @@ PyTorch code (then with --scale). Without --out and --topk it prints the five be
 with 1 if a picture could not be read: its logits are NaN, the others are there.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -47,17 +48,15 @@ _ANY_WEIGHTS = flags.DEFINE_bool("any_weights", False, "Accept weights it was no
 
 def load_predictor(task: TrainedTask) -> Predictor:
     """The predictor of the task and the flags."""
-    trained = task.metadata
-    variant = _VARIANT.value or trained.get("variant")
+    variant = _VARIANT.value or task.metadata.get("variant")
     if not variant:
         raise UserError(f"{task.path} does not say its ViT: give --variant, such as vit_b16.")
-    check_fits(task, get_variant(variant), None, any_weights=True)  # before reading the weights
-    # The forward pass that the factors were trained with; the PyTorch code's is timm's.
+    config = get_variant(variant).replace(**task.forward_settings)
+    check_fits(task, config, None, any_weights=True)  # before reading the weights
     model, base = load_vit(
         variant,
         _WEIGHTS.value,
-        gelu=trained["vit"].get("gelu", "exact"),
-        layer_norm_eps=trained["vit"].get("layer_norm_eps", 1e-6),
+        **task.forward_settings,
         dtype=_DTYPE.value,
         precision=_PRECISION.value,
     )
@@ -67,7 +66,9 @@ def load_predictor(task: TrainedTask) -> Predictor:
 
 
 def check_flags() -> None:
-    """UserError for what can be known to be wrong before anything is read."""
+    """UserError for what can be known to be wrong before anything is read; ~ is expanded."""
+    for flag in (_FACTORS, _IMAGES, _OUT, _CLASS_NAMES):
+        flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
     for name in ("factors", "images"):
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is missing. python -m experiments.predict --help lists all.")
@@ -77,6 +78,8 @@ def check_flags() -> None:
         raise UserError(f"--out {_OUT.value} must end in .npy or .csv.")
     if _TOPK.value is not None and _TOPK.value < 1:
         raise UserError(f"--topk is {_TOPK.value}; expected 1 or more.")
+    if _OUT.value:
+        outputs.prepare_output(_OUT.value)
 
 
 def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[str], dict[int, str]]:
@@ -88,7 +91,7 @@ def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[st
         images = inputs.read_npy(path, config.patch_size)
         if images.shape[1] != side:
             console.print(f"Images of {images.shape[1]} pixels; the factors were made at {side}.")
-        if (largest := np.abs(images[:batch_size]).max()) > 20:
+        if (largest := np.abs(images[:64]).max()) > 20:
             console.print(f"Warning: values up to {largest:g}: are these images normalised?")
         names, unreadable = [str(i) for i in range(len(images))], dict[int, str]()
         starts = range(0, len(images), batch_size)

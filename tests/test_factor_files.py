@@ -1,10 +1,12 @@
 """Factor files, ours and the PyTorch code's: in, out, and refused when they do not fit."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import jax
@@ -16,7 +18,9 @@ from safetensors.numpy import load, save
 import fact_jax
 from fact_jax import FacTTK, FacTTT, Linear, UserError, get_variant, load_factors, load_vit
 from fact_jax.backbone.torch_zip import TorchZip, torch_bytes
-from fact_jax.backbone.weights import checksum
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import checksum, write_npz
+from fact_jax.serving.export import npz_file
 from fact_jax.tuning.files import check_fits, to_bytes
 from fact_jax.tuning.reference import reference_tensors
 
@@ -173,6 +177,13 @@ FOREIGN = {
     "integers": (lambda t: {**t, "head.bias": np.arange(7)}, {"scale": 1.0}, ["int64"]),
     "not finite": (lambda t: {**t, "head.bias": np.full(7, np.nan, "float32")}, {"scale": 1.0},
                    ["'head.bias'", "not finite"]),
+    "prefix of some": (lambda t: {("" if n == "head.bias" else "module.") + n: a
+                                  for n, a in t.items()}, {"scale": 1.0},
+                       ["'head.bias'", "'module.'"]),
+    "colliding prefix": (lambda t: {**{"module." + n: a for n, a in t.items()}, **t},
+                         {"scale": 1.0}, ["FacTu.weight"]),
+    "one factor twice": (lambda t: {**t, "module.FacTu.weight": t["FacTu.weight"]},
+                         {"scale": 1.0}, ["module.FacTu.weight is unknown"]),
     "a backbone": (lambda t: {"blocks.0.attn.qkv.weight": np.ones((72, 24), "float32")},
                    {"scale": 1.0}, ["not a factor file", "blocks.0.attn.qkv.weight"]),
 }  # fmt: skip
@@ -222,7 +233,14 @@ DAMAGED = {
     "method": (_metadata("method", "lora"), ["not a factor file", "lora"]),
     "classes": (_metadata("num_classes", 8), ["expected ((8,), 'F32')"]),
     "class names": (_metadata("class_names", ["a"]), ["7 texts"]),
+    "long class name": (_metadata("class_names", [*"abcdef", "g" * 1001]), ["1000 characters"]),
+    "class numbers": (_metadata("class_names", [1] * 7), ["7 texts"]),
+    "no classes": (_metadata("num_classes", 0), ["num_classes is 0"]),
     "image size": (_metadata("image_size", "32"), ["image_size is '32'"]),
+    "no image size": (_metadata("image_size", 0), ["image_size is 0", "4,096"]),
+    "image size of a bomb": (_metadata("image_size", 10**6), ["image_size is 1000000"]),
+    "jpeg quality": (_metadata("jpeg_quality", 96), ["jpeg_quality is 96, expected 1 to 95"]),
+    "normalisation": (_metadata("normalisation", "x"), ["normalisation is 'x'", "'imagenet'"]),
     "version": (_metadata("format_version", 2), ["format version 2"]),
     "no metadata": (lambda t, m: (t, {}), ["not a factor file", "format_version"]),
     "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["RecursionError"]),
@@ -279,12 +297,38 @@ def test_factors_that_do_not_fit_the_base_are_refused(tmp_path, small_vit):
     check_fits(task, config, checksum(base))
     with pytest.raises(UserError) as caught:
         check_fits(task, get_variant("vit_b16"), checksum(base))
-    for word in ("width 24, 3 blocks", "(small)", "width 768, 12 blocks", "f.safetensors"):
+    for word in ("width 24, depth 3", "(small)", "width 768, depth 12", "f.safetensors"):
         assert word in str(caught.value)
     other = jax.tree.map(lambda x: x + 1e-3, base)
     with pytest.raises(UserError, match="other weights"):
         check_fits(task, config, checksum(other))
     check_fits(task, config, checksum(other), any_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gelu": "tanh"}, ["for gelu exact", "has gelu tanh", "load_vit(", "gelu='exact')"]),
+        ({"layer_norm_eps": 1e-12}, ["eps 1e-06", "eps 1e-12", "layer_norm_eps=1e-06)"]),
+        ({"num_heads": 4}, ["for num_heads 3", "has num_heads 4", "Give the variant"]),
+        ({"patch_size": 8}, ["patch_size 4", "patch_size 8", "Give the variant"]),
+        ({"layer_scale": True}, ["layer_scale False", "layer_scale True", "Give the variant"]),
+    ],
+)
+def test_factors_of_another_forward_pass_are_refused(tmp_path, small_vit, change, words):
+    model, base = small_vit
+    written(tmp_path / "f.safetensors", FacTTT(4), model.config)
+    task = load_factors(tmp_path / "f.safetensors")
+    config = model.config.replace(**change)
+    with pytest.raises(UserError) as caught:
+        fact_jax.Predictor(fact_jax.ViT(config), base, task)
+    for word in words:
+        assert word in str(caught.value)
+    config = config.replace(**task.forward_settings)
+    if set(change) <= set(task.forward_settings):
+        fact_jax.Predictor(fact_jax.ViT(config), base, task)
+    same = model.config.replace(image_size=32, dtype="bfloat16", precision="highest")
+    check_fits(task, same, None)
 
 
 def export(*arguments):
@@ -340,9 +384,41 @@ def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
     assert checksum(load_vit("vit_mini", tmp_path / "weights.npz")[1]) == checksum(base)
 
 
+def test_increments_are_not_merged_into_other_weights_unless_it_is_wanted(tmp_path):
+    model, base = load_vit("vit_mini")
+    written(tmp_path / "f.safetensors", FacTTT(4, 0.1), model.config, variant="vit_mini",
+            weights_sha256=checksum(base))  # fmt: skip
+    write_npz(tmp_path / "o.npz", model.config, jax.tree.map(lambda x: x * 1.001, base))
+    merged = tmp_path / "new" / "merged.npz"
+    arguments = ["--factors", tmp_path / "f.safetensors", "--weights", tmp_path / "o.npz",
+                 "--out", merged]  # fmt: skip
+    out = export(*arguments)
+    assert out.returncode == 2
+    assert "trained on other weights" in out.stderr
+    assert not merged.exists()
+    out = export(*arguments, "--any_weights")
+    assert out.returncode == 0, out.stderr
+    assert merged.exists()
+
+
+def test_an_npz_with_layer_scale_is_written_with_a_warning(small_vit):
+    model, _ = small_vit
+    config = model.config.replace(layer_scale=True)
+    base = init_base(config, jax.random.key(0))
+    with pytest.warns(UserWarning, match="LayerScale.*leave them at 1"):
+        content = npz_file(config, base)
+    with np.load(io.BytesIO(content)) as arrays:
+        assert "Transformer/encoderblock_0/LayerScale_0" in arrays
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        npz_file(model.config, small_vit[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--factors", "none.pt", "--out", "README.md/x.pt"], "README.md/x.pt cannot be written"),
+        (["--out", "~/none.onnx"], str(Path("~/none.onnx").expanduser())),
         (["--out", "x.onnx"], "must end in .pt"),
         (["--out", "x.pt"], "Without --factors"),
         (["--out", "x.npz"], "--variant"),

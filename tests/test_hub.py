@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from test_weight_files import timm
 
 from fact_jax import get_variant
+from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import checksum
 
@@ -33,25 +34,27 @@ except UserError as error:
 class Hub(http.server.BaseHTTPRequestHandler):
     """What a download asks a hub for: a repository's list of files, and its files."""
 
-    files: dict[str, bytes]
+    repositories: dict[str, dict[str, bytes]]
     served: list[str]
 
     def do_GET(self):
         path = self.path.split("?")[0]
         name = path.rsplit("/", 1)[1]
-        if path == "/api/models/owner/vit/revision/main":
-            siblings = [{"rfilename": name} for name in self.files]
-            self.answer({"id": "owner/vit", "sha": COMMIT, "siblings": siblings})
-        elif path == f"/api/models/owner/vit/tree/{COMMIT}":
-            sizes = {name: len(content) for name, content in self.files.items()}
-            listed = [{"type": "file", "path": n, "size": s, "oid": n} for n, s in sizes.items()]
-            self.answer(listed)
-        elif path == f"/owner/vit/resolve/{COMMIT}/{name}" and name in self.files:
-            if self.command == "GET":
-                self.served.append(name)
-            self.answer(self.files[name])
-        else:
-            self.answer(b"", 404, {"X-Error-Code": "RepoNotFound"})
+        for repo, files in self.repositories.items():
+            if path == f"/api/models/{repo}/revision/main":
+                siblings = [{"rfilename": name} for name in files]
+                return self.answer({"id": repo, "sha": COMMIT, "siblings": siblings})
+            if path == f"/api/models/{repo}/tree/{COMMIT}":
+                sizes = {name: len(content) for name, content in files.items()}
+                kind = {"type": "file"}
+                return self.answer(
+                    [{**kind, "path": n, "size": s, "oid": n} for n, s in sizes.items()]
+                )
+            if path == f"/{repo}/resolve/{COMMIT}/{name}" and name in files:
+                if self.command == "GET":
+                    self.served.append(name)
+                return self.answer(files[name])
+        return self.answer(b"", 404, {"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET
 
@@ -82,18 +85,46 @@ def load(name, env):
     return run.stdout.strip()
 
 
-def test_a_repository_is_fetched_once_and_used_without_a_network(base, tmp_path):
-    Hub.files = {
-        "README.md": b"not wanted",
-        "pytorch_model.bin": b"not wanted: there are safetensors",
-        "config.json": b"{}",
-        "model.safetensors": save(timm(jax.tree.map(np.asarray, base))),
+@pytest.fixture
+def hub(base, tmp_path):
+    """(server, environment of a process that uses it)."""
+    tensors = timm(jax.tree.map(np.asarray, base))
+    names, half = sorted(tensors), len(tensors) // 2
+    shards = {
+        "model-00001-of-00002.safetensors": names[:half],
+        "model-00002-of-00002.safetensors": names[half:],
+    }
+    index = {"weight_map": {name: shard for shard, inside in shards.items() for name in inside}}
+    Hub.repositories = {
+        "owner/vit": {
+            "README.md": b"not wanted",
+            "pytorch_model.bin": b"not wanted: there are safetensors",
+            "config.json": b"{}",
+            "model.safetensors": save(tensors),
+        },
+        "owner/shards": {
+            "model.safetensors.index.json": json.dumps(index).encode(),
+            **{shard: save({n: tensors[n] for n in inside}) for shard, inside in shards.items()},
+        },
+        "owner/pytorch": {"pytorch_model.bin": torch_bytes(tensors)},
     }
     Hub.served = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
-    env["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    yield server, {**env, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["shards", "pytorch"])
+def test_shards_and_pytorch_files(base, hub, name):
+    assert load(f"hf:owner/{name}", hub[1]) == checksum(base)
+    assert sorted(Hub.served) == sorted(Hub.repositories[f"owner/{name}"])
+
+
+def test_a_repository_is_fetched_once_and_used_without_a_network(base, hub):
+    server, env = hub
     assert load("hf:owner/vit", env) == checksum(base)
     assert load("hf:owner/vit@main", env) == checksum(base)
     assert sorted(Hub.served) == ["config.json", "model.safetensors"]

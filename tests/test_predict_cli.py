@@ -19,6 +19,7 @@ from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
+from fact_jax.serving.outputs import prepare_output, write_atomically
 from fact_jax.serving.predict import Predictor
 from fact_jax.training.images import normalise
 from fact_jax.tuning.files import load_factors, to_bytes
@@ -75,13 +76,13 @@ def expected(mini, trained):
     return np.asarray(x @ task.head["kernel"] + task.head["bias"])
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 8), (4, 32), (4, 64)])
 def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
-    trained, expected, tmp_path, devices
+    trained, expected, tmp_path, devices, batch_size
 ):
     out = predict(
         "--variant", "vit_mini", "--factors", trained / "f.safetensors", "--images",
-        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", 8 * devices,
+        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", batch_size,
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
@@ -113,6 +114,71 @@ def test_the_predictor_takes_any_number_of_images(mini, trained, expected):
         np.testing.assert_allclose(logits, expected[:n], atol=1e-3)
     with pytest.raises(UserError, match="batch_size is 0"):
         Predictor(*mini, predictor.task, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("batches", "rows"),
+    [([1], [1]), ([5], [5]), ([16, 16, 5], [16, 16, 16]), ([3, 16, 5], [3, 16, 16])],
+)
+def test_only_a_shorter_last_batch_is_padded(mini, trained, expected, batches, rows):
+    predictor = Predictor(*mini, load_factors(trained / "f.safetensors"), batch_size=10**12)
+    program, shapes = predictor._program, []
+    predictor._program = lambda *a: shapes.append(len(a[-1])) or program(*a)
+    images = np.load(trained / "x.npy")[: sum(batches)]
+    logits = list(predictor.stream(np.split(images, np.cumsum(batches)[:-1])))
+    assert [len(x) for x in logits] == batches
+    assert shapes == rows
+    np.testing.assert_allclose(np.concatenate(logits), expected[: sum(batches)], atol=1e-3)
+
+
+def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained, tmp_path):
+    """GELU, epsilon and image size of the training; --dtype and --precision."""
+    from absl import flags
+    from absl.testing import flagsaver
+
+    from experiments.predict import load_predictor
+
+    model, base = mini
+    task = load_factors(trained / "f.safetensors")
+    config = model.config.replace(gelu="tanh", layer_norm_eps=0.1)
+    tree = {"factors": task.factors, "head": task.head}
+    other = {"variant": "vit_mini", "image_size": 48, "normalisation": "none"}
+    path = tmp_path / "f.safetensors"
+    path.write_bytes(to_bytes(task.method, tree, config, other))
+    images = np.load(trained / "x.npy")
+    images = np.concatenate([images, images[:, :16]], 1)
+    images = np.concatenate([images, images[:, :, :16]], 2)
+    flags.FLAGS.mark_as_parsed()
+
+    def logits(**settings):
+        with flagsaver.flagsaver(**settings):
+            predictor = load_predictor(load_factors(path))
+        found = predictor.model.config
+        asked = {"dtype": "float32", "precision": "default", **settings}
+        assert {name: getattr(found, name) for name in asked} == asked
+        return predictor.logits(images)
+
+    adaptation = task.method.adaptation(task.factors, config)
+    x = fact_jax.features(fact_jax.ViT(config), base, images, adaptation)
+    wanted = np.asarray(x @ task.head["kernel"] + task.head["bias"])
+    size = np.abs(wanted).max()
+    np.testing.assert_allclose(logits(), wanted, rtol=1e-4, atol=1e-4 * size)
+    np.testing.assert_allclose(logits(precision="highest"), wanted, rtol=1e-4, atol=1e-4 * size)
+    error = np.abs(logits(dtype="bfloat16") - wanted).max() / size
+    assert 1e-4 < error < 0.1
+    plain = fact_jax.features(model, base, images, adaptation)  # the file's settings matter
+    assert np.abs(plain @ task.head["kernel"] + task.head["bias"] - wanted).max() > 0.01 * size
+
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (60, 50, 3), dtype=np.uint8))
+    picture.save(tmp_path / "pictures" / "a.png")
+    out = predict("--factors", path, "--images", tmp_path / "pictures", "--out", tmp_path / "l.npy")
+    assert out.returncode == 0, out.stderr
+    assert "48 x 48 pixels" in out.stderr
+    x = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC))[None] / np.float32(255)
+    wanted = Predictor(fact_jax.ViT(config), base, load_factors(path)).logits(x)
+    np.testing.assert_allclose(np.load(tmp_path / "l.npy"), wanted, rtol=1e-3, atol=1e-4 * size)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +254,7 @@ def test_class_names_of_a_file_and_of_none(trained, tmp_path):
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei\nvier\n")
     arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--scale", "0.1",
                  "--images", trained / "x.npy", "--topk", "1"]  # fmt: skip
-    out = predict(*arguments, "--class_names", tmp_path / "names.txt")
+    out = predict(*arguments, "--class_names=~/names.txt", HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
     assert any(name in out.stdout for name in ("eins", "zwei", "drei", "vier"))
     assert "│ 36" in out.stdout
@@ -236,7 +302,28 @@ def test_arrays_of_another_kind_are_refused_with_what_was_found(tmp_path, case):
     assert "x.npy" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+def _npy(header: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+
+
+NO_ARRAYS = {
+    "empty": b"",
+    "text": b"hello",
+    "cut": b"\x93NUMPY\x01\x00v\x00{'descr'",
+    "open bracket": _npy("{'descr': '<f4', 'fortran_order': False, 'shape': ((2,}"),
+    "no name": _npy("{'descr': '<f4', 'fortran_order': False, 3: 'shape'}"),
+    "unhashable": _npy("{[]: 1}"),
+    "huge": _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10**99, 32, 32, 3)}"),
+    "huge number": _npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({9**99}, 8, 8, 3)}}"),
+    "large": _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (999999, 8, 8, 3)}"),
+    "negative": _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 8, 8, 3)}"),
+    "nested": _npy("(" * 5000),
+    "dtype": _npy("{'descr': '<f4,', 'fortran_order': False, 'shape': (1, 8, 8, 3)}"),
+    "long": b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{",
+}
+
+
+@pytest.mark.parametrize("content", NO_ARRAYS.values(), ids=NO_ARRAYS)
 def test_files_that_are_no_arrays_are_refused(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"cannot be read as a \.npy file"):
@@ -250,10 +337,51 @@ def test_a_truncated_array_is_refused(tmp_path):
         read_npy(tmp_path / "x.npy", patch_size=8)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+def test_arrays_of_either_order_are_mapped(tmp_path, order, dtype):
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(dtype, order=order)
+    np.save(tmp_path / "x.npy", x)
+    found = read_npy(tmp_path / "x.npy", patch_size=8)
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, x)
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".ipynb_checkpoints" / "a").mkdir(parents=True)
+    for name in (".hidden.png", ".ipynb_checkpoints/a/x.png", "a.h5", "a.grib", "a.mpg", "a.eps"):
+        (tmp_path / name).write_text("")
     with pytest.raises(UserError, match="holds no picture"):
         find_pictures(tmp_path)
+    (tmp_path / "a.jpeg").write_text("")
+    hidden = tmp_path / ".ipynb_checkpoints"  # asked for by name
+    assert find_pictures(tmp_path) == [tmp_path / "a.jpeg"]
+    assert find_pictures(hidden) == [hidden / "a" / "x.png"]
+
+
+def test_a_format_that_is_no_picture_is_not_opened_whatever_its_name(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", format="EPS")  # Pillow runs Ghostscript
+    pictures = Pictures([tmp_path / "a.png"], 8, "none")
+    list(pictures.batches(1))
+    assert pictures.unreadable == {0: "no picture that Pillow can read"}
+
+
+def test_a_file_that_cannot_be_written_is_told_before_and_after(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in ("file/l.npy", "file/a/l.npy"):
+        for write in (lambda p: prepare_output(p), lambda p: write_atomically(p, b"x")):
+            with pytest.raises(UserError, match=r"l\.npy cannot be written \(.*another --out"):
+                write(str(tmp_path / path))
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        prepare_output(str(tmp_path / "folder.npy"))
+    with pytest.raises(UserError, match="cannot be written"):
+        write_atomically(str(tmp_path / "folder.npy"), b"x")
+    prepare_output(str(tmp_path / "a" / "b" / "l.npy"))
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    write_atomically(str(tmp_path / "a" / "b" / "l.npy"), b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file", "folder.npy"]
 
 
 def test_a_decompression_bomb_costs_one_row(tmp_path):
@@ -276,6 +404,10 @@ def test_a_decompression_bomb_costs_one_row(tmp_path):
         (["--factors=f.pt", "--images=docs", "--out=x.txt"], "must end in .npy or .csv"),
         (["--factors=f.pt", "--images=docs", "--topk=0"], "--topk is 0"),
         (["--factors=none.pt", "--images=docs"], "none.pt does not exist"),
+        (["--factors=none.pt", "--images=docs", "--out=README.md/x.npy"], "x.npy cannot be writ"),
+        (["--factors=none.pt", "--images=~/none"], f"{Path.home()}/none does not exist"),
+        (["--factors=~/none.pt", "--images=docs"], f"{Path.home()}/none.pt does not exist"),
+        (["--factors=none.pt", "--images=docs", "--out=~/x.txt"], f"{Path.home()}/x.txt must end"),
         (["--factors=README.md", "--images=docs"], "README.md is not a factor file"),
     ],
 )

@@ -130,8 +130,11 @@ def test_hugging_face_vit_model(base, tmp_path):
     config = same(base, tmp_path).config  # the folder
     assert (config.layer_norm_eps, config.gelu) == (1e-5, "tanh")
     assert same(base, tmp_path, gelu="exact").config.gelu == "exact"
-    for name, value in (("num_attention_heads", 6), ("hidden_act", "relu"), ("layer_norm_eps", "")):
-        (tmp_path / "config.json").write_text(json.dumps({**settings, name: value}))
+    wrong = [("num_attention_heads", 6), ("hidden_act", "relu"), ("hidden_act", ["gelu"])]
+    wrong += [("layer_norm_eps", value) for value in ("", -1, True, 10**400, float("nan"))]
+    texts = [json.dumps({**settings, name: value}) for name, value in wrong]
+    for text in (*texts, "[" * 200_000, "[]", "{", " " * 2_000_000):
+        (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="config.json"):
             load_vit(VARIANT, tmp_path)
 
@@ -142,6 +145,34 @@ def test_a_classifier_or_a_decoder_around_the_vit_is_dropped(base, tmp_path):
     tensors["decoder.decoder_pos_embed"] = np.ones((1, 197, 32))
     save_file(tensors, tmp_path / "model.safetensors")
     same(base, tmp_path)
+
+
+def test_names_of_transformers_5(base, tmp_path):
+    """A state dict that transformers 5 did not save itself has its modules' names."""
+    names = {
+        "encoder.layer.": "layers.",
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    tensors = {}
+    for name, tensor in hf_vit(base).items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        tensors[name] = tensor
+    assert "layers.3.mlp.fc2.weight" in tensors
+    save_file(tensors, tmp_path / "model.safetensors")
+    same(base, tmp_path)
+
+
+def test_a_file_of_two_vits_is_refused(base, tmp_path):
+    """Of a student and a teacher neither is taken by chance."""
+    tensors = {f"{p}.{k}": v for k, v in timm(base).items() for p in ("model", "model_ema")}
+    save_file(tensors, tmp_path / "two.safetensors")
+    refused(tmp_path / "two.safetensors", "several ViTs, under 'model.', 'model_ema.'")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -184,7 +215,9 @@ def test_a_sharded_checkpoint(base, tmp_path):
         with pytest.raises(UserError, match=match):
             load_vit(VARIANT, tmp_path)
 
-    refused({**index["weight_map"], "x": "../secret.safetensors"}, r"\.\./secret")
+    save_file({"x": np.ones(3)}, tmp_path.parent / "secret.safetensors")
+    elsewhere = {**index["weight_map"], "x": "../secret.safetensors"}
+    refused(elsewhere, r"\.\./secret.*expected a .safetensors file beside it")
     refused({**index["weight_map"], "x": "model-3.safetensors"}, "not beside it")
     refused({**index["weight_map"], "x": "model-00001-of-00002.safetensors"}, "it does not")
     refused([1], "not the index")
@@ -276,8 +309,80 @@ def test_damaged_safetensors(base, tmp_path):
 
 
 def npy(shape, dtype="<f4"):
-    text = str({"descr": dtype, "fortran_order": False, "shape": shape}).encode()
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    return header(str({"descr": dtype, "fortran_order": False, "shape": shape}))
+
+
+def header(text, version=1):
+    length = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode()
+
+
+def with_member(path, base, data, name="cls.npy", method=zipfile.ZIP_DEFLATED):
+    """A `.npz` of `base` with another content of one array."""
+    write_npz(path, get_variant(VARIANT), base)
+    with zipfile.ZipFile(path) as old:
+        content = {n: old.read(n) for n in old.namelist() if n != name}
+    with zipfile.ZipFile(path, "w", method) as new:
+        for n, value in {name: data, **content}.items():
+            new.writestr(n, value)
+
+
+def test_hostile_headers_of_arrays(base, tmp_path):
+    path = tmp_path / "hostile.npz"
+    zeros = b"\0" * 100_000_000
+    for data, match in (
+        (header(" " * 50_000_000, version=2), "header of 50,000,000 bytes"),
+        (npy((1, 1, 192), "|V520000") + zeros, "of type"),
+        (npy((1, 1, 192), "|V4") + b"\0" * 768, "of type"),
+        (npy((1, 1, 192), "<c8") + b"\0" * 1536, "of type"),
+        (npy((1, 1, -192)), "impossible shape"),
+        (npy((2**70, 2)), "impossible shape"),
+        (header("(" * 9000), "header"),
+        (header("-" * 5000 + "1"), "header"),
+        (header("{'descr': "), "header"),
+        (header("{'descr': '<f4', 'fortran_order': 1, 'shape': 3}"), "header"),
+        (b"\x93NUMPY\x09\x00", "version"),
+        (b"", "magic"),
+    ):
+        with_member(path, base, data)
+        tracemalloc.start()
+        refused(path, match)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+        tracemalloc.stop()
+
+
+def test_encrypted_and_damaged_members(base, tmp_path):
+    path = tmp_path / "encrypted.npz"
+    with_member(path, base, npy((1, 1, 192)) + b"\0" * 768, "cls.npy", zipfile.ZIP_LZMA)
+    content = bytearray(path.read_bytes())
+    damaged = bytes(content[:60]) + b"\xff" * 30 + bytes(content[90:])
+    path.write_bytes(damaged)
+    refused(path, "damaged")
+    directory = content.rindex(b"PK\x01\x02")
+    content[directory + 8] |= 1  # the flag of encryption
+    path.write_bytes(content)
+    refused(path, "encrypted")
+
+
+def test_other_members_of_a_zip_are_left_alone(base, tmp_path):
+    path = tmp_path / "readme.npz"
+    with_member(path, base, b"hello", "README.txt")
+    same(base, path)
+
+
+def test_numbers_that_are_not_finite(base, tmp_path):
+    path = tmp_path / "nan.safetensors"
+    for value, dtype in ((np.nan, np.float32), (np.inf, np.float16), (1e300, np.float64)):
+        tensors = timm(base)
+        tensors["cls_token"] = np.full((1, 1, 192), value, dtype)
+        save_file(tensors, path)
+        refused(path, "'cls_token' has numbers that are not finite")
+
+
+def test_a_huge_header_of_safetensors(tmp_path):
+    path = tmp_path / "header.safetensors"
+    path.write_bytes(struct.pack("<Q", 50_000_000) + b"{" + b" " * 50_000_000)
+    refused(path, "a header of 50,000,000 bytes")
 
 
 def test_zip_bombs_are_refused_without_being_read(base, tmp_path):

@@ -180,20 +180,23 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-def find_layout(names: Iterable[str]) -> tuple[Layout, str] | None:
-    """The layout of a file with these tensors, and what its names start with ('vit.', 'module.').
+def find_layouts(names: Iterable[str]) -> list[tuple[Layout, str]]:
+    """The ViTs of a file with these tensors: layout, and what their names start with ('vit.').
+
+    More than one are, for instance, a student and a teacher.
 
     A layout is known by its patch embedding and the first block's norm and query.
     """
     names = set(names)
+    found = []
     for layout in LAYOUTS:
         signs = ("LayerNorm_0/scale", f"{_ATTENTION}/query/kernel")
         first = {layout.tensor(_BLOCK + sign, 0)[0] for sign in signs}
-        for name in names:
+        for name in sorted(names):
             prefix = name.removesuffix(layout.patch)
             if prefix != name and {prefix + sign for sign in first} <= names:
-                return layout, prefix
-    return None
+                found.append((layout, prefix))
+    return sorted(found, key=lambda pair: pair[1])
 
 
 def unknown_tensors(layout: Layout, prefix: str, names: Iterable[str], used: set[str]) -> list[str]:

@@ -15,6 +15,7 @@ from fact_jax.backbone.layouts import Layout
 from fact_jax.backbone.tensor_files import TensorFile
 from fact_jax.errors import UserError
 
+_MAX_CONFIG_BYTES = 1 << 20
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 
 
@@ -106,7 +107,7 @@ class Reader:
             )
         self.used.add(self.prefix + name)
         tensor = self.file.read(self.prefix + name)
-        if tensor.dtype.kind not in "fV" or tensor.dtype.itemsize == 1:
+        if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.dtype.itemsize < 2:
             raise UserError(
                 f"Weights file {self.file.path}: tensor {self.prefix + name!r} is of type "
                 f"{tensor.dtype}; expected floating-point numbers."
@@ -123,7 +124,14 @@ class Reader:
             tensor = np.delete(tensor, 1, axis=1)
         if self.layout.torch and parameter.endswith("kernel"):
             tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
-        return tensor.astype(np.float32).reshape(shape)
+        with np.errstate(over="ignore"):
+            tensor = tensor.astype(np.float32)
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"Weights file {self.file.path}: tensor {self.prefix + name!r} has numbers that "
+                "are not finite in float32. Use a sound checkpoint."
+            )
+        return tensor.reshape(shape)
 
     def _stored_shape(self, parameter: str, shape: tuple[int, ...], part) -> tuple[int, ...]:
         """The shape in which the file's layout stores a parameter that we store as `shape`."""
@@ -151,22 +159,26 @@ def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> d
     if not (layout.title.startswith("Hugging Face") and path.is_file()):
         return settings
     try:
-        stated = json.loads(path.read_text())
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
+        stated = json.loads(path.read_bytes())
         heads = stated.get("num_attention_heads", config.num_heads)
         act = stated.get("hidden_act", "gelu")
-        settings["layer_norm_eps"] = float(stated.get("layer_norm_eps", layout.layer_norm_eps))
-    except (ValueError, AttributeError, TypeError, OSError) as error:
+        eps = stated.get("layer_norm_eps", layout.layer_norm_eps)
+    except (ValueError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not the config of a checkpoint ({error}).") from error
+    if type(eps) is not float or not 0 < eps < 1:
+        raise UserError(f"{path} says that layer_norm_eps is {eps!r}; expected a small number.")
     if heads != config.num_heads:
         raise UserError(
-            f"{path} says {heads} attention heads; the variant has {config.num_heads}. Set the "
+            f"{path} says {heads!r} attention heads; the variant has {config.num_heads}. Set the "
             "variant that fits the file."
         )
-    if act not in _GELU:
+    if type(act) is not str or act not in _GELU:
         raise UserError(
             f"{path} says that the MLP's function is {act!r}; known here: {', '.join(_GELU)}."
         )
-    return {**settings, "gelu": _GELU[act]}
+    return {"layer_norm_eps": eps, "gelu": _GELU[act]}
 
 
 def _text(shape) -> str:

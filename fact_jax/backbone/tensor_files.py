@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import os
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -22,12 +24,13 @@ from fact_jax.backbone.torch_zip import BoundedFile, TorchZip
 from fact_jax.errors import UserError
 
 _MAX_INDEX_BYTES = 32 << 20
-_NPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-# What numpy, zipfile and zlib raise on damaged bytes.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError)
+_MAX_NPY_HEADER_BYTES = 10_000
+_MAX_SAFETENSORS_HEADER_BYTES = 8 << 20  # a tensor needs about 100
+# What zipfile and its decompressors raise on damaged bytes (RuntimeError: an encrypted member).
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(OSError, ValueError, RuntimeError),
+)
 
 
 class TensorFile(Protocol):
@@ -48,18 +51,21 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
     Raises UserError when nothing is there, or when it is none of the known formats.
     """
     path = Path(path)
-    if path.is_dir():
-        return open_tensors(_file_in_folder(path))
-    if not path.is_file():
-        raise UserError(f"Weights file {path} does not exist.")
+    try:
+        if path.is_dir():
+            return open_tensors(_file_in_folder(path))
+        if not path.is_file():
+            raise UserError(f"Weights file {path} does not exist.")
+        with path.open("rb") as f:
+            start = f.read(9)
+    except OSError as error:
+        raise UserError(f"Weights file {path} cannot be read ({error}).") from error
     if path.suffix == ".json":
         return ShardedFile(path)
-    with path.open("rb") as f:
-        start = f.read(300)
-    if start[:4] == b"PK\x03\x04":  # then, from byte 30, the first member's name
-        length = int.from_bytes(start[26:28], "little")
-        npz = start[30 : 30 + length].endswith(b".npy")
-        return NpzFile(path) if npz else TorchZip(path)
+    if start[:2] == b"PK":
+        archive = _open_zip(path)
+        npz = any(name.endswith(".npy") for name in archive.namelist())
+        return NpzFile(path, archive) if npz else TorchZip(path)
     if start[8:9] == b"{":  # an 8-byte length, then a JSON header
         return SafetensorsFile(path)
     if start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin"):
@@ -85,6 +91,16 @@ def _file_in_folder(folder: Path) -> Path:
     )
 
 
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        file = BoundedFile(io.FileIO(path))
+        archive = zipfile.ZipFile(file)
+    except _DAMAGE as error:
+        raise _damaged(path, error) from error
+    file.limit = path.stat().st_size
+    return archive
+
+
 def _damaged(path: Path, error: Exception | str) -> UserError:
     return UserError(
         f"Weights file {path} is damaged or truncated ({error}). Download it again, or name "
@@ -92,53 +108,78 @@ def _damaged(path: Path, error: Exception | str) -> UserError:
     )
 
 
+def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, Fortran order, dtype) of a `.npy` file, whose data follow in `f`.
+
+    NumPy's own reader of version 2 takes any length on trust. Raises ValueError, and nothing else,
+    for what is not a short and sound header.
+    """
+    version = np.lib.format.read_magic(f)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f".npy version {version}")
+    width = 2 if version == (1, 0) else 4
+    length = int.from_bytes(stated := f.read(width), "little")
+    if len(stated) < width or length > _MAX_NPY_HEADER_BYTES:
+        raise ValueError(f"a .npy header of {length:,} bytes")
+    header = io.BytesIO(length.to_bytes(2, "little") + f.read(length))
+    try:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+    except (SyntaxError, tokenize.TokenError, TypeError, KeyError, ArithmeticError) as error:
+        raise ValueError(f"a damaged .npy header ({type(error).__name__})") from error
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("a .npy header that is nested too deeply") from error
+    if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError("a .npy header with an impossible shape")
+    return shape, fortran, dtype
+
+
 class NpzFile:
     """NumPy's `.npz`: a zip of `.npy` files."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
+        self.path, self._archive = path, archive
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
-            with self._open() as archive:
-                for member in archive.namelist():
+            for member in archive.namelist():
+                if member.endswith(".npy"):
                     with archive.open(member) as f:
                         self.shapes[member.removesuffix(".npy")] = self._header(f, member)[0]
         except _DAMAGE as error:
-            raise _damaged(path, error) from error
+            raise _told(path, error) from error
 
-    def _open(self) -> zipfile.ZipFile:
-        file = BoundedFile(io.FileIO(self.path))
-        archive = zipfile.ZipFile(file)
-        file.limit = self.path.stat().st_size
-        return archive
-
-    def _header(self, f, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-        version = np.lib.format.read_magic(f)
-        if version not in _NPY_HEADERS:
-            raise UserError(f"Weights file {self.path}: {member} has .npy version {version}.")
-        shape, fortran, dtype = _NPY_HEADERS[version](f)
+    def _header(self, f: IO[bytes], member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+        shape, fortran, dtype = read_npy_header(f)
         if dtype.hasobject:
             raise UserError(
                 f"Weights file {self.path}: array {member!r} holds pickled Python objects, which "
                 "are never loaded. Save plain numeric arrays."
+            )
+        if dtype.kind not in "fiu" and dtype != np.dtype("V2"):
+            raise UserError(
+                f"Weights file {self.path}: array {member!r} is of type {dtype}; expected "
+                "floating-point numbers."
             )
         return shape, fortran, dtype
 
     def read(self, name: str) -> np.ndarray:
         member = name + ".npy"
         try:
-            with self._open() as archive, archive.open(member) as f:
+            with self._archive.open(member) as f:
                 shape, fortran, dtype = self._header(f, member)
                 size = int(np.prod(shape, dtype=object)) * dtype.itemsize
                 data = f.read(size)
                 if len(data) != size or f.read(1):  # reading past the end checks the checksum
                     raise ValueError(f"{member} has not the size that its header states")
         except _DAMAGE as error:
-            raise error if isinstance(error, UserError) else _damaged(self.path, error) from error
+            raise _told(self.path, error) from error
         # The Google files store bfloat16 as raw pairs of bytes.
         dtype = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _told(path: Path, error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else _damaged(path, error)
 
 
 class SafetensorsFile:
@@ -154,9 +195,11 @@ class SafetensorsFile:
         }
 
     def read(self, name: str) -> np.ndarray:
+        from safetensors import SafetensorError
+
         try:
             return self._file.get_tensor(name)
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, SafetensorError) as error:
             dtype = self._file.get_slice(name).get_dtype()
             raise UserError(
                 f"Weights file {self.path}: tensor {name!r} is stored as {dtype}, which is not a "
@@ -167,6 +210,10 @@ class SafetensorsFile:
 def _open_safetensors(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
+    with path.open("rb") as f:
+        header = int.from_bytes(f.read(8), "little")
+    if header > min(_MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
+        raise _damaged(path, f"as safetensors: a header of {header:,} bytes")
     try:
         return safe_open(path, "numpy")
     except (SafetensorError, OSError) as error:

@@ -17,7 +17,7 @@ import numpy as np
 
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.download import find_weights
-from fact_jax.backbone.layouts import LAYOUTS, find_layout, unknown_tensors
+from fact_jax.backbone.layouts import LAYOUTS, find_layouts, unknown_tensors
 from fact_jax.backbone.reading import Reader, published_settings, split_heads
 from fact_jax.backbone.tensor_files import open_tensors
 from fact_jax.backbone.vit import ViT, init_base
@@ -38,14 +38,20 @@ def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> 
     """
     config = get_variant(variant)
     file = open_tensors(find_weights(variant, path))
-    found = find_layout(file.shapes)
-    if found is None:
+    found = find_layouts(file.shapes)
+    if not found:
         first = ", ".join(sorted(file.shapes)[:3]) or "nothing"
         raise UserError(
             f"Weights file {file.path} is not a ViT in a layout known here "
             f"({', '.join(layout.title for layout in LAYOUTS)}): it holds {first} ..."
         )
-    layout, prefix = found
+    if len(found) > 1:
+        raise UserError(
+            f"Weights file {file.path} holds several ViTs, under "
+            f"{', '.join(repr(prefix) for _, prefix in found)}. Save the one that you want in a "
+            "file of its own."
+        )
+    ((layout, prefix),) = found
     reader = Reader(file, layout, prefix, config)
     reader.check_variant()
     config = config.replace(image_size=reader.image_size())
@@ -73,8 +79,8 @@ def checksum(base: dict) -> str:
 def write_npz(path: str | os.PathLike, config: ViTConfig, base: dict, dtype=np.float32) -> None:
     """Writes `base` in the Google `.npz` layout, one array per block, compressed.
 
-    timm's and FacT's code load such a file (``checkpoint_path=``). It holds no LayerNorm epsilon:
-    readers take 1e-6.
+    timm's and FacT's code load such a file (``checkpoint_path=``); they take LayerNorm's epsilon
+    for 1e-6, and do not know the arrays of LayerScale, which only we read.
     """
     arrays: dict[str, Any] = {}
     for keys, value in jax.tree_util.tree_leaves_with_path(base):

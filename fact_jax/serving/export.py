@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 
 from fact_jax.backbone.adaptation import merge
@@ -51,7 +52,16 @@ def own_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | No
 def npz_file(
     config: ViTConfig, base: dict, task: TrainedTask | None = None, any_weights: bool = False
 ) -> bytes:
-    """`base` in the Google layout; with a task, merged with its increments, and with its head."""
+    """`base` in the Google layout; with a task, merged with its increments, and with its head.
+
+    Warns of LayerScale, which no other reader of that layout knows.
+    """
+    if config.layer_scale:
+        warnings.warn(
+            "this ViT has LayerScale (DINOv2). Its gains are in the .npz, but only fact-jax reads "
+            "them: timm's and FacT's loaders would leave them at 1 without a word.",
+            stacklevel=2,
+        )
     if task is not None:
         check_fits(task, config, checksum(base), any_weights)
         base = {**merge(base, task.method.adaptation(task.factors, config)), "head": task.head}

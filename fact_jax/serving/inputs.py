@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,9 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fact_jax.backbone.tensor_files import read_npy_header
 from fact_jax.data.images import decode, map_ahead
 from fact_jax.errors import UserError
 from fact_jax.training.images import check_normalisation, normalise
+
+# Pillow also opens vector graphics (.eps by running Ghostscript), films and scientific files, most
+# of which it cannot decode; pictures come in these.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 
 def check_side(what: str, side: int, patch_size: int) -> None:
@@ -31,50 +38,65 @@ def read_npy(path: Path, patch_size: int) -> np.ndarray:
     Raises UserError that says what was found instead.
     """
     try:
-        images = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        with path.open("rb") as file:
+            shape, fortran, dtype = read_npy_header(file)
+            start, size = file.tell(), path.stat().st_size
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects, which are never loaded")
+        if start + dtype.itemsize * math.prod(shape) > size:
+            raise ValueError(f"{size:,} bytes are too few for {dtype} {list(shape)}: truncated")
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as a .npy file ({' '.join(str(error).split())[:200]}). Write "
             "it with numpy.save, from a float32 array [n, height, width, 3]."
         ) from error
-    found = f"{path} holds {images.dtype} {list(images.shape)}; expected float32 [n, s, s, 3]"
-    if images.ndim == 3 and images.shape[-1] == 3:
+    _check_images(path, shape, dtype, patch_size)
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+
+
+def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype, patch_size: int) -> None:
+    found = f"{path} holds {dtype} {list(shape)}; expected float32 [n, s, s, 3]"
+    if len(shape) == 3 and shape[-1] == 3:
         raise UserError(f"{found}. One image needs a first axis, too: images[None].")
-    if images.ndim == 4 and images.shape[-1] != 3 and images.shape[1] == 3:
+    if len(shape) == 4 and shape[-1] != 3 and shape[1] == 3:
         raise UserError(f"{found}, channels last: images.transpose(0, 2, 3, 1).")
-    if images.ndim != 4 or images.shape[-1] != 3:
+    if len(shape) != 4 or shape[-1] != 3:
         raise UserError(f"{found}: a number of square colour images.")
-    if images.dtype == np.uint8:
+    if dtype == np.uint8:
         raise UserError(
             f"{found}, already normalised: (pixels / 255 - mean) / std. Or give a folder of "
             "pictures, which are normalised as the factor file says."
         )
-    if images.dtype.newbyteorder("=") != np.float32:
+    if dtype.newbyteorder("=") != np.float32:
         raise UserError(f"{found}: images.astype(numpy.float32).")
-    if images.shape[1] != images.shape[2]:
+    if shape[1] != shape[2]:
         raise UserError(f"{found}: the images are not square. Resize or crop them.")
-    if len(images) == 0:
+    if shape[0] == 0:
         raise UserError(f"{found}: there is no image in it.")
-    check_side(f"{path} holds images of", images.shape[1], patch_size)
-    return images
+    check_side(f"{path} holds images of", shape[1], patch_size)
 
 
 def find_pictures(path: Path) -> list[Path]:
     """The pictures in a folder and those below it, sorted by path; or the one picture `path`.
 
-    A picture is a file whose suffix Pillow can read; hidden ones are left out.
+    A picture is known by its suffix; hidden files, and those in hidden folders, are left out.
     """
-    Image.init()
-    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    formats = _formats()
+    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in formats}
     if path.is_file():
         found = [path] if path.suffix.lower() in suffixes else []
     else:
-        hidden = [p for p in path.rglob("*") if not p.name.startswith(".")]
-        found = sorted(p for p in hidden if p.suffix.lower() in suffixes and p.is_file())
+        found = sorted(
+            p
+            for p in path.rglob("*")
+            if p.suffix.lower() in suffixes
+            and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            and p.is_file()
+        )
     if not found:
         raise UserError(
-            f"{path} holds no picture: no file whose name ends in .jpg, .png, .webp or another of "
-            f"the {len(suffixes)} suffixes that Pillow reads. Arrays come as .npy files."
+            f"{path} holds no picture: no file whose name ends in {', '.join(sorted(suffixes))}. "
+            "Arrays come as .npy files."
         )
     return found
 
@@ -112,10 +134,18 @@ class Pictures:
                 rows = []
 
 
+def _formats() -> list[str]:
+    """Those of `_FORMATS` that this Pillow has."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
 def _read(path: Path, size: int, jpeg_quality: int | None) -> np.ndarray | str:
     """The pixels uint8 [s, s, 3], or why there are none."""
     try:
-        return decode(path.read_bytes(), size, jpeg_quality)
+        data = path.read_bytes()
+        Image.open(io.BytesIO(data), formats=_formats()).close()  # whatever its name says
+        return decode(data, size, jpeg_quality)
     except UnidentifiedImageError:
         return "no picture that Pillow can read"
     except Exception as error:  # Pillow's readers raise all sorts of errors on damaged pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import uuid
@@ -46,16 +47,42 @@ def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: 
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
+def prepare_output(path: str) -> None:
+    """Makes the folder of a file to be, before long work starts for it.
+
+    Raises UserError if `write_atomically` could not write there.
+    """
+    target = epath.Path(path)
+    if target.is_dir():
+        raise UserError(f"{path} is a folder. Give --out the name of a file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe = _beside(target)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_atomically(path: str, content: bytes) -> None:
     """The file appears whole or not at all. Raises UserError if it cannot be written."""
     target = epath.Path(path)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    temporary = _beside(target)
     try:
         temporary.write_bytes(content)
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error}). Give another --out.") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _beside(target: epath.Path) -> epath.Path:
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+
+
+def _unwritable(path: str, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error}). Give another --out.")
 
 
 def top_table(

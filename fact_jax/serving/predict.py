@@ -13,20 +13,21 @@ from fact_jax.backbone.adaptation import merge
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
-from fact_jax.tuning.files import TrainedTask
+from fact_jax.tuning.files import TrainedTask, check_fits
 
 
 class Predictor:
     """A ViT with a task's increments merged into its kernels, in float32 and once.
 
-    Batches are padded to `batch_size`, so that one program serves any number of images, and are
-    split over as many of the machine's devices as divide it. Whether the factors fit the base is
-    `check_fits`'s business.
+    Batches of at most `batch_size` images are split over as many of the machine's devices as divide
+    it. Raises UserError if the model is not of the shape and settings that the factors were trained
+    with (`check_fits`, which also compares the weights where it is given their checksum).
     """
 
     def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; expected 1 or more.")
+        check_fits(task, model.config, None, any_weights=True)
         self.model, self.task, self.batch_size = model, task, batch_size
         self._mesh = make_mesh(batch_size)
 
@@ -44,19 +45,26 @@ class Predictor:
         self._program = program
 
     def logits(self, images: Float[np.ndarray, "n y x 3"]) -> Float[np.ndarray, "n c"]:
-        """float32 logits of normalised images, which may be a memory map."""
+        """float32 logits of normalised images, which may be a memory map.
+
+        A program is compiled for every new number of images below `batch_size`.
+        """
         starts = range(0, len(images), self.batch_size)
         rows = list(self.stream(images[i : i + self.batch_size] for i in starts))
         return np.concatenate(rows) if rows else np.empty((0, self.task.num_classes), np.float32)
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Logits batch by batch; batches hold at most `batch_size` images, all of one size.
+        """Logits batch by batch, of images that are all of one size.
 
-        A batch is dispatched before the logits of the one before it are awaited.
+        A batch is padded to the largest so far, so that one program serves equal batches and a
+        shorter last one; it is dispatched before the logits of the one before it are awaited.
         """
         pending: tuple[jax.Array, int] | None = None
+        rows = 0
         for images in batches:
-            pad = self.batch_size - len(images)
+            devices = self._mesh.size
+            rows = max(rows, -(-len(images) // devices) * devices)
+            pad = rows - len(images)
             padded = np.pad(np.asarray(images, np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
             padded = jax.device_put(padded, batch_sharded(self._mesh))
             logits = self._program(self._weights, self._head, padded)

@@ -21,6 +21,7 @@ import numpy as np
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.training.images import check_normalisation
 from fact_jax.tuning.method import Method
 
 FORMAT_VERSION = 1
@@ -30,7 +31,14 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("image_size", "jpeg_quality", "num_classes"), int),
     "class_names": list,
 }
+# What a number of them may be.
+_RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 2**31 - 1)}
 _MAX_METADATA = 4_000_000  # 20,000 class names are half a million characters
+_MAX_NAME = 1000  # characters of a class name
+# What a ViT must have in common with the one that factors were trained on: what the variant
+# decides, and what `load_vit` is told.
+_SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
+_FORWARD = ("gelu", "layer_norm_eps")
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
@@ -49,6 +57,13 @@ class TrainedTask(NamedTuple):
     @property
     def num_classes(self) -> int:
         return self.head["bias"].shape[0]
+
+    @property
+    def forward_settings(self) -> dict[str, Any]:
+        """gelu and layer_norm_eps of the training, for `load_vit`; where the file does not say them
+        (the PyTorch code's), those of timm's ViT."""
+        timm = {"gelu": "exact", "layer_norm_eps": 1e-6}
+        return {name: self.metadata["vit"].get(name, timm[name]) for name in _FORWARD}
 
 
 def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[str, Any]) -> bytes:
@@ -156,9 +171,17 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         value = metadata.get(key)
         if value is not None and type(value) is not kind:
             raise TypeError(f"{key} is {value!r}, expected {kind.__name__}")
+    for key, (low, high) in _RANGES.items():
+        value = metadata.get(key)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{key} is {value}, expected {low} to {high:,}")
+    if (normalisation := metadata.get("normalisation")) is not None:
+        check_normalisation(normalisation)
     names = metadata.get("class_names")
-    if names is not None and (len(names) != classes or {type(n) for n in names} - {str}):
-        raise ValueError(f"class_names are not {classes} texts")
+    if names is not None and (
+        len(names) != classes or not all(type(n) is str and len(n) <= _MAX_NAME for n in names)
+    ):
+        raise ValueError(f"class_names are not {classes} texts of at most {_MAX_NAME} characters")
     factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
     shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
@@ -187,18 +210,23 @@ def check_fits(
 ) -> None:
     """Raises UserError if the factors do not belong to a ViT of this config and checksum.
 
+    The shape is compared and, where the file says them, the settings of the forward pass.
     `base_checksum` is ``fact_jax.backbone.weights.checksum(base)``. `any_weights` lets other
     weights of the same shape pass, as does a file that does not say which it was trained on.
     """
-    trained = task.metadata["vit"]
-    fields = ("width", "depth", "mlp_dim")
-    if any(trained[f] != getattr(config, f) for f in fields):
-        words = "width {width}, {depth} blocks and an MLP of {mlp_dim}"
+    trained, base = task.metadata["vit"], dataclasses.asdict(config)
+    differ = [name for name in (*_SHAPE, *_FORWARD) if trained.get(name, base[name]) != base[name]]
+    if differ:
+        then, now = (", ".join(f"{k} {vit[k]}" for k in differ) for vit in (trained, base))
+        changes = ", ".join(f"{k}={trained[k]!r}" for k in differ)
         raise UserError(
-            f"Factor file {task.path} was trained for {words.format(**trained)}"
-            f"{_of(task.metadata.get('variant'))}; the base has "
-            f"{words.format(**dataclasses.asdict(config))}. Give the variant and weights that it "
-            "was trained on."
+            f"Factor file {task.path} was trained for {then}{_of(task.metadata.get('variant'))}; "
+            f"this ViT has {now}. "
+            + (
+                "Give the variant and weights that it was trained on."
+                if set(differ) & set(_SHAPE)
+                else f"Load the weights with load_vit(variant, path, {changes})."
+            )
         )
     wanted = task.metadata.get("weights_sha256")
     if not any_weights and wanted and base_checksum != wanted:

@@ -45,12 +45,18 @@ def read_reference(
     """Reads a `.pt` of the released code; rank, width, blocks and classes are seen in its shapes.
 
     `method` is "tt" or "tk", or None for what the names say. A Tucker file's MLP cores are the
-    released code's, interleaved (`FacTTK.mlp_cores`). Names may begin with 'module.'.
+    released code's, interleaved (`FacTTK.mlp_cores`). Names may begin with
+    'module.' or another prefix, all of them with the same.
     Raises UserError: no scale given, another method, or tensors missing, unknown or ill-shaped.
     """
     file = TorchZip(path)
     key = "FacTu.weight"
     prefix = next((n.removesuffix(key) for n in file.shapes if n.endswith(key)), "")
+    if stray := [name for name in file.shapes if not name.startswith(prefix)]:
+        raise UserError(
+            f"{file.path}: tensor {stray[0][:100]!r} does not begin with {prefix[:100]!r} as "
+            f"{key!r} does there. Save the factors and the head under one prefix."
+        )
     names = {name.removeprefix(prefix): name for name in file.shapes}
     found = {name: file.shapes[theirs] for name, theirs in names.items()}
     try:
