@@ -1,4 +1,4 @@
-"""The adapted dense operation against plain autodiff, and the work that a step does."""
+"""The adapted dense operation against plain autodiff."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fact_jax import FacTTT, LowRank, ViT, features, get_variant
+from fact_jax import LowRank
 from fact_jax.backbone.adaptation import adapted_dense
-from fact_jax.backbone.vit import init_base
 
 
 def random_case(d, f, widths, r, inner, seed, dtype="float32"):
@@ -57,7 +56,7 @@ def close(actual, expected, tolerance):
         assert np.abs(a - e).max() <= tolerance * max(np.abs(e).max(), 1e-3)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(
     d=st.integers(1, 9), f=st.integers(1, 7), r=st.integers(1, 5),
     widths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
@@ -120,48 +119,3 @@ def test_in_bfloat16(form):
     ):
         assert actual.dtype == jnp.float32
         assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
-
-
-BATCH = 8
-
-
-def step_flops(method, dropout):
-    """FLOPs per image of a ViT-B/16 training step: XLA's own count, the loops written out."""
-    config = get_variant("vit_b16").replace(unroll=True)
-    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-    rates = dict(dropout_rate=0.1, drop_path_rate=0.1) if dropout else {}
-
-    def loss(factors, base, images):
-        adaptation, key = method.adaptation(factors, config), jax.random.key(0)
-        return (features(model, base, images, adaptation, key=key, **rates) ** 2).sum()
-
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(factors, base, images).compile()
-    return compiled.cost_analysis()["flops"] / BATCH
-
-
-@pytest.fixture(scope="module")
-def forward_flops():
-    """FLOPs per image of a forward pass over all tokens of all blocks, counted in the same way."""
-    config = get_variant("vit_b16").replace(unroll=True)
-    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-
-    def forward(base, images):
-        return model.apply({"params": base}, images, mutable="intermediates")
-
-    flops = jax.jit(forward).lower(base, images).compile().cost_analysis()["flops"] / BATCH
-    n, d = config.num_tokens, config.width
-    block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
-    products = config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
-    assert products < flops < 1.05 * products  # the rest is elementwise
-    return flops
-
-
-@pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.1)])
-def test_a_step_costs_what_a_frozen_base_must_cost(forward_flops, dropout, bound):
-    """Full fine-tuning costs 3; a gradient of d x d weights would show as 2.9."""
-    ratio = step_flops(FacTTT(16), dropout) / forward_flops
-    print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
-    assert 1.5 < ratio <= bound

@@ -89,7 +89,7 @@ SITES: dict[str, tuple[str, str]] = {
 }
 
 
-# Name of the masks of dropout, for rematerialisation: drawing them again takes time.
+# Name, for rematerialisation, of what is worth keeping: rank-r values and the masks of dropout.
 RANK_VALUES = "rank values"
 
 
@@ -144,10 +144,11 @@ def _low_rank(
 ) -> list[Array]:
     """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout."""
     r, f = pair.b.shape
-    z = x if pair.u is None else x @ pair.u.astype(x.dtype)
+    z = x if pair.u is None else checkpoint_name(x @ pair.u.astype(x.dtype), RANK_VALUES)
     z = z @ pair.a.astype(x.dtype)
     if rate is not None and key is not None:
         z = dropout(z, rate, key)
+    z = checkpoint_name(z, RANK_VALUES)
     pieces = _cut(z, [width // f * r for width in widths])
     b = pair.b.astype(x.dtype)
     return [

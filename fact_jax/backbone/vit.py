@@ -28,6 +28,7 @@ from fact_jax.backbone.adaptation import (
 )  # fmt: skip
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.positions import resize_positions
+from fact_jax.errors import UserError
 
 
 class Noise(NamedTuple):
@@ -75,15 +76,16 @@ def _gelu_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _softmax(scores: Array) -> Array:
-    return jax.nn.softmax(scores)
+    """Over the last axis, in float32 within."""
+    return jax.nn.softmax(scores.astype(jnp.float32)).astype(scores.dtype)
 
 
 @_softmax.defjvp
 def _softmax_jvp(primals, tangents):
-    # jax.nn.softmax's own rule, on an array that has a name.
-    y = checkpoint_name(jax.nn.softmax(*primals), "probabilities")
-    (t,) = tangents
-    return y, y * (t - (y * t).sum(axis=-1, keepdims=True))
+    # jax.nn.softmax's own rule, on an array that has a name and the compute type.
+    named = checkpoint_name(_softmax(*primals), "probabilities")
+    y, t = named.astype(jnp.float32), tangents[0].astype(jnp.float32)
+    return named, (y * (t - (y * t).sum(axis=-1, keepdims=True))).astype(named.dtype)
 
 
 def _attention(config: ViTConfig, q: Array, k: Array, v: Array) -> Array:
@@ -96,8 +98,7 @@ def _attention(config: ViTConfig, q: Array, k: Array, v: Array) -> Array:
         return y.reshape(*y.shape[:2], config.num_heads, -1).swapaxes(1, 2)
 
     scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
-    weights = _softmax(scores.astype(jnp.float32)).astype(q.dtype)
-    return (weights @ split(v)).swapaxes(1, 2).reshape(q.shape)
+    return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
 
 
 def _block(
@@ -174,17 +175,19 @@ def _blocks(
             None if path is None else jnp.linspace(0.0, 1.0, depth) * path,
         )
 
-    def run(x, i, changes, class_only=False):
+    def run(x, i, changes, class_only=False, in_loop=False):
         def block(x, weights, i, *changes):
             # A layer's weights are read inside the loop: sliced outside, they would be copied.
             return _block(config, class_only, x, _layer(weights, i), *changes)
 
-        x, outputs = jax.checkpoint(block, policy=_POLICIES[config.remat])(x, weights, i, *changes)
+        # Outside of a loop XLA would take what is computed again for the same thing, and keep it.
+        block = jax.checkpoint(block, policy=_POLICIES[config.remat], prevent_cse=not in_loop)
+        x, outputs = block(x, weights, i, *changes)
         return x, {**outputs, "tokens": x} if collect else None
 
     def middle(x, layer):
         i, changes = layer
-        return run(x, i, changes)
+        return run(x, i, changes, in_loop=not config.unroll)
 
     changes = (adaptation, noise)
     if collect:
@@ -209,6 +212,11 @@ def _forward(
 ) -> tuple[Float[Array, "b d"], Any]:
     p, encoder = config.patch_size, base["Transformer"]
     b, height, width, _ = images.shape
+    if height != width or height % p:
+        raise UserError(
+            f"Images of {height} x {width} pixels: expected square ones, of a multiple of the "
+            f"patch size {p}. Resize them."
+        )
     # A convolution whose stride is its width is a matrix product over patches.
     x = images.astype(config.dtype).reshape(b, height // p, p, width // p, p, 3)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * 3)

@@ -1,0 +1,145 @@
+"""What a training step would cost if it were written otherwise: each choice undone, one at a time.
+
+    python -m benchmarks.step_alternatives [--batch 8] [--rounds 4] [--out FILE.json]
+
+FacT-TT of rank 16 on ViT-B/16 at 224 pixels, float32, without dropout: loss and gradients of
+factors and head. All programs are compiled first, then run in turn, so that a noisy minute hits
+them all; a time is the best of the rounds, over ours. Temporary memory and FLOPs are XLA's (the
+FLOPs from a program whose loop over the blocks is written out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from fact_jax import FacTTT, ViT, features, get_variant
+from fact_jax.backbone import adaptation, vit
+from fact_jax.backbone.vit import init_base
+from fact_jax.sweep.versions import environment
+from fact_jax.training.trial import init_head, logits_of
+
+CLASSES, METHOD = 100, FacTTT(16)
+
+
+def plain_autodiff(x, kernels, pair):
+    return [x @ w for w in adaptation._merged_kernels(x, kernels, pair)]
+
+
+def two_paths(x, kernels, pair):
+    increments = adaptation._low_rank(x, pair, [w.shape[-1] for w in kernels])
+    return [x @ w.astype(x.dtype) + z for w, z in zip(kernels, increments, strict=True)]
+
+
+def one_scan(config, x, weights, changes, noise, collect, blocks=vit._blocks):
+    return blocks(config, x, weights, changes, noise, True)[0], None
+
+
+def token_major(config, q, k, v):
+    q, k, v = (y.reshape(*y.shape[:2], config.num_heads, -1) for y in (q, k, v))
+    scores = jnp.einsum("bmhd,bnhd->bhmn", q * q.shape[-1] ** -0.5, k)
+    out = jnp.einsum("bhmn,bnhd->bmhd", vit._softmax(scores), v)
+    return out.reshape(*out.shape[:2], -1)
+
+
+keep_all = {**vit._POLICIES, "none": jax.checkpoint_policies.everything_saveable}
+ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
+    "ours": None,
+    "plain autodiff of the merged product": (adaptation, "_merged", plain_autodiff),
+    "two paths instead of a merged product": (adaptation, "_merged", two_paths),
+    "all blocks in the scan, the last for all tokens": (vit, "_blocks", one_scan),
+    "keep whatever autodiff asks for": (vit, "_POLICIES", keep_all),
+    "GELU by erfc (jax.nn.gelu)": (vit, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
+    "attention on [b, n, h, d]": (vit, "_attention", token_major),
+}
+
+
+@contextlib.contextmanager
+def undone(name: str) -> Iterator[None]:
+    change = ALTERNATIVES[name]
+    with mock.patch.object(*change) if change else contextlib.nullcontext():
+        yield
+
+
+def gradients(config, trainable, base, images, labels):
+    """The step's loss and gradients."""
+
+    def loss(trainable):
+        changes = METHOD.adaptation(trainable["factors"], config)
+        x = features(ViT(config), base, images, changes)
+        logits = logits_of(trainable["head"], x, CLASSES)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    return jax.value_and_grad(loss)(trainable)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    console, config = Console(), get_variant("vit_b16")
+    base = init_base(config, jax.random.key(0))
+    factors = METHOD.init(jax.random.key(1), config)
+    factors["V"] = 0.01 * jax.random.normal(jax.random.key(2), factors["V"].shape)
+    trainable = {"factors": factors, "head": init_head(jax.random.key(3), 768, CLASSES, CLASSES)}
+    images = np.random.default_rng(0).normal(size=(a.batch, 224, 224, 3)).astype(np.float32)
+    arguments = (trainable, base, images, np.arange(a.batch) % CLASSES)
+
+    rows: dict[str, dict[str, Any]] = {}
+    programs, reference = {}, None
+    for name in ALTERNATIVES:
+        with undone(name):
+            # A function of its own for each: traces are kept by function.
+            lowered = [
+                jax.jit(lambda *args, c=c: gradients(c, *args)).lower(*arguments)
+                for c in (config, config.replace(unroll=True))
+            ]
+        compiled, unrolled = (one.compile() for one in lowered)
+        programs[name] = compiled
+        rows[name] = {
+            "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            "flops": unrolled.cost_analysis()["flops"],
+            "seconds": [],
+        }
+        loss, gradient = jax.block_until_ready(compiled(*arguments))
+        reference = reference or gradient
+        for mine, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(reference), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-3 * np.abs(theirs).max())
+        console.print(f"{name}: compiled, loss {loss:.5f}", highlight=False)
+    for _ in range(a.rounds):
+        for name, program in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            rows[name]["seconds"].append(time.perf_counter() - start)
+
+    table = Table("step", "time / ours", "temporary GB", "FLOPs / ours")
+    ours = rows["ours"]
+    for name, row in rows.items():
+        row["time_ratio"] = min(row["seconds"]) / min(ours["seconds"])
+        row["flops_ratio"] = row["flops"] / ours["flops"]
+        values = (row["time_ratio"], row["temporary_bytes"] / 1e9, row["flops_ratio"])
+        table.add_row(name, *(f"{v:.2f}" for v in values))
+    console.print(table)
+    if a.out:
+        settings = {"batch": a.batch, "rounds": a.rounds, "dtype": "float32"}
+        content = {"settings": settings, "alternatives": rows, "environment": environment()}
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What a training step costs: FLOPs and memory of the compiled program; nothing large is run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fact_jax import FacTTT, UserError, ViT, features, get_variant
+from fact_jax.backbone.vit import init_base
+
+BATCH = 8
+
+
+def step_flops(method, dropout):
+    """FLOPs per image of a ViT-B/16 training step: XLA's own count, the loops written out."""
+    config = get_variant("vit_b16").replace(unroll=True)
+    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
+    rates = dict(dropout_rate=0.1, drop_path_rate=0.1) if dropout else {}
+
+    def loss(factors, base, images):
+        adaptation, key = method.adaptation(factors, config), jax.random.key(0)
+        return (features(model, base, images, adaptation, key=key, **rates) ** 2).sum()
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(factors, base, images).compile()
+    return compiled.cost_analysis()["flops"] / BATCH
+
+
+@pytest.fixture(scope="module")
+def forward_flops():
+    """FLOPs per image of a forward pass over all tokens of all blocks, counted in the same way."""
+    config = get_variant("vit_b16").replace(unroll=True)
+    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
+
+    def forward(base, images):
+        return model.apply({"params": base}, images, mutable="intermediates")
+
+    flops = jax.jit(forward).lower(base, images).compile().cost_analysis()["flops"] / BATCH
+    n, d = config.num_tokens, config.width
+    block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
+    products = config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
+    assert products < flops < 1.05 * products  # the rest is elementwise
+    return flops
+
+
+@pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.1)])
+def test_a_step_costs_what_a_frozen_base_must_cost(forward_flops, dropout, bound):
+    """Full fine-tuning costs 3; a gradient of d x d weights would show as 2.9."""
+    ratio = step_flops(FacTTT(16), dropout) / forward_flops
+    print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
+    assert 1.5 < ratio <= bound
+
+
+def gradient(config, method):
+    def loss(factors, base, images, key):
+        adaptation = method.adaptation(factors, config)
+        rates = dict(dropout_rate=0.1, drop_path_rate=0.1)
+        return (features(ViT(config), base, images, adaptation, key=key, **rates) ** 2).sum()
+
+    return jax.jit(jax.grad(loss))
+
+
+def temporary(remat, batch=BATCH):
+    """Bytes of the temporaries of a ViT-Ti/16 step."""
+    method, config = FacTTT(16), get_variant("vit_ti16").replace(remat=remat)
+    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
+    lowered = gradient(config, method).lower(factors, base, images, jax.random.key(0))
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
+    """q, k, v, attended, middle, fc1 and the input are 10 n d a block, and the probabilities."""
+    config = get_variant("vit_ti16")
+    n, d = config.num_tokens, config.width
+    probabilities = config.depth * BATCH * config.num_heads * n * n * 4
+    none, attention, block = (temporary(remat) for remat in ("none", "attention", "block"))
+    assert none < 1.5 * (config.depth * BATCH * 10 * n * d * 4 + probabilities)
+    assert none - attention > 0.6 * probabilities
+    assert block < 0.6 * attention
+
+
+def test_the_stacked_weights_are_not_copied():
+    """With one image and remat='block' they would be more than all else."""
+    config = get_variant("vit_ti16")
+    assert temporary("block", batch=1) < 4 * config.depth * 12 * config.width**2
+
+
+@pytest.mark.parametrize("remat", ["attention", "block"])
+def test_rematerialisation_changes_no_gradient(small_vit, images, remat):
+    """Dropout masks are the same ones, kept or drawn again."""
+    model, base = small_vit
+    method = FacTTT(4)
+    factors = method.init(jax.random.key(0), model.config)
+    factors["V"] += 0.1
+    arguments = (factors, base, images, jax.random.key(1))
+    plain = gradient(model.config, method)(*arguments)
+    again = gradient(model.config.replace(remat=remat), method)(*arguments)
+    for name, value in plain.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(UserError, match="remat is 'all'; expected one of"):
+        get_variant("vit_b16").replace(remat="all")
