@@ -84,9 +84,10 @@ def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
 
 
 def test_the_stacked_weights_are_not_copied():
-    """With one image and remat='block' they would be more than all else."""
+    """What does not grow with the images is less than a copy of the kernels, let alone two."""
     config = get_variant("vit_ti16")
-    assert temporary("block", batch=1) < 4 * config.depth * 12 * config.width**2
+    constant = 2 * temporary("block", batch=1) - temporary("block", batch=2)
+    assert constant < 0.5 * (4 * config.depth * 12 * config.width**2)
 
 
 @pytest.mark.parametrize("remat", ["attention", "block"])
