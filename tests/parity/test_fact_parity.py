@@ -13,9 +13,9 @@ from fact_jax.training.schedule import learning_rate
 
 VIT_B16 = get_variant("vit_b16").replace(precision="highest")
 FORMS = ("released", "formula")
-# At scale 10 the increments are larger than the frozen kernels. PyTorch in float32 is then as far
-# from PyTorch in float64 as we are from either: 2e-5 in gradients, 2e-4 after 50 steps. Elsewhere
-# the figures are 1e-6 and 3e-6.
+# At scale 10 the increments are larger than the frozen kernels, and PyTorch in float32 is up to
+# 1e-4 away from PyTorch in float64, with which gradients are compared there. Elsewhere both float32
+# versions agree to 1e-6.
 
 
 def tk(rank, scale, mlp_cores):
@@ -39,8 +39,10 @@ def tt(rank, scale):
 def test_logits_and_gradients(method, compare):
     case = FactCase(method)
     inputs = case.inputs()
-    expected = torch_fact.fact_outputs(method, case.config, **inputs)
-    compare(case.ours(**inputs), expected, 1e-4 if method.scale == 10 else 1e-5)
+    far = method.scale == 10
+    dtype = torch.float64 if far else torch.float32
+    expected = torch_fact.fact_outputs(method, case.config, **inputs, dtype=dtype)
+    compare(case.ours(**inputs), expected, 1e-4 if far else 1e-5)
 
 
 @pytest.mark.parametrize("method", [tt(5, 1.0), tk(5, 1.0, "released")])
@@ -85,6 +87,17 @@ class Play(nn.Module):
         self.forward = masks
 
 
+def as_in_torch(masks, rank, tokens):
+    """One mask for each of q, k and v, and all tokens in the last block, where nobody reads them."""
+    for mask, keep in masks:
+        if mask.shape[1] == 1 and mask.shape[2] > 1:
+            mask = np.concatenate(
+                [mask, np.ones((len(mask), tokens - 1, mask.shape[2]), bool)], axis=1
+            )
+        fused = mask.shape[-1] == 3 * rank and mask.shape[1] > 1
+        yield from ((part, keep) for part in np.split(mask, 3 if fused else 1, axis=-1))
+
+
 @pytest.mark.parametrize("method", [tt(5, 1.0), tk(5, 1.0, "released")])
 def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, monkeypatch):
     """The jitted program reports what jax.random.bernoulli gave, and PyTorch is fed with it."""
@@ -103,7 +116,13 @@ def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, monke
     rates = dict(key=jax.random.key(1), dropout_rate=0.3, drop_path_rate=np.float32(0.5))
     actual = case.ours(**inputs, **rates)
     jax.effects_barrier()
-    assert len(masks) == 8 * case.config.depth
+    # 6 a block, 8 in the last, which does not fuse query, key and value; then the backward pass
+    # draws them again.
+    forward = 6 * (case.config.depth - 1) + 8
+    assert len(masks) == 2 * forward
+    again = {mask.tobytes() for mask, _ in masks[forward:]}
+    assert again == {mask.tobytes() for mask, _ in masks[:forward]}
+    masks = list(as_in_torch(masks[:forward], method.rank, case.config.num_tokens))
     assert any(not mask.all() for mask, _ in masks if mask.shape[1:] == (1, 1))
 
     play = Masks(masks)

@@ -152,15 +152,21 @@ def fact_vit(
 
 
 def fact_outputs(
-    method: FacTTT | FacTTK, config: ViTConfig, base, trainable, images, labels, **hooks
+    method: FacTTT | FacTTK,
+    config: ViTConfig,
+    base,
+    trainable,
+    images,
+    labels,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, np.ndarray]:
     """{"logits", "U", "V", ..., "kernel", "bias"}, the latter ones gradients of the mean loss."""
-    model = fact_vit(method, config, base, trainable, **hooks)
+    model = fact_vit(method, config, base, trainable).to(dtype)
     return logits_and_gradients(model, images, labels)
 
 
 def logits_and_gradients(model: nn.Module, images, labels) -> dict[str, np.ndarray]:
-    logits = model(nchw(images))
+    logits = model(nchw(images).to(next(model.parameters()).dtype))
     F.cross_entropy(logits, torch.from_numpy(labels)).backward()
     grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     return {"logits": logits.detach().numpy(), **from_state_dict(grads, len(model.blocks))}
