@@ -30,11 +30,11 @@ from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
-    epoch_key,
+    alone,
     init_trial,
     logits_of,
     make_epoch,
-    put_train_set,
+    train_set,
 )
 
 BATCH, CHUNK = 64, 500  # images of a step, and of a prediction
@@ -64,10 +64,10 @@ class Trainer:
         """The trained pytree of a cell."""
         s, model = cell.settings, self._model(setting)
         if setting not in self._programs:
-            program = make_epoch(model, cell.method, self.normalisation, BATCH, self.mesh)
-            self._programs[setting] = jax.jit(emulate(program, setting.mode))
+            epoch = make_epoch(model, cell.method, self.normalisation, BATCH, self.mesh)
+            self._programs[setting] = jax.jit(emulate(alone(epoch, BATCH, self.mesh), setting.mode))
         classes = get_task(cell.task).num_classes
-        train_set = put_train_set(*data, classes, len(data.labels), self.mesh)
+        split = train_set(*data, classes)
         state = init_trial(model, cell.method, cell.seed, classes, 16)
         for e in range(s["epochs"]):
             rate = learning_rate(
@@ -75,8 +75,7 @@ class Trainer:
             )
             numbers = (rate, s["weight_decay"], 1.0, s["dropout_rate"], s["drop_path_rate"])
             hyper = Hyper(*map(jnp.float32, numbers))
-            key = epoch_key(cell.seed, e)
-            state, _ = self._programs[setting](self.base, state, train_set, hyper, key)
+            state, _ = self._programs[setting](self.base, state, split, hyper, cell.seed, e)
         return jax.block_until_ready(state.trainable)
 
     def predict(self, cell: Cell, trainable: dict, setting: Setting, merge: bool, images):

@@ -31,12 +31,12 @@ from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
-    epoch_key,
+    alone,
     init_head,
     init_trial,
     logits_of,
     make_epoch,
-    put_train_set,
+    train_set,
 )
 from fact_jax.tuning import METHODS
 
@@ -79,17 +79,16 @@ class Trainer:
         scale = 1.0 if name == "linear" else numbers[1]
         method = METHODS[name](**rank)
         if method not in self._epochs:
-            self._epochs[method] = make_epoch(self.model, method, NORMALISATION, BATCH, self.mesh)
+            epoch = make_epoch(self.model, method, NORMALISATION, BATCH, self.mesh)
+            self._epochs[method] = alone(epoch, BATCH, self.mesh)
         n = task.num_classes
-        data = put_train_set(train.images, train.labels, n, len(train.images), self.mesh)
+        data = train_set(train.images, train.labels, n)
         state = init_trial(self.model, method, self.args.seed, n, n)
         for e in range(self.args.epochs):
             rates = (self.args.dropout_rate, self.args.drop_path_rate)
             hyper = Hyper(self._rate(e, numbers[-1]), 1e-4, scale, *rates)
-            key = epoch_key(self.args.seed, e)
-            state, _ = self._epochs[method](
-                self.base, state, data, Hyper(*map(jnp.float32, hyper)), key
-            )
+            hyper = Hyper(*map(jnp.float32, hyper))
+            state, _ = self._epochs[method](self.base, state, data, hyper, self.args.seed, e)
         adaptation = method.adaptation(state.trainable["factors"], self.model.config, scale)
         return self._accuracy(self.base, state.trainable, adaptation, val, n)
 

@@ -32,3 +32,17 @@ def small_vit(small_config):
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(5, 16, 16, 3)).astype("float32")
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs that XLA compiles (or takes from its cache) during a test."""
+    names: list[str] = []
+
+    def listen(event: str, seconds: float, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(kwargs.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -17,7 +17,7 @@ from fact_jax.backbone.adaptation import SITES, dropout
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, epoch_key, init_trial, make_epoch, put_train_set
+from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
 CONFIG = ViTConfig(width=8, depth=4, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
 RANK, RATE = 4, 0.3
@@ -228,16 +228,16 @@ def test_each_training_step_and_epoch_has_its_own_masks(small_vit, rates):
     """All images are one image, and nothing is learnt: the losses differ by the masks alone."""
     model, base, method, factors = random_setup(small_vit)
     mesh = make_mesh(4, jax.devices()[:1])
-    program = make_epoch(model, method, "none", 4, mesh)
+    program = alone(make_epoch(model, method, "none", 4, mesh), 4, mesh)
     image = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3)).astype(np.uint8)
-    data = put_train_set(np.repeat(image, 24, 0), np.zeros(24, np.int32), 3, 24, mesh)
+    data = train_set(np.repeat(image, 24, 0), np.zeros(24, np.int32), 3)
     hyper = Hyper(*map(jnp.float32, (0, 0, 1, *rates)))
     losses = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
         state = init_trial(model, method, 0, 3, 3)
         trainable = {**state.trainable, "factors": jax.tree.map(jnp.copy, factors)}  # donated
         state = dataclasses.replace(state, trainable=trainable)
-        losses.extend(np.asarray(program(base, state, data, hyper, epoch_key(seed, epoch))[1]))
+        losses.extend(np.asarray(program(base, state, data, hyper, seed, epoch)[1]))
     assert len(losses) == 18
     if rates == (0.0, 0.0):
         np.testing.assert_allclose(losses, losses[0], rtol=1e-5)

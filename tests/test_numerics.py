@@ -19,11 +19,11 @@ from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import (
     Hyper,
-    epoch_key,
+    alone,
     init_trial,
     logits_of,
     make_epoch,
-    put_train_set,
+    train_set,
 )
 
 METHODS = [FacTTT(4), FacTTK(4)]
@@ -42,14 +42,14 @@ def programs(small_vit, method, **numerics):
     model, base = small_vit
     model = ViT(model.config.replace(**numerics))
     mesh = make_mesh(4, jax.devices()[:1])
-    epoch = make_epoch(model, method, "none", 4, mesh)
+    epoch = alone(make_epoch(model, method, "none", 4, mesh), 4, mesh)
     merged, predict = make_programs(model, method, "none")
     images = np.zeros((8, 16, 16, 3), np.uint8)
-    data = put_train_set(images, np.zeros(8, np.int32), 3, 8, mesh)
+    data = train_set(images, np.zeros(8, np.int32), 3)
     state = init_trial(model, method, 0, 3, 3)
     hyper = Hyper(*map(jnp.float32, (1e-3, 1e-4, 1, 0.1, 0.1)))
     return {
-        "training": (epoch, (base, state, data, hyper, epoch_key(0, 0))),
+        "training": (epoch, (base, state, data, hyper, 0, 0)),
         "merging": (merged, (base, state.trainable["factors"], 1.0)),
         "prediction": (predict, (base, state.trainable["head"], 3, images)),
         # No dropout asked for: the increment is merged within the step.

@@ -14,17 +14,18 @@ from etils import epath
 from fact_jax import FacTTT, Linear, features
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import normalise
-from fact_jax.training.mesh import make_mesh, replicated
+from fact_jax.training.mesh import make_mesh
 from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
     NonFiniteLoss,
+    alone,
     epoch_key,
     init_trial,
     logits_of,
     make_epoch,
-    put_train_set,
+    train_set,
 )  # fmt: skip
 
 METHOD = FacTTT(4)
@@ -45,12 +46,12 @@ def make_run(small_vit, split, *, method=METHOD, batch=8, capacity=48, padded=5,
     """(epoch(state, e), fresh state)"""
     model, base = small_vit
     mesh = make_mesh(batch, jax.devices()[:1])
-    program = make_epoch(model, method, "inception", batch, mesh)
-    data = put_train_set(*split, 3, capacity, mesh)
+    program = alone(make_epoch(model, method, "inception", batch, mesh), batch, mesh)
+    data = train_set(*split, 3, capacity)
     hyper = hyper or Hyper(jnp.float32(1e-2))
 
     def epoch(state, e):
-        return program(base, state, data, hyper, epoch_key(7, e))
+        return program(base, state, data, hyper, 7, e)
 
     return epoch, init_trial(model, method, 7, 3, padded)
 
@@ -120,13 +121,14 @@ def test_padding_changes_nothing(small_vit, split):
     hyper = Hyper(jnp.float32(0.01), **NO_DROP)
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
-    program = make_epoch(model, METHOD, "none", 8, mesh)
-    data = put_train_set(*split, 3, 48, mesh)
+    program = alone(make_epoch(model, METHOD, "none", 8, mesh), 8, mesh)
+    data = train_set(*split, 3, 48)
     outcomes = []
     for padded, fill in ((3, 0), (9, 0), (9, 255)):
-        images = data.images.at[40:].set(fill)
+        images = data.images.copy()
+        images[40:] = fill
         state = init_trial(model, METHOD, 7, 3, padded)
-        state, _ = program(base, state, data._replace(images=images), hyper, epoch_key(7, 0))
+        state, _ = program(base, state, data._replace(images=images), hyper, 7, 0)
         head = state.trainable["head"]
         assert not np.any(head["kernel"][:, 3:])
         outcomes.append((state.trainable["factors"], head["kernel"][:, :3]))
@@ -139,15 +141,14 @@ def test_padding_changes_nothing(small_vit, split):
 def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
     """From one state, the losses of the batches differ with the epoch's key, and only with it."""
     losses = {}
-    for name, key in {"a": epoch_key(7, 0), "again": epoch_key(7, 0), "next": epoch_key(7, 1),
-                      "other seed": epoch_key(8, 0)}.items():  # fmt: skip
+    for name, *key in [("a", 7, 0), ("again", 7, 0), ("next", 7, 1), ("other seed", 8, 0)]:
         model, base = small_vit
         mesh = make_mesh(8, jax.devices()[:1])
-        program = make_epoch(model, METHOD, "none", 8, mesh)
+        program = alone(make_epoch(model, METHOD, "none", 8, mesh), 8, mesh)
         hyper = Hyper(jnp.float32(0), **NO_DROP)  # nothing learnt, nothing dropped: the order alone
         state = init_trial(model, METHOD, 7, 3, 3)
-        data = put_train_set(*split, 3, 40, mesh)
-        losses[name] = np.asarray(program(base, state, data, hyper, key)[1])
+        data = train_set(*split, 3)
+        losses[name] = np.asarray(program(base, state, data, hyper, *key)[1])
     np.testing.assert_array_equal(losses["a"], losses["again"])
     assert np.abs(losses["a"] - losses["next"]).max() > 1e-3
     assert np.abs(losses["a"] - losses["other seed"]).max() > 1e-3
@@ -172,17 +173,17 @@ def test_linear_trains_only_the_head(small_vit, split):
     assert np.abs(state.trainable["head"]["kernel"] - before["head"]["kernel"]).max() > 0
 
 
-def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split):
+def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split, compiled):
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
-    program = make_epoch(model, METHOD, "none", 8, mesh)
-    state = jax.device_put(init_trial(model, METHOD, 0, 3, 5), replicated(mesh))
+    epoch = make_epoch(model, METHOD, "none", 8, mesh)
+    program, state = alone(epoch, 8, mesh), init_trial(model, METHOD, 0, 3, 5)
     for seed, n, scale in ((0, 40, 0.1), (1, 24, 10.0)):
-        data = put_train_set(split[0][:n], split[1][:n], 3 - seed, 40, mesh)
+        data = train_set(split[0][:n], split[1][:n], 3 - seed, 40)
         hyper = Hyper(*map(jnp.float32, (1e-3, 0.0, scale, 0.1 * seed, 0.2)))
-        state, losses = program(base, state, data, hyper, epoch_key(seed, 0))
+        state, losses = program(base, state, data, hyper, seed, 0)
         assert np.isfinite(losses).sum() == n // 8
-    assert program._cache_size() == 1
+    assert [name for name in compiled if "epoch" in name] == ["jit(epoch)"]
 
 
 def flat(state):
@@ -284,7 +285,7 @@ from fact_jax import FacTTT, ViT, ViTConfig
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, epoch_key, init_trial, make_epoch, put_train_set
+from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
 config = ViTConfig(width=24, depth=2, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
 model, base, method = ViT(config), init_base(config, jax.random.key(0)), FacTTT(4)
@@ -296,10 +297,10 @@ states = []
 for count in (1, 8):
     mesh = make_mesh(8, jax.devices()[:count])
     assert mesh.shape == {"trial": 1, "data": count}
-    epoch = make_epoch(model, method, "none", 8, mesh)
-    data = put_train_set(images, labels, 3, 40, mesh)
+    epoch = alone(make_epoch(model, method, "none", 8, mesh), 8, mesh)
+    data = train_set(images, labels, 3)
     hyper = Hyper(*map(jnp.float32, (1e-3, 1e-4, 1.0, 0.1, 0.1)))
-    state, losses = epoch(base, init_trial(model, method, 0, 3, 3), data, hyper, epoch_key(0, 0))
+    state, losses = epoch(base, init_trial(model, method, 0, 3, 3), data, hyper, 0, 0)
     evaluate = make_evaluate(model, method, "none", 16, mesh)
     batches = [(images[i : i + 16], labels[i : i + 16]) for i in (0, 16, 32)]
     counts = evaluate(base, state.trainable, 1.0, 3, batches)

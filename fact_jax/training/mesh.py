@@ -1,22 +1,36 @@
-"""The device mesh: axes `trial` (independent runs) and `data` (images of one batch)."""
+"""The device mesh, axes `trial` (independent runs) and `data` (images of one batch), and how arrays
+get there and back.
+
+All of it also works where the devices belong to several processes (`jax.distributed`): every
+process then holds the same host arrays and calls the same functions.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(batch_size: int, devices=None) -> Mesh:
-    """A mesh of one trial whose batch is split over as many devices as divide it evenly."""
+def make_mesh(batch_size: int, devices=None, num_trials: int = 1) -> Mesh:
+    """A mesh for stacks of `num_trials` trials, by default of one.
+
+    As many devices as divide `num_trials` evenly take trials of their own, since these never speak
+    to each other; what is left splits the batches, as far as it divides them evenly.
+    """
     devices = jax.devices() if devices is None else list(devices)
-    count = math.gcd(len(devices), batch_size)
+    trials = math.gcd(len(devices), num_trials)
+    data = math.gcd(len(devices) // trials, batch_size)
     return jax.make_mesh(
-        (1, count),
+        (trials, data),
         ("trial", "data"),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[:count],
+        devices=devices[: trials * data],
     )
 
 
@@ -26,3 +40,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def trial_sharded(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("trial"))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """The tree on the mesh."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def one(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(one, tree)
+
+
+def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
+    """Trees of the same structure, one a trial, as one whose leaves have a leading trial axis."""
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
+    return put(stacked, trial_sharded(mesh))
+
+
+def fetch(tree: Any) -> Any:
+    """Host copies of a tree, the same on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.images import normalise
-from fact_jax.training.mesh import batch_sharded, replicated
+from fact_jax.training.mesh import trial_sharded
 from fact_jax.tuning.method import Method
 
+Array = jax.Array | np.ndarray
 _MASKED = -1e30  # logit of a class that the task does not have
 
 
@@ -41,15 +42,15 @@ class Hyper(NamedTuple):
 
 
 class TrainSet(NamedTuple):
-    """A split on the device: images uint8 [n, y, x, 3], labels int32 [n].
+    """A split: images uint8 [n, y, x, 3], labels int32 [n].
 
     Rows past `num_examples` are padding.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    num_examples: int | jax.Array
-    num_classes: int | jax.Array
+    images: Array
+    labels: Array
+    num_examples: Array | np.int32
+    num_classes: Array | np.int32
 
 
 @flax.struct.dataclass
@@ -95,11 +96,15 @@ def epoch_key(seed: int, epoch: int) -> jax.Array:
 def make_epoch(
     model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
 ) -> Callable:
-    """The jitted ``epoch(base, state, data, hyper, key) -> (state, losses)``.
+    """The jitted ``epoch(base, states, data, hypers, seeds, number, steps) -> (states, losses)``.
 
-    `losses` [n // batch_size] holds each step's mean cross-entropy, NaN for steps past the last
-    full batch (which is dropped). AdamW as in PyTorch: decoupled weight decay times the rate, on
-    every trainable array. `state` is donated.
+    It trains a stack of trials, each on its own: `states`, `data`, `hypers` and `seeds` have a
+    leading axis [t], which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks.
+    All randomness of a trial comes from its seed and the epoch's `number`. `steps` is the largest
+    number of full batches of any trial (the last, short one is dropped); one that has fewer keeps
+    its state in the steps past its own. `losses` [t, n // batch_size] holds each step's mean
+    cross-entropy, NaN for steps not taken. AdamW as in PyTorch: decoupled weight decay times the
+    rate, on every trainable array. `states` is donated.
     """
 
     def loss_fn(trainable, base, images, labels, num_classes, hyper: Hyper, key):
@@ -111,18 +116,18 @@ def make_epoch(
         logits = logits_of(trainable["head"], x, num_classes)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def epoch(base, state: TrialState, data: TrainSet, hyper: Hyper, key):
+    def one_trial(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number, steps):
         capacity = data.images.shape[0]
-        key_order, key_steps = jax.random.split(key)
+        key_order, key_steps = jax.random.split(epoch_key(seed, number))
         draw = jax.random.uniform(key_order, (capacity,))
         order = jnp.argsort(jnp.where(jnp.arange(capacity) < data.num_examples, draw, jnp.inf))
 
         def step(i, carry):
-            state, losses = carry
             rows = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
-            images, labels = jax.lax.with_sharding_constraint(
-                (data.images[rows], data.labels[rows]), batch_sharded(mesh)
-            )
+            images, labels = data.images[rows], data.labels[rows]
+            if mesh.shape["data"] > 1:
+                images = jax.lax.with_sharding_constraint(images, PartitionSpec("data"))
+            state, losses = carry
             loss, grads = jax.value_and_grad(loss_fn)(
                 state.trainable, base, normalise(images, normalisation), labels,
                 data.num_classes, hyper, jax.random.fold_in(key_steps, i),
@@ -133,10 +138,31 @@ def make_epoch(
                 state.trainable,
                 updates,
             )
-            return TrialState(trainable, moments), losses.at[i].set(loss)
+            stepped = (TrialState(trainable, moments), losses.at[i].set(loss))
+            own = i < data.num_examples // batch_size
+            return jax.tree.map(lambda new, old: jnp.where(own, new, old), stepped, carry)
 
         losses = jnp.full((capacity // batch_size,), jnp.nan)
-        return jax.lax.fori_loop(0, data.num_examples // batch_size, step, (state, losses))
+        return jax.lax.fori_loop(0, steps, step, (state, losses))
+
+    def epoch(base, states: TrialState, data: TrainSet, hypers: Hyper, seeds, number, steps):
+        def trial(state, data, hyper, seed):
+            return one_trial(base, state, data, hyper, seed, number, steps)
+
+        if seeds.shape[0] > 1:
+            return jax.vmap(trial)(states, data, hypers, seeds)
+        alone = jax.tree.map(lambda x: x[0], (states, data, hypers, seeds))
+        return jax.tree.map(lambda x: x[None], trial(*alone))
+
+    # Trials are cut apart by hand, so that no compiler can make them wait for each other. Their
+    # batches are split by the compiler: random numbers stay those of one device.
+    own, every = PartitionSpec("trial"), PartitionSpec()
+    in_specs = (every, own, own, own, own, every, every)
+    if mesh.size > 1:
+        epoch = jax.shard_map(
+            epoch, mesh=mesh, in_specs=in_specs, out_specs=own, axis_names={"trial"},
+            check_vma=False,
+        )  # fmt: skip
 
     # XLA's CPU code else orders a step for many cores, and keeps a quarter more alive for it.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -144,22 +170,35 @@ def make_epoch(
     saving = on_cpu and model.config.remat != "none"
     return jax.jit(
         epoch,
+        in_shardings=[NamedSharding(mesh, spec) for spec in in_specs],
+        out_shardings=trial_sharded(mesh),
         donate_argnums=1,
-        out_shardings=replicated(mesh),
         compiler_options=options if saving else None,
     )
 
 
-def put_train_set(
-    images: np.ndarray, labels: np.ndarray, num_classes: int, capacity: int, mesh: Mesh
+def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
+    """``run(base, state, data, hyper, seed, number) -> (state, losses)``: one trial, no axis."""
+
+    def run(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number):
+        stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, data, hyper, seed))
+        stacked = jax.device_put(stacked, trial_sharded(mesh))
+        out = epoch(base, *stacked, number, data.num_examples // batch_size)
+        return jax.tree.map(lambda x: x[0], out)
+
+    return run
+
+
+def train_set(
+    images: np.ndarray, labels: np.ndarray, num_classes: int, capacity: int | None = None
 ) -> TrainSet:
-    """Copies a split to every device of the mesh, padded to `capacity` rows."""
+    """A split on the host, padded to `capacity` rows."""
+    capacity = len(images) if capacity is None else capacity
     pad = capacity - len(images)
     if pad < 0:
         raise UserError(f"The train split has {len(images)} images; capacity is {capacity}.")
     images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-    arrays = (images, np.pad(labels, (0, pad)), np.int32(len(labels)), np.int32(num_classes))
-    return TrainSet(*jax.device_put(arrays, replicated(mesh)))
+    return TrainSet(images, np.pad(labels, (0, pad)), np.int32(len(labels)), np.int32(num_classes))
 
 
 class NonFiniteLoss(UserError):

@@ -88,7 +88,7 @@ class Play(nn.Module):
 
 
 def as_in_torch(masks, rank, tokens):
-    """One mask for each of q, k and v, and all tokens in the last block, where nobody reads them."""
+    """One mask for each of q, k and v; all tokens in the last block, where nobody reads them."""
     for mask, keep in masks:
         if mask.shape[1] == 1 and mask.shape[2] > 1:
             mask = np.concatenate(

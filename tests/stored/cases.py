@@ -22,15 +22,16 @@ import optax
 
 from fact_jax import FacTTK, FacTTT, ViT, ViTConfig, features
 from fact_jax.backbone.vit import init_base
-from fact_jax.training.mesh import make_mesh, replicated
+from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
     TrialState,
+    alone,
     epoch_key,
     logits_of,
     make_epoch,
-    put_train_set,
+    train_set,
 )
 
 OUTPUTS = Path(__file__).parent / "outputs.npz"
@@ -242,21 +243,22 @@ class TrainCase:
         """{"losses" [50], "U", "V", ..., "kernel", "bias"}, the latter ones after the last step."""
         mesh = make_mesh(self.batch_size, jax.devices()[:1])
         epoch = make_epoch(ViT(self.config), self.method, "imagenet", self.batch_size, mesh)
-        data = put_train_set(images, labels, self.classes, self.capacity, mesh)
+        epoch = alone(epoch, self.batch_size, mesh)
+        data = train_set(images, labels, self.classes, self.capacity)
         pad = self.padded_classes - self.classes
         head = {
             k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, pad)]) for k, v in trainable["head"].items()
         }
         trainable = jax.tree.map(jnp.asarray, {"factors": trainable["factors"], "head": head})
         state = TrialState(trainable, optax.scale_by_adam().init(trainable))
-        state, losses = jax.device_put(state, replicated(mesh)), []
+        losses = []
         for e in range(self.epochs):
             rate = learning_rate(e, **dict(self.schedule))
             hyper = Hyper(
                 jnp.float32(rate), jnp.float32(self.weight_decay), jnp.float32(self.method.scale),
                 dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0),
             )  # fmt: skip
-            state, epoch_losses = epoch(base, state, data, hyper, epoch_key(self.seed, e))
+            state, epoch_losses = epoch(base, state, data, hyper, self.seed, e)
             losses.append(epoch_losses[: self.examples // self.batch_size])
         head = state.trainable["head"]
         final = {
