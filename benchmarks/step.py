@@ -2,6 +2,7 @@
 
     python -m benchmarks.step [--batch 8] [--rounds 3] [--dtype float32] [--only NAMES] [--out FILE]
 
+--variant and --image_size make another network of ours; the peers are ViT-B/16 at 224 pixels only.
 Every system runs in a process of its own, in `--rounds` rounds one after the other, so that a noisy
 minute hits them all; a system's time is its best step of all rounds. A step is forward, backward
 and AdamW. Memory is the process's largest resident set during steps (on a GPU the allocator's
@@ -67,50 +68,53 @@ def measure(step, wait, steps: int) -> list[float]:
     return seconds
 
 
-def run_ours(s: dict[str, Any], batch: int, dtype: str, steps: int, count: bool) -> dict[str, Any]:
-    """Times, memory and compile time; with `count` the FLOPs of the program instead."""
+def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
+    """Times, memory and compile time; with `--count` the FLOPs of the program instead."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
     import optax
 
     from fact_jax import ViT, features, get_variant
     from fact_jax.backbone.vit import init_base
     from fact_jax.training.evaluation import make_programs
-    from fact_jax.training.mesh import make_mesh
+    from fact_jax.training.mesh import make_mesh, put, replicated, stack
     from fact_jax.training.trial import (
         Hyper,
-        epoch_key,
         init_head,
         init_trial,
         logits_of,
         make_epoch,
-        put_train_set,
+        train_set,
     )
     from fact_jax.tuning import METHODS, FacTTT
 
-    config = get_variant("vit_b16").replace(dtype=dtype, remat=s.get("remat", "none"), unroll=count)
+    batch, count = a.batch, a.count
+    config = get_variant(a.variant).replace(dtype=a.dtype, remat=s.get("remat", "none"))
+    size = a.image_size or config.image_size
+    config = config.replace(image_size=size, unroll=count)
     model = ViT(config)
     structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
     base = structs if count else init_base(config, jax.random.key(0))
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (batch, 224, 224, 3)).astype(np.uint8)
+    images = rng.integers(0, 255, (batch, size, size, 3)).astype(np.uint8)
     labels = (np.arange(batch) % CLASSES).astype(np.int32)
     rate = s.get("rate")
     mesh = make_mesh(batch, jax.devices()[:1])
+    on_device = jax.device_put(images)
 
     if s["method"] == "evaluate":
         _, program = make_programs(model, FacTTT(16), "imagenet")
-        arguments = (base, init_head(jax.random.key(0), 768, CLASSES, CLASSES), CLASSES, images)
+        arguments = (base, init_head(jax.random.key(0), config.width, CLASSES, CLASSES), CLASSES)
+        arguments = (*arguments, on_device)
         lowered = program.lower(*arguments)
     elif s["method"] == "forward":
 
         def forward(base, images):
             return model.apply({"params": base}, images / 255.0, mutable="intermediates")
 
-        lowered, arguments = jax.jit(forward).lower(base, images), ()
+        lowered, arguments = jax.jit(forward).lower(base, on_device), ()
     elif s["method"] == "full":
-        head = init_head(jax.random.key(0), 768, CLASSES, CLASSES)
+        head = init_head(jax.random.key(0), config.width, CLASSES, CLASSES)
 
         def loss(tree, images, labels):
             logits = logits_of(tree["head"], features(model, tree["base"], images / 255.0), CLASSES)
@@ -125,16 +129,26 @@ def run_ours(s: dict[str, Any], batch: int, dtype: str, steps: int, count: bool)
 
         tree = {"base": base, "head": head}
         state = jax.eval_shape(optimizer.init, tree) if count else optimizer.init(tree)
-        arguments = (tree, state, images, labels)
+        arguments = (tree, state, on_device, labels)
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments)
     else:
         settings = {"rank": s["rank"]} if "rank" in s else {}
         method = METHODS[s["method"]](**settings)
         program = make_epoch(model, method, "imagenet", batch, mesh)
-        state = init_trial(model, method, 0, CLASSES, CLASSES)
-        data = put_train_set(images, labels, CLASSES, batch, mesh)
-        hyper = jax.tree.map(jnp.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))
-        arguments = (base, state, data, hyper, epoch_key(0, 0))  # an epoch of one step
+        state = stack([init_trial(model, method, 0, CLASSES, CLASSES)], mesh)
+        data = stack([train_set(images, labels, CLASSES)], mesh)
+        hyper = stack([jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))], mesh)
+        seed = stack([np.int32(0)], mesh)
+        base = base if count else put(base, replicated(mesh))
+        arguments = (
+            base,
+            state,
+            data,
+            hyper,
+            seed,
+            np.int32(0),
+            np.int32(1),
+        )  # one step of a trial
         lowered = program.lower(*arguments)
 
     start = time.perf_counter()
@@ -155,7 +169,7 @@ def run_ours(s: dict[str, Any], batch: int, dtype: str, steps: int, count: bool)
 
     jax.block_until_ready(one())
     peak_memory(reset=True)
-    seconds = measure(one, jax.block_until_ready, steps)
+    seconds = measure(one, jax.block_until_ready, a.steps)
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "seconds": seconds,
@@ -205,16 +219,18 @@ def run_torch(s: dict[str, Any], batch: int, dtype: str, steps: int) -> dict[str
 
 def worker(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {**OURS, **PEERS, "forward": {"method": "forward"}}[arguments.worker]
-    if "peer" in settings:
-        return run_torch(settings, arguments.batch, arguments.dtype, arguments.steps)
-    a = arguments
-    return run_ours(settings, a.batch, a.dtype, a.steps, a.count)
+    if "peer" not in settings:
+        return run_ours(settings, arguments)
+    if arguments.variant != "vit_b16" or arguments.image_size not in (0, 224):
+        raise SystemExit("the peers are ViT-B/16 at 224 pixels only")
+    return run_torch(settings, arguments.batch, arguments.dtype, arguments.steps)
 
 
 def call(name: str, a: argparse.Namespace, *more: str) -> dict[str, Any]:
     """The worker's result; {"error": last line} if it failed."""
     command = [sys.executable, "-m", "benchmarks.step", "--worker", name, "--batch", str(a.batch)]
-    command += ["--dtype", a.dtype, "--steps", str(a.steps), *more]
+    command += ["--dtype", a.dtype, "--steps", str(a.steps), "--variant", a.variant]
+    command += ["--image_size", str(a.image_size), *more]
     done = subprocess.run(command, capture_output=True, text=True)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode:
@@ -224,6 +240,8 @@ def call(name: str, a: argparse.Namespace, *more: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="vit_b16")
+    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
@@ -281,7 +299,9 @@ def report(console: Console, systems: dict[str, dict[str, Any]], a: argparse.Nam
         table.add_row(name, *row, f"{flops:.3f}" if flops else "")
     console.print(table)
     if a.out:
-        settings = {k: getattr(a, k) for k in ("batch", "dtype", "steps", "rounds")}
+        settings = {
+            k: getattr(a, k) for k in ("variant", "image_size", "batch", "dtype", "steps", "rounds")
+        }
         content = {"settings": settings, "systems": systems, "environment": environment()}
         a.out.write_text(json.dumps(content, indent=1) + "\n")
 

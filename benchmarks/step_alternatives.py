@@ -2,10 +2,10 @@
 
     python -m benchmarks.step_alternatives [--batch 8] [--rounds 4] [--out FILE.json]
 
-FacT-TT of rank 16 on ViT-B/16 at 224 pixels, float32, without dropout: loss and gradients of
-factors and head. All programs are compiled first, then run in turn, so that a noisy minute hits
-them all; a time is the best of the rounds, over ours. Temporary memory and FLOPs are XLA's (the
-FLOPs from a program whose loop over the blocks is written out).
+FacT-TT of rank 16 on ViT-B/16 at 224 pixels (or another --variant), float32, without dropout: loss
+and gradients of factors and head. All programs are compiled first, then run in turn, so that a
+noisy minute hits them all; a time is the best of the rounds, over ours. Temporary memory and FLOPs
+are XLA's (the FLOPs from a program whose loop over the blocks is written out).
 """
 
 from __future__ import annotations
@@ -88,16 +88,19 @@ def gradients(config, trainable, base, images, labels):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="vit_b16")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    console, config = Console(), get_variant("vit_b16")
+    console, config = Console(), get_variant(a.variant)
     base = init_base(config, jax.random.key(0))
     factors = METHOD.init(jax.random.key(1), config)
     factors["V"] = 0.01 * jax.random.normal(jax.random.key(2), factors["V"].shape)
-    trainable = {"factors": factors, "head": init_head(jax.random.key(3), 768, CLASSES, CLASSES)}
-    images = np.random.default_rng(0).normal(size=(a.batch, 224, 224, 3)).astype(np.float32)
+    head = init_head(jax.random.key(3), config.width, CLASSES, CLASSES)
+    trainable = {"factors": factors, "head": head}
+    shape = (a.batch, config.image_size, config.image_size, 3)
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     arguments = (trainable, base, images, np.arange(a.batch) % CLASSES)
 
     rows: dict[str, dict[str, Any]] = {}
@@ -136,7 +139,7 @@ def main() -> None:
         table.add_row(name, *(f"{v:.2f}" for v in values))
     console.print(table)
     if a.out:
-        settings = {"batch": a.batch, "rounds": a.rounds, "dtype": "float32"}
+        settings = {"variant": a.variant, "batch": a.batch, "rounds": a.rounds, "dtype": "float32"}
         content = {"settings": settings, "alternatives": rows, "environment": environment()}
         a.out.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,0 +1,198 @@
+"""What a FacT-TT training step costs as one thing grows: rank, images, depth, trials, devices.
+
+    python -m benchmarks.scaling [--variant vit_b16] [--batch 8] [--image_size 0] [--dtype float32]
+        [--rank 16] [--rate RATE] [--remat none] [--rounds 3] [--only NAMES] [--out FILE.json]
+
+One variable at a time around a base point: one trial of --batch images and --rank on one device,
+without dropout unless there is a --rate. A sweep over a variable is a process of its own: its
+programs are compiled first, then run in turn for --rounds rounds, so that a noisy minute hits them
+all. A time is the best of the rounds, and ratios are to the sweep's first value. Temporary memory
+is XLA's plan for one device; arguments (frozen weights, images, factors) are not in it.
+
+On a CPU the devices are host-platform devices of XLA: they share the machine's cores, so that the
+best that can be had is a time proportional to the work. On an accelerator as many devices are
+taken as there are. A value that does not fit the memory is left out with a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+CLASSES = 100
+COUNTS = (1, 2, 4, 8)
+SWEEPS = {  # the title of each
+    "rank": "rank",
+    "images": "images a step",
+    "depth": "blocks",
+    "trials": "trials on one device",
+    "devices": "devices, a trial on each",
+    "split": "devices, one batch cut over them",
+}
+
+
+def values_of(sweep: str, batch: int) -> list[int]:
+    """The values of a variable; images are doubled from 1 up to the batch."""
+    powers = [2**i for i in range(batch.bit_length()) if 2**i < batch]
+    return list({"rank": (1, 4, 16, 64), "images": (*powers, batch), "depth": (3, 6, 12, 24)}.get(
+        sweep, COUNTS
+    ))  # fmt: skip
+
+
+def prepare(a: argparse.Namespace, sweep: str, value: int):
+    """(a function that trains one step, the row so far), compiled; None if the sweep ends here."""
+    import jax
+    import numpy as np
+
+    from fact_jax import FacTTT, ViT, get_variant
+    from fact_jax.backbone.vit import init_base
+    from fact_jax.training.mesh import make_mesh, put, replicated, stack
+    from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
+
+    config = get_variant(a.variant).replace(dtype=a.dtype, remat=a.remat)
+    config = config.replace(
+        image_size=a.image_size or config.image_size,
+        depth=value if sweep == "depth" else config.depth,
+    )
+    batch = value if sweep == "images" else a.batch
+    trials = value if sweep in ("trials", "devices") else 1
+    count = value if sweep in ("devices", "split") else 1
+    if count > len(jax.devices()) or (sweep == "split" and batch % count):
+        return None
+    mesh = make_mesh(batch, jax.devices()[:count], trials)
+    model, method = ViT(config), FacTTT(value if sweep == "rank" else a.rank)
+    program = make_epoch(model, method, "imagenet", batch, mesh)
+
+    rng = np.random.default_rng(0)
+    shape = (batch, config.image_size, config.image_size, 3)
+    images = rng.integers(0, 255, shape, dtype=np.uint8)
+    labels = (np.arange(batch) % CLASSES).astype(np.int32)
+    hyper = jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, a.rate, a.rate))
+    base = put(init_base(config, jax.random.key(0)), replicated(mesh))
+    states = [init_trial(model, method, t, CLASSES, CLASSES) for t in range(trials)]
+    data = stack([train_set(images, labels, CLASSES)] * trials, mesh)
+    seeds = stack([np.int32(t) for t in range(trials)], mesh)
+    arguments = [base, stack(states, mesh), data, stack([hyper] * trials, mesh), seeds]
+    arguments += [np.int32(0), np.int32(1)]  # the first epoch, of one step
+    lowered = program.lower(*arguments)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+
+    def step() -> None:
+        arguments[1], losses = jax.block_until_ready(compiled(*arguments))
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(f"{sweep} {value}: losses {losses}")
+
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    row = {"value": value, "images": trials * batch, "compile_s": seconds, "seconds": []}
+    return step, {**row, "temporary_bytes": temporary}
+
+
+def worker(a: argparse.Namespace) -> dict[str, Any]:
+    """The rows of one sweep."""
+    import jax
+
+    steps, rows, left_out = [], [], []
+    for value in values_of(a.sweep, a.batch):
+        try:
+            prepared = prepare(a, a.sweep, value)
+            if prepared is None:
+                left_out.append(f"{value}: {len(jax.devices())} devices, batch {a.batch}")
+                continue
+            prepared[0]()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            left_out.append(f"{value}: {str(error).splitlines()[0]}")
+            continue
+        steps.append(prepared[0])
+        rows.append(prepared[1])
+    for _ in range(a.rounds):
+        for step, row in zip(steps, rows, strict=True):
+            start = time.perf_counter()
+            step()
+            row["seconds"].append(time.perf_counter() - start)
+    for row in rows:
+        row["best_seconds"] = min(row["seconds"])
+        row["images_per_s"] = row["images"] / row["best_seconds"]
+        row["time_ratio"] = row["best_seconds"] / rows[0]["best_seconds"]
+        row["memory_ratio"] = row["temporary_bytes"] / rows[0]["temporary_bytes"]
+    shared = jax.devices()[0].platform == "cpu" and a.sweep in ("devices", "split")
+    return {"rows": rows, "left_out": left_out, "shared_cores": os.cpu_count() if shared else None}
+
+
+def call(sweep: str, arguments: list[str]) -> dict[str, Any]:
+    """The worker's result; eight host-platform devices where the devices are the variable."""
+    environment = dict(os.environ)
+    if sweep in ("devices", "split"):  # the flag concerns the CPU only
+        flag = f"--xla_force_host_platform_device_count={max(COUNTS)}"
+        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}".strip()
+    command = [sys.executable, "-m", "benchmarks.scaling", *arguments, "--sweep", sweep]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"The sweep over {SWEEPS[sweep]} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="vit_b16")
+    parser.add_argument("--batch", type=int, default=8, help="images a step of each trial")
+    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rate", type=float, help="of dropout and drop path; none by default")
+    parser.add_argument("--remat", default="none", choices=["none", "attention", "block"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help=f"of {';'.join(SWEEPS)}, with ';' between them")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--sweep", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.sweep:
+        print(json.dumps(worker(a)))
+        return
+    names = [n.strip() for n in a.only.split(";") if n.strip()] or list(SWEEPS)
+    if unknown := set(names) - set(SWEEPS):
+        parser.error(f"--only has {', '.join(unknown)}; known are {', '.join(SWEEPS)}")
+    console, sweeps = Console(width=110), {}
+    for name in names:
+        sweeps[name] = {"title": SWEEPS[name], **call(name, sys.argv[1:])}
+        for line in sweeps[name]["left_out"]:
+            console.print(f"{SWEEPS[name]}: left out {line}", markup=False, highlight=False)
+    report(console, sweeps, a)
+
+
+def report(console: Console, sweeps: dict[str, dict[str, Any]], a: argparse.Namespace) -> None:
+    from fact_jax.sweep.versions import environment
+
+    columns = ("s a step", "time ratio", "images/s", "temporary MB", "memory ratio", "compile s")
+    table = Table("variable", "value", *columns)
+    for sweep in sweeps.values():
+        title = sweep["title"]
+        if sweep["shared_cores"]:
+            title += f"\n(they share {sweep['shared_cores']} cores)"
+        for i, row in enumerate(sweep["rows"]):
+            values = [str(row["value"]), f"{row['best_seconds']:.4f}", f"{row['time_ratio']:.2f}"]
+            values += [f"{row['images_per_s']:.1f}", f"{row['temporary_bytes'] / 1e6:.1f}"]
+            values += [f"{row['memory_ratio']:.2f}", f"{row['compile_s']:.1f}"]
+            table.add_row("" if i else title, *values)
+        table.add_section()
+    console.print(table)
+    if a.out:
+        settings = {k: v for k, v in vars(a).items() if k not in ("out", "sweep", "only")}
+        content = {"settings": settings, "sweeps": sweeps, "environment": environment()}
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
