@@ -1,4 +1,4 @@
-"""The programs compile for a v5e-8, fit its memory, and the chips exchange gradients only."""
+"""Trials on chips of a v5e-8 exchange nothing and fit; split over chips they exchange gradients."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.tpu_compile import CHIP_GIB, collectives, matrix_flops
+from benchmarks.tpu_compile import CHIP_GIB, collectives, largest, matrix_flops
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,27 +44,62 @@ def test_collectives_are_found_with_their_bytes_and_times():
     ]
 
 
+def test_flops_of_a_shard_map_are_those_of_all_shards():
+    mesh = jax.sharding.AbstractMesh((4, 2), ("trial", "data"))
+    own = jax.sharding.PartitionSpec("trial")
+    product = jax.shard_map(
+        lambda x, y: x @ y, mesh=mesh, in_specs=own, out_specs=own, axis_names={"trial"}
+    )
+    closed = jax.make_jaxpr(product)(jnp.zeros((4, 3, 5)), jnp.zeros((4, 5, 7)))
+    assert matrix_flops(closed.jaxpr) == 4 * 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize("first", [1, 3, 13])
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [
+        (lambda size: 0.6 + 1.13 * size, 13),
+        (lambda size: 0.4 + 4.2 * size, 3),
+        (lambda size: 0.5 + 0.8 * size + 0.03 * size * size, 12),
+        (lambda size: 1 + 0.9 * size if size < 10 else None, 9),
+        (lambda size: 16.0 + size, 0),
+    ],
+    ids=["line", "steep line", "curve", "refusal", "nothing fits"],
+)
+def test_largest_that_fits_is_found_from_any_start(first, gib, expected):
+    assert largest(gib, first, 1, constant=0.32)["largest"] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu, the TPU compiler, is not installed (pip install 'jax[tpu]'; make tpu-compile)",
 )
 def test_compiles_for_v5e_8(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.tpu_compile", "--chips", "8"]
-    subprocess.run([*command, "--out", tmp_path / "out.json"], cwd=ROOT, check=True, timeout=900)
-    results = {r["program"]: r for r in json.loads((tmp_path / "out.json").read_text())["results"]}
-    assert set(results) == {"training step", "merging", "prediction"}
-    for result in results.values():
-        assert result["chips"] == 8
-        assert result["gib_per_chip"]["total"] < CHIP_GIB / 2
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.tpu_compile", "--programs"]
+    parts = ["trials", "split", "evaluation"]
+    subprocess.run([*command, *parts, "--out", out], cwd=ROOT, check=True, timeout=1200)
+    results = json.loads(out.read_text())["results"]
+    assert all(r["gib_per_chip"]["total"] < CHIP_GIB for r in results)
 
-    # Sums of gradients, and nothing of the size of the images or of the model.
-    exchanged = results["training step"]["collectives"]
-    assert {c["kind"] for c in exchanged} == {"all-reduce"}
-    assert sum(c["times"] * c["bytes"] for c in exchanged) < 10e6
-    assert results["merging"]["collectives"] == results["prediction"]["collectives"] == []
+    # One trial a chip: no chip speaks to another.
+    stacks = [r for r in results if r["program"] == "training step" and r["trials"] > 1]
+    assert [r["mesh"] for r in stacks] == [{"trial": n, "data": 1} for n in (8, 16)]
+    assert all(r["collectives"] == [] for r in stacks)
 
-    step, forward = (
-        results[name]["matrix_flops_all_chips"] for name in ("training step", "prediction")
-    )
-    assert (step / 64) / (forward / 256) < 2.2  # no d x d gradient of the frozen kernels
+    # One trial over all: sums of gradients, and nothing of the size of the images or of the model.
+    (split,) = (r for r in results if r["program"] == "training step" and r["trials"] == 1)
+    assert split["mesh"] == {"trial": 1, "data": 8}
+    assert {c["kind"] for c in split["collectives"]} == {"all-reduce"}
+    assert sum(c["times"] * c["bytes"] for c in split["collectives"]) < 10e6
+
+    evaluations = [r for r in results if r["program"] in ("merging", "prediction")]
+    assert len(evaluations) == 4
+    assert all(r["collectives"] == [] for r in evaluations)
+
+    # No d x d gradient of the frozen kernels, and eight trials are eight times one.
+    step, forward = split["matrix_flops_all_chips"], evaluations[1]["matrix_flops_all_chips"]
+    assert evaluations[1]["program"] == "prediction"
+    assert (step / 64) / (forward / 256) < 2.2
+    assert stacks[0]["matrix_flops_all_chips"] == pytest.approx(8 * step, rel=1e-3)
