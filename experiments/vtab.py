@@ -36,7 +36,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 class Bars:
-    """Two bars: epochs of the whole sweep with the time left, and epochs of the current run."""
+    """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
@@ -44,20 +44,22 @@ class Bars:
         self._run = progress.add_task("", total=1)
         self._done = 0
         self._before = 0
+        self._runs = 1
 
     def expect(self, epochs: int) -> None:
         """What is still to run: cells finished before would make the time left look short."""
         self._progress.update(self._all, total=epochs)
 
-    def start(self, cell: Cell, stage: str, epochs: int) -> None:
+    def start(self, names: list[str], stage: str, epochs: int) -> None:
         self._done += self._before
-        self._before = epochs
+        self._runs, self._before = len(names), len(names) * epochs
         self._progress.update(self._all, completed=self._done)
-        self._progress.reset(self._run, total=epochs, description=f"{cell.name} {stage}")
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        self._progress.reset(self._run, total=epochs, description=f"{names[0]}{more}, {stage}")
 
     def epoch(self, done: int, loss: float) -> None:
         self._progress.update(self._run, completed=done)
-        self._progress.update(self._all, completed=self._done + done)
+        self._progress.update(self._all, completed=self._done + done * self._runs)
 
 
 def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
@@ -77,17 +79,23 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
         bars.expect(sum(_epochs(cell) for cell in todo))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
-        for i, cell in enumerate(cells):
-            result = results[i]
-            if result is None:
-                results[i] = result = runner.run(cell)
-                how = f"{result['seconds']['cell']:.0f} s"
-            else:
-                how = "finished before"
-            accuracy = f"{result['accuracy']:5.1f} %"
-            chosen = f"scale {result['scale']:g}"
-            console.print(f"[{i + 1}/{len(cells)}] {cell.name}: {accuracy}  {chosen}  ({how})")
+        for i, result in enumerate(results):
+            if result is not None:
+                _print_result(console, i, len(cells), result, "finished before")
+        for i, result in runner.run(cells, results):
+            results[i] = result
+            how = f"{result['seconds']['cell']:.0f} s"
+            if (runs := result["group"]["runs"]) > 1:
+                how += f" for {runs} together"
+            _print_result(console, i, len(cells), result, how)
     return [r for r in results if r is not None]
+
+
+def _print_result(console: Console, i: int, count: int, result: dict, how: str) -> None:
+    accuracy = f"{result['accuracy']:5.1f} %"
+    console.print(
+        f"[{i + 1}/{count}] {result['cell']}: {accuracy}  scale {result['scale']:g}  ({how})"
+    )
 
 
 def _epochs(cell: Cell) -> int:
@@ -98,7 +106,7 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
     config = runner.model.config
     console.print(
         f"{runner.config.variant}: {count_parameters(runner.base):,} parameters, frozen, from "
-        f"{runner.weights}, on {runner.mesh.size} x {jax.devices()[0].device_kind}."
+        f"{runner.weights}, on {len(jax.devices())} x {jax.devices()[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:
         factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))

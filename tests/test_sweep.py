@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,7 +16,6 @@ from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
-from fact_jax.training.trial import epoch_key
 
 
 def test_the_base_config_is_the_protocol_of_the_facts():
@@ -78,11 +76,11 @@ def spied(monkeypatch, tmp_path):
     calls = {"epochs": [], "evaluations": [], "reads": []}
 
     def make_epoch(model, method, normalisation, batch_size, mesh):
-        def epoch(base, state, data, hyper, key):
+        def epoch(base, states, data, hypers, seeds, number, steps):
             calls["epochs"].append(
-                (int(data.num_examples), hyper, np.asarray(jax.random.key_data(key)))
+                (data.num_examples.tolist(), hypers, (seeds.tolist(), int(number)), int(steps))
             )
-            return state, np.zeros(data.images.shape[0] // batch_size, np.float32)
+            return states, np.zeros((len(seeds), data.images.shape[1] // batch_size), np.float32)
 
         return epoch
 
@@ -124,11 +122,20 @@ def spied(monkeypatch, tmp_path):
     return make, calls
 
 
+def run(runner, cells):
+    """The results of all cells, run anew."""
+    return [
+        result
+        for _, result in sorted(runner.run(cells, [None] * len(cells)), key=lambda pair: pair[0])
+    ]
+
+
 def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
     make, calls = spied
     runner, (cell,) = make(fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0, 10.0)}))
-    result = runner.run(cell)
-    assert [n for n, *_ in calls["epochs"]] == 3 * [800] * 3 + [1000] * 3
+    (result,) = run(runner, [cell])
+    assert [n for n, *_ in calls["epochs"]] == 3 * [[800]] * 3 + [[1000]] * 3
+    assert [steps for *_, steps in calls["epochs"]] == 9 * [800 // 64] + 3 * [1000 // 64]
     assert calls["evaluations"] == [
         (200, pytest.approx(0.1)), (200, 1.0), (200, 10.0), (797, 1.0)
     ]  # fmt: skip
@@ -145,16 +152,16 @@ def test_the_numbers_of_the_config_reach_the_program(spied, tmp_path):
         data_cache=str(tmp_path / "cache"), epochs=4, warmup_epochs=2,
         fact_tt=ConfigDict({"rank": 4, "scale": 7.0, "learning_rate": 0.5}),
     )  # fmt: skip
-    runner.run(cell)
+    run(runner, [cell])
     assert calls["settings"].jpeg_quality == 75
     assert calls["settings"].cache_dir == str(tmp_path / "cache")
-    for e, (_, hyper, key) in enumerate(calls["epochs"]):
-        assert float(hyper.weight_decay) == pytest.approx(0.03)
-        assert float(hyper.dropout_rate) == pytest.approx(0.2)
-        assert float(hyper.drop_path_rate) == pytest.approx(0.3)
-        assert float(hyper.scale) == 7.0
-        np.testing.assert_array_equal(key, jax.random.key_data(epoch_key(5, e)))
-    rates = [float(h.learning_rate) for _, h, _ in calls["epochs"]]
+    for e, (_, hyper, key, _) in enumerate(calls["epochs"]):
+        assert hyper.weight_decay.item() == pytest.approx(0.03)
+        assert hyper.dropout_rate.item() == pytest.approx(0.2)
+        assert hyper.drop_path_rate.item() == pytest.approx(0.3)
+        assert hyper.scale.item() == 7.0
+        assert key == ([5], e)
+    rates = [h.learning_rate.item() for _, h, *_ in calls["epochs"]]
     # Warm-up one epoch late; then the cosine at t = 2 of 4, half way between 0.5 and 1e-5.
     assert rates == pytest.approx([1e-6, 1e-6, 1e-6 + (0.5 - 1e-6) / 2, (0.5 + 1e-5) / 2])
 
@@ -163,14 +170,14 @@ def test_removing_a_result_trains_the_new_settings_anew(spied):
     """The advice of the error holds: nothing of the old training is resumed."""
     make, calls = spied
     runner, (cell,) = make()
-    runner.run(cell)
+    run(runner, [cell])
     calls["epochs"].clear()
     other, (changed,) = make(fact_tt=ConfigDict({"rank": 4, "learning_rate": 0.1}))
     with pytest.raises(UserError, match="rank was 16, is now 4"):
         other.finished(changed)
     runner.store.result_path(cell.name).unlink()
     assert other.finished(changed) is None
-    assert other.run(changed)["epochs_run"] == 3
+    assert run(other, [changed])[0]["epochs_run"] == 3
     assert len(calls["epochs"]) == 3
 
 
@@ -187,14 +194,14 @@ def test_a_relative_workdir_will_do(spied, tmp_path, monkeypatch):
     runner, (cell,) = make()
     monkeypatch.chdir(tmp_path)
     runner.store = Store("runs/here")
-    runner.run(cell)
+    run(runner, [cell])
     assert (tmp_path / "runs" / "here" / "results" / f"{cell.name}.json").exists()
 
 
 def test_other_weights_are_other_settings(spied):
     make, _ = spied
     runner, (cell,) = make()
-    runner.run(cell)
+    run(runner, [cell])
     runner.weights_sha256 = "0" * 64
     with pytest.raises(UserError, match="weights_sha256"):
         runner.finished(cell)

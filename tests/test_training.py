@@ -14,7 +14,7 @@ from etils import epath
 from fact_jax import FacTTT, Linear, features
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import normalise
-from fact_jax.training.mesh import make_mesh
+from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
@@ -186,21 +186,36 @@ def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split, com
     assert [name for name in compiled if "epoch" in name] == ["jit(epoch)"]
 
 
+def make_stack(small_vit, split, seeds=(7,), scales=(1.0,)):
+    """(epoch(states, e), fresh states) of trials on the same split, batches of 8."""
+    model, base = small_vit
+    mesh = make_mesh(8, jax.devices()[:1])
+    program = make_epoch(model, METHOD, "inception", 8, mesh)
+    data = stack([train_set(*split, 3, 48)] * len(seeds), mesh)
+    hypers = stack([Hyper(np.float32(1e-2), scale=np.float32(scale)) for scale in scales], mesh)
+
+    def epoch(states, e):
+        return program(base, states, data, hypers, np.array(seeds, np.int32), e, 5)
+
+    return epoch, stack([init_trial(model, METHOD, seed, 3, 5) for seed in seeds], mesh)
+
+
 def flat(state):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state)])
 
 
 def run_train(small_vit, split, directory, stop_after=None, epochs=6):
-    epoch, state = make_run(small_vit, split)
+    epoch, state = make_stack(small_vit, split)
 
     def on_epoch(done, loss):
         if done == stop_after:
             raise KeyboardInterrupt
 
-    return train(
-        epoch, state, epochs=epochs, steps_per_epoch=5, directory=epath.Path(directory),
-        settings={}, evaluate=lambda s: float(flat(s).sum()), eval_every=2, on_epoch=on_epoch,
+    out = train(
+        epoch, state, epochs=epochs, steps=[5], directory=epath.Path(directory), settings=[{}],
+        evaluate=lambda t, trained: float(flat(trained).sum()), eval_every=2, on_epoch=on_epoch,
     )  # fmt: skip
+    return out.trainable[0], out.losses[0], out.accuracies[0]
 
 
 def test_a_resumed_run_equals_one_never_stopped(small_vit, split, tmp_path):
@@ -218,22 +233,22 @@ def test_a_resumed_run_equals_one_never_stopped(small_vit, split, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split, tmp_path):
-    epoch, state = make_run(small_vit, split)
+    epoch, state = make_stack(small_vit, split)
 
     def broken(state, e):
         state, losses = epoch(state, e)
-        return state, losses.at[2].set(jnp.inf) if e == 1 else losses
+        return state, losses.at[0, 2].set(jnp.inf) if e == 1 else losses
 
     with pytest.raises(NonFiniteLoss, match=r"inf at step 7 \(epoch 1\) with task=dtd, scale=100"):
         train(
-            broken, state, epochs=3, steps_per_epoch=5, directory=epath.Path(tmp_path / "x"),
-            settings={"task": "dtd", "scale": 100},
+            broken, state, epochs=3, steps=[5], directory=epath.Path(tmp_path / "x"),
+            settings=[{"task": "dtd", "scale": 100}],
         )  # fmt: skip
 
 
 def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
     """The last step's loss is finite, but what it made of the factors is not."""
-    epoch, state = make_run(small_vit, split)
+    epoch, state = make_stack(small_vit, split)
 
     def broken(state, e):
         state, losses = epoch(state, e)
@@ -242,19 +257,19 @@ def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
 
     with pytest.raises(NonFiniteLoss, match=r"non-finite at step 4 \(epoch 0\)"):
         train(
-            broken, state, epochs=1, steps_per_epoch=5, directory=epath.Path(tmp_path / "x"),
-            settings={},
+            broken, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+            settings=[{}],
         )  # fmt: skip
 
 
 def test_a_nan_in_the_base_reaches_the_loss(small_vit, split, tmp_path):
     model, base = small_vit
     broken = {**base, "cls": base["cls"] * np.nan}
-    epoch, state = make_run((model, broken), split)
+    epoch, state = make_stack((model, broken), split)
     with pytest.raises(NonFiniteLoss, match=r"nan at step 0 \(epoch 0\)"):
         train(
-            epoch, state, epochs=1, steps_per_epoch=5, directory=epath.Path(tmp_path / "x"),
-            settings={},
+            epoch, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+            settings=[{}],
         )  # fmt: skip
 
 
@@ -284,7 +299,7 @@ import jax, numpy as np, jax.numpy as jnp
 from fact_jax import FacTTT, ViT, ViTConfig
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_evaluate
-from fact_jax.training.mesh import make_mesh
+from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
 config = ViTConfig(width=24, depth=2, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from fact_jax.backbone.adaptation import merge
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.training.images import normalise
-from fact_jax.training.mesh import batch_sharded
+from fact_jax.training.mesh import batch_sharded, fetch, put, replicated
 from fact_jax.training.trial import logits_of
 from fact_jax.tuning.method import Method
 
@@ -54,7 +54,8 @@ def make_evaluate(
     def evaluate(
         base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any]
     ) -> tuple[int, int]:
-        weights = merged(base, trainable["factors"], scale)
+        factors, head = put((trainable["factors"], trainable["head"]), replicated(mesh))
+        weights = merged(base, factors, scale)
         correct = total = 0
         pending: tuple[jax.Array, np.ndarray] | None = None
 
@@ -62,13 +63,13 @@ def make_evaluate(
             if pending is None:
                 return 0
             predicted, labels = pending
-            return int((np.asarray(predicted)[: len(labels)] == labels).sum())
+            return int((fetch(predicted)[: len(labels)] == labels).sum())
 
         for images, labels in batches:
             pad = batch_size - len(images)
             images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-            images = jax.device_put(images, batch_sharded(mesh))
-            predicted = predict(weights, trainable["head"], np.int32(num_classes), images)
+            images = put(images, batch_sharded(mesh))
+            predicted = predict(weights, head, np.int32(num_classes), images)
             correct += settle()
             pending = (predicted, np.asarray(labels))
             total += len(labels)

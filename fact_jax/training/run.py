@@ -1,70 +1,105 @@
-"""A run of many epochs that can be stopped anywhere and goes on from its last whole epoch."""
+"""Runs of many epochs, a stack of trials at a time, that can be stopped anywhere and go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from fact_jax.training.trial import TrialState, check_finite
+from fact_jax.training.mesh import fetch, put, replicated
+from fact_jax.training.trial import NonFiniteLoss, TrialState, check_finite
+
+
+class Outcome(NamedTuple):
+    """What became of each trial, lists in their order.
+
+    `trainable` on the host; `losses` and `accuracies` [epochs], the mean loss of each epoch and the
+    accuracy in % after it, NaN where none was measured; `errors` None where all went well.
+    """
+
+    trainable: list[dict]
+    losses: list[np.ndarray]
+    accuracies: list[np.ndarray]
+    errors: list[NonFiniteLoss | None]
 
 
 def train(
     epoch: Callable[[TrialState, int], tuple[TrialState, jax.Array]],
-    state: TrialState,
+    states: TrialState,
     *,
     epochs: int,
-    steps_per_epoch: int,
+    steps: Sequence[int],
     directory: epath.Path,
-    settings: dict[str, Any],
-    evaluate: Callable[[TrialState], float] | None = None,
+    settings: Sequence[dict[str, Any]],
+    evaluate: Callable[[int, dict], float] | None = None,
     eval_every: int = 0,
     on_epoch: Callable[[int, float], None] = lambda done, loss: None,
-) -> tuple[TrialState, np.ndarray, np.ndarray]:
-    """Runs ``state, losses = epoch(state, e)`` for e = 0 ... epochs - 1, a checkpoint after each.
+) -> Outcome:
+    """Runs ``states, losses = epoch(states, e)`` for e = 0 ... epochs - 1, a checkpoint after each.
 
-    Returns the state, the mean loss of each epoch [epochs], and the accuracy in % after each epoch
-    [epochs], NaN where none was measured: `evaluate` is called after every `eval_every` epochs and
-    after the last. Raises NonFiniteLoss. A checkpoint in `directory` is resumed, so that the
-    outcome equals that of a run never stopped.
+    `states` is a stack of at least as many trials as there are `steps` (batches of an epoch) and
+    `settings` (named in errors); what is stacked beyond them is padding. ``evaluate(t, trainable)``
+    gives the accuracy of trial t; it is called after every `eval_every` epochs and after the last.
+    A trial that leaves the finite numbers gets its error and is not evaluated, and the others go
+    on; NonFiniteLoss is raised once none is left. A checkpoint in `directory` is resumed, so that
+    the outcome equals that of a run never stopped.
     """
     from orbax.checkpoint import v1 as ocp
 
-    curves = {"losses": jnp.full((epochs,), jnp.nan), "accuracies": jnp.full((epochs,), jnp.nan)}
-    tree = {"trainable": state.trainable, "moments": state.moments, **curves}
+    mesh = jax.tree.leaves(states)[0].sharding.mesh
+    count = len(steps)
+    curves = {
+        name: np.full((count, epochs), np.nan, np.float32) for name in ("losses", "accuracies")
+    }
+    errors: list[NonFiniteLoss | None] = [None] * count
+
+    def tree() -> dict[str, Any]:
+        at = put(curves, replicated(mesh))
+        return {"trainable": states.trainable, "moments": states.moments, **at}
+
+    def check(t: int, losses: np.ndarray, trained: dict, e: int) -> None:
+        try:
+            check_finite(losses, trained, e, settings[t])
+        except NonFiniteLoss as error:
+            errors[t] = error
+            if all(errors):
+                raise
+
+    def trained_of(states: TrialState) -> list[dict]:
+        host = fetch(states.trainable)
+        return [jax.tree.map(lambda x: x[t], host) for t in range(count)]  # noqa: B023
+
     latest_only = ocp.training.preservation_policies.LatestN(1)
     with ocp.training.Checkpointer(
         directory, preservation_policy=latest_only, cleanup_tmp_directories=True
     ) as checkpointer:
-        first = 0
+        first, trained = 0, trained_of(states)
         if checkpointer.latest is not None:
             abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree()
             )
-            tree = checkpointer.load(checkpointer.latest.step, abstract)
+            stored = checkpointer.load(checkpointer.latest.step, abstract)
             first = checkpointer.latest.step + 1
-        state = TrialState(tree["trainable"], tree["moments"])
-        loss_curve = np.array(tree["losses"])
-        accuracy_curve = np.array(tree["accuracies"])
+            states = TrialState(stored["trainable"], stored["moments"])
+            curves = {name: np.array(fetch(stored[name])) for name in curves}
+            trained = trained_of(states)
+            for t in range(count):  # one that had failed before has failed still
+                check(t, curves["losses"][t, :first], trained[t], first - 1)
         for e in range(first, epochs):
-            state, device_losses = epoch(state, e)
-            losses = np.asarray(device_losses)[:steps_per_epoch]
-            check_finite(losses, state.trainable, e, settings)
-            loss_curve[e] = losses.mean()
+            states, device_losses = epoch(states, e)
+            losses, trained = fetch(device_losses), trained_of(states)
+            for t, own in enumerate(steps):
+                curves["losses"][t, e] = losses[t, :own].mean()
+                if errors[t] is None:
+                    check(t, losses[t, :own], trained[t], e)
             if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
-                accuracy_curve[e] = evaluate(state)
-            checkpointer.save(
-                e,
-                {
-                    "trainable": state.trainable,
-                    "moments": state.moments,
-                    "losses": jnp.asarray(loss_curve),
-                    "accuracies": jnp.asarray(accuracy_curve),
-                },
-            )
-            on_epoch(e + 1, float(loss_curve[e]))
-    return state, loss_curve, accuracy_curve
+                for t in range(count):
+                    if errors[t] is None:
+                        curves["accuracies"][t, e] = evaluate(t, trained[t])
+            checkpointer.save(e, tree())
+            alive = [t for t in range(count) if errors[t] is None]
+            on_epoch(e + 1, float(curves["losses"][alive, e].mean()))
+    return Outcome(trained, list(curves["losses"]), list(curves["accuracies"]), errors)
