@@ -210,7 +210,7 @@ def main() -> None:
         rate = stage["images_per_s"]
         table.add_row(name, f"{rate:.1f}", f"{1000 / rate:.2f}")
     console.print(table)
-    competition = ", which is slower while the same cores decode" if found["shared_cores"] else ""
+    competition = " (the same cores decode: mostly that)" if found["shared_cores"] else ""
     lines = [
         f"{a.images} JPEG files of {WIDTH} x {HEIGHT}, {found['jpeg_bytes'] / 1e3:.0f} KB each; "
         f"{found['cores']} cores",

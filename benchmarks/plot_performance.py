@@ -132,7 +132,7 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
         lines, columns, figsize=(3 * columns, 0.6 + 2.5 * lines), sharey=True,
         layout="constrained", squeeze=False,
     )  # fmt: skip
-    largest = 1.0
+    smallest = largest = 1.0
     for axes, (variable, sweep) in zip(grid.flat, sweeps.items(), strict=False):
         rows = sweep["rows"]
         x = range(len(rows))
@@ -149,7 +149,7 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
                 f"{figures(ratios[-1])} ×", (x[-1], ratios[-1]), (5, 6 * up),
                 textcoords="offset points", color=colour, weight="bold", va="center",
             )  # fmt: skip
-            largest = max(largest, *ratios)
+            smallest, largest = min(smallest, *ratios), max(largest, *ratios)
         if variable != "split":  # there the work stays the same
             proportional = [row["value"] / rows[0]["value"] for row in rows]
             axes.plot(
@@ -167,9 +167,10 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
         axes.set_visible(False)
     first = grid[0, 0]
     first.set_yscale("log", base=2)
-    first.set_ylim(0.5, 1.5 * largest)
-    ticks = [2**i for i in range(-1, 8) if 2**i < 1.5 * largest]
-    first.set_yticks(ticks, [f"{t:g} ×" for t in ticks])
+    first.set_ylim(smallest / 1.6, 1.6 * largest)
+    powers = [i for i in range(-8, 9) if smallest / 1.6 < 2.0**i < 1.6 * largest]
+    labels = [f"{2**i} ×" if i >= 0 else f"1/{2**-i} ×" for i in powers]
+    first.set_yticks([2.0**i for i in powers], labels)
     first.minorticks_off()
     figure.suptitle(
         f"{settings['variant']}, FacT-TT {settings['rank']}, {settings['batch']} images a step, "
