@@ -13,6 +13,23 @@ from fact_jax.backbone.download import cache_dir
 from fact_jax.errors import UserError
 
 
+def join_processes(how: str) -> None:
+    """Makes this process one of several that share all their devices (`jax.distributed`).
+
+    'auto', where the surroundings say who the others are, or "HOST:PORT,COUNT,INDEX".
+    """
+    if how == "auto":
+        jax.distributed.initialize()
+        return
+    address, *numbers = how.split(",")
+    if len(numbers) != 2 or not all(n.isdigit() for n in numbers) or ":" not in address:
+        raise UserError(
+            f"--distributed is {how!r}; expected 'auto', or HOST:PORT,COUNT,INDEX such as "
+            "10.0.0.1:8476,2,0."
+        )
+    jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C says how
     to go on (status 130)."""

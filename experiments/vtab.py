@@ -33,6 +33,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Co
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results and factors go; by default runs/ and the config file's name."
 )
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    "",
+    "Several processes, the same command on each, on a shared --workdir: 'auto' on a TPU slice or "
+    "under Slurm, else HOST:PORT,COUNT,INDEX with process 0's address.",
+)
 
 
 class Bars:
@@ -119,7 +125,9 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
 
 
 def main() -> None:
-    config, console = _CONFIG.value, Console()
+    if _DISTRIBUTED.value:
+        cli.join_processes(_DISTRIBUTED.value)
+    config, console = _CONFIG.value, Console(quiet=jax.process_index() != 0)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}"
     results = run_sweep(config, workdir, console)

@@ -93,7 +93,9 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     run.update({key: own.pop(key) for key in list(own) if key in METHOD_SETTINGS})
     if run["epochs"] < 1:
         raise UserError(f"config.{name}.epochs is {run['epochs']}; expected 1 or more.")
-    scales = tuple(dict.fromkeys(float(s) for s in own.pop("scales", ()))) or (float(own.get("scale", 1.0)),)
+    scales = tuple(dict.fromkeys(float(s) for s in own.pop("scales", ()))) or (
+        float(own.get("scale", 1.0)),
+    )
     if run["protocol"] == "paper" and len(scales) > 1:
         raise UserError(
             f"config.{name}.scales has {len(scales)} candidates, but protocol 'paper' chooses "

@@ -265,7 +265,7 @@ class Runner:
         program, base = self._training(runs[0].cell.method, mesh)
         stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs that nobody reads
         data = self._stack_of_splits([(run.cell.task, run.split) for run in stacked], mesh)
-        seeds = np.array([run.cell.seed for run in stacked], np.int32)
+        seeds = stack([np.int32(run.cell.seed) for run in stacked], mesh)
         seconds = {"train": 0.0, "evaluate": 0.0}
         counted, totals = {"epochs": 0}, {}
 
@@ -436,9 +436,8 @@ class Runner:
             "weights": str(self.weights),
             "environment": environment(),
         }
-        if jax.process_index() == 0:
-            self.store.write_factors(cell.name, content)
-            self.store.write_json(self.store.result_path(cell.name), result)
+        self.store.write_factors(cell.name, content)
+        self.store.write_json(self.store.result_path(cell.name), result)
         return result
 
 

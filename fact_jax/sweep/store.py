@@ -15,13 +15,17 @@ import os
 import uuid
 from typing import Any
 
+import jax
 from etils import epath
 
 from fact_jax.errors import UserError
 
 
 class Store:
-    """Reads and writes one work directory. Raises UserError if it cannot be written."""
+    """Reads and writes one work directory. Raises UserError if it cannot be written.
+
+    Of several processes (`jax.distributed`) only the first writes.
+    """
 
     def __init__(self, workdir: str | os.PathLike):
         path = os.fspath(workdir)
@@ -32,7 +36,7 @@ class Store:
             for folder in ("results", "factors", "checkpoints"):
                 (self.workdir / folder).mkdir(parents=True, exist_ok=True)
             self._write(self.workdir / "results" / ".probe", b"")
-            (self.workdir / "results" / ".probe").unlink()
+            (self.workdir / "results" / ".probe").unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"The work directory {self.workdir} cannot be written ({error}). Give another one "
@@ -41,6 +45,8 @@ class Store:
 
     def _write(self, path: epath.Path, content: bytes) -> None:
         """Appears whole or not at all."""
+        if jax.process_index() != 0:
+            return
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
         temporary.write_bytes(content)
         temporary.replace(path)

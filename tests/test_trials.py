@@ -1,0 +1,255 @@
+"""Runs that train together: on one device, on several, and in several processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from configs import quickstart
+from experiments.vtab import run_sweep
+from fact_jax import FacTTT, ViT, ViTConfig, get_variant
+from fact_jax.backbone.vit import init_base
+from fact_jax.data.tasks import VTAB
+from fact_jax.sweep.packing import group_size, most_per_device, step_bytes
+from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
+from fact_jax.training.run import train
+from fact_jax.training.trial import Hyper, NonFiniteLoss, init_trial, make_epoch, train_set
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ViTConfig(width=24, depth=4, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
+METHOD, BATCH = FacTTT(4), 8
+
+
+def numbered(t):
+    """Split (of 32 or 40 images), hyperparameters and fresh state of trial t."""
+    rng = np.random.default_rng(t)
+    count = 32 + 8 * (t % 2)
+    images = rng.integers(0, 255, (count, 16, 16, 3)).astype(np.uint8)
+    split = train_set(images, rng.integers(0, 3, count).astype(np.int32), 3, 40)
+    hyper = Hyper(*map(np.float32, (1e-3 * (t + 1), 1e-4, 1.0 + t, 0.1, 0.1)))
+    return split, hyper, init_trial(ViT(CONFIG), METHOD, t, 3, 5)
+
+
+def one_epoch(trials, devices):
+    """(host states and losses [t, ...] of an epoch, the compiled program's text)."""
+    mesh = make_mesh(BATCH, devices, len(trials))
+    splits, hypers, states = zip(*map(numbered, trials), strict=True)
+    epoch = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
+    base = put(init_base(CONFIG, jax.random.key(0)), replicated(mesh))
+    arguments = (
+        base, stack(states, mesh), stack(splits, mesh), stack(hypers, mesh),
+        np.array(trials, np.int32), 3, 5,
+    )  # fmt: skip
+    text = epoch.lower(*arguments).compile().as_text()
+    return fetch(epoch(*arguments)), text
+
+
+def farthest(a, b):
+    return max(
+        float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-3))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def part(out, *rows):
+    states, losses = jax.tree.map(lambda x: x[list(rows)], out)
+    return states, np.nan_to_num(losses, nan=-1.0)
+
+
+def test_a_stack_on_one_device_is_its_trials_alone():
+    """With epochs of 4 and of 5 steps; the steps past a trial's own leave no trace."""
+    together, _ = one_epoch([0, 1, 2], jax.devices()[:1])
+    assert np.isfinite(together[1]).sum(axis=1).tolist() == [4, 5, 4]
+    assert together[0].moments.count.tolist() == [4, 5, 4]
+    for t in range(3):
+        alone, _ = one_epoch([t], jax.devices()[:1])
+        assert farthest(part(together, t), part(alone, 0)) < 2e-4
+    assert farthest(part(together, 0), part(together, 1)) > 0.1
+
+
+EIGHT = """
+import jax, re
+from test_trials import farthest, one_epoch, part
+devices = jax.devices()
+assert len(devices) == 8
+collectives = lambda text: set(re.findall("all-reduce|all-gather|all-to-all|permute", text))
+eight, text = one_epoch(list(range(8)), devices)
+assert not collectives(text), collectives(text)
+for t in (0, 5):
+    pair, _ = one_epoch([t, t + 1], devices[3:5])
+    assert farthest(part(eight, t, t + 1), part(pair, 0, 1)) == 0  # bit for bit
+    alone, _ = one_epoch([t], devices[:1])
+    spread, text = one_epoch([t], devices)
+    assert collectives(text) == {"all-reduce"}
+    for other in (alone, spread):
+        assert farthest(part(eight, t), part(other, 0)) < 2e-4
+twice, text = one_epoch(list(range(8)), devices[:4])  # two a device
+assert not collectives(text)
+both, _ = one_epoch(list(range(4)), devices)  # trial 4 x data 2
+assert farthest(twice, eight) < 2e-4
+assert farthest(part(both, 0, 1, 2, 3), part(eight, 0, 1, 2, 3)) < 2e-4
+print("equal")
+"""
+
+
+def on_host_devices(count, **more):
+    return {
+        **os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **more,
+    }  # fmt: skip
+
+
+def test_eight_trials_on_eight_devices_never_speak_and_are_bit_equal():
+    command = [sys.executable, "-c", EIGHT]
+    out = subprocess.run(command, capture_output=True, text=True, env=on_host_devices(8))
+    assert out.stdout.strip().endswith("equal"), out.stderr
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(tmp_path):
+    mesh = make_mesh(BATCH, jax.devices()[:1])
+    splits, hypers, states = zip(*map(numbered, (0, 1)), strict=True)
+    hypers = (hypers[0]._replace(scale=np.float32(np.inf)), hypers[1])
+    program = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
+    base, data, hypers = (
+        init_base(CONFIG, jax.random.key(0)),
+        stack(splits, mesh),
+        stack(hypers, mesh),
+    )
+
+    def stop(done, loss):
+        assert np.isfinite(loss)
+        if done == 1:
+            raise KeyboardInterrupt
+
+    def run(**more):
+        return train(
+            lambda states, e: program(base, states, data, hypers, np.array([0, 1], np.int32), e, 5),
+            stack(states, mesh), epochs=3, steps=[4, 5], directory=epath.Path(tmp_path / "c"),
+            settings=[{"task": "bad"}, {"task": "good"}], evaluate=lambda t, trained: 50.0 + t,
+            **more,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_epoch=stop)
+    out = run()
+    assert isinstance(out.errors[0], NonFiniteLoss)
+    assert "task=bad" in str(out.errors[0])
+    assert out.errors[1] is None
+    assert np.isfinite(out.losses[1]).all()
+    assert np.isnan(out.accuracies[0]).all()
+    assert out.accuracies[1][-1] == 51.0
+
+
+def test_groups_fill_the_devices_and_waste_little():
+    assert group_size([0, 19], 8, 64, 1) == 8
+    assert group_size([95, 19], 8, 64, 1) == 8
+    assert group_size([0, 1], 8, 64, 4) == 1  # one run: its batch is split
+    assert group_size([0, 19], 1, 64, 1) == 1
+    assert group_size([0, 19], 1, 64, 4) == 4
+    assert group_size([0, 3], 1, 64, 4) == 3
+    assert group_size([0, 16], 16, 64, 4) == 16
+
+
+def test_groups_are_sized_to_memory():
+    class Device:
+        platform = "gpu"
+
+        def __init__(self, gib):
+            self.limit = gib * 2**30
+
+        def memory_stats(self):
+            return {"bytes_limit": self.limit}
+
+    config = get_variant("vit_b16").replace(dtype="bfloat16")
+    images, base = 1000 * 224 * 224 * 3, 86_000_000 * 4
+
+    def fit(gib, **changes):
+        return most_per_device(config.replace(**changes), 64, images, base, Device(gib))
+
+    assert fit(4) == 1  # never none: the attempt's own error says more
+    assert fit(16) <= fit(16, remat="attention") <= fit(16, remat="block")
+    assert fit(140) == 4
+    assert step_bytes(config, 64) == 2 * step_bytes(config, 32)
+
+
+def test_a_sweep_of_19_tasks_compiles_its_programs_once(tmp_path, compiled):
+    config = quickstart.get_config()
+    config.update(
+        tasks="all", methods="fact_tt", mock_data=True, epochs=1, train_limit=16, eval_limit=8,
+        batch_size=8, eval_batch_size=8, fact_tt=ConfigDict({"rank": 4}),
+    )  # fmt: skip
+    results = run_sweep(config, str(tmp_path), Console(quiet=True))
+    assert {r["task"] for r in results} == set(VTAB)
+    for program in ("epoch", "merged", "predict"):
+        assert compiled.count(f"jit({program})") == 1, compiled
+
+
+SWEEP = """
+import sys
+import jax
+from rich.console import Console
+from safetensors.numpy import load_file
+from configs import quickstart
+from experiments import cli, vtab
+from fact_jax.sweep import store
+
+how, workdir = sys.argv[1:]
+if how:
+    cli.join_processes(how)
+assert len(jax.devices()) == 8, jax.devices()
+if jax.process_index() != 0:
+    def refuse(*args):
+        raise AssertionError("Only process 0 writes.")
+    store.epath.Path.write_bytes = refuse
+config = quickstart.get_config()
+config.tasks, config.methods, config.epochs, config.seeds = "digits", "fact_tt", 2, (0, 1, 2, 3)
+config.batch_size = 32
+config.eval_limit = 100
+vtab.run_sweep(config, workdir, Console(quiet=True))
+"""
+
+
+def sweep_results(workdir):
+    return {p.stem: json.loads(p.read_text()) for p in (workdir / "results").glob("*.json")}
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    """Four trials over eight devices, each batch over two: four devices a process."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    one = subprocess.run(
+        [sys.executable, "-c", SWEEP, "", tmp_path / "one"], env=on_host_devices(8),
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert one.returncode == 0, one.stderr
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SWEEP, f"localhost:{port},2,{i}", tmp_path / "two"],
+            env=on_host_devices(4), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    one_process, two_processes = (sweep_results(tmp_path / name) for name in ("one", "two"))
+    assert len(two_processes) == 4
+    for name, expected in one_process.items():
+        assert expected["group"] == {"runs": 4, "trials": 4, "mesh": {"trial": 4, "data": 2}}
+        for key in ("accuracy", "losses", "num_test", "settings", "group"):
+            assert two_processes[name][key] == expected[key], (name, key)
+        files = [tmp_path / n / "factors" / f"{name}.safetensors" for n in ("one", "two")]
+        mine, theirs = map(load_file, files)
+        for key, value in mine.items():
+            np.testing.assert_array_equal(theirs[key], value)
