@@ -81,7 +81,7 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
         results = [runner.finished(cell) for cell in cells]
         todo = [cell for cell, result in zip(cells, results, strict=True) if result is None]
         for cell in todo:  # missing data are better known now than after hours
-            runner.data(cell.task)
+            runner.trainer.data(cell.task)
         bars.expect(sum(_epochs(cell) for cell in todo))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
@@ -109,10 +109,11 @@ def _epochs(cell: Cell) -> int:
 
 
 def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:
-    config = runner.model.config
+    trainer, devices = runner.trainer, jax.devices()
+    config = trainer.model.config
     console.print(
-        f"{runner.config.variant}: {count_parameters(runner.base):,} parameters, frozen, from "
-        f"{runner.weights}, on {len(jax.devices())} x {jax.devices()[0].device_kind}."
+        f"{runner.config.variant}: {count_parameters(trainer.base):,} parameters, frozen, from "
+        f"{trainer.weights}, on {len(devices)} x {devices[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:
         factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))

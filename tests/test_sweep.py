@@ -12,7 +12,7 @@ from fact_jax import UserError
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import mean_and_error, result_table, vtab_means
-from fact_jax.sweep import runner as runner_module
+from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
@@ -93,9 +93,9 @@ def spied(monkeypatch, tmp_path):
 
         return evaluate
 
-    monkeypatch.setattr(runner_module, "make_epoch", make_epoch)
-    monkeypatch.setattr(runner_module, "make_evaluate", make_evaluate)
-    opened = runner_module.open_task
+    monkeypatch.setattr(trainer_module, "make_epoch", make_epoch)
+    monkeypatch.setattr(trainer_module, "make_evaluate", make_evaluate)
+    opened = trainer_module.open_task
 
     def open_task(task, settings):
         data = opened(task, settings)
@@ -109,7 +109,7 @@ def spied(monkeypatch, tmp_path):
         data.stream = spy_stream
         return data
 
-    monkeypatch.setattr(runner_module, "open_task", open_task)
+    monkeypatch.setattr(trainer_module, "open_task", open_task)
 
     def make(**changes):
         config = quickstart.get_config()
@@ -186,7 +186,7 @@ def test_a_cell_resumes_whatever_other_tasks_run_with_it(spied):
     make, _ = spied
     alone, _ = make(tasks="digits")
     together, _ = make(tasks="digits,location")
-    assert alone.padded_classes == together.padded_classes
+    assert alone.trainer.padded_classes == together.trainer.padded_classes
 
 
 def test_a_relative_workdir_will_do(spied, tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_other_weights_are_other_settings(spied):
     make, _ = spied
     runner, (cell,) = make()
     run(runner, [cell])
-    runner.weights_sha256 = "0" * 64
+    runner.trainer.weights_sha256 = "0" * 64
     with pytest.raises(UserError, match="weights_sha256"):
         runner.finished(cell)
 

@@ -1,6 +1,7 @@
 """The protocol's schedule, optimiser, batches, resuming and evaluation."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,6 @@ from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
-    NonFiniteLoss,
     alone,
     epoch_key,
     init_trial,
@@ -239,11 +239,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split
         state, losses = epoch(state, e)
         return state, losses.at[0, 2].set(jnp.inf) if e == 1 else losses
 
-    with pytest.raises(NonFiniteLoss, match=r"inf at step 7 \(epoch 1\) with task=dtd, scale=100"):
-        train(
-            broken, state, epochs=3, steps=[5], directory=epath.Path(tmp_path / "x"),
-            settings=[{"task": "dtd", "scale": 100}],
-        )  # fmt: skip
+    out = train(
+        broken, state, epochs=3, steps=[5], directory=epath.Path(tmp_path / "x"),
+        settings=[{"task": "dtd", "scale": 100}],
+    )  # fmt: skip
+    assert re.search(r"inf at step 7 \(epoch 1\) with task=dtd, scale=100", str(out.errors[0]))
 
 
 def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
@@ -255,22 +255,22 @@ def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
         state.trainable["head"]["bias"] *= jnp.nan
         return state, losses
 
-    with pytest.raises(NonFiniteLoss, match=r"non-finite at step 4 \(epoch 0\)"):
-        train(
-            broken, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
-            settings=[{}],
-        )  # fmt: skip
+    out = train(
+        broken, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+        settings=[{}],
+    )  # fmt: skip
+    assert re.search(r"non-finite at step 4 \(epoch 0\)", str(out.errors[0]))
 
 
 def test_a_nan_in_the_base_reaches_the_loss(small_vit, split, tmp_path):
     model, base = small_vit
     broken = {**base, "cls": base["cls"] * np.nan}
     epoch, state = make_stack((model, broken), split)
-    with pytest.raises(NonFiniteLoss, match=r"nan at step 0 \(epoch 0\)"):
-        train(
-            epoch, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
-            settings=[{}],
-        )  # fmt: skip
+    out = train(
+        epoch, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+        settings=[{}],
+    )  # fmt: skip
+    assert re.search(r"nan at step 0 \(epoch 0\)", str(out.errors[0]))
 
 
 def test_evaluation_counts_every_image_once_with_merged_weights(small_vit, split):

@@ -27,6 +27,7 @@ from fact_jax.training.trial import Hyper, NonFiniteLoss, init_trial, make_epoch
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ViTConfig(width=24, depth=4, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
+TPU = json.loads((ROOT / "benchmarks/results/tpu_compile.json").read_text())
 METHOD, BATCH = FacTTT(4), 8
 
 
@@ -179,7 +180,8 @@ def test_groups_are_sized_to_memory():
     assert fit(4) == 1  # never none: the attempt's own error says more
     assert fit(16) <= fit(16, remat="attention") <= fit(16, remat="block")
     assert fit(140) == 4
-    assert step_bytes(config, 64) == 2 * step_bytes(config, 32)
+    (alone,) = (r for r in TPU["results"] if r.get("trials") == r.get("mesh", {}).get("trial") == 8)
+    assert step_bytes(config, 64) / 2**30 == pytest.approx(alone["gib_per_chip"]["temporary"], 0.1)
 
 
 def test_a_sweep_of_19_tasks_compiles_its_programs_once(tmp_path, compiled):

@@ -44,8 +44,8 @@ def train(
     `settings` (named in errors); what is stacked beyond them is padding. ``evaluate(t, trainable)``
     gives the accuracy of trial t; it is called after every `eval_every` epochs and after the last.
     A trial that leaves the finite numbers gets its error and is not evaluated, and the others go
-    on; NonFiniteLoss is raised once none is left. A checkpoint in `directory` is resumed, so that
-    the outcome equals that of a run never stopped.
+    on, as long as there are any. A checkpoint in `directory` is resumed, so that the outcome equals
+    that of a run never stopped.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -65,8 +65,6 @@ def train(
             check_finite(losses, trained, e, settings[t])
         except NonFiniteLoss as error:
             errors[t] = error
-            if all(errors):
-                raise
 
     def trained_of(states: TrialState) -> list[dict]:
         host = fetch(states.trainable)
@@ -95,6 +93,8 @@ def train(
                 curves["losses"][t, e] = losses[t, :own].mean()
                 if errors[t] is None:
                     check(t, losses[t, :own], trained[t], e)
+            if all(errors):
+                break
             if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
                 for t in range(count):
                     if errors[t] is None:
