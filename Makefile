@@ -6,7 +6,12 @@ READY := $(VENV)/.ready
 PARITY_READY := $(VENV)/.parity-ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: quickstart test test-slow parity stored-parity lint clean tpu-compile
+GPU_PACKAGES = flax==0.12.8 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collections==1.1.0 absl-py \
+	chex toolz etils msgpack rich markdown-it-py mdurl pygments jaxtyping wadler-lindig \
+	safetensors tensorstore humanize nest-asyncio simplejson aiofiles treescope pyyaml \
+	typing-extensions importlib-resources zipp fsspec Pillow huggingface-hub psutil protobuf uvloop
+
+.PHONY: quickstart test test-slow parity stored-parity lint clean tpu-compile gpu-packages
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
@@ -31,6 +36,13 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Compiles the training step for a v5e-8 with the real TPU compiler; needs no TPU.
+# What benchmarks/gpu.sh takes along to a GPU machine that has jax and no network.
+gpu-packages:
+	rm -rf .gpu_packages
+	$(PYTHON) -m pip install --target .gpu_packages --python-version 3.12 --only-binary :all: \
+		--no-deps $(GPU_PACKAGES)
+	find .gpu_packages -name tests -type d -prune -exec rm -rf {} +
+
 tpu-compile:
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install -e ".[tpu]"

@@ -112,8 +112,26 @@ def add_fact(model: ViT, rank: int, dropout: float) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
+def prepare_torchvision() -> None:
+    """Lets a torchvision from PyPI be imported beside a CPU build of PyTorch.
+
+    It is built for CUDA, and its import stops at the first operator that is not registered.
+    transformers and timm import it and use none of them.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        import torchvision  # noqa: F401
+
+
 def lora(classes: int) -> nn.Module:
     """transformers' ViT-B/16 with peft's LoRA, rank 8 on query and value."""
+    prepare_torchvision()
     import peft
     import transformers
 

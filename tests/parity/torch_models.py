@@ -9,21 +9,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.torch_peers import prepare_torchvision
 from fact_jax import ViTConfig
 
 
 def import_timm():
-    """timm, beside a CPU build of PyTorch whose torchvision has no compiled operators.
-
-    torchvision from PyPI is built for CUDA; its import stops at the first operator that is not
-    registered. timm uses none of them.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    """timm, beside a CPU build of PyTorch whose torchvision has no compiled operators."""
+    prepare_torchvision()
     import timm
 
     return timm

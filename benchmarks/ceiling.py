@@ -1,0 +1,67 @@
+"""The measured ceiling of a device, a large bfloat16 product, and how near a training step comes.
+
+    python -m benchmarks.ceiling [--size 8192] [--step results/step.json] [--out FILE]
+
+`--step` is what `benchmarks.step` wrote on the same device. A system's rate is its FLOPs by XLA's
+count (those of a frozen base: no gradient of a frozen kernel is computed or counted) over its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from fact_jax.sweep.versions import environment
+
+
+def matrix_rate(size: int, rounds: int, chain: int = 8) -> float:
+    """FLOP/s of a chain of square bfloat16 products, best of `rounds`."""
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
+
+    @jax.jit
+    def products(a):
+        return jax.lax.fori_loop(0, chain, lambda _, x: (x @ a) * size**-0.5, a)
+
+    jax.block_until_ready(products(a))
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(products(a))
+        best = min(best, time.perf_counter() - start)
+    return chain * 2 * size**3 / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--step", type=Path)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    ceiling = matrix_rate(a.size, a.rounds)
+    table = Table("what", "TFLOP/s", "of the ceiling")
+    table.add_row(f"bfloat16 product of {a.size} x {a.size}", f"{ceiling / 1e12:.2f}", "1")
+    shares = {}
+    if a.step:
+        for name, system in json.loads(a.step.read_text())["systems"].items():
+            if "flops" in system:
+                rate = system["flops"] / min(system["seconds"])
+                shares[name] = rate / ceiling
+                table.add_row(name, f"{rate / 1e12:.2f}", f"{shares[name]:.2f}")
+    Console().print(table)
+    if a.out:
+        content = {
+            "size": a.size, "flops_per_s": ceiling, "shares": shares, "environment": environment()
+        }  # fmt: skip
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

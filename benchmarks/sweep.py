@@ -1,0 +1,161 @@
+"""The 19-task VTAB-1K sweep in true shapes on synthetic pixels: where its wall time goes.
+
+    python -m benchmarks.sweep [--epochs 100] [--test_fraction 1] [--dtype bfloat16] [--out FILE]
+
+What runs is `experiments.vtab`'s own sweep (1,000 training images a task, heads of 397 classes, the
+test sets' true sizes times `--test_fraction`), with random weights, and with random pixels that are
+already decoded in the place of TFDS. Accuracies mean nothing. Wall time is split into compiling
+(XLA's own events), training and evaluation (both without the compiling), and the rest: checkpoints,
+splits copied to the devices, results. "input" is the part of all that in which pixels were copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from configs import tt_rank16
+from experiments.vtab import run_sweep
+from fact_jax import ViT, get_variant
+from fact_jax.backbone.vit import init_base
+from fact_jax.data.source import Examples
+from fact_jax.data.tasks import TEST
+from fact_jax.sweep import trainer
+from fact_jax.sweep.versions import environment
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+
+
+class Synthetic:
+    """In the place of a TFDS task: random pixels, drawn once for all tasks."""
+
+    class_names = None
+
+    def __init__(self, task: Any, pool: np.ndarray, fraction: float, clock: Counter):
+        self.task, self._pool, self._fraction, self._clock = task, pool, fraction, clock
+        self.provenance = {"used_version": "synthetic", "fingerprint": task.name}
+
+    def size(self, split: str, limit: int | None = None) -> int:
+        size = self.task.sizes[split]
+        return max(1, round(size * self._fraction)) if split == TEST else size
+
+    def load(self, split: str, limit: int | None = None) -> Examples:
+        parts = list(self.stream(split, 1000, limit))
+        return Examples(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def stream(self, split: str, batch_size: int, limit: int | None = None) -> Iterator[Examples]:
+        size = self.size(split, limit)
+        for start in range(0, size, batch_size):
+            began = time.perf_counter()
+            count = min(batch_size, size - start)
+            rows = np.arange(start, start + count) % len(self._pool)
+            batch = Examples(self._pool[rows], (rows % self.task.num_classes).astype(np.int32))
+            self._clock["input"] += time.perf_counter() - began
+            yield batch
+
+
+def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list[dict]]:
+    """(seconds by part, compilations by program, the sweep's results)."""
+    clock: Counter = Counter()
+    compiled: Counter = Counter()
+
+    def listen(event: str, seconds: float, **kwargs) -> None:
+        if event == COMPILE:
+            clock["compile"] += seconds
+            clock[str(kwargs.get("fun_name"))] += seconds
+            compiled[str(kwargs.get("fun_name"))] += 1
+
+    vit = get_variant(config.variant).replace(
+        image_size=config.image_size, dtype=config.dtype, remat=config.remat
+    )
+    side = config.image_size
+    pool = np.random.default_rng(0).integers(0, 255, (1000, side, side, 3)).astype(np.uint8)
+    base = init_base(vit, jax.random.key(0))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    with (
+        tempfile.TemporaryDirectory() as workdir,
+        mock.patch.object(trainer, "find_weights", return_value=Path("random")),
+        mock.patch.object(trainer, "load_vit", return_value=(ViT(vit), base)),
+        mock.patch.object(
+            trainer, "open_task", lambda task, settings: Synthetic(task, pool, fraction, clock)
+        ),
+    ):
+        began = time.perf_counter()
+        results = run_sweep(config, workdir, Console(quiet=True))
+        clock["wall"] = time.perf_counter() - began
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+    groups = {(r["seconds"]["train"], r["seconds"]["evaluate"]) for r in results}  # shared by runs
+    train, evaluate = (sum(seconds) for seconds in zip(*groups, strict=True))
+    compiling = {name: clock[f"jit({name})"] for name in ("epoch", "merged", "predict")}
+    parts = {
+        "compile": clock["compile"],
+        "train": train - compiling["epoch"],
+        "evaluate": evaluate - compiling["merged"] - compiling["predict"],
+    }
+    # Inside of evaluation: while the device works the next pixels are read.
+    parts |= {"other": clock["wall"] - sum(parts.values()), "wall": clock["wall"]}
+    return parts | {"input": clock["input"]}, dict(compiled), results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="vit_b16")
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--tasks", default="all")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--train_limit", type=int, default=0, help="images; 0: all 1,000")
+    parser.add_argument("--test_fraction", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--eval_batch", type=int, default=256)
+    parser.add_argument("--trials_per_device", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    console, config = Console(), tt_rank16.get_config()
+    config.update(
+        variant=a.variant, image_size=a.image_size, dtype=a.dtype, tasks=a.tasks, epochs=a.epochs,
+        train_limit=a.train_limit, batch_size=a.batch, eval_batch_size=a.eval_batch,
+        trials_per_device=a.trials_per_device,
+    )  # fmt: skip
+    config.fact_tt.scales = (1.0,)
+    seconds, compiled, results = run(config, a.test_fraction)
+    tested = sum(r["num_test"] for r in results)
+    steps = sum(r["epochs_run"] * (r["num_train"] // a.batch) for r in results)
+    table = Table("part", "seconds", "share of wall")
+    for part, value in seconds.items():
+        table.add_row(part, f"{value:.1f}", f"{value / seconds['wall']:.1%}")
+    console.print(table)
+    programs = {name: compiled.get(f"jit({name})", 0) for name in ("epoch", "merged", "predict")}
+    rates = {
+        "training images/s": steps * a.batch / seconds["train"],
+        "test images/s": tested / seconds["evaluate"],
+    }
+    group = results[0]["group"]
+    console.print(f"{len(results)} cells in groups of {group['trials']} on {group['mesh']}")
+    console.print(f"compilations of the programs: {programs}")
+    console.print(", ".join(f"{name}: {rate:.1f}" for name, rate in rates.items()))
+    if a.out:
+        settings = {k: v for k, v in vars(a).items() if k != "out"}
+        content = {
+            "settings": settings, "seconds": seconds, "compilations": programs, "group": group,
+            "cells": len(results), "train_steps": steps, "test_images": tested, "rates": rates,
+            "environment": environment(),
+        }  # fmt: skip
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
