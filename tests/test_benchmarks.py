@@ -8,7 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import evaluate, plot_performance, scaling, step, step_alternatives
+from benchmarks import (
+    ceiling,
+    evaluate,
+    plot_performance,
+    scaling,
+    step,
+    step_alternatives,
+    sweep,
+)
 from fact_jax import get_variant
 
 TINY = ("--variant", "vit_mini", "--image_size", "32", "--rounds", "1")
@@ -131,3 +139,29 @@ def test_missing_results_are_named(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "performance_step.png: left out" in done.stdout
     assert "performance_scaling.png: left out" in done.stdout
+
+
+def test_sweep(monkeypatch, tmp_path):
+    content = run(
+        monkeypatch, sweep.main, tmp_path / "sweep.json", "--variant", "vit_mini", "--image_size",
+        "32", "--tasks", "dtd,svhn,kitti", "--epochs", "2", "--batch", "8", "--eval_batch", "16",
+        "--train_limit", "16", "--test_fraction", "0.001",
+    )  # fmt: skip
+    assert content["compilations"] == {"epoch": 1, "merged": 1, "predict": 1}
+    assert content["cells"] == 3
+    assert content["train_steps"] == 3 * 2 * 2
+    assert content["test_images"] == 2 + 26 + 1
+    seconds = content["seconds"]
+    assert all(value > 0 for value in seconds.values())
+    parts = ("compile", "train", "evaluate", "other")
+    assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"])
+
+
+def test_ceiling(monkeypatch, tmp_path):
+    step = {"systems": {"ours": {"flops": 1e9, "seconds": [2.0, 1.0]}, "torch": {"seconds": [1.0]}}}
+    (tmp_path / "step.json").write_text(json.dumps(step))
+    content = run(
+        monkeypatch, ceiling.main, tmp_path / "ceiling.json", "--size", "64", "--rounds", "1",
+        "--step", str(tmp_path / "step.json"),
+    )  # fmt: skip
+    assert content["shares"] == {"ours": pytest.approx(1e9 / content["flops_per_s"])}

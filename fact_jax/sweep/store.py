@@ -3,7 +3,8 @@
     DIR/config.json                     the config of the last run
     DIR/results/<cell>.json             one per finished cell
     DIR/factors/<cell>.safetensors      factors and head, with metadata
-    DIR/checkpoints/<cell>/<stage>/     Orbax, one per epoch, the latest kept
+    DIR/checkpoints/<group>/<stage>/    Orbax, one per epoch, the latest kept, and that until the
+                                        results of the group's cells are there
 
 DIR may be a bucket: everything but Orbax goes through etils.epath.
 """
