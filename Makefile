@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 PARITY_READY := $(VENV)/.parity-ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-GPU_PACKAGES = flax==0.12.8 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collections==1.1.0 absl-py \
-	chex toolz etils msgpack rich markdown-it-py mdurl pygments jaxtyping wadler-lindig \
-	safetensors tensorstore humanize nest-asyncio simplejson aiofiles treescope pyyaml \
-	typing-extensions importlib-resources zipp fsspec Pillow huggingface-hub psutil protobuf uvloop
+GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collections==1.1.0 absl-py \
+	aiofiles etils fsspec humanize importlib-resources jaxtyping markdown-it-py mdurl msgpack \
+	Pillow prometheus-client protobuf psutil pygments pyyaml rich safetensors simplejson tensorstore \
+	treescope typing-extensions wadler-lindig zipp
 
 .PHONY: quickstart test test-slow parity stored-parity lint clean tpu-compile gpu-packages
 
@@ -36,12 +36,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Compiles the training step for a v5e-8 with the real TPU compiler; needs no TPU.
-# What benchmarks/gpu.sh takes along to a GPU machine that has jax and no network.
+# Wheels that benchmarks/gpu.sh takes along to a machine with Python 3.12, jax and no network.
 gpu-packages:
 	rm -rf .gpu_packages
-	$(PYTHON) -m pip install --target .gpu_packages --python-version 3.12 --only-binary :all: \
-		--no-deps $(GPU_PACKAGES)
-	find .gpu_packages -name tests -type d -prune -exec rm -rf {} +
+	$(PYTHON) -m pip download --dest .gpu_packages --python-version 3.12 --only-binary :all: \
+		--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --no-deps $(GPU_PACKAGES)
 
 tpu-compile:
 	$(PYTHON) -m venv .venv-tpu

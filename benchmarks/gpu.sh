@@ -3,14 +3,19 @@
 #
 #     bash benchmarks/gpu.sh OUT_FOLDER
 #
-# Python packages that the machine lacks are taken from .gpu_packages, made before by
-# `make gpu-packages` (pure Python, for Python 3.12). Every part has a limit of its own and writes
-# its JSON as soon as it is done, so that what is late costs only itself.
+# Where .gpu_packages is there (`make gpu-packages`: wheels for Python 3.12), they are installed
+# first, beside the jax that the machine has. Every part has a limit of its own and writes its JSON
+# as soon as it is done, so that what is late costs only itself.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: gpu.sh OUT_FOLDER}
 mkdir -p "$out"
-export PYTHONPATH=.gpu_packages PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
+if [ -d .gpu_packages ]; then
+    packages=$(mktemp -d)
+    python3 -m pip install --quiet --no-index --no-deps --target "$packages" .gpu_packages/*.whl
+    export PYTHONPATH=$packages
+fi
+export PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 part() { # seconds, name, module and arguments
     local limit=$1 name=$2
     shift 2

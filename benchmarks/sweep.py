@@ -93,12 +93,11 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         ),
     ):
         began = time.perf_counter()
-        results = run_sweep(config, workdir, Console(quiet=True))
+        results, _ = run_sweep(config, workdir, Console(quiet=True))
         clock["wall"] = time.perf_counter() - began
     jax.monitoring.unregister_event_duration_listener(listen)
 
-    groups = {(r["seconds"]["train"], r["seconds"]["evaluate"]) for r in results}  # shared by runs
-    train, evaluate = (sum(seconds) for seconds in zip(*groups, strict=True))
+    train, evaluate = (sum(r["seconds"][part] for r in results) for part in ("train", "evaluate"))
     compiling = {name: clock[f"jit({name})"] for name in ("epoch", "merged", "predict")}
     parts = {
         "compile": clock["compile"],
@@ -143,14 +142,14 @@ def main() -> None:
         "training images/s": steps * a.batch / seconds["train"],
         "test images/s": tested / seconds["evaluate"],
     }
-    group = results[0]["group"]
-    console.print(f"{len(results)} cells in groups of {group['trials']} on {group['mesh']}")
+    stack = results[0]["stack"]
+    console.print(f"{len(results)} cells in stacks of {stack['trials']} on {stack['mesh']}")
     console.print(f"compilations of the programs: {programs}")
     console.print(", ".join(f"{name}: {rate:.1f}" for name, rate in rates.items()))
     if a.out:
         settings = {k: v for k, v in vars(a).items() if k != "out"}
         content = {
-            "settings": settings, "seconds": seconds, "compilations": programs, "group": group,
+            "settings": settings, "seconds": seconds, "compilations": programs, "stack": stack,
             "cells": len(results), "train_steps": steps, "test_images": tested, "rates": rates,
             "environment": environment(),
         }  # fmt: skip

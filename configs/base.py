@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.gelu = ""  # 'exact' or 'tanh'; empty: what the weights say, else exact
     config.dtype = "float32"  # compute type; 'bfloat16' on TPU and GPU
     config.remat = "none"  # 'attention', 'block': less memory, more time (docs/performance.md)
-    config.trials_per_device = 0  # runs that train together; 0: what fits (docs/performance.md)
+    config.trials_per_device = 0  # at most, that train together; 0: what fits
     config.precision = "default"  # of float32 products; 'highest': true float32 on TPU and GPU
 
     config.data_dir = ""  # TFDS's; empty: ~/tensorflow_datasets

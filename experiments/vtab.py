@@ -27,6 +27,7 @@ from fact_jax.report.tables import parameter_table, result_table
 from fact_jax.sweep.plan import Cell, make_plan, task_names
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
+from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import count_parameters
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file.")
@@ -68,8 +69,10 @@ class Bars:
         self._progress.update(self._all, completed=self._done + done * self._runs)
 
 
-def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
-    """Runs what is not finished yet, printing the tables and a line per cell; all results."""
+def run_sweep(
+    config: ConfigDict, workdir: str, console: Console
+) -> tuple[list[dict], list[NonFiniteLoss]]:
+    """Runs what is not finished yet, printing a line per cell; all results, and what failed."""
     cells, store = make_plan(config), Store(workdir)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
@@ -88,13 +91,14 @@ def run_sweep(config: ConfigDict, workdir: str, console: Console) -> list[dict]:
         for i, result in enumerate(results):
             if result is not None:
                 _print_result(console, i, len(cells), result, "finished before")
-        for i, result in runner.run(cells, results):
+        failures: list[NonFiniteLoss] = []
+        for i, result in runner.run(cells, results, failures):
             results[i] = result
             how = f"{result['seconds']['cell']:.0f} s"
-            if (runs := result["group"]["runs"]) > 1:
-                how += f" for {runs} together"
+            if (runs := result["stack"]["runs"]) > 1:
+                how += f", its share of {runs} together"
             _print_result(console, i, len(cells), result, how)
-    return [r for r in results if r is not None]
+    return [r for r in results if r is not None], failures
 
 
 def _print_result(console: Console, i: int, count: int, result: dict, how: str) -> None:
@@ -131,7 +135,9 @@ def main() -> None:
     config, console = _CONFIG.value, Console(quiet=jax.process_index() != 0)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}"
-    results = run_sweep(config, workdir, console)
+    results, failures = run_sweep(config, workdir, console)
+    if not results:
+        raise failures[0]
     rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
     console.print(result_table(results, task_names(config), rows))
     protocol = {
@@ -142,6 +148,8 @@ def main() -> None:
     if config.train_limit or config.eval_limit or config.mock_data:
         notes.append("Shortened or mock data: these numbers measure nothing.")
     console.print(" ".join(notes), f"Results and factors are in {workdir}.")
+    if failures:
+        raise NonFiniteLoss("\n".join(map(str, failures)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The plan, the protocol's wiring, and the tables."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
+from fact_jax.sweep.trainer import Trained
+from fact_jax.training.trial import NonFiniteLoss
 
 
 def test_the_base_config_is_the_protocol_of_the_facts():
@@ -126,7 +129,9 @@ def run(runner, cells):
     """The results of all cells, run anew."""
     return [
         result
-        for _, result in sorted(runner.run(cells, [None] * len(cells)), key=lambda pair: pair[0])
+        for _, result in sorted(
+            runner.run(cells, [None] * len(cells), []), key=lambda pair: pair[0]
+        )
     ]
 
 
@@ -181,7 +186,7 @@ def test_removing_a_result_trains_the_new_settings_anew(spied):
     assert len(calls["epochs"]) == 3
 
 
-def test_a_cell_resumes_whatever_other_tasks_run_with_it(spied):
+def test_the_head_of_a_task_does_not_depend_on_the_others(spied):
     """The head is padded alike for one task and for all."""
     make, _ = spied
     alone, _ = make(tasks="digits")
@@ -253,3 +258,120 @@ def test_config_json_is_written_for_runs_that_pass_the_checks(tmp_path):
     store.write_json(tmp_path / "a.json", {"x": (1, 2)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
     assert not list(tmp_path.glob(".*"))
+
+
+class FakeTrainer:
+    """Trains nothing: scale 10 is the best; what `bad` names diverges."""
+
+    weights_sha256, padded_classes = "0" * 64, 397
+
+    def __init__(self, bad=()):
+        self.bad, self.calls = bad, []
+
+    def group_size(self, stages):
+        return 2
+
+    def mesh(self, size):
+        return SimpleNamespace(shape={"trial": size})
+
+    def data(self, task):
+        return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
+
+    def train(self, runs, size, directory):
+        self.calls.append(([(r.cell.seed, r.scale) for r in runs], directory.exists()))
+        directory.mkdir(parents=True, exist_ok=True)
+        return [
+            Trained(
+                r, {}, [0.0], [r.scale if r.scale <= 10 else 0.0],
+                NonFiniteLoss(f"bad {r.scale}") if (r.cell.seed, r.scale) in self.bad else None,
+                1000, 100, {},
+            )
+            for r in runs
+        ]  # fmt: skip
+
+
+def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
+    """(results of seeds 0, 1, 2 in groups of two, errors); stopped after storing so many."""
+    config = quickstart.get_config()
+    config.update(tasks="digits", methods="fact_tt", seeds=(0, 1, 2))
+    config.fact_tt = ConfigDict({"rank": 4, "scales": scales})
+    cells = make_plan(config)
+    runner = Runner.__new__(Runner)
+    runner.config, runner.store, runner.trainer = config, Store(workdir), trainer
+    runner._store = lambda trained, selection, seconds: (trained.run.scale, selection)
+    results, failures = list(results), []
+    for count, (i, result) in enumerate(runner.run(cells, results, failures), 1):
+        results[i] = result
+        if count == stop_after:
+            break
+    return results, failures
+
+
+def left_behind(workdir):
+    return len(list((workdir / "checkpoints").glob("*/*")))
+
+
+def test_groups_train_together_and_leave_no_checkpoints(tmp_path):
+    trainer = FakeTrainer()
+    results, failures = sweep_with(trainer, tmp_path, [None] * 3)
+    assert [seeds for seeds, _ in trainer.calls] == [[(0, 1.0), (1, 1.0)], [(2, 1.0)]]
+    assert results == [(1.0, {})] * 3
+    assert not failures
+    assert left_behind(tmp_path) == 0
+
+
+def test_a_group_that_was_stopped_while_it_was_stored_is_found_again(tmp_path):
+    results, _ = sweep_with(FakeTrainer(), tmp_path, [None] * 3, stop_after=1)
+    assert results == [(1.0, {}), None, None]
+    trainer = FakeTrainer()
+    results, _ = sweep_with(trainer, tmp_path, results)
+    assert trainer.calls == [([(0, 1.0), (1, 1.0)], True), ([(2, 1.0)], False)]
+    assert None not in results
+    assert left_behind(tmp_path) == 0
+
+
+def test_a_finished_group_is_not_trained_again(tmp_path):
+    trainer = FakeTrainer()
+    results, _ = sweep_with(trainer, tmp_path, ["stored", "stored", None])
+    assert trainer.calls == [([(2, 1.0)], False)]
+    assert results == ["stored", "stored", (1.0, {})]
+
+
+def test_all_candidates_of_a_group_then_its_final_trainings(tmp_path):
+    trainer = FakeTrainer(bad=[(1, 10.0)])
+    results, failures = sweep_with(trainer, tmp_path, [None] * 3, scales=(1.0, 10.0, 100.0))
+    assert [runs for runs, _ in trainer.calls] == [
+        [(0, 1.0), (0, 10.0)], [(0, 100.0), (1, 1.0)], [(1, 10.0), (1, 100.0)],
+        [(0, 10.0), (1, 1.0)],  # the candidate that diverged is not chosen
+        [(2, 1.0), (2, 10.0)], [(2, 100.0)], [(2, 10.0)],
+    ]  # fmt: skip
+    assert results[0] == (10.0, {"1": 1.0, "10": 10.0, "100": 0.0})
+    assert results[1] == (1.0, {"1": 1.0, "10": None, "100": 0.0})
+    assert not failures
+
+
+def test_a_cell_that_fails_stops_no_other_and_is_found_again(tmp_path):
+    trainer = FakeTrainer(bad=[(0, 1.0)])
+    results, failures = sweep_with(trainer, tmp_path, [None] * 3)
+    assert results == [None, (1.0, {}), (1.0, {})]
+    assert [str(error) for error in failures] == ["bad 1.0"]
+    trainer.calls.clear()
+    sweep_with(trainer, tmp_path, results)
+    assert trainer.calls == [([(0, 1.0), (1, 1.0)], True)]
+    everywhere = FakeTrainer(bad=[(0, s) for s in (1.0, 2.0)])
+    results, failures = sweep_with(everywhere, tmp_path / "b", [None] * 3, scales=(1.0, 2.0))
+    assert results[0] is None
+    assert len(failures) == 1
+
+
+def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
+    """Another process's device raises an error there."""
+    make, _ = spied
+    runner, _ = make()
+    asked = []
+    monkeypatch.setattr(
+        trainer_module, "most_per_device", lambda *a, device, **k: asked.append(device) or 1
+    )
+    monkeypatch.setattr(trainer_module.jax, "local_devices", lambda: ["mine"])
+    assert runner.trainer.group_size([0, 1]) == 1
+    assert asked == ["mine"]

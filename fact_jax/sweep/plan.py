@@ -67,6 +67,11 @@ def make_plan(config: ConfigDict) -> list[Cell]:
     for name in POSITIVE:
         if config[name] < 1:
             raise UserError(f"config.{name} is {config[name]}; expected 1 or more.")
+    if config.trials_per_device < 0:
+        raise UserError(
+            f"config.trials_per_device is {config.trials_per_device}; expected 0 (as many as fit) "
+            "or the most that one device may train together."
+        )
     if not config.seeds:
         raise UserError("config.seeds is empty; give at least one, such as (42,).")
     cells = []

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -20,6 +21,7 @@ from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Progress, Run, Trained, Trainer
 from fact_jax.sweep.versions import environment
+from fact_jax.training.mesh import agree
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import count_parameters
 from fact_jax.tuning.files import to_bytes
@@ -64,13 +66,17 @@ class Runner:
         return result
 
     def run(
-        self, cells: list[Cell], results: list[dict[str, Any] | None]
+        self,
+        cells: list[Cell],
+        results: list[dict[str, Any] | None],
+        failures: list[NonFiniteLoss],
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """(index, result) of every cell whose entry in `results` is None, as soon as it is there.
 
         Cells of a kind are stacked into groups, in their order. Those that leave the finite numbers
-        do not stop the others: NonFiniteLoss is raised at the end.
+        do not stop the others: their errors end up in `failures`.
         """
+        missing = agree(np.array([result is None for result in results]))
         kinds: dict[tuple, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(_kind(cell), []).append(i)
@@ -78,12 +84,9 @@ class Runner:
         for members in kinds.values():
             size = self._group_size([cells[i] for i in members])
             groups += [(size, group) for group in _batches(members, size)]
-        failures: list[NonFiniteLoss] = []
         for size, group in sorted(groups, key=lambda g: g[1][-1]):  # in the plan's order
-            if any(results[i] is None for i in group):
+            if missing[group].any():
                 yield from self._run_group(cells, results, group, size, failures)
-        if failures:
-            raise NonFiniteLoss("\n".join(map(str, failures)))
 
     def _group_size(self, cells: list[Cell]) -> int:
         """From the whole sweep and not from what is left of it: the last bits of a result may
@@ -98,40 +101,46 @@ class Runner:
         size: int,
         failures: list[NonFiniteLoss],
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Selects (where there is a choice), trains, evaluates and stores up to `size` cells."""
-        # Once it has begun a group stays as it is, so that its checkpoints are found again.
-        whole = [cells[i] for i in group]
-        first = (_candidates(whole) or [Run(c, "final", c.scales[0]) for c in whole])[:size]
-        if not self._directory(first, size).exists():
-            group = [i for i in group if results[i] is None]
-        started = time.time()
-        selection: dict[int, dict[str, float]] = {i: {} for i in group}
-        index = {cells[i].name: i for i in group}
-        failed = set()
-        directories = []
+        """Selects (where there is a choice), trains, evaluates and stores up to `size` cells.
+
+        All of the group are trained, finished or not: a stack costs the same, and so its
+        checkpoints are found again by a sweep that was stopped while it stored.
+        """
+        started, index = time.time(), {cells[i].name: i for i in group}
+        directories: list[epath.Path] = []
 
         def train_all(runs: list[Run]) -> Iterator[tuple[int, Trained]]:
             for part in _batches(runs, size):
                 directories.append(self._directory(part, size))
                 for trained in self.trainer.train(part, size, directories[-1]):
-                    i = index[trained.run.cell.name]
-                    if trained.error is None:
-                        yield i, trained
-                    elif i not in failed:
-                        failures.append(trained.error)
-                        failed.add(i)
+                    yield index[trained.run.cell.name], trained
 
+        scores: dict[int, dict[float, float]] = {i: {} for i in group}
+        errors: dict[int, NonFiniteLoss] = {}
         for i, trained in train_all(_candidates([cells[i] for i in group])):
-            selection[i][f"{trained.run.scale:g}"] = trained.accuracies[-1]
+            if trained.error is None:
+                scores[i][trained.run.scale] = trained.accuracies[-1]
+            else:  # a candidate that diverges is not chosen
+                errors[i] = trained.error
         finals = []
-        for i in (i for i in group if i not in failed):
-            scores, scales = selection[i], cells[i].scales
-            # The first of equals: max() keeps the earliest.
-            best = max(scales, key=lambda s: scores[f"{s:g}"]) if scores else scales[0]  # noqa: B023
-            finals.append(Run(cells[i], "final", best))
+        for i in group:
+            if len(cells[i].scales) == 1:
+                finals.append(Run(cells[i], "final", cells[i].scales[0]))
+            elif scores[i]:
+                # The first of equals: max() keeps the earliest.
+                finals.append(Run(cells[i], "final", max(scores[i], key=scores[i].__getitem__)))
+            else:
+                failures.append(errors[i])
+        failed = len(finals) < len(group)
         for i, trained in train_all(finals):
-            if results[i] is None:
-                yield i, self._store(trained, selection[i], time.time() - started)
+            if trained.error is not None:
+                failures.append(trained.error)
+                failed = True
+            elif results[i] is None:
+                several = len(cells[i].scales) > 1
+                chosen = {f"{s:g}": scores[i].get(s) for s in cells[i].scales} if several else {}
+                seconds = (time.time() - started) / len(group)
+                yield i, self._store(trained, chosen, seconds)
         if not failed and jax.process_index() == 0:
             for directory in directories:
                 directory.rmtree()
@@ -154,7 +163,7 @@ class Runner:
         return self.store.checkpoint_dir(name, f"{runs[0].stage}-{digest}")
 
     def _store(
-        self, trained: Trained, selection: dict[str, float], seconds: float
+        self, trained: Trained, selection: dict[str, float | None], seconds: float
     ) -> dict[str, Any]:
         cell, scale, accuracies = trained.run.cell, trained.run.scale, trained.accuracies
         task, paper = get_task(cell.task), cell.settings["protocol"] == "paper"

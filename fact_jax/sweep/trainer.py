@@ -23,7 +23,7 @@ from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import check_normalisation
-from fact_jax.training.mesh import make_mesh, put, replicated, stack
+from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
 from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
@@ -93,14 +93,18 @@ class Trainer:
         self.weights = find_weights(config.variant, config.weights)
         self.model, self.base = load_vit(config.variant, self.weights, **changes)
         self.weights_sha256 = checksum(self.base)
-        self.eval_mesh = make_mesh(config.eval_batch_size)
+        devices = len(jax.devices())
+        self.eval_batch = -(-config.eval_batch_size // devices) * devices  # some for each
+        self.eval_mesh = make_mesh(self.eval_batch)
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
         # depend on which other tasks run with it.
         self.padded_classes = max(task.num_classes for task in all_tasks().values())
         self._data: dict[str, TaskData] = {}
         self._splits: dict[tuple[str, str], TrainSet] = {}
         self._stacked: tuple[Any, TrainSet] | None = None
-        self._programs: dict[Any, Any] = {}
+        self._bases: dict[Mesh, dict] = {}
+        self._epochs: dict[tuple[Method, Mesh], Callable] = {}
+        self._evaluations: dict[Method, Callable] = {}
 
     def data(self, task: str) -> TaskData:
         """The opened task; UserError if its data are missing."""
@@ -125,9 +129,15 @@ class Trainer:
             c.batch_size,
             train_set_bytes=VTAB_TRAIN_SIZE * c.image_size**2 * 3,
             base_bytes=sum(x.nbytes for x in jax.tree.leaves(self.base)),
-            device=jax.devices()[0],
+            device=jax.local_devices()[0],
         )
-        return group_size(stages, len(jax.devices()), c.batch_size, per_device)
+        size = group_size(stages, len(jax.devices()), c.batch_size, int(agree(per_device)))
+        if (used := self.mesh(size).size) < len(jax.devices()) and jax.process_count() > 1:
+            raise UserError(
+                f"Batches of {c.batch_size} use {used} of the {len(jax.devices())} devices; with "
+                "several processes all are needed. Choose another --config.batch_size."
+            )
+        return size
 
     def train(self, runs: list[Run], size: int, directory: epath.Path) -> list[Trained]:
         """Trains the runs in one stack of `size` trials and measures each."""
@@ -143,7 +153,14 @@ class Trainer:
         mesh = self.mesh(size)
         program, base = self._training(runs[0].cell.method, mesh)
         stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs that nobody reads
-        data = self._stack_of_splits([(run.cell.task, run.split) for run in stacked], mesh)
+        names = [(run.cell.task, run.split) for run in stacked]
+        if self._stacked is None or self._stacked[0] != names:  # only the last stack is kept
+            self._stacked = None
+            padded = [*splits, *[splits[-1]] * (size - len(splits))]
+            self._stacked = (names, stack(padded, mesh))
+        data = self._stacked[1]
+        num_train = [int(split.num_examples) for split in splits]
+        del splits
         seeds = stack([np.int32(run.cell.seed) for run in stacked], mesh)
         seconds = {"train": 0.0, "evaluate": 0.0}
         counted, totals = {"epochs": 0}, {}
@@ -175,9 +192,7 @@ class Trainer:
         def evaluate(i: int, trainable: dict) -> float:
             t, cell = time.time(), runs[i].cell
             limit = cell.settings["eval_limit"] or None
-            batches = self.data(cell.task).stream(
-                runs[i].eval_split, self.config.eval_batch_size, limit
-            )
+            batches = self.data(cell.task).stream(runs[i].eval_split, self.eval_batch, limit)
             classes = get_task(cell.task).num_classes
             correct, totals[i] = self._evaluation(cell.method)(
                 trainable, np.float32(runs[i].scale), classes, batches
@@ -202,8 +217,8 @@ class Trainer:
         details = {
             # Epochs of the final training that this process ran; others came from a checkpoint.
             "epochs_run": counted["epochs"],
-            "group": {"runs": len(runs), "trials": size, "mesh": dict(mesh.shape)},
-            "seconds": seconds,
+            "stack": {"runs": len(runs), "trials": size, "mesh": dict(mesh.shape)},
+            "seconds": {part: value / len(runs) for part, value in seconds.items()},  # its share
         }
         return [
             Trained(
@@ -212,7 +227,7 @@ class Trainer:
                 outcome.losses[i].tolist(),
                 outcome.accuracies[i].tolist(),
                 outcome.errors[i],
-                int(splits[i].num_examples),
+                num_train[i],
                 # A run resumed after its last evaluation has counted nothing itself.
                 totals.get(i)
                 or self.data(run.cell.task).size(
@@ -224,49 +239,38 @@ class Trainer:
         ]
 
     def _split(self, task: str, split: str) -> TrainSet:
-        """The split on the host; the last few are kept."""
+        """The split on the host; the last two are kept."""
         if (task, split) not in self._splits:
             limit = self.config.train_limit or None
             images, labels = self.data(task).load(split, limit)
             capacity = max(len(images), limit or VTAB_TRAIN_SIZE)
-            while len(self._splits) >= 2 * len(jax.devices()):
+            while len(self._splits) >= 2:
                 self._splits.pop(next(iter(self._splits)))
             classes = get_task(task).num_classes
             self._splits[task, split] = train_set(images, labels, classes, capacity)
         return self._splits[task, split]
-
-    def _stack_of_splits(self, names: list[tuple[str, str]], mesh: Mesh) -> TrainSet:
-        """The splits on the devices; only the last stack is kept."""
-        if self._stacked is None or self._stacked[0] != names:
-            self._stacked = None
-            self._stacked = (names, stack([self._split(*name) for name in names], mesh))
-        return self._stacked[1]
 
     def mesh(self, size: int) -> Mesh:
         """Where a stack of this size is trained."""
         return make_mesh(self.config.batch_size, num_trials=size)
 
     def _on(self, mesh: Mesh) -> dict:
-        """The frozen weights on a mesh; meshes of the same devices share one copy."""
-        if mesh not in self._programs:
-            self._programs[mesh] = put(self.base, replicated(mesh))
-        return self._programs[mesh]
+        """The frozen weights on a mesh; in one process, meshes of the same devices share a copy."""
+        if mesh not in self._bases:
+            there = list(self._bases.values()) if jax.process_count() == 1 else []
+            self._bases[mesh] = put(there[0] if there else self.base, replicated(mesh))
+        return self._bases[mesh]
 
     def _training(self, method: Method, mesh: Mesh) -> tuple[Callable, dict]:
         c, key = self.config, (method, mesh)
-        if key not in self._programs:
-            self._programs[key] = make_epoch(
-                self.model, method, c.normalisation, c.batch_size, mesh
-            )
-        return self._programs[key], self._on(mesh)
+        if key not in self._epochs:
+            self._epochs[key] = make_epoch(self.model, method, c.normalisation, c.batch_size, mesh)
+        return self._epochs[key], self._on(mesh)
 
     def _evaluation(self, method: Method) -> Callable:
-        c = self.config
-        if method not in self._programs:
-            self._programs[method] = functools.partial(
-                make_evaluate(
-                    self.model, method, c.normalisation, c.eval_batch_size, self.eval_mesh
-                ),
-                self._on(self.eval_mesh),
+        if method not in self._evaluations:
+            evaluate = make_evaluate(
+                self.model, method, self.config.normalisation, self.eval_batch, self.eval_mesh
             )
-        return self._programs[method]
+            self._evaluations[method] = functools.partial(evaluate, self._on(self.eval_mesh))
+        return self._evaluations[method]

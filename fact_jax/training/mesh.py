@@ -64,6 +64,11 @@ def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
     return put(stacked, trial_sharded(mesh))
 
 
+def agree(tree: Any) -> Any:
+    """Process 0's numbers, on every process: what all must do alike, one decides."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
 def fetch(tree: Any) -> Any:
     """Host copies of a tree, the same on every process."""
     if jax.process_count() == 1:

@@ -66,6 +66,13 @@ def train(
         except NonFiniteLoss as error:
             errors[t] = error
 
+    def measure(e: int) -> None:
+        """Evaluates, if it is time, those for whom it was not done before."""
+        if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
+            for t in range(count):
+                if errors[t] is None and np.isnan(curves["accuracies"][t, e]):
+                    curves["accuracies"][t, e] = evaluate(t, trained[t])
+
     def trained_of(states: TrialState) -> list[dict]:
         host = fetch(states.trainable)
         return [jax.tree.map(lambda x: x[t], host) for t in range(count)]  # noqa: B023
@@ -80,12 +87,20 @@ def train(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree()
             )
             stored = checkpointer.load(checkpointer.latest.step, abstract)
-            first = checkpointer.latest.step + 1
+            first = min(checkpointer.latest.step + 1, epochs)
             states = TrialState(stored["trainable"], stored["moments"])
             curves = {name: np.array(fetch(stored[name])) for name in curves}
             trained = trained_of(states)
             for t in range(count):  # one that had failed before has failed still
-                check(t, curves["losses"][t, :first], trained[t], first - 1)
+                bad = np.flatnonzero(~np.isfinite(curves["losses"][t, :first]))
+                if bad.size or not all(np.isfinite(x).all() for x in jax.tree.leaves(trained[t])):
+                    epoch_of = int(bad[0]) if bad.size else first - 1
+                    text = ", ".join(f"{k}={v}" for k, v in settings[t].items())
+                    errors[t] = NonFiniteLoss(
+                        f"Training had left the finite numbers in epoch {epoch_of} with {text}, "
+                        "before it was stopped. Lower the scale or the learning rate."
+                    )
+            measure(first - 1)  # what was not done before
         for e in range(first, epochs):
             states, device_losses = epoch(states, e)
             losses, trained = fetch(device_losses), trained_of(states)
@@ -95,11 +110,11 @@ def train(
                     check(t, losses[t, :own], trained[t], e)
             if all(errors):
                 break
-            if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
-                for t in range(count):
-                    if errors[t] is None:
-                        curves["accuracies"][t, e] = evaluate(t, trained[t])
-            checkpointer.save(e, tree())
+            checkpointer.save(e, tree())  # before evaluating: what fails there costs no training
+            measure(e)
             alive = [t for t in range(count) if errors[t] is None]
             on_epoch(e + 1, float(curves["losses"][alive, e].mean()))
+        latest = checkpointer.latest
+        if evaluate and not all(errors) and latest is not None and latest.step < epochs:
+            checkpointer.save(epochs, tree())  # once more, with the last accuracies
     return Outcome(trained, list(curves["losses"]), list(curves["accuracies"]), errors)
