@@ -49,7 +49,8 @@ class Synthetic:
 
     def size(self, split: str, limit: int | None = None) -> int:
         size = self.task.sizes[split]
-        return max(1, round(size * self._fraction)) if split == TEST else size
+        size = max(1, round(size * self._fraction)) if split == TEST else size
+        return size if limit is None else min(size, limit)
 
     def load(self, split: str, limit: int | None = None) -> Examples:
         parts = list(self.stream(split, 1000, limit))

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, logging
 
 from fact_jax.backbone.download import cache_dir
 from fact_jax.errors import UserError
+
+_interrupted = threading.Event()
+
+
+def check_interrupt() -> None:
+    """Raises the KeyboardInterrupt of a Ctrl-C that came while Python could not (in a finaliser or
+    a callback of C code it only prints one)."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def join_processes(how: str) -> None:
@@ -46,6 +63,7 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
+        signal.signal(signal.SIGINT, _interrupt)
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         try:

@@ -65,6 +65,7 @@ class Bars:
         self._progress.reset(self._run, total=epochs, description=f"{names[0]}{more}, {stage}")
 
     def epoch(self, done: int, loss: float) -> None:
+        cli.check_interrupt()
         self._progress.update(self._run, completed=done)
         self._progress.update(self._all, completed=self._done + done * self._runs)
 
