@@ -19,8 +19,8 @@ _interrupted = threading.Event()
 
 
 def check_interrupt() -> None:
-    """Raises the KeyboardInterrupt of a Ctrl-C that came while Python could not (in a finaliser or
-    a callback of C code it only prints one)."""
+    """Raises the KeyboardInterrupt of a Ctrl-C that came while Python could not: in a finaliser or
+    a callback of C code one is only reported, as "unraisable"."""
     if _interrupted.is_set():
         raise KeyboardInterrupt
 
@@ -28,6 +28,11 @@ def check_interrupt() -> None:
 def _interrupt(signum: int, frame: Any) -> None:
     _interrupted.set()
     raise KeyboardInterrupt
+
+
+def _unraisable(what: Any) -> None:
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
 
 
 def join_processes(how: str) -> None:
@@ -64,6 +69,7 @@ def run(main: Callable[[], None]) -> None:
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         try:
