@@ -94,7 +94,7 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         ),
     ):
         began = time.perf_counter()
-        results, _ = run_sweep(config, workdir, Console(quiet=True))
+        results = run_sweep(config, workdir, Console(quiet=True))
         clock["wall"] = time.perf_counter() - began
     jax.monitoring.unregister_event_duration_listener(listen)
 

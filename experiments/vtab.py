@@ -71,9 +71,16 @@ class Bars:
 
 
 def run_sweep(
-    config: ConfigDict, workdir: str, console: Console
-) -> tuple[list[dict], list[NonFiniteLoss]]:
-    """Runs what is not finished yet, printing a line per cell; all results, and what failed."""
+    config: ConfigDict,
+    workdir: str,
+    console: Console,
+    failures: list[NonFiniteLoss] | None = None,
+) -> list[dict]:
+    """Runs what is not finished yet, printing a line per cell; all results.
+
+    Cells that diverge are added to `failures`, or raised at the end where none is given.
+    """
+    failed: list[NonFiniteLoss] = [] if failures is None else failures
     cells, store = make_plan(config), Store(workdir)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
@@ -92,14 +99,19 @@ def run_sweep(
         for i, result in enumerate(results):
             if result is not None:
                 _print_result(console, i, len(cells), result, "finished before")
-        failures: list[NonFiniteLoss] = []
-        for i, result in runner.run(cells, results, failures):
+        for i, result in runner.run(cells, results, failed):
             results[i] = result
             how = f"{result['seconds']['cell']:.0f} s"
             if (runs := result["stack"]["runs"]) > 1:
                 how += f", its share of {runs} together"
             _print_result(console, i, len(cells), result, how)
-    return [r for r in results if r is not None], failures
+    if failed and failures is None:
+        raise _together(failed)
+    return [r for r in results if r is not None]
+
+
+def _together(failures: list[NonFiniteLoss]) -> NonFiniteLoss:
+    return NonFiniteLoss("\n".join(map(str, failures)))
 
 
 def _print_result(console: Console, i: int, count: int, result: dict, how: str) -> None:
@@ -136,9 +148,10 @@ def main() -> None:
     config, console = _CONFIG.value, Console(quiet=jax.process_index() != 0)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or f"runs/{name}"
-    results, failures = run_sweep(config, workdir, console)
+    failures: list[NonFiniteLoss] = []
+    results = run_sweep(config, workdir, console, failures)
     if not results:
-        raise failures[0]
+        raise _together(failures)
     rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
     console.print(result_table(results, task_names(config), rows))
     protocol = {
@@ -150,7 +163,7 @@ def main() -> None:
         notes.append("Shortened or mock data: these numbers measure nothing.")
     console.print(" ".join(notes), f"Results and factors are in {workdir}.")
     if failures:
-        raise NonFiniteLoss("\n".join(map(str, failures)))
+        raise _together(failures)
 
 
 if __name__ == "__main__":

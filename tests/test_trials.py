@@ -191,7 +191,7 @@ def test_a_sweep_of_19_tasks_compiles_its_programs_once(tmp_path, compiled):
         tasks="all", methods="fact_tt", mock_data=True, epochs=1, train_limit=16, eval_limit=8,
         batch_size=8, eval_batch_size=8, fact_tt=ConfigDict({"rank": 4}),
     )  # fmt: skip
-    results, _ = run_sweep(config, str(tmp_path), Console(quiet=True))
+    results = run_sweep(config, str(tmp_path), Console(quiet=True))
     assert {r["task"] for r in results} == set(VTAB)
     for program in ("epoch", "merged", "predict"):
         assert compiled.count(f"jit({program})") == 1, compiled
