@@ -35,13 +35,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Compiles the training step for a v5e-8 with the real TPU compiler; needs no TPU.
 # Wheels that benchmarks/gpu.sh takes along to a machine with Python 3.12, jax and no network.
 gpu-packages:
 	rm -rf .gpu_packages
 	$(PYTHON) -m pip download --dest .gpu_packages --python-version 3.12 --only-binary :all: \
 		--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --no-deps $(GPU_PACKAGES)
 
+# Compiles the programs for v5e slices with the real TPU compiler; needs no TPU.
 tpu-compile:
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install -e ".[tpu]"

@@ -232,6 +232,38 @@ def test_a_resumed_run_equals_one_never_stopped(small_vit, split, tmp_path):
     np.testing.assert_array_equal(flat(whole[0]), flat(again[0]))
 
 
+def test_an_evaluation_that_fails_costs_no_training(small_vit, split, tmp_path):
+    """Every trial is evaluated once, whatever became of the others' evaluations."""
+    program, states = make_stack(small_vit, split, seeds=(7, 8), scales=(1.0, 1.0))
+    epochs, evaluated = [], []
+
+    def epoch(states, e):
+        epochs.append(e)
+        return program(states, e)
+
+    def run(broken):
+        def evaluate(t, trained):
+            if t == broken:
+                raise OSError("the test images cannot be read")
+            evaluated.append(t)
+            return 50.0 + t
+
+        return train(
+            epoch, jax.tree.map(jnp.copy, states), epochs=2, steps=[5, 5], directory=epath.Path(tmp_path / "x"),
+            settings=[{}, {}], evaluate=evaluate,
+        )  # fmt: skip
+
+    with pytest.raises(OSError, match="test images"):
+        run(broken=1)
+    assert (epochs, evaluated) == ([0, 1], [0])
+    out = run(broken=None)
+    assert epochs == [0, 1]
+    assert [a[-1] for a in out.accuracies] == [50.0, 51.0]
+    evaluated.clear()
+    assert [a[-1] for a in run(broken=None).accuracies] == [50.0, 51.0]
+    assert evaluated == []  # kept by the last checkpoint
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split, tmp_path):
     epoch, state = make_stack(small_vit, split)
 
