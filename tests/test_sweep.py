@@ -301,6 +301,7 @@ def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
     runner._store = lambda trained, selection, seconds: (trained.run.scale, selection)
     results, failures = list(results), []
     for count, (i, result) in enumerate(runner.run(cells, results, failures), 1):
+        assert results[i] is None  # what is stored stays
         results[i] = result
         if count == stop_after:
             break
