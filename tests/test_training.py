@@ -249,9 +249,14 @@ def test_an_evaluation_that_fails_costs_no_training(small_vit, split, tmp_path):
             return 50.0 + t
 
         return train(
-            epoch, jax.tree.map(jnp.copy, states), epochs=2, steps=[5, 5], directory=epath.Path(tmp_path / "x"),
-            settings=[{}, {}], evaluate=evaluate,
-        )  # fmt: skip
+            epoch,
+            jax.tree.map(jnp.copy, states),
+            epochs=2,
+            steps=[5, 5],
+            directory=epath.Path(tmp_path / "x"),
+            settings=[{}, {}],
+            evaluate=evaluate,
+        )
 
     with pytest.raises(OSError, match="test images"):
         run(broken=1)
