@@ -1,7 +1,8 @@
 """fact-jax: Factor-Tuning of Vision Transformers in JAX and Flax."""
 
-from fact_jax.backbone.adaptation import Adaptation, LowRank, merge
+from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
+from fact_jax.backbone.merging import absorb, merge
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fact_jax import LowRank
-from fact_jax.backbone.adaptation import adapted_dense
+from fact_jax.backbone.dense import adapted_dense
 
 
 def random_case(d, f, widths, r, inner, seed, dtype="float32"):

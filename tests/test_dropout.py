@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fact_jax import Adaptation, FacTTT, LowRank, ViT, ViTConfig, features
-from fact_jax.backbone.adaptation import SITES, dropout
+from fact_jax.backbone.adaptation import SITES
+from fact_jax.backbone.dense import dropout
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh

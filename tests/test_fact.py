@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fact_jax import FacTTK, FacTTT, LowRank, UserError, features, get_variant, merge
-from fact_jax.backbone.adaptation import SITES, adapted_dense
+from fact_jax.backbone.adaptation import SITES
+from fact_jax.backbone.dense import adapted_dense
 from fact_jax.tuning import count_parameters
 
 ATTENTION = ("q", "k", "v", "o")

@@ -13,7 +13,8 @@ from jax.lax import Precision
 from benchmarks import numerics, numerics_accuracy
 from benchmarks.emulation import MODES, emulate
 from fact_jax import FacTTK, FacTTT, LowRank, UserError, ViT, ViTConfig, features, load_vit, merge
-from fact_jax.backbone.adaptation import SITES, adapted_dense
+from fact_jax.backbone.adaptation import SITES
+from fact_jax.backbone.dense import adapted_dense
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh

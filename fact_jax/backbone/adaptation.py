@@ -1,18 +1,19 @@
-"""`Adaptation`: what a task changes in a frozen ViT, and the dense operation that applies it.
+"""`Adaptation`: what a task changes in a frozen ViT.
 
 Every tuning method is a function from its own small pytree to this one; the ViT knows only this.
-Letters in shapes: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups of output columns.
+Letters in shapes: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups of output columns,
+`h` width of a bottleneck, `p` prompt tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import flax
-import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from fact_jax.errors import UserError
 
 
 @flax.struct.dataclass
@@ -55,27 +56,107 @@ class LowRank:
 
 
 @flax.struct.dataclass
-class Adaptation:
-    """Changes to a ViT's blocks, stacked over the layer axis; None means unchanged.
+class Bottleneck:
+    """A small network beside or behind a branch: ``f(x) = up(act(down(x)))`` over tokens.
 
-    Six dense sites of a block: query, key, value and output projection, and the two layers of the
-    MLP; `qkv` changes the first three at once, with g = 3, in the place of `q`, `k` and `v`. Leaves
-    have the leading axis [l, ...] over which the ViT scans.
+    With a kernel `conv`, ``up(act(conv(act(down(x)))))``: the convolution runs over the grid of
+    patches, and over the class token and each prompt token as images of one pixel. The activation
+    is 'none', 'relu', 'gelu' or 'quick_gelu'; `norm` is a LayerNorm of the input. In training the
+    last hidden values go through dropout and, with `drop_path`, the output through stochastic
+    depth, drawn for itself.
     """
 
-    q: LowRank | None = None
-    k: LowRank | None = None
-    v: LowRank | None = None
-    o: LowRank | None = None
-    fc1: LowRank | None = None
-    fc2: LowRank | None = None
-    qkv: LowRank | None = None
+    down: Float[Array, "*l d h"]
+    up: Float[Array, "*l h e"]
+    down_bias: Float[Array, "*l h"] | None = None
+    up_bias: Float[Array, "*l e"] | None = None
+    norm: dict[str, Array] | None = None  # "scale" and "bias" [*l, d]
+    conv: Float[Array, "*l 3 3 h h"] | None = None
+    conv_bias: Float[Array, "*l h"] | None = None
+    activation: str = flax.struct.field(pytree_node=False, default="none")
+    drop_path: bool = flax.struct.field(pytree_node=False, default=False)
 
-    def site(self, name: str) -> LowRank | None:
-        """The pair of one of the six sites."""
-        if name in "qkv" and self.qkv is not None:
-            return self.qkv.split()["qkv".index(name)]
-        return getattr(self, name)
+    @property
+    def linear(self) -> bool:
+        """Whether it is an affine function of each token, which merges into a dense layer."""
+        return self.activation == "none" and self.norm is None and self.conv is None
+
+
+# Where a Bottleneck f acts: x is the residual stream, y the normalised input of attention or MLP,
+# z what the branch adds to the stream (after LayerScale and stochastic depth).
+BYPASSES: dict[str, str] = {
+    **{f"before_{part}": "y + f(y) in the place of y" for part in ("attention", "mlp")},
+    **{f"beside_{part}": "z + f(y) in the place of z" for part in ("attention", "mlp")},
+    **{f"across_{part}": "z + f(x) in the place of z" for part in ("attention", "mlp")},
+    **{f"after_{part}": "z + f(z) in the place of z" for part in ("attention", "mlp")},
+}
+
+
+@flax.struct.dataclass
+class Affine:
+    """``y * scale + shift`` over the last axis."""
+
+    scale: Float[Array, "*l e"]
+    shift: Float[Array, "*l e"]
+
+    def __call__(self, y: Array) -> Array:
+        return y * self.scale.astype(y.dtype) + self.shift.astype(y.dtype)
+
+
+@flax.struct.dataclass
+class Prompts:
+    """Tokens beside the image's, put in before every block in the place of the last block's.
+
+    tokens: [l, p, d]. Where `kept` [l, p] is true, the block before hands its own on (nothing does
+    so before the first). Tokens with `hidden` [l, p] are seen by nobody.
+    """
+
+    tokens: Float[Array, "l p d"]
+    kept: Bool[Array, "l p"] | None = None
+    hidden: Bool[Array, "l p"] | None = None
+
+
+@flax.struct.dataclass
+class Adaptation:
+    """Changes to a ViT; None or empty means unchanged.
+
+    Six dense sites of a block take increments: query, key, value and output projection, and the two
+    layers of the MLP; `qkv` changes the first three at once, with g = 3. A site may have several.
+    All but `patches`, `final` and `weights` have the leading axis [l, ...] over which the ViT scans.
+
+    bypasses: from a place in BYPASSES to what acts there, one after the other.
+    affines: from one of the six sites, or "norm1", "norm2" (before attention, before the MLP), to
+      what its output goes through; `patches` and `final` are for the patch embedding and the
+      features.
+    weights: base parameters by their names joined with "/", in the place of the frozen ones.
+    """
+
+    q: LowRank | tuple[LowRank, ...] | None = None
+    k: LowRank | tuple[LowRank, ...] | None = None
+    v: LowRank | tuple[LowRank, ...] | None = None
+    o: LowRank | tuple[LowRank, ...] | None = None
+    fc1: LowRank | tuple[LowRank, ...] | None = None
+    fc2: LowRank | tuple[LowRank, ...] | None = None
+    qkv: LowRank | tuple[LowRank, ...] | None = None
+    prompts: Prompts | None = None
+    bypasses: dict[str, tuple[Bottleneck, ...]] = flax.struct.field(default_factory=dict)
+    affines: dict[str, Affine] = flax.struct.field(default_factory=dict)
+    patches: Affine | None = None
+    final: Affine | None = None
+    weights: dict[str, Array] = flax.struct.field(default_factory=dict)
+
+    def site(self, name: str) -> tuple[LowRank, ...]:
+        """The pairs of one of the six sites, or those that are stored as 'qkv'."""
+        together = _several(self.qkv) if name in ("q", "k", "v") else ()
+        return (
+            *(pair.split()["qkv".index(name)] for pair in together),
+            *_several(getattr(self, name)),
+        )
+
+    def blocks(self) -> Adaptation:
+        """What belongs to the blocks; `weights` by their names within a block."""
+        own = {k.removeprefix(_BLOCKS): v for k, v in self.weights.items() if is_of_block(k)}
+        return self.replace(patches=None, final=None, weights=own)
 
 
 # Where each site's kernel lies in a block's parameters.
@@ -87,117 +168,81 @@ SITES: dict[str, tuple[str, str]] = {
     "fc1": ("MlpBlock_3", "Dense_0"),
     "fc2": ("MlpBlock_3", "Dense_1"),
 }
+NORMS: dict[str, str] = {"norm1": "LayerNorm_0", "norm2": "LayerNorm_2"}
 
 
-# Name, for rematerialisation, of what is worth keeping: rank-r values and the masks of dropout.
-RANK_VALUES = "rank values"
+_BLOCKS = "Transformer/encoderblock/"
 
 
-def dropout(x: Array, rate: float | Array, key: Array) -> Array:
-    """Inverted dropout with a rate that may be traced."""
-    keep = checkpoint_name(jax.random.bernoulli(key, 1.0 - rate, x.shape), RANK_VALUES)
-    # In float32: bfloat16's 1 - 0.1 is 0.17 % off, the same way in every layer.
-    return jnp.where(keep, x / (1.0 - jnp.asarray(rate, jnp.float32)), 0).astype(x.dtype)
+def is_of_block(name: str) -> bool:
+    """Whether a base parameter of this name is stacked over the blocks."""
+    return name.startswith(_BLOCKS)
 
 
-def adapted_dense(
-    x: Float[Array, "*b d"],
-    layers: Sequence[dict],
-    pair: LowRank | None = None,
-    dropout_rate: float | Array | None = None,
-    key: Array | None = None,
-) -> list[Float[Array, "*b e"]]:
-    """``x @ (kernel + increment) + bias`` in x's dtype for layers that share their input.
-
-    `layers` hold "kernel" [d, e] and "bias" [e]; the columns of `pair`'s increment are theirs side
-    by side. Without a dropout rate the increment is merged in float32 and one product is done, and
-    going back the gradients of the factors are formed from rank-r projections, never from a [d, e]
-    gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after S and
-    before V), which needs the two paths apart.
-    """
-    if pair is None:
-        outputs = [x @ layer["kernel"].astype(x.dtype) for layer in layers]
-    elif dropout_rate is None:
-        outputs = _merged(x, [layer["kernel"] for layer in layers], pair)
-    else:
-        widths = [layer["kernel"].shape[-1] for layer in layers]
-        increments = _low_rank(x, pair, widths, dropout_rate, key)
-        outputs = [
-            x @ layer["kernel"].astype(x.dtype) + z
-            for layer, z in zip(layers, increments, strict=True)
-        ]
-    return [y + layer["bias"].astype(x.dtype) for y, layer in zip(outputs, layers, strict=True)]
+def override(tree: dict, weights: dict[str, Array]) -> dict:
+    """A copy of a tree of dicts with the leaves of these names, joined with "/", replaced."""
+    for name, value in weights.items():
+        head, _, rest = name.partition("/")
+        tree = {**tree, head: override(tree[head], {rest: value}) if rest else value}
+    return tree
 
 
-def _cut(x: Array, widths: Sequence[int]) -> list[Array]:
-    """Pieces of the last axis."""
-    ends = [sum(widths[: i + 1]) for i in range(len(widths))]
-    return [x[..., end - width : end] for width, end in zip(widths, ends, strict=True)]
+def _several(pairs: LowRank | tuple[LowRank, ...] | None) -> tuple[LowRank, ...]:
+    return () if pairs is None else (pairs,) if isinstance(pairs, LowRank) else pairs
 
 
-def _low_rank(
-    x: Array,
-    pair: LowRank,
-    widths: Sequence[int],
-    rate: float | Array | None = None,
-    key: Array | None = None,
-) -> list[Array]:
-    """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout."""
-    r, f = pair.b.shape
-    z = x if pair.u is None else checkpoint_name(x @ pair.u.astype(x.dtype), RANK_VALUES)
-    z = z @ pair.a.astype(x.dtype)
-    if rate is not None and key is not None:
-        z = dropout(z, rate, key)
-    z = checkpoint_name(z, RANK_VALUES)
-    pieces = _cut(z, [width // f * r for width in widths])
-    b = pair.b.astype(x.dtype)
-    return [
-        (piece.reshape(*x.shape[:-1], -1, r) @ b).reshape(*x.shape[:-1], width)
-        for piece, width in zip(pieces, widths, strict=True)
-    ]
+def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
+    """All changes together: increments add up, prompts stand side by side, bypasses and affines act
+    one after the other. Raises UserError where two replace the same weights."""
+    fields: dict = {}
+    for name in (*SITES, "qkv"):
+        pairs = tuple(pair for a in adaptations for pair in _several(getattr(a, name)))
+        fields[name] = pairs if len(pairs) > 1 else pairs[0] if pairs else None
+    places = {place: None for a in adaptations for place in a.bypasses}
+    fields["bypasses"] = {
+        place: tuple(f for a in adaptations for f in a.bypasses.get(place, ())) for place in places
+    }
+    names = {name: None for a in adaptations for name in a.affines}
+    fields["affines"] = {name: _chain(a.affines.get(name) for a in adaptations) for name in names}
+    fields["patches"] = _chain(a.patches for a in adaptations)
+    fields["final"] = _chain(a.final for a in adaptations)
+    fields["weights"] = {}
+    for a in adaptations:
+        if twice := sorted(a.weights.keys() & fields["weights"].keys()):
+            raise UserError(
+                f"Two of the combined methods train the same weights ({twice[0]}"
+                f"{' and others' if len(twice) > 1 else ''}). Leave one of them out."
+            )
+        fields["weights"] |= a.weights
+    prompts = [a.prompts for a in adaptations if a.prompts is not None]
+    if len(prompts) > 1:
+        fields["prompts"] = _side_by_side(prompts)
+    elif prompts:
+        fields["prompts"] = prompts[0]
+    return Adaptation(**fields)
 
 
-@jax.custom_vjp
-def _merged(x: Array, kernels: list[Array], pair: LowRank) -> list[Array]:
-    """``x @ (kernel + increment)`` for each kernel."""
-    return [x @ w for w in _merged_kernels(x, kernels, pair)]
+def _chain(affines: Iterable[Affine | None]) -> Affine | None:
+    result = None
+    for affine in affines:
+        if affine is not None and result is not None:
+            affine = Affine(result.scale * affine.scale, affine(result.shift))
+        result = result if affine is None else affine
+    return result
 
 
-def _merged_kernels(x: Array, kernels: list[Array], pair: LowRank) -> list[Array]:
-    increments = _cut(pair.increment(), [w.shape[-1] for w in kernels])
-    return [(w + dw).astype(x.dtype) for w, dw in zip(kernels, increments, strict=True)]
+def _side_by_side(prompts: list[Prompts]) -> Prompts:
+    def flags(name: str) -> Array | None:
+        values = [getattr(p, name) for p in prompts]
+        if all(value is None for value in values):
+            return None
+        return jnp.concatenate(
+            [
+                jnp.zeros(p.tokens.shape[:2], bool) if value is None else value
+                for p, value in zip(prompts, values, strict=True)
+            ],
+            axis=1,
+        )
 
-
-def _merged_forward(x, kernels, pair):
-    # The merged kernels are not kept: with trials they would be a copy of the model each.
-    return _merged(x, kernels, pair), (x, kernels, pair)
-
-
-def _merged_backward(residuals, gradients):
-    x, kernels, pair = residuals
-    merged = _merged_kernels(x, kernels, pair)
-    dx = sum(g @ w.T for g, w in zip(gradients, merged, strict=True))
-    widths = [w.shape[-1] for w in kernels]
-    (d_pair,) = jax.vjp(lambda p: _low_rank(x, p, widths), pair)[1](gradients)
-    # Where the base is frozen nobody asks for these, and they are not computed.
-    rows = x.reshape(-1, x.shape[-1])
-    d_kernels = [
-        (rows.T @ g.reshape(-1, g.shape[-1])).astype(w.dtype)
-        for g, w in zip(gradients, kernels, strict=True)
-    ]
-    return dx, d_kernels, d_pair
-
-
-_merged.defvjp(_merged_forward, _merged_backward)
-
-
-def merge(base: dict, adaptation: Adaptation) -> dict:
-    """A copy of `base` with the increments added to its kernels, for inference at no extra cost."""
-    blocks = dict(base["Transformer"]["encoderblock"])
-    for site, (module, layer) in SITES.items():
-        pair = adaptation.site(site)
-        if pair is not None:
-            dense = dict(blocks[module][layer])
-            dense["kernel"] = dense["kernel"] + pair.increment().astype(dense["kernel"].dtype)
-            blocks[module] = {**blocks[module], layer: dense}
-    return {**base, "Transformer": {**base["Transformer"], "encoderblock": blocks}}
+    tokens = jnp.concatenate([p.tokens for p in prompts], axis=1)
+    return Prompts(tokens, flags("kept"), flags("hidden"))

@@ -11,33 +11,19 @@ Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from fact_jax.backbone.adaptation import (
-    RANK_VALUES,
-    SITES,
-    Adaptation,
-    LowRank,
-    adapted_dense,
-)  # fmt: skip
+from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, override
+from fact_jax.backbone.block import Noise, block, norm
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.errors import UserError
-
-
-class Noise(NamedTuple):
-    """Randomness of training: a key, and two rates, which may be traced; None is off."""
-
-    key: Array
-    dropout_rate: float | Array | None = None
-    drop_path_rate: float | Array | None = None
-
 
 # What a block keeps for the backward pass besides its input, by the setting `remat`. All else is
 # computed again: it is elementwise, or of rank r, or a slice of the stacked weights (keeping these
@@ -48,109 +34,6 @@ _POLICIES = {
     "attention": jax.checkpoint_policies.save_only_these_names(*_KEPT),
     "block": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-def _norm(config: ViTConfig, weights: dict, x: Array) -> Array:
-    """LayerNorm over the last axis, computed in float32, in x's dtype."""
-    y = x.astype(jnp.float32)
-    y = y - y.mean(axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + config.layer_norm_eps)
-    return (y * weights["scale"] + weights["bias"]).astype(x.dtype)
-
-
-@jax.custom_jvp
-def _gelu(x: Array) -> Array:
-    """Exact GELU, in float32 within. jax.nn.gelu's `erfc` costs three times the operations."""
-    y = x.astype(jnp.float32)
-    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
-
-
-@_gelu.defjvp
-def _gelu_jvp(primals, tangents):
-    (x,), (t,) = primals, tangents
-    y = x.astype(jnp.float32)
-    cdf = 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
-    slope = cdf + y * jnp.exp(-0.5 * y * y) * (2 * jnp.pi) ** -0.5
-    return (y * cdf).astype(x.dtype), t * slope.astype(t.dtype)
-
-
-@jax.custom_jvp
-def _softmax(scores: Array) -> Array:
-    """Over the last axis, in float32 within."""
-    return jax.nn.softmax(scores.astype(jnp.float32)).astype(scores.dtype)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-    # jax.nn.softmax's own rule, on an array that has a name and the compute type.
-    named = checkpoint_name(_softmax(*primals), "probabilities")
-    y, t = named.astype(jnp.float32), tangents[0].astype(jnp.float32)
-    return named, (y * (t - (y * t).sum(axis=-1, keepdims=True))).astype(named.dtype)
-
-
-def _attention(config: ViTConfig, q: Array, k: Array, v: Array) -> Array:
-    """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
-
-    Head-major: XLA's CPU code is far faster on [b, h, n, d/h].
-    """
-
-    def split(y):
-        return y.reshape(*y.shape[:2], config.num_heads, -1).swapaxes(1, 2)
-
-    scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
-    return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
-
-
-def _block(
-    config: ViTConfig,
-    class_only: bool,
-    x: Array,
-    weights: dict,
-    adaptation: Adaptation,
-    noise: Noise | None,
-) -> tuple[Array, dict[str, Array]]:
-    """One pre-norm block, [b, n, d] -> [b, n, d], and the outputs of its six sites by name.
-
-    With `class_only` only the first token is put out, [b, 1, d].
-    """
-    keys = iter(() if noise is None else jax.random.split(noise.key, 8))
-    rate = None if noise is None else noise.dropout_rate
-
-    def dense(y: Array, names: tuple[str, ...], pair: LowRank | None) -> list[Array]:
-        layers = [weights[SITES[name][0]][SITES[name][1]] for name in names]
-        if noise is None:
-            return adapted_dense(y, layers, pair)
-        return adapted_dense(y, layers, pair, rate, next(keys))
-
-    def branch(y: Array, name: str) -> Array:
-        if config.layer_scale:
-            y = y * weights[name].astype(y.dtype)
-        if noise is not None and noise.drop_path_rate is not None:
-            keep = 1.0 - noise.drop_path_rate  # stochastic depth: whole images
-            mask = jax.random.bernoulli(next(keys), keep, (y.shape[0], 1, 1))
-            y = jnp.where(mask, y / keep, 0).astype(y.dtype)  # divided in float32
-        return y
-
-    y = _norm(config, weights["LayerNorm_0"], x)
-    if class_only:
-        x, first = x[:, :1], y[:, :1]
-        (q,) = dense(first, ("q",), adaptation.site("q"))
-        (k,) = dense(y, ("k",), adaptation.site("k"))
-        (v,) = dense(y, ("v",), adaptation.site("v"))
-    elif adaptation.qkv is not None:
-        q, k, v = dense(y, ("q", "k", "v"), adaptation.qkv)
-    else:
-        q, k, v = (dense(y, (name,), adaptation.site(name))[0] for name in "qkv")
-    q, k, v = (checkpoint_name(y, name) for y, name in zip((q, k, v), "qkv", strict=True))
-    attended = checkpoint_name(_attention(config, q, k, v), "attended")
-    (o,) = dense(attended, ("o",), adaptation.o)
-    x = checkpoint_name(x + branch(o, "LayerScale_0"), "middle")
-    y = _norm(config, weights["LayerNorm_2"], x)
-    (fc1,) = dense(y, ("fc1",), adaptation.fc1)
-    fc1 = checkpoint_name(fc1, "fc1")
-    y = _gelu(fc1) if config.gelu == "exact" else jax.nn.gelu(fc1)
-    (fc2,) = dense(y, ("fc2",), adaptation.fc2)
-    return x + branch(fc2, "LayerScale_1"), dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
 
 
 def _layer(tree: Any, i: int | Array) -> Any:
@@ -176,13 +59,13 @@ def _blocks(
         )
 
     def run(x, i, changes, class_only=False, in_loop=False):
-        def block(x, weights, i, *changes):
+        def one(x, weights, i, *changes):
             # A layer's weights are read inside the loop: sliced outside, they would be copied.
-            return _block(config, class_only, x, _layer(weights, i), *changes)
+            return block(config, class_only, x, _layer(weights, i), *changes)
 
         # Outside of a loop XLA would take what is computed again for the same thing, and keep it.
-        block = jax.checkpoint(block, policy=_POLICIES[config.remat], prevent_cse=not in_loop)
-        x, outputs = block(x, weights, i, *changes)
+        one = jax.checkpoint(one, policy=_POLICIES[config.remat], prevent_cse=not in_loop)
+        x, outputs = one(x, weights, i, *changes)
         return x, {**outputs, "tokens": x} if collect else None
 
     def middle(x, layer):
@@ -210,23 +93,31 @@ def _forward(
     noise: Noise | None,
     collect: bool,
 ) -> tuple[Float[Array, "b d"], Any]:
-    p, encoder = config.patch_size, base["Transformer"]
+    p = config.patch_size
     b, height, width, _ = images.shape
     if height != width or height % p:
         raise UserError(
             f"Images of {height} x {width} pixels: expected square ones, of a multiple of the "
             f"patch size {p}. Resize them."
         )
+    blocks = adaptation.blocks()
+    base = override(base, {k: v for k, v in adaptation.weights.items() if not is_of_block(k)})
+    encoder = base["Transformer"]
     # A convolution whose stride is its width is a matrix product over patches.
     x = images.astype(config.dtype).reshape(b, height // p, p, width // p, p, 3)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * 3)
     x = x @ base["embedding"]["kernel"].reshape(p * p * 3, -1).astype(x.dtype)
     x = x + base["embedding"]["bias"].astype(x.dtype)
+    x = x if adaptation.patches is None else adaptation.patches(x)
     cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
     table = resize_positions(encoder["posembed_input"]["pos_embedding"], height // p)
     x = jnp.concatenate([cls, x], axis=1) + table.astype(x.dtype)
-    x, outputs = _blocks(config, x, encoder["encoderblock"], adaptation, noise, collect)
-    return _norm(config, encoder["encoder_norm"], x.astype(jnp.float32)), outputs
+    if blocks.prompts is not None:  # places for them; every block puts in its own
+        places = jnp.zeros((b, blocks.prompts.tokens.shape[1], config.width), x.dtype)
+        x = jnp.concatenate([x[:, :1], places, x[:, 1:]], axis=1)
+    x, outputs = _blocks(config, x, encoder["encoderblock"], blocks, noise, collect)
+    x = norm(config, encoder["encoder_norm"], x.astype(jnp.float32))
+    return x if adaptation.final is None else adaptation.final(x), outputs
 
 
 def _initial(config: ViTConfig) -> dict:

@@ -6,8 +6,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from fact_jax.backbone.adaptation import merge
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.merging import merge
 from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.errors import UserError

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fact_jax.backbone.adaptation import merge
+from fact_jax.backbone.merging import merge
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fact_jax.backbone.adaptation import merge
+from fact_jax.backbone.merging import merge
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.training.images import normalise
 from fact_jax.training.mesh import batch_sharded, fetch, put, replicated

@@ -1,10 +1,58 @@
 """Tuning methods: pure functions from a small pytree of factors to an `Adaptation`."""
 
+from fact_jax.tuning.adapter import Adapter
+from fact_jax.tuning.adaptformer import AdaptFormer
+from fact_jax.tuning.bitfit import BitFit
+from fact_jax.tuning.combination import Combination
+from fact_jax.tuning.convpass import Convpass
+from fact_jax.tuning.fact_cp import FacTCP
+from fact_jax.tuning.fact_shared import FacTShared
 from fact_jax.tuning.fact_tk import FacTTK
 from fact_jax.tuning.fact_tt import FacTTT
+from fact_jax.tuning.full import Full
 from fact_jax.tuning.linear import Linear
+from fact_jax.tuning.lora import LoRA
 from fact_jax.tuning.method import Method, count_parameters
+from fact_jax.tuning.repadapter import RepAdapter
+from fact_jax.tuning.ssf import SSF
+from fact_jax.tuning.vpt import VPTDeep, VPTShallow
 
-METHODS: dict[str, type] = {"fact_tt": FacTTT, "fact_tk": FacTTK, "linear": Linear}
+METHODS: dict[str, type] = {
+    "fact_tt": FacTTT,
+    "fact_tk": FacTTK,
+    "fact_cp": FacTCP,
+    "fact_shared": FacTShared,
+    "full": Full,
+    "linear": Linear,
+    "bitfit": BitFit,
+    "vpt_shallow": VPTShallow,
+    "vpt_deep": VPTDeep,
+    "adapter": Adapter,
+    "adaptformer": AdaptFormer,
+    "lora": LoRA,
+    "ssf": SSF,
+    "convpass": Convpass,
+    "repadapter": RepAdapter,
+}
 
-__all__ = ["METHODS", "FacTTK", "FacTTT", "Linear", "Method", "count_parameters"]
+__all__ = [
+    "METHODS",
+    "AdaptFormer",
+    "Adapter",
+    "BitFit",
+    "Combination",
+    "Convpass",
+    "FacTCP",
+    "FacTShared",
+    "FacTTK",
+    "FacTTT",
+    "Full",
+    "Linear",
+    "LoRA",
+    "Method",
+    "RepAdapter",
+    "SSF",
+    "VPTDeep",
+    "VPTShallow",
+    "count_parameters",
+]

@@ -40,7 +40,7 @@ class FacTTK:
         if self.mlp_cores not in ("released", "formula"):
             raise UserError(f"mlp_cores is {self.mlp_cores!r}; expected 'released' or 'formula'.")
 
-    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         """U as in FacT-TT, V zero, C and P Xavier-uniform: bounds sqrt(3)/r, sqrt(6/(r+12L))."""
         r, columns = self.rank, config.depth * slices_per_block(config)
         key_uv, key_c, key_p = jax.random.split(key, 3)

@@ -27,7 +27,7 @@ class FacTTT:
     def __post_init__(self):
         check_rank(self.rank)
 
-    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         """U and S uniform within PyTorch's Linear bound of their layer's fan-in, V zero.
 
         fc2's slices are one layer of fan-in 4r in the released code, so their bound is

@@ -17,7 +17,7 @@ class Linear:
 
     scale: float = 1.0
 
-    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return {}
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

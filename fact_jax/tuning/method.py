@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
 
 Factors = dict[str, jax.Array]
 
@@ -25,8 +27,9 @@ class Method(Protocol):
     @property
     def scale(self) -> float: ...
 
-    def init(self, key: jax.Array, config: ViTConfig) -> Factors:
-        """Fresh factors, float32."""
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        """Fresh factors, float32. Methods that train the ViT's own weights start from `base`, and
+        raise UserError without it."""
         ...
 
     def adaptation(
@@ -39,3 +42,12 @@ class Method(Protocol):
 def count_parameters(tree) -> int:
     """Numbers in a pytree of arrays or shape structs."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def from_base(base: dict | None, wanted: Callable[[str], bool]) -> Factors:
+    """The base's parameters whose names, joined with "/", are wanted, float32."""
+    if base is None:
+        raise UserError("This method trains the ViT's own weights: give init() the base, too.")
+    leaves = jax.tree_util.tree_leaves_with_path(base)
+    named = {"/".join(str(k.key) for k in keys): leaf for keys, leaf in leaves}
+    return {name: leaf.astype("float32") for name, leaf in named.items() if wanted(name)}

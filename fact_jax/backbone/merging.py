@@ -1,0 +1,101 @@
+"""Adaptations that become weights: inference at the frozen network's own cost."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine, Bottleneck, override
+from fact_jax.errors import UserError
+
+# The dense sites that read what a linear bypass in this place changes.
+_READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
+
+
+def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
+    """(weights, rest): a copy of `base` with all in it that can be, and what is left to be applied.
+
+    Increments, scales and shifts, replaced weights and linear bypasses before a branch become
+    weights; prompts and the other bypasses stay. Products are taken in float32.
+    """
+    base = override(base, adaptation.weights)
+    blocks = base["Transformer"]["encoderblock"]
+
+    def put(module: str, layer: str | None, **leaves) -> None:
+        nonlocal blocks
+        prefix = module if layer is None else f"{module}/{layer}"
+        blocks = override(blocks, {f"{prefix}/{name}": leaf for name, leaf in leaves.items()})
+
+    rest = {
+        place: tuple(f for i, f in enumerate(several) if not _merges(place, several, i))
+        for place, several in adaptation.bypasses.items()
+    }
+    for name, module in NORMS.items():
+        if (affine := adaptation.affines.get(name)) is not None:
+            old = blocks[module]
+            put(module, None, **_scaled(old, affine, "scale"))
+    for site, (module, layer) in SITES.items():
+        dense = dict(blocks[module][layer])
+        for pair in adaptation.site(site):
+            dense["kernel"] = dense["kernel"] + pair.increment().astype(dense["kernel"].dtype)
+        for place, readers in _READERS.items():
+            several = adaptation.bypasses.get(place, ())
+            for i in reversed(range(len(several))):  # the last one acts on the kernel first
+                if site in readers and _merges(place, several, i):
+                    dense = _before(dense, several[i])
+        if (affine := adaptation.affines.get(site)) is not None:
+            dense = _scaled(dense, affine, "kernel")
+        put(module, layer, **dense)
+    base = override(base, {"Transformer/encoderblock": blocks})
+    if adaptation.patches is not None:
+        changed = _scaled(base["embedding"], adaptation.patches, "kernel")
+        base = override(base, {"embedding": changed})
+    if adaptation.final is not None:
+        changed = _scaled(base["Transformer"]["encoder_norm"], adaptation.final, "scale")
+        base = override(base, {"Transformer/encoder_norm": changed})
+    left = {place: several for place, several in rest.items() if several}
+    return base, Adaptation(prompts=adaptation.prompts, bypasses=left)
+
+
+def merge(base: dict, adaptation: Adaptation) -> dict:
+    """A copy of `base` with the adaptation in its weights, for inference at no extra cost.
+
+    Raises UserError where something of it cannot become a weight (`absorb` keeps that apart).
+    """
+    weights, rest = absorb(base, adaptation)
+    if left := [*(["prompts"] if rest.prompts is not None else []), *rest.bypasses]:
+        raise UserError(
+            f"This adaptation does not merge into the weights: it has {', '.join(left)}, which are "
+            "no weights of a ViT. Apply it as it is: fact_jax.features(model, base, images, "
+            "adaptation)."
+        )
+    return weights
+
+
+def _merges(place: str, several: tuple[Bottleneck, ...], i: int) -> bool:
+    """Whether the i-th bypass of a place, and all behind it, become weights."""
+    return place in _READERS and all(f.linear for f in several[i:])
+
+
+def _before(dense: dict, f: Bottleneck) -> dict:
+    """The layer that does to y what `dense` does to ``y + f(y)``."""
+
+    def times(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.matmul(a, b, precision="highest")
+
+    kernel, bias = dense["kernel"], dense["bias"]
+    shift = jnp.zeros(f.up.shape[:-2] + f.up.shape[-1:]) if f.up_bias is None else f.up_bias
+    if f.down_bias is not None:
+        shift = shift + times(f.down_bias[..., None, :], f.up)[..., 0, :]
+    return {
+        "kernel": kernel + times(f.down, times(f.up, kernel)),
+        "bias": bias + times(shift[..., None, :], kernel)[..., 0, :],
+    }
+
+
+def _scaled(layer: dict, affine: Affine, weight: str) -> dict:
+    """A dense layer or a LayerNorm whose output goes through an affine."""
+    scale = affine.scale
+    extra = layer[weight].ndim - scale.ndim
+    over_rows = scale.reshape(*scale.shape[:-1], *[1] * extra, scale.shape[-1])
+    return {**layer, weight: layer[weight] * over_rows, "bias": affine(layer["bias"])}

@@ -1,0 +1,76 @@
+"""Adapters: bottlenecks behind the branches of a block, before the residual is added.
+
+Sources: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019 (behind
+attention and MLP); ZhangYuanhan-AI/NOAH, model/module/adapter_super.py (behind the MLP).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation, Bottleneck
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import xavier
+from fact_jax.tuning.method import Factors
+
+_PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """``z + up(act(down(z)))`` of a branch's output z: L (2 d h + h + d) numbers a place.
+
+    `placement` 'noah': behind the MLP, QuickGELU, Xavier weights and biases N(0, 1e-6), so that it
+    does not begin at zero. 'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two
+    deviations, biases zero. `scale` is not used.
+    """
+
+    width: int = 8
+    placement: str = "noah"
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.placement not in _PLACES:
+            raise UserError(f"placement is {self.placement!r}; expected one of {[*_PLACES]}.")
+        if self.width < 1:
+            raise UserError(f"width is {self.width}; expected 1 or more.")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        depth, d, h, factors = config.depth, config.width, self.width, {}
+        shapes = {
+            "down": (depth, d, h), "down_bias": (depth, h), "up": (depth, h, d),
+            "up_bias": (depth, d),
+        }  # fmt: skip
+        for i, place in enumerate(_PLACES[self.placement]):
+            keys = jax.random.split(jax.random.fold_in(key, i), len(shapes))
+            for (name, shape), own in zip(shapes.items(), keys, strict=True):
+                factors[f"{place}_{name}"] = self._initial(own, name, shape)
+        return factors
+
+    def _initial(self, key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
+        if self.placement == "noah":
+            if name.endswith("bias"):
+                return 1e-6 * jax.random.normal(key, shape)
+            return xavier(key, shape)
+        if name.endswith("bias"):
+            return jnp.zeros(shape)
+        return 0.01 * jax.random.truncated_normal(key, -2, 2, shape)
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        act = "quick_gelu" if self.placement == "noah" else "gelu"
+        return Adaptation(
+            bypasses={
+                place: (
+                    Bottleneck(
+                        **{k: factors[f"{place}_{k}"] for k in ("down", "up")},
+                        **{k: factors[f"{place}_{k}"] for k in ("down_bias", "up_bias")},
+                        activation=act,
+                    ),
+                )
+                for place in _PLACES[self.placement]
+            }
+        )

@@ -1,0 +1,63 @@
+"""AdaptFormer: a bottleneck across the MLP, from the residual stream to the residual stream.
+
+Sources: Chen et al., "AdaptFormer", NeurIPS 2022, ShoufaChen/AdaptFormer, models/adapter.py; and
+JieShibo/PETL-ViT, binary_adapter/adaptformer.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation, Bottleneck
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import linear
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptFormer:
+    """``x + mlp(norm(x)) + s up(relu(down(x)))``, x not normalised; `up` begins at zero.
+
+    `form` 'adaptformer' has biases, L (2 d h + h + d) numbers, and a LayerNorm of its own with
+    `layer_norm` (2 L d more); its code's s is 0.1. 'petl' has neither, 2 L d h numbers.
+    """
+
+    width: int = 8
+    scale: float = 0.1
+    form: str = "adaptformer"
+    layer_norm: bool = False
+
+    def __post_init__(self):
+        if self.form not in ("adaptformer", "petl"):
+            raise UserError(f"form is {self.form!r}; expected 'adaptformer' or 'petl'.")
+        if self.form == "petl" and self.layer_norm:
+            raise UserError("form 'petl' has no LayerNorm: set layer_norm to False.")
+        if self.width < 1:
+            raise UserError(f"width is {self.width}; expected 1 or more.")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        depth, d, h = config.depth, config.width, self.width
+        factors = {"down": linear(key, (depth, d, h)), "up": jnp.zeros((depth, h, d))}
+        if self.form == "adaptformer":
+            factors |= {"down_bias": jnp.zeros((depth, h)), "up_bias": jnp.zeros((depth, d))}
+        if self.layer_norm:
+            ones, zeros = jnp.ones((depth, d)), jnp.zeros((depth, d))
+            factors |= {"norm_scale": ones, "norm_bias": zeros}
+        return factors
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        norm = {k: factors[f"norm_{k}"] for k in ("scale", "bias")} if self.layer_norm else None
+        bottleneck = Bottleneck(
+            factors["down"],
+            scale * factors["up"],
+            factors.get("down_bias"),
+            scale * factors["up_bias"] if "up_bias" in factors else None,
+            norm,
+            activation="relu",
+        )
+        return Adaptation(bypasses={"across_mlp": (bottleneck,)})

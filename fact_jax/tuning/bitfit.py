@@ -1,0 +1,28 @@
+"""BitFit: every bias of the ViT is trained, those of the norms and the patch embedding included.
+
+Source: Ben Zaken et al., "BitFit", ACL 2022; on ViTs as in Jia et al., "Visual Prompt Tuning",
+ECCV 2022.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors, from_base
+
+
+@dataclasses.dataclass(frozen=True)
+class BitFit:
+    """The biases, which start at the base's. `scale` is not used."""
+
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        return from_base(base, lambda name: name.endswith("/bias"))
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        return Adaptation(weights=factors)

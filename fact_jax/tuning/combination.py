@@ -1,0 +1,36 @@
+"""Several methods at once: their factors side by side, their adaptations added up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fact_jax.backbone.adaptation import Adaptation, combine
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """Named methods; factors are called "NAME/FACTOR". `scale` multiplies each part's own."""
+
+    parts: tuple[tuple[str, Method], ...]
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        keys = jax.random.split(key, len(self.parts))
+        return {
+            f"{name}/{factor}": value
+            for (name, part), own in zip(self.parts, keys, strict=True)
+            for factor, value in part.init(own, config, base).items()
+        }
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        adaptations = []
+        for name, part in self.parts:
+            prefix = f"{name}/"
+            own = {k.removeprefix(prefix): v for k, v in factors.items() if k.startswith(prefix)}
+            adaptations.append(part.adaptation(own, config, scale * part.scale))
+        return combine(adaptations)

@@ -1,0 +1,65 @@
+"""Convpass: bottlenecks with a 3 x 3 convolution over the patches, beside attention and MLP.
+
+Source: Jie & Deng, "Convolutional Bypasses Are Better Vision Transformer Adapters", 2022;
+JieShibo/PETL-ViT, convpass/vtab/convpass.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation, Bottleneck
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import uniform, xavier
+from fact_jax.tuning.method import Factors
+
+_PARTS = ("down", "up", "down_bias", "up_bias", "conv", "conv_bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convpass:
+    """``z + s up(act(conv(act(down(y)))))`` of a branch's normalised input y, QuickGELU.
+
+    Each is 2 d h + d + 2 h + 9 h^2 numbers. `up` begins at zero; the convolution as the identity,
+    or with `xavier` Xavier-uniform. `attention_only` is the paper's Convpass-attn.
+    """
+
+    width: int = 8
+    scale: float = 1.0
+    attention_only: bool = False
+    xavier: bool = False
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise UserError(f"width is {self.width}; expected 1 or more.")
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        return ("beside_attention",) if self.attention_only else ("beside_attention", "beside_mlp")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        depth, d, h, factors = config.depth, config.width, self.width, {}
+        for i, place in enumerate(self._places):
+            key_down, key_conv = jax.random.split(jax.random.fold_in(key, i))
+            conv = jnp.zeros((depth, 3, 3, h, h)).at[:, 1, 1].set(jnp.eye(h))
+            if self.xavier:  # fans of 9 h
+                conv = uniform(key_conv, conv.shape, (6 / (18 * h)) ** 0.5)
+            values = (
+                xavier(key_down, (depth, d, h)), jnp.zeros((depth, h, d)), jnp.zeros((depth, h)),
+                jnp.zeros((depth, d)), conv, jnp.zeros((depth, h)),
+            )  # fmt: skip
+            factors |= {f"{place}_{k}": v for k, v in zip(_PARTS, values, strict=True)}
+        return factors
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        bypasses = {}
+        for place in self._places:
+            parts = {k: factors[f"{place}_{k}"] for k in _PARTS}
+            parts |= {k: scale * parts[k] for k in ("up", "up_bias")}
+            bypasses[place] = (Bottleneck(**parts, activation="quick_gelu", drop_path=True),)
+        return Adaptation(bypasses=bypasses)

@@ -1,0 +1,39 @@
+"""FacT-CP: the increments of all slices as a sum of r rank-one tensors, ``s U diag(c[l, i]) V``.
+
+A relative of FacT-TT and FacT-TK (Jie & Deng, AAAI 2023) that its authors did not publish: the
+canonical polyadic decomposition of the same 12 L x d x d tensor, initial values by analogy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.initial import uniform
+from fact_jax.tuning.method import Factors
+from fact_jax.tuning.slices import assemble, check_rank, init_uv, slices_per_block
+
+
+@dataclasses.dataclass(frozen=True)
+class FacTCP:
+    """Factors U [d, r], C [l, 12, r], uniform on +-1, and V [r, d]: 2 d r + 12 L r numbers."""
+
+    rank: int = 32
+    scale: float = 1.0
+
+    def __post_init__(self):
+        check_rank(self.rank)
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        key_uv, key_c = jax.random.split(key)
+        shape = (config.depth, slices_per_block(config), self.rank)
+        return {**init_uv(key_uv, config, self.rank), "C": uniform(key_c, shape, 1.0)}
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        cores = factors["C"][..., None] * jnp.eye(self.rank)
+        return assemble(factors["U"], cores, factors["V"], scale)

@@ -1,0 +1,78 @@
+"""FacT-TT with U and V shared by fewer slices: those of a layer, or those of a kind.
+
+Relatives of FacT-TT (Jie & Deng, AAAI 2023), whose U and V serve all slices, for asking how much
+sharing costs; initial values as there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from fact_jax.backbone.adaptation import Adaptation, LowRank
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import block_diagonal, linear
+from fact_jax.tuning.method import Factors
+from fact_jax.tuning.slices import check_rank, mlp_slices, slices_per_block
+
+
+@dataclasses.dataclass(frozen=True)
+class FacTShared:
+    """U [n, d, r], S [l, 12, r, r] and V [n, r, d]: 2 n d r + 12 L r^2 numbers.
+
+    `share` 'layer': n = L, the slices of a layer share U and V. 'kind': n = 12, the slices of a
+    kind (all queries, ...) share them.
+    """
+
+    rank: int = 4
+    scale: float = 1.0
+    share: str = "layer"
+
+    def __post_init__(self):
+        check_rank(self.rank)
+        if self.share not in ("layer", "kind"):
+            raise UserError(f"share is {self.share!r}; expected 'layer' or 'kind'.")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        s, r, d = slices_per_block(config), self.rank, config.width
+        n = config.depth if self.share == "layer" else s
+        key_u, key_s = jax.random.split(key)
+        return {
+            "U": linear(key_u, (n, d, r)),
+            "S": linear(key_s, (config.depth, s, r, r)),
+            "V": jnp.zeros((n, r, d)),
+        }
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        axis = 1 if self.share == "layer" else 0
+        u, v = (jnp.expand_dims(factors[name], axis) for name in "UV")
+        lead = factors["S"].shape[:2]
+        u = jnp.broadcast_to(u, (*lead, *u.shape[2:]))
+        a = jnp.matmul(u, factors["S"], precision="highest")
+        b = jnp.broadcast_to(scale * v, (*lead, *v.shape[2:]))
+        g = mlp_slices(config)
+
+        def fc1() -> LowRank:  # side by side
+            own = a[:, 4 : 4 + g]
+            return LowRank(_columns(own), block_diagonal(b[:, 4 : 4 + g]))
+
+        def fc2() -> LowRank:  # one below the other: the sum over slices of x_g a_g b_g
+            return LowRank(block_diagonal(a[:, 4 + g :]), _rows(b[:, 4 + g :]))
+
+        attention = {name: LowRank(a[:, i], b[:, i]) for i, name in enumerate("qkvo")}
+        return Adaptation(**attention, fc1=fc1(), fc2=fc2())
+
+
+def _columns(parts: Array) -> Array:
+    """[l, g, d, r] -> [l, d, g r]."""
+    return parts.swapaxes(1, 2).reshape(parts.shape[0], parts.shape[2], -1)
+
+
+def _rows(parts: Array) -> Array:
+    """[l, g, r, d] -> [l, g r, d]."""
+    return parts.reshape(parts.shape[0], -1, parts.shape[3])

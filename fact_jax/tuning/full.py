@@ -1,0 +1,27 @@
+"""Full fine-tuning: every weight of the ViT is trained.
+
+Source of the published numbers: Jia et al., "Visual Prompt Tuning", ECCV 2022.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors, from_base
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """The weights themselves, which start at the base's. `scale` is not used."""
+
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        return from_base(base, lambda name: True)
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        return Adaptation(weights=factors)

@@ -1,0 +1,66 @@
+"""LoRA: a low-rank pair for each chosen dense layer.
+
+Source: Hu et al., "LoRA", ICLR 2022; on ViTs as in JieShibo/PETL-ViT, binary_adapter/lora.py
+(pairs of query and value, dropout between A and B), and ZhangYuanhan-AI/NOAH,
+model/module/qkv_super_prompt.py (one A for query, key and value).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import linear, uniform
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """A [l, in, r], as PyTorch's Linear begins, and B [l, r, out], zero, for each of `sites`.
+
+    `sites` are names of the six dense sites with commas between them. With `shared_input` they
+    have one A in common (NOAH's form, with "q,k,v"; A is then uniform within 1/sqrt(r), as its code
+    has it), so they must read the same input.
+    """
+
+    rank: int = 8
+    scale: float = 1.0
+    sites: str = "q,v"
+    shared_input: bool = False
+
+    def __post_init__(self):
+        names = self.sites.split(",")
+        if not set(names) <= set(SITES) or len(set(names)) < len(names):
+            raise UserError(f"sites is {self.sites!r}; expected some of {','.join(SITES)}.")
+        if self.shared_input and not set(names) <= {"q", "k", "v"}:
+            raise UserError(f"sites {self.sites!r} read different inputs: they share no A.")
+        if self.rank < 1:
+            raise UserError(f"rank is {self.rank}; expected 1 or more.")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        r, depth, names = self.rank, config.depth, self.sites.split(",")
+        inputs, outputs = {"fc2": config.mlp_dim}, {"fc1": config.mlp_dim}
+        factors = {}
+        for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
+            rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
+            if not self.shared_input:
+                factors[f"A_{name}"] = linear(own, (depth, rows, r))
+            factors[f"B_{name}"] = jnp.zeros((depth, r, columns))
+        if self.shared_input:
+            factors["A"] = uniform(key, (depth, config.width, r), r**-0.5)
+        return factors
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        pairs = {
+            name: LowRank(
+                factors["A" if self.shared_input else f"A_{name}"], scale * factors[f"B_{name}"]
+            )
+            for name in self.sites.split(",")
+        }
+        return Adaptation(**pairs)

@@ -1,0 +1,70 @@
+"""RepAdapter: linear bottlenecks before attention and MLP, which merge into the next dense layers.
+
+Source: Luo et al., "Towards Efficient Visual Adaption via Structural Re-parameterization", 2023;
+luogen1996/RepAdapter, repadapter.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation, Bottleneck
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import block_diagonal, xavier
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class RepAdapter:
+    """``y + s up(down(y))`` of a branch's normalised input y; `up` is cut into groups.
+
+    Each is d h + h + d h / groups + d numbers; group i of the outputs reads group i of the h hidden
+    values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
+    """
+
+    width: int = 8
+    groups: int = 2
+    scale: float = 1.0
+    attention_only: bool = False
+
+    def __post_init__(self):
+        if self.groups < 1 or self.width < 1 or self.width % self.groups:
+            raise UserError(f"width {self.width} is not a multiple of groups {self.groups}.")
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        return ("before_attention",) if self.attention_only else ("before_attention", "before_mlp")
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        depth, d, h, g = config.depth, config.width, self.width, self.groups
+        if d % g:
+            raise UserError(f"The ViT's width {d} is not a multiple of groups {g}.")
+        factors = {}
+        for i, place in enumerate(self._places):
+            factors |= {
+                f"{place}_down": xavier(jax.random.fold_in(key, i), (depth, d, h)),
+                f"{place}_down_bias": jnp.zeros((depth, h)),
+                f"{place}_up": jnp.zeros((depth, g, h // g, d // g)),
+                f"{place}_up_bias": jnp.zeros((depth, d)),
+            }
+        return factors
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        scale = self.scale if scale is None else scale
+        return Adaptation(
+            bypasses={
+                place: (
+                    Bottleneck(
+                        factors[f"{place}_down"],
+                        scale * block_diagonal(factors[f"{place}_up"]),
+                        factors[f"{place}_down_bias"],
+                        scale * factors[f"{place}_up_bias"],
+                    ),
+                )
+                for place in self._places
+            }
+        )

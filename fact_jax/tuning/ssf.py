@@ -1,0 +1,48 @@
+"""SSF: a scale and a shift of every operation's output; both merge into the weights.
+
+Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022; dongzelian/SSF,
+models/vision_transformer.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class SSF:
+    """Scales N(1, 0.02) and shifts N(0, 0.02) after patch embedding, norms and dense layers.
+
+    2 (12 L d + 2 d) numbers for mlp_dim = 4 d with three for query, key and value. `scale` is not
+    used.
+    """
+
+    scale: float = 1.0
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        shapes = {name: (config.depth, config.width) for name in (*NORMS, *SITES)}
+        shapes["fc1"] = (config.depth, config.mlp_dim)
+        shapes |= {"patches": (config.width,), "final": (config.width,)}
+        factors = {}
+        for (name, shape), own in zip(
+            shapes.items(), jax.random.split(key, len(shapes)), strict=True
+        ):
+            noise = 0.02 * jax.random.normal(own, (2, *shape))
+            factors |= {f"{name}_scale": 1 + noise[0], f"{name}_shift": noise[1]}
+        return factors
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        def affine(name: str) -> Affine:
+            return Affine(factors[f"{name}_scale"], factors[f"{name}_shift"])
+
+        return Adaptation(
+            affines={name: affine(name) for name in (*NORMS, *SITES)},
+            patches=affine("patches"),
+            final=affine("final"),
+        )

@@ -1,0 +1,61 @@
+"""Visual prompt tuning: learned tokens beside the image's, at the first block or at every one.
+
+Source: Jia et al., "Visual Prompt Tuning", ECCV 2022; KMnP/vpt, src/models/vit_prompt/vit.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.adaptation import Adaptation, Prompts
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import uniform
+from fact_jax.tuning.method import Factors
+
+
+@dataclasses.dataclass(frozen=True)
+class _VPT:
+    num_tokens: int = 10
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.num_tokens < 1:
+            raise UserError(f"num_tokens is {self.num_tokens}; expected 1 or more.")
+
+    def _init(self, key: jax.Array, config: ViTConfig, blocks: int) -> Factors:
+        # Xavier's bound for the patch embedding.
+        bound = (6 / (3 * config.patch_size**2 + config.width)) ** 0.5
+        return {"tokens": uniform(key, (blocks, self.num_tokens, config.width), bound)}
+
+
+class VPTShallow(_VPT):
+    """Tokens [1, p, d] before the first block, whose outputs the others hand on: p d numbers.
+
+    `scale` is not used. Dropout, if any, acts on the tokens.
+    """
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        return self._init(key, config, 1)
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        rest = config.depth - 1
+        tokens = jnp.pad(factors["tokens"], ((0, rest), (0, 0), (0, 0)))
+        later = jnp.arange(config.depth)[:, None] > 0
+        return Adaptation(prompts=Prompts(tokens, jnp.broadcast_to(later, tokens.shape[:2])))
+
+
+class VPTDeep(_VPT):
+    """Tokens [l, p, d], new ones before every block: L p d numbers.
+
+    `scale` is not used. Dropout, if any, acts on the tokens.
+    """
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        return self._init(key, config, config.depth)
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        return Adaptation(prompts=Prompts(factors["tokens"]))
