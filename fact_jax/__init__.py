@@ -7,23 +7,55 @@ from fact_jax.backbone.vit import ViT, features
 from fact_jax.backbone.weights import load_vit
 from fact_jax.errors import UserError
 from fact_jax.serving.predict import Predictor
-from fact_jax.tuning import FacTTK, FacTTT, Linear
+from fact_jax.tuning import (
+    SSF,
+    Adapter,
+    AdaptFormer,
+    BitFit,
+    Combination,
+    Convpass,
+    FacTCP,
+    FacTShared,
+    FacTTK,
+    FacTTT,
+    Full,
+    Linear,
+    LoRA,
+    RepAdapter,
+    VPTDeep,
+    VPTShallow,
+)
 from fact_jax.tuning.files import check_fits, load_factors
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "VARIANTS",
+    "AdaptFormer",
     "Adaptation",
+    "Adapter",
+    "BitFit",
+    "Combination",
+    "Convpass",
+    "FacTCP",
+    "FacTShared",
     "FacTTK",
     "FacTTT",
+    "Full",
     "Linear",
+    "LoRA",
     "LowRank",
     "Predictor",
+    "RepAdapter",
+    "SSF",
     "UserError",
+    "VARIANTS",
+    "VPTDeep",
+    "VPTShallow",
     "ViT",
     "ViTConfig",
+    "absorb",
     "check_fits",
+    "combine",
     "features",
     "get_variant",
     "load_factors",

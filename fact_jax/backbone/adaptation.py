@@ -7,7 +7,8 @@ Letters in shapes: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import flax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ class Adaptation:
 
     Six dense sites of a block take increments: query, key, value and output projection, and the two
     layers of the MLP; `qkv` changes the first three at once, with g = 3. A site may have several.
-    All but `patches`, `final` and `weights` have the leading axis [l, ...] over which the ViT scans.
+    All but `patches`, `final` and `weights` have a leading axis [l, ...] that the ViT scans over.
 
     bypasses: from a place in BYPASSES to what acts there, one after the other.
     affines: from one of the six sites, or "norm1", "norm2" (before attention, before the MLP), to
@@ -139,11 +140,11 @@ class Adaptation:
     fc2: LowRank | tuple[LowRank, ...] | None = None
     qkv: LowRank | tuple[LowRank, ...] | None = None
     prompts: Prompts | None = None
-    bypasses: dict[str, tuple[Bottleneck, ...]] = flax.struct.field(default_factory=dict)
-    affines: dict[str, Affine] = flax.struct.field(default_factory=dict)
+    bypasses: Mapping[str, tuple[Bottleneck, ...]] = flax.struct.field(default_factory=dict)
+    affines: Mapping[str, Affine] = flax.struct.field(default_factory=dict)
     patches: Affine | None = None
     final: Affine | None = None
-    weights: dict[str, Array] = flax.struct.field(default_factory=dict)
+    weights: Mapping[str, Array] = flax.struct.field(default_factory=dict)
 
     def site(self, name: str) -> tuple[LowRank, ...]:
         """The pairs of one of the six sites, or those that are stored as 'qkv'."""
@@ -156,7 +157,7 @@ class Adaptation:
     def blocks(self) -> Adaptation:
         """What belongs to the blocks; `weights` by their names within a block."""
         own = {k.removeprefix(_BLOCKS): v for k, v in self.weights.items() if is_of_block(k)}
-        return self.replace(patches=None, final=None, weights=own)
+        return dataclasses.replace(self, patches=None, final=None, weights=own)
 
 
 # Where each site's kernel lies in a block's parameters.
@@ -179,7 +180,7 @@ def is_of_block(name: str) -> bool:
     return name.startswith(_BLOCKS)
 
 
-def override(tree: dict, weights: dict[str, Array]) -> dict:
+def override(tree: dict, weights: Mapping[str, Array | dict]) -> dict:
     """A copy of a tree of dicts with the leaves of these names, joined with "/", replaced."""
     for name, value in weights.items():
         head, _, rest = name.partition("/")

@@ -6,7 +6,7 @@ Letters: `b` batch, `n` tokens, `h` heads or hidden values, `d` width, `p` promp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -92,7 +92,7 @@ def _attention(
     return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: x,
     "relu": jax.nn.relu,
     "gelu": _gelu,

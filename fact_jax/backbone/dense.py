@@ -1,4 +1,4 @@
-"""The dense operation of an adapted layer: kernel plus low-rank increments, with its own gradient."""
+"""The dense operation of an adapted layer, with its own rule of differentiation."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class Adapter:
             raise UserError(f"width is {self.width}; expected 1 or more.")
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
-        depth, d, h, factors = config.depth, config.width, self.width, {}
+        depth, d, h = config.depth, config.width, self.width
+        factors: Factors = {}
         shapes = {
             "down": (depth, d, h), "down_bias": (depth, h), "up": (depth, h, d),
             "up_bias": (depth, d),
@@ -62,15 +63,9 @@ class Adapter:
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         act = "quick_gelu" if self.placement == "noah" else "gelu"
-        return Adaptation(
-            bypasses={
-                place: (
-                    Bottleneck(
-                        **{k: factors[f"{place}_{k}"] for k in ("down", "up")},
-                        **{k: factors[f"{place}_{k}"] for k in ("down_bias", "up_bias")},
-                        activation=act,
-                    ),
-                )
-                for place in _PLACES[self.placement]
-            }
-        )
+        names = ("down", "up", "down_bias", "up_bias")
+        bypasses = {}
+        for place in _PLACES[self.placement]:
+            down, up, down_bias, up_bias = (factors[f"{place}_{name}"] for name in names)
+            bypasses[place] = (Bottleneck(down, up, down_bias, up_bias, activation=act),)
+        return Adaptation(bypasses=bypasses)

@@ -7,6 +7,7 @@ JieShibo/PETL-ViT, convpass/vtab/convpass.py.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ class Convpass:
         return ("beside_attention",) if self.attention_only else ("beside_attention", "beside_mlp")
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
-        depth, d, h, factors = config.depth, config.width, self.width, {}
+        depth, d, h = config.depth, config.width, self.width
+        factors: Factors = {}
         for i, place in enumerate(self._places):
             key_down, key_conv = jax.random.split(jax.random.fold_in(key, i))
             conv = jnp.zeros((depth, 3, 3, h, h)).at[:, 1, 1].set(jnp.eye(h))
@@ -59,7 +61,7 @@ class Convpass:
         scale = self.scale if scale is None else scale
         bypasses = {}
         for place in self._places:
-            parts = {k: factors[f"{place}_{k}"] for k in _PARTS}
+            parts: dict[str, Any] = {k: factors[f"{place}_{k}"] for k in _PARTS}
             parts |= {k: scale * parts[k] for k in ("up", "up_bias")}
             bypasses[place] = (Bottleneck(**parts, activation="quick_gelu", drop_path=True),)
         return Adaptation(bypasses=bypasses)

@@ -7,6 +7,7 @@ sharing costs; initial values as there.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,9 @@ class FacTShared:
         def fc2() -> LowRank:  # one below the other: the sum over slices of x_g a_g b_g
             return LowRank(block_diagonal(a[:, 4 + g :]), _rows(b[:, 4 + g :]))
 
-        attention = {name: LowRank(a[:, i], b[:, i]) for i, name in enumerate("qkvo")}
+        attention: dict[str, Any] = {
+            name: LowRank(a[:, i], b[:, i]) for i, name in enumerate("qkvo")
+        }
         return Adaptation(**attention, fc1=fc1(), fc2=fc2())
 
 

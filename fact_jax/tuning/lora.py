@@ -8,6 +8,7 @@ model/module/qkv_super_prompt.py (one A for query, key and value).
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class LoRA:
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         r, depth, names = self.rank, config.depth, self.sites.split(",")
         inputs, outputs = {"fc2": config.mlp_dim}, {"fc1": config.mlp_dim}
-        factors = {}
+        factors: Factors = {}
         for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
             rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
             if not self.shared_input:
@@ -57,7 +58,7 @@ class LoRA:
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
-        pairs = {
+        pairs: dict[str, Any] = {
             name: LowRank(
                 factors["A" if self.shared_input else f"A_{name}"], scale * factors[f"B_{name}"]
             )

@@ -43,7 +43,7 @@ class RepAdapter:
         depth, d, h, g = config.depth, config.width, self.width, self.groups
         if d % g:
             raise UserError(f"The ViT's width {d} is not a multiple of groups {g}.")
-        factors = {}
+        factors: Factors = {}
         for i, place in enumerate(self._places):
             factors |= {
                 f"{place}_down": xavier(jax.random.fold_in(key, i), (depth, d, h)),

@@ -26,10 +26,12 @@ class SSF:
     scale: float = 1.0
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
-        shapes = {name: (config.depth, config.width) for name in (*NORMS, *SITES)}
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (config.depth, config.width) for name in (*NORMS, *SITES)
+        }
         shapes["fc1"] = (config.depth, config.mlp_dim)
         shapes |= {"patches": (config.width,), "final": (config.width,)}
-        factors = {}
+        factors: Factors = {}
         for (name, shape), own in zip(
             shapes.items(), jax.random.split(key, len(shapes)), strict=True
         ):
