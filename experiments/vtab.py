@@ -133,8 +133,10 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
         f"{trainer.weights}, on {len(devices)} x {devices[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:
-        factors = jax.eval_shape(lambda m=method: m.init(jax.random.key(0), config))
-        fields = dataclasses.asdict(method)
+        factors = jax.eval_shape(
+            lambda base, m=method: m.init(jax.random.key(0), config, base), trainer.base
+        )
+        fields = describe(method)[1]
         fields.pop("scale")
         text = ", ".join(f"{k}={v}" for k, v in fields.items())
         console.print(f"\n{name}({text}), and a head of ({config.width} + 1) x classes")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fact_jax.backbone.merging import merge
+from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
@@ -17,7 +17,7 @@ from fact_jax.tuning.files import TrainedTask, check_fits
 
 
 class Predictor:
-    """A ViT with a task's increments merged into its kernels, in float32 and once.
+    """A ViT with a task's changes merged into its weights, in float32 and once, as far as they merge.
 
     Batches of at most `batch_size` images are split over as many of the machine's devices as divide
     it. Raises UserError if the model is not of the shape and settings that the factors were trained
@@ -33,11 +33,11 @@ class Predictor:
 
         @jax.jit
         def merged(base, factors):
-            return merge(base, task.method.adaptation(factors, model.config))
+            return absorb(base, task.method.adaptation(factors, model.config))
 
         @jax.jit
-        def program(weights, head, images):
-            x = features(model, weights, images)
+        def program(merged, head, images):
+            x = features(model, merged[0], images, merged[1])
             return jnp.matmul(x, head["kernel"], precision="highest") + head["bias"]
 
         weights = merged(base, task.factors)

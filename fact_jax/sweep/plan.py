@@ -3,47 +3,80 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from fact_jax.data.tasks import VTAB, get_task
 from fact_jax.errors import UserError
+from fact_jax.training.recipe import Recipe
 from fact_jax.tuning import METHODS, Method
+from fact_jax.tuning.registry import build
 
 # Settings of a run that change its result; a finished cell is only reused when they are equal.
 RUN_SETTINGS = (
-    "variant", "gelu", "dtype", "precision", "image_size", "normalisation", "jpeg_quality",
-    "protocol", "epochs", "warmup_epochs", "batch_size", "learning_rate", "weight_decay",
-    "dropout_rate", "drop_path_rate", "eval_every", "train_limit", "eval_limit", "mock_data",
+    "variant", "gelu", "dtype", "precision", "image_size", "resize", "normalisation",
+    "jpeg_quality", "protocol", "epochs", "warmup_epochs", "batch_size", "learning_rate",
+    "weight_decay", "dropout_rate", "drop_path_rate", "optimizer", "decay_vectors", "augment",
+    "mixup", "cutmix", "label_smoothing", "erasing", "eval_every", "train_limit", "eval_limit",
+    "mock_data",
 )  # fmt: skip
 # Those that a method's own settings may override: the ones that are read per cell.
 METHOD_SETTINGS = (
     "epochs", "warmup_epochs", "learning_rate", "weight_decay", "dropout_rate", "drop_path_rate",
-    "eval_every",
+    "optimizer", "decay_vectors", "eval_every",
 )  # fmt: skip
+# Lists of candidates in a method's settings, and what they are candidates for.
+GRID = {
+    "scales": "scale",
+    "learning_rates": "learning_rate",
+    "weight_decays": "weight_decay",
+}
 PROTOCOLS = ("val", "paper")
 POSITIVE = ("epochs", "batch_size", "eval_batch_size", "image_size")
+
+
+class Candidate(NamedTuple):
+    """The numbers that are chosen on validation data, where there is a choice."""
+
+    scale: float
+    learning_rate: float
+    weight_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One run: a task, a method with its settings, a seed.
 
-    `scales` are the candidates for the scale; with several, the 'val' protocol chooses on val200.
-    `settings` are the numbers and names that the result depends on, JSON-able.
+    With several `candidates` the 'val' protocol chooses on the validation split. `settings` are the
+    numbers and names that the result depends on, JSON-able.
     """
 
     task: str
     method_name: str
     method: Method
-    scales: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
     seed: int
     settings: dict[str, Any]
 
     @property
     def name(self) -> str:
         return f"{self.task}-{self.method_name}-seed{self.seed}"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**{f.name: self.settings[f.name] for f in dataclasses.fields(Recipe)})
+
+    def label(self, candidate: Candidate) -> str:
+        """'scale=0.1' and so on: what the candidates differ in."""
+        return ", ".join(
+            f"{name}={value:g}"
+            for name, value, *several in zip(
+                Candidate._fields, candidate, *self.candidates, strict=True
+            )
+            if len(set(several)) > 1
+        )
 
 
 def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
@@ -85,34 +118,59 @@ def make_plan(config: ConfigDict) -> list[Cell]:
     return cells
 
 
-def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
-    if name not in METHODS or name not in config:
-        raise UserError(
-            f"Unknown method {name!r} in config.methods; choose from {', '.join(METHODS)}, and "
-            "give its settings as config.<method>."
-        )
-    own = config[name].to_dict()
+def _own_settings(config: ConfigDict, name: str, task: str) -> dict[str, Any]:
+    """What the config says of a method, the task's own in the place of the others'."""
+    own = config[name].to_dict() if name in config else {}
     own.update(own.pop("per_task", {}).get(task, {}))
     own.pop("published", None)
+    return own
+
+
+def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
+    parts = name.split("+")
+    if unknown := [part for part in parts if part not in METHODS or part not in config]:
+        raise UserError(
+            f"Unknown method {unknown[0]!r} in config.methods; choose from {', '.join(METHODS)}, "
+            "several with + between them being one, and give their settings as config.<method>."
+        )
+    own = _own_settings(config, name, task)
+    if len(parts) > 1:  # the parts' own settings; those of the run are the combination's
+        for part in parts:
+            settings = _own_settings(config, part, task)
+            others = [*METHOD_SETTINGS, *(k for k in GRID if k in settings)]
+            if len(settings.get("scales", ())) > 1 and "scale" not in settings:
+                raise UserError(
+                    f"config.{part} has several scales; in {name} it needs one: config.{part}.scale"
+                )
+            own[part] = {k: v for k, v in settings.items() if k not in others}
     run = {key: config[key] for key in RUN_SETTINGS}
     run.update({key: own.pop(key) for key in list(own) if key in METHOD_SETTINGS})
     if run["epochs"] < 1:
         raise UserError(f"config.{name}.epochs is {run['epochs']}; expected 1 or more.")
-    scales = tuple(dict.fromkeys(float(s) for s in own.pop("scales", ()))) or (
-        float(own.get("scale", 1.0)),
-    )
-    if run["protocol"] == "paper" and len(scales) > 1:
+    values = {"scale": own.pop("scale", None), **run}
+    grid = {
+        field: tuple(dict.fromkeys(float(v) for v in own.pop(several, ()))) or (values[field],)
+        for several, field in GRID.items()
+    }
+    try:
+        method = build(name, own)
+    except UserError as error:
         raise UserError(
-            f"config.{name}.scales has {len(scales)} candidates, but protocol 'paper' chooses "
-            f"nothing on validation data: set one, such as --config.{name}.scales=(1.0,)."
-        )
-    fields = {f.name for f in dataclasses.fields(METHODS[name])}
-    if unknown := set(own) - fields:
+            f"config.{name}: {error} In the place of the whole sweep's it may set "
+            f"{', '.join((*METHOD_SETTINGS, *GRID))}."
+        ) from error
+    if grid["scale"] == (None,):
+        grid["scale"] = (float(method.scale),)
+    candidates = tuple(Candidate(*values) for values in itertools.product(*grid.values()))
+    if run["protocol"] == "paper" and len(candidates) > 1:
+        varied = next(several for several, field in GRID.items() if len(grid[field]) > 1)
         raise UserError(
-            f"config.{name} has unknown settings {sorted(unknown)}; {name} takes {sorted(fields)} "
-            f"and, in the place of the whole sweep's, {list(METHOD_SETTINGS)}."
+            f"config.{name}.{varied} has {len(grid[GRID[varied]])} candidates, but protocol "
+            f"'paper' chooses nothing on validation data: set one, such as "
+            f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
-    own.pop("scale", None)
-    method = METHODS[name](**own)
-    settings = {"task": task, "method": name, **own, "scales": list(scales), "seed": seed, **run}
-    return Cell(task, name, method, scales, seed, settings)
+    settings = {
+        "task": task, "method": name, **own, "seed": seed, **run,
+        **{several: list(grid[field]) for several, field in GRID.items()},
+    }  # fmt: skip
+    return Cell(task, name, method, candidates, seed, settings)

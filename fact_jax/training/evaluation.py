@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fact_jax.backbone.merging import merge
+from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.training.images import normalise
 from fact_jax.training.mesh import batch_sharded, fetch, put, replicated
-from fact_jax.training.trial import logits_of
+from fact_jax.training.trial import adaptation_of, logits_of
 from fact_jax.tuning.method import Method
 
 
@@ -23,17 +23,19 @@ def make_programs(
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """The two jitted programs of an evaluation.
 
-    ``merged(base, factors, scale)`` is `base` with the increments added to its kernels, and
-    ``predict(merged, head, num_classes, images)`` the classes [b] of images uint8 [b, y, x, 3].
+    ``merged(base, factors, scale, choice)`` is `base` with all in it that merges, and the rest of
+    the adaptation; ``predict(merged, head, num_classes, images)`` the classes [b] of images uint8
+    [b, y, x, 3].
     """
 
     @jax.jit
-    def merged(base, factors, scale):
-        return merge(base, method.adaptation(factors, model.config, scale))
+    def merged(base, factors, scale, choice=None):
+        return absorb(base, adaptation_of(method, factors, model.config, scale, choice))
 
     @jax.jit
-    def predict(weights, head, num_classes, images):
-        x = features(model, weights, normalise(images, normalisation))
+    def predict(merged, head, num_classes, images):
+        weights, rest = merged
+        x = features(model, weights, normalise(images, normalisation), rest)
         return jnp.argmax(logits_of(head, x, num_classes), axis=-1)
 
     return merged, predict
@@ -42,20 +44,21 @@ def make_programs(
 def make_evaluate(
     model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
 ) -> Callable[..., tuple[int, int]]:
-    """``evaluate(base, trainable, scale, num_classes, batches) -> (correct, total)``.
+    """``evaluate(base, trainable, scale, num_classes, batches, choice) -> (correct, total)``.
 
-    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). The increments
-    are merged into the kernels once per call, in float32. Batches are padded to `batch_size`, so
+    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). What merges
+    is merged into the weights once per call, in float32. Batches are padded to `batch_size`, so
     that one program serves every split; the next batch is dispatched before the last is awaited.
     """
 
     merged, predict = make_programs(model, method, normalisation)
 
     def evaluate(
-        base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any]
-    ) -> tuple[int, int]:
+        base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any],
+        choice: Any = None,
+    ) -> tuple[int, int]:  # fmt: skip
         factors, head = put((trainable["factors"], trainable["head"]), replicated(mesh))
-        weights = merged(base, factors, scale)
+        weights = merged(base, factors, scale, choice)
         correct = total = 0
         pending: tuple[jax.Array, np.ndarray] | None = None
 

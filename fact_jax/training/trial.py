@@ -8,7 +8,7 @@ of the split, `c` classes (padded to the sweep's largest), `d` width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -17,10 +17,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.images import normalise
 from fact_jax.training.mesh import trial_sharded
+from fact_jax.training.mixing import erase, mix
+from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.tuning.method import Method
 
 Array = jax.Array | np.ndarray
@@ -31,7 +35,8 @@ class Hyper(NamedTuple):
     """Numbers of one run; traced, so that changing them compiles nothing.
 
     A rate of None leaves dropout or stochastic depth out of the program: another program, and
-    without dropout a cheaper one.
+    without dropout a cheaper one. `choice` is what a method's adaptation may depend on besides
+    its factors and scale (NOAH's widths); None for most.
     """
 
     learning_rate: float | jax.Array
@@ -39,6 +44,7 @@ class Hyper(NamedTuple):
     scale: float | jax.Array = 1.0
     dropout_rate: float | jax.Array | None = 0.1
     drop_path_rate: float | jax.Array | None = 0.1
+    choice: Any = None
 
 
 class TrainSet(NamedTuple):
@@ -71,15 +77,21 @@ def init_head(key: jax.Array, width: int, num_classes: int, padded_classes: int)
 
 
 def init_trial(
-    model: ViT, method: Method, seed: int, num_classes: int, padded_classes: int
+    model: ViT,
+    method: Method,
+    seed: int,
+    num_classes: int,
+    padded_classes: int,
+    base: dict | None = None,
+    recipe: Recipe = PLAIN,
 ) -> TrialState:
-    """Fresh factors, head and optimiser moments of one run."""
+    """Fresh factors, head and optimiser moments of one run; some methods need the `base`."""
     key_factors, key_head = jax.random.split(jax.random.key(seed))
     trainable = {
-        "factors": method.init(key_factors, model.config),
+        "factors": method.init(key_factors, model.config, base),
         "head": init_head(key_head, model.config.width, num_classes, padded_classes),
     }
-    return TrialState(trainable, optax.scale_by_adam().init(trainable))
+    return TrialState(trainable, recipe.transform.init(trainable))
 
 
 def logits_of(head: dict, x: jax.Array, num_classes: int | jax.Array) -> jax.Array:
@@ -93,56 +105,87 @@ def epoch_key(seed: int, epoch: int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
 
 
+def adaptation_of(
+    method: Method, factors: dict, config: ViTConfig, scale: Any, choice: Any = None
+) -> Adaptation:
+    """``method.adaptation``, with the choice if there is one."""
+    more = {} if choice is None else {"choice": choice}
+    return method.adaptation(factors, config, scale, **more)
+
+
 def make_epoch(
-    model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
+    model: ViT,
+    method: Method,
+    normalisation: str,
+    batch_size: int,
+    mesh: Mesh,
+    recipe: Recipe = PLAIN,
+    sampled: bool = False,
 ) -> Callable:
     """The jitted ``epoch(base, states, data, hypers, seeds, number, steps) -> (states, losses)``.
 
     It trains a stack of trials, each on its own: `states`, `data`, `hypers` and `seeds` have a
     leading axis [t], which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks.
     All randomness of a trial comes from its seed and the epoch's `number`. `steps` is the largest
-    number of full batches of any trial (the last, short one is dropped); one that has fewer keeps
-    its state in the steps past its own. `losses` [t, n // batch_size] holds each step's mean
-    cross-entropy, NaN for steps not taken. AdamW as in PyTorch: decoupled weight decay times the
-    rate, on every trainable array. `states` is donated.
+    number of batches of any trial (`num_steps`); one that has fewer keeps its state in the steps
+    past its own. `losses` [t, n // batch_size] holds each step's mean cross-entropy, NaN for steps
+    not taken. `states` is donated. With `sampled`, every step draws the method's choice anew.
     """
 
-    def loss_fn(trainable, base, images, labels, num_classes, hyper: Hyper, key):
-        adaptation = method.adaptation(trainable["factors"], model.config, hyper.scale)
+    def loss_fn(trainable, base, images, targets, valid, num_classes, hyper: Hyper, key):
+        choice = hyper.choice
+        if sampled:
+            choice = method.sample(jax.random.fold_in(key, 1), model.config)
+        adaptation = adaptation_of(
+            method, trainable["factors"], model.config, hyper.scale, choice
+        )
         x = features(
             model, base, images, adaptation, key=key,
             dropout_rate=hyper.dropout_rate, drop_path_rate=hyper.drop_path_rate,
         )  # fmt: skip
         logits = logits_of(trainable["head"], x, num_classes)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        if recipe.soft:
+            losses = optax.softmax_cross_entropy(logits, targets)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return jnp.where(valid, losses, 0).sum() / valid.sum()
 
     def one_trial(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number, steps):
         capacity = data.images.shape[0]
         key_order, key_steps = jax.random.split(epoch_key(seed, number))
         draw = jax.random.uniform(key_order, (capacity,))
         order = jnp.argsort(jnp.where(jnp.arange(capacity) < data.num_examples, draw, jnp.inf))
+        order = jnp.pad(order, (0, max(0, batch_size - capacity)))
 
         def step(i, carry):
             rows = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
             images, labels = data.images[rows], data.labels[rows]
+            # All of them, but where a split is smaller than a batch.
+            valid = i * batch_size + jnp.arange(batch_size) < data.num_examples
             if mesh.shape["data"] > 1:
                 images = jax.lax.with_sharding_constraint(images, PartitionSpec("data"))
             state, losses = carry
+            key = jax.random.fold_in(key_steps, i)
+            images, targets = normalise(images, normalisation), labels
+            if recipe.erasing:
+                images = erase(jax.random.fold_in(key, 2), images, recipe.erasing)
+            if recipe.soft:
+                images, targets = mix(
+                    jax.random.fold_in(key, 3), images, labels, valid, data.num_classes,
+                    state.trainable["head"]["bias"].shape[0], recipe.mixup, recipe.cutmix,
+                    recipe.label_smoothing,
+                )  # fmt: skip
             loss, grads = jax.value_and_grad(loss_fn)(
-                state.trainable, base, normalise(images, normalisation), labels,
-                data.num_classes, hyper, jax.random.fold_in(key_steps, i),
-            )  # fmt: skip
-            updates, moments = optax.scale_by_adam().update(grads, state.moments)
-            trainable = jax.tree.map(
-                lambda p, u: p - hyper.learning_rate * (u + hyper.weight_decay * p),
-                state.trainable,
-                updates,
+                state.trainable, base, images, targets, valid, data.num_classes, hyper, key
+            )
+            trainable, moments = recipe.update(
+                state.trainable, grads, state.moments, hyper.learning_rate, hyper.weight_decay
             )
             stepped = (TrialState(trainable, moments), losses.at[i].set(loss))
-            own = i < data.num_examples // batch_size
+            own = i < num_steps(data.num_examples, batch_size)
             return jax.tree.map(lambda new, old: jnp.where(own, new, old), stepped, carry)
 
-        losses = jnp.full((capacity // batch_size,), jnp.nan)
+        losses = jnp.full((max(capacity // batch_size, 1),), jnp.nan)
         return jax.lax.fori_loop(0, steps, step, (state, losses))
 
     def epoch(base, states: TrialState, data: TrainSet, hypers: Hyper, seeds, number, steps):
@@ -183,10 +226,15 @@ def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
     def run(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number):
         stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, data, hyper, seed))
         stacked = jax.device_put(stacked, trial_sharded(mesh))
-        out = epoch(base, *stacked, number, data.num_examples // batch_size)
+        out = epoch(base, *stacked, number, num_steps(data.num_examples, batch_size))
         return jax.tree.map(lambda x: x[0], out)
 
     return run
+
+
+def num_steps(num_examples: Any, batch_size: int) -> Any:
+    """Full batches of an epoch (the last, short one is dropped); one where there is no full one."""
+    return jnp.maximum(num_examples // batch_size, 1)
 
 
 def train_set(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.training.images import check_normalisation
 from fact_jax.tuning.method import Method
@@ -75,13 +76,13 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
     from safetensors.numpy import save
 
     import fact_jax
-    from fact_jax.tuning import METHODS
+    from fact_jax.tuning.registry import describe
 
-    name = next(name for name, kind in METHODS.items() if isinstance(method, kind))
+    name, method_settings = describe(method)
     metadata = {
         "format_version": FORMAT_VERSION,
         "method": name,
-        "method_settings": dataclasses.asdict(method),
+        "method_settings": method_settings,
         "vit": dataclasses.asdict(config),
         "num_classes": trainable["head"]["bias"].shape[0],
         "versions": {m.__name__: m.__version__ for m in (fact_jax, jax, flax)},
@@ -159,11 +160,11 @@ def _read(path: Path) -> TrainedTask:
 
 def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
-    from fact_jax.tuning import METHODS
+    from fact_jax.tuning.registry import build
 
     if (version := metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
-    method = METHODS[metadata["method"]](**metadata["method_settings"])
+    method = build(metadata["method"], metadata["method_settings"])
     config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
     if not (math.isfinite(method.scale) and math.isfinite(config.layer_norm_eps)):
         raise ValueError(f"scale {method.scale}, layer_norm_eps {config.layer_norm_eps}")
@@ -182,7 +183,9 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         len(names) != classes or not all(type(n) is str and len(n) <= _MAX_NAME for n in names)
     ):
         raise ValueError(f"class_names are not {classes} texts of at most {_MAX_NAME} characters")
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    factors = jax.eval_shape(
+        lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
+    )
     shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
     return method, {**shapes, **head}

@@ -1,0 +1,128 @@
+"""Evolutionary search for an architecture: rows of widths, one row a family.
+
+Source: ZhangYuanhan-AI/NOAH, evolution.py. Every generation draws from its own random numbers, so
+that a search that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fact_jax.errors import UserError
+
+Architecture = tuple[tuple[int, ...], ...]
+
+
+class Settings(Protocol):
+    """What of the method's settings the search reads (`fact_jax.tuning.noah.NOAH`)."""
+
+    widths: tuple[int, ...]
+    limit: int
+    population: int
+    parents: int
+    mutations: int
+    crossovers: int
+    generations: int
+    mutation_probability: float
+    depth_probability: float
+
+
+class Space(NamedTuple):
+    """Architectures: `families` rows of `blocks` widths, those past a depth being 0."""
+
+    settings: Settings
+    depths: tuple[int, ...]
+    families: int
+    blocks: int
+    count: Callable[[Architecture], int]
+
+    def row(self, rng: np.random.Generator, start: tuple[int, ...], depth: int) -> tuple[int, ...]:
+        """`start` cut to a depth, or made as long by random widths, and padded with 0."""
+        more = rng.choice(self.settings.widths, max(0, depth - len(start)))
+        kept = (*start[:depth], *(int(width) for width in more))
+        return (*kept, *[0] * (self.blocks - len(kept)))
+
+    def random(self, rng: np.random.Generator) -> Architecture:
+        return tuple(self.row(rng, (), int(rng.choice(self.depths))) for _ in range(self.families))
+
+    def mutate(self, rng: np.random.Generator, parent: Architecture) -> Architecture:
+        """New depths for some families; widths that stay are not changed."""
+        s, rows = self.settings, []
+        for row in parent:
+            if rng.random() < s.mutation_probability and rng.random() < s.depth_probability:
+                own = tuple(width for width in row if width)
+                row = self.row(rng, own, int(rng.choice(self.depths)))
+            rows.append(row)
+        return tuple(rows)
+
+    def cross(self, rng: np.random.Generator, a: Architecture, b: Architecture) -> Architecture:
+        """For each family the whole row of one of the two."""
+        return tuple((x, y)[rng.integers(2)] for x, y in zip(a, b, strict=True))
+
+
+def search(
+    space: Space,
+    fitness: Callable[[Architecture], float],
+    seed: int,
+    load: Callable[[], dict[str, Any] | None],
+    save: Callable[[dict[str, Any]], None],
+    on_generation: Callable[[int, float], None] = lambda done, best: None,
+) -> dict[str, Any]:
+    """Searches for the fittest architecture; {"best", "fitness", "parameters", "history"}.
+
+    `load` gives what `save` was last given, or None; it is called once after each generation. The
+    first of equally fit architectures is the best. Raises UserError if the limit allows none.
+    """
+    s = space.settings
+    state = load() or {"generation": 0, "visited": []}
+    visited: dict[Architecture, float] = {
+        tuple(tuple(row) for row in a): value for a, value in state["visited"]
+    }
+    history = list(state.get("history", []))
+
+    def legal(candidate: Architecture, chosen: list[Architecture]) -> bool:
+        new = candidate not in visited and candidate not in chosen
+        return new and 0 <= space.count(candidate) <= s.limit
+
+    def draw(make: Callable[[], Architecture], number: int, chosen: list[Architecture]) -> None:
+        """Up to `number` new legal architectures, in at most ten times as many tries."""
+        wanted = len(chosen) + number
+        for _ in range(10 * number):
+            if len(chosen) == wanted:
+                break
+            if legal(candidate := make(), chosen):
+                chosen.append(candidate)
+
+    for generation in range(state["generation"], s.generations):
+        rng = np.random.default_rng((seed, generation))
+        parents = sorted(visited, key=visited.__getitem__, reverse=True)[: s.parents]
+        chosen: list[Architecture] = []
+
+        def pick(rng=rng, parents=parents) -> Architecture:
+            return parents[rng.integers(len(parents))]
+
+        if parents:
+            draw(lambda: space.mutate(rng, pick()), s.mutations, chosen)  # noqa: B023
+            draw(lambda: space.cross(rng, pick(), pick()), s.crossovers, chosen)  # noqa: B023
+        draw(lambda: space.random(rng), s.population - len(chosen), chosen)  # noqa: B023
+        for candidate in chosen:
+            visited[candidate] = fitness(candidate)
+        if not visited:
+            raise UserError(
+                f"No architecture of widths {s.widths} has at most {s.limit:,} numbers. Raise the "
+                "method's limit, or give it smaller widths."
+            )
+        best = max(visited, key=visited.__getitem__)
+        history.append({"best": visited[best], "tried": len(visited)})
+        save({"generation": generation + 1, "visited": list(visited.items()), "history": history})
+        on_generation(generation + 1, visited[best])
+    best = max(visited, key=visited.__getitem__)
+    return {
+        "best": best,
+        "fitness": visited[best],
+        "parameters": space.count(best),
+        "history": history,
+    }

@@ -1,0 +1,209 @@
+"""NOAH: prompts, LoRA and adapters in every block, of widths that are searched for.
+
+`NOAH` is the supernet: every width up to the largest, as the first tokens, columns and hidden
+values of one set of factors. `NOAHSubnet` is one architecture, stored without the rest.
+Source: Zhang, Zhou & Liu, "Neural Prompt Search", 2022; ZhangYuanhan-AI/NOAH,
+model/supernet_transformer_prompt.py, model/module/{adapter_super,qkv_super_prompt}.py and
+supernet_engine_prompt.py. Its prompt at the input is replaced in the first block before anything
+reads it, and is left out here. Letters: `l` layer, `d` width of the ViT, `w` largest width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from fact_jax.backbone.adaptation import Adaptation, Bottleneck, LowRank, Prompts
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning.initial import uniform, xavier
+from fact_jax.tuning.method import Factors
+
+FAMILIES = ("prompts", "lora", "adapters")
+
+
+def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
+    keys = jax.random.split(key, 6)
+    return {
+        "prompts": 0.02 * jax.random.truncated_normal(keys[0], -2, 2, (depth, w, d)),
+        "lora_A": uniform(keys[1], (depth, d, w), w**-0.5),  # as its code has it
+        "lora_B": jnp.zeros((depth, w, 3 * d)),
+        "down": xavier(keys[2], (depth, d, w)),
+        "down_bias": 1e-6 * jax.random.normal(keys[3], (depth, w)),
+        "up": xavier(keys[4], (depth, w, d)),
+        "up_bias": 1e-6 * jax.random.normal(keys[5], (depth, d)),
+    }
+
+
+def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
+    """The adaptation in which only the first `widths` of each family and block take part."""
+    w, d = factors["prompts"].shape[1:]
+    prompts, lora, adapters = (jnp.arange(w) < widths[i][:, None] for i in range(3))
+    down = factors["down"] * adapters[:, None]
+    bottleneck = Bottleneck(
+        down,
+        factors["up"],
+        factors["down_bias"] * adapters,
+        factors["up_bias"] * adapters[:, :1],
+        activation="quick_gelu",  # 0 at 0
+    )
+    a = factors["lora_A"] * lora[:, None]
+    pairs = [LowRank(a, factors["lora_B"][..., i * d : (i + 1) * d]) for i in range(3)]
+    return Adaptation(
+        q=pairs[0],
+        k=pairs[1],
+        v=pairs[2],
+        prompts=_prompts(factors["prompts"], prompts),
+        bypasses={"after_mlp": (bottleneck,)},
+    )
+
+
+def _prompts(tokens: Array, own: Bool[Array, "l w"]) -> Prompts:
+    """A block without prompts of its own hands on those of the last that had some."""
+    layers, has = jnp.arange(len(own)), own[:, 0]
+    last = jax.lax.cummax(jnp.where(has, layers, -1))
+    seen = jnp.where(last[:, None] >= 0, own[jnp.maximum(last, 0)], False)
+    return Prompts(tokens, jnp.broadcast_to(~has[:, None], own.shape), ~seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class NOAH:
+    """The supernet, and how it is searched; the names are those of the released code's settings.
+
+    `widths` may be chosen in a block, for the first blocks up to one of `depths` (empty: quarters
+    of the ViT's). The search: `generations` of `population`, of which `mutations` and `crossovers`
+    come from the best `parents` so far and the rest is random; an architecture counts at most
+    `limit` numbers. A mutation changes a family with `mutation_probability`, and then its depth
+    with `depth_probability`. `scale` is not used.
+    """
+
+    widths: tuple[int, ...] = (1, 5, 10)
+    depths: tuple[int, ...] = ()
+    supernet_epochs: int = 500
+    supernet_learning_rate: float = 5e-4
+    limit: int = 640_000
+    population: int = 50
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    generations: int = 15
+    mutation_probability: float = 0.2
+    depth_probability: float = 0.4
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"widths are {self.widths}; expected numbers of 1 or more.")
+        for name in ("supernet_epochs", "population", "parents", "generations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+
+    def depths_of(self, config: ViTConfig) -> tuple[int, ...]:
+        quarters = tuple(sorted({max(1, config.depth * i // 4) for i in (1, 2, 3, 4)}))
+        depths = self.depths or quarters
+        if max(depths) > config.depth or min(depths) < 1:
+            raise UserError(f"depths are {depths}; the ViT has {config.depth} blocks.")
+        return depths
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        return _init(key, config.depth, config.width, max(self.widths))
+
+    def adaptation(
+        self, factors: Factors, config: ViTConfig, scale=None, choice: Array | None = None
+    ) -> Adaptation:
+        """Of an architecture `choice`, widths [3, l] by family; None: the largest everywhere."""
+        if choice is None:
+            choice = jnp.full((3, config.depth), max(self.widths))
+        return _adaptation(factors, choice)
+
+    def sample(self, key: jax.Array, config: ViTConfig) -> Int[Array, "3 l"]:
+        """A random architecture: for each family a depth, then a width for each block so far."""
+        key_depth, key_width = jax.random.split(key)
+        depths, widths = jnp.asarray(self.depths_of(config)), jnp.asarray(self.widths)
+        depth = jax.random.choice(key_depth, depths, (3, 1))
+        width = jax.random.choice(key_width, widths, (3, config.depth))
+        return jnp.where(jnp.arange(config.depth) < depth, width, 0)
+
+    def count(self, choice: np.ndarray, config: ViTConfig) -> int:
+        """Numbers of an architecture, as the released code counts them for its limit: those of the
+        blocks, the (idle) prompts at the input and their whole table of positions."""
+        idle = (int(choice[0][0]) + max(self.widths)) * config.width
+        return NOAHSubnet.of(choice).count(config) + idle
+
+    def subnet(self, factors: Factors, choice: np.ndarray) -> tuple[NOAHSubnet, Factors]:
+        """The architecture alone, and its factors out of the supernet's."""
+        method = NOAHSubnet.of(choice)
+        return method, method.cut(factors)
+
+
+@dataclasses.dataclass(frozen=True)
+class NOAHSubnet:
+    """One architecture: the width of each family in each block, 0 for none.
+
+    The factors of all blocks lie in one array each, those of block 0 first. `scale` is not used.
+    """
+
+    prompts: tuple[int, ...]
+    lora: tuple[int, ...]
+    adapters: tuple[int, ...]
+    scale: float = 1.0
+
+    # Which family an array's rows belong to, and the axis of them in the supernet's array.
+    _ARRAYS: ClassVar[dict[str, tuple[str, int]]] = {
+        "prompts": ("prompts", 1), "lora_A": ("lora", 2), "lora_B": ("lora", 1),
+        "down": ("adapters", 2), "down_bias": ("adapters", 1), "up": ("adapters", 1),
+        "up_bias": ("adapters", 0),
+    }  # fmt: skip
+
+    @staticmethod
+    def of(choice: np.ndarray) -> NOAHSubnet:
+        return NOAHSubnet(*(tuple(int(w) for w in row) for row in choice))
+
+    @property
+    def choice(self) -> np.ndarray:
+        return np.array([self.prompts, self.lora, self.adapters])
+
+    def count(self, config: ViTConfig) -> int:
+        """Numbers of the factors."""
+        d = config.width
+        adapters = sum(2 * d * w + w + d for w in self.adapters if w)
+        return d * sum(self.prompts) + 4 * d * sum(self.lora) + adapters
+
+    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+        if {len(row) for row in (self.prompts, self.lora, self.adapters)} != {config.depth}:
+            raise UserError(f"A width for each of the ViT's {config.depth} blocks is needed.")
+        w = max(1, int(self.choice.max()))
+        return self.cut(_init(key, config.depth, config.width, w))
+
+    def cut(self, factors: Factors) -> Factors:
+        """The supernet's factors without what this architecture does not use."""
+        cut = {}
+        for name, (family, axis) in self._ARRAYS.items():
+            value = factors[name]
+            if axis == 0:
+                cut[name] = value[np.flatnonzero(getattr(self, family))]
+                continue
+            rows = jnp.moveaxis(value, axis, 1)
+            kept = [rows[i, :w] for i, w in enumerate(getattr(self, family))]
+            cut[name] = jnp.concatenate(kept)
+        return cut
+
+    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+        w = max(1, int(self.choice.max()))
+        full = {}
+        for name, (family, axis) in self._ARRAYS.items():
+            widths, value = getattr(self, family), factors[name]
+            if axis == 0:
+                blocks = np.flatnonzero(widths)
+                full[name] = jnp.zeros((config.depth, *value.shape[1:])).at[blocks].set(value)
+                continue
+            blocks = np.repeat(np.arange(config.depth), widths)
+            places = np.concatenate([np.arange(own) for own in widths])
+            rows = jnp.zeros((config.depth, w, *value.shape[1:]))
+            full[name] = jnp.moveaxis(rows.at[blocks, places].set(value), 1, axis)
+        return _adaptation(full, jnp.asarray(self.choice))
