@@ -4,8 +4,8 @@
     python -m experiments.data --prepare --tasks=dtd,food101_16shot --data_dir=DIR
 
 Without --tasks, they are VTAB-1K's and the five few-shot sets at 16 shots (data that are ready for
-16 shots are ready for fewer). Prints one line a task. Exits with 0 if all the tasks are ready, with 1 if one is not, with 2 for
-a wrong argument. What to do about manual and dead sources: docs/data.md.
+16 shots are ready for fewer). Prints one line a task. Exits with 0 if all the tasks are ready, with
+1 if one is not, with 2 for a wrong argument. Manual and dead sources: docs/data.md.
 """
 
 import sys

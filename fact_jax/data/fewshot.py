@@ -130,10 +130,10 @@ NAMES = (*FEW_SHOT, *OFFLINE)
 def _elsewhere(folders: tuple[str, ...], json: str | None) -> str:
     lists = f"CoOp's {json}" if json else "the official images_variant_train.txt and so on"
     return (
-        f"Or put a folder {' or '.join(folders)} into the data directory, with the images and "
-        f"either NOAH's lists (annotations/test_meta.list and so on, from data/few-shot of "
-        f"github.com/ZhangYuanhan-AI/NOAH) or {lists} "
-        f"(github.com/KaiyangZhou/CoOp, DATASETS.md); then TFDS is not needed."
+        f"A folder {' or '.join(folders)} in the data directory serves as well, with the images "
+        f"and either NOAH's lists (annotations/test_meta.list and so on, from data/few-shot of "
+        f"github.com/ZhangYuanhan-AI/NOAH) or {lists} (github.com/KaiyangZhou/CoOp, DATASETS.md); "
+        f"then TFDS is not needed."
     )
 
 
