@@ -1,10 +1,11 @@
 """The state of the data sets on this machine, and their preparation.
 
     python -m experiments.data --check [--tasks=dtd,svhn] [--data_dir=DIR]
-    python -m experiments.data --prepare --tasks=dtd,svhn --data_dir=DIR
+    python -m experiments.data --prepare --tasks=dtd,food101_16shot --data_dir=DIR
 
-Prints one line a task. Exits with 0 if all the tasks are ready, with 1 if one is not, with 2 for
-a wrong argument. What to do about manual and dead sources: docs/data.md.
+Without --tasks, they are VTAB-1K's and the five few-shot sets at 16 shots (data that are ready for
+16 shots are ready for fewer). Prints one line a task. Exits with 0 if all the tasks are ready, with
+1 if one is not, with 2 for a wrong argument. Manual and dead sources: docs/data.md.
 """
 
 import sys
@@ -15,19 +16,30 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from fact_jax.data import VTAB, Task, checks, get_task, prepare
+from fact_jax.data import VTAB, FewShotTask, Task, checks, get_task, lists, prepare
+from fact_jax.data.fewshot import FEW_SHOT
+from fact_jax.data.source import data_root
 from fact_jax.errors import UserError
 
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
 _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
-_TASKS = flags.DEFINE_list("tasks", None, "Names of tasks; all 19 of VTAB-1K if not given.")
+_TASKS = flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's default if None.")
 
+_FEW_SHOT = [f"{name}_16shot" for name in FEW_SHOT]
 COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
 
 
 def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
     """State of a task's data: state, version used, examples in test, and what to know."""
+    if isinstance(task, FewShotTask) and task.folders:
+        try:
+            found_lists = lists.find_lists(task, data_root(data_dir))
+        except UserError as error:
+            return "wrong", "-", "-", str(error)
+        if found_lists:  # sizes are checked as they are read
+            test = str(len(found_lists.items["test"]))
+            return "ready", found_lists.kind, test, f"read from the lists in {found_lists.folder}"
     try:
         found = prepare.find_builder(task, data_dir)
     except UserError as error:
@@ -52,6 +64,8 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     console, notes, states = Console(width=max(Console().width, 110)), {}, []
     if prepare_first:
         for task in tasks:
+            if inspect(task, data_dir)[0] == "ready":
+                continue
             console.print(f"Preparing {task.builder} for {task.name} ...")
             try:
                 prepare.prepare(task, data_dir)
@@ -74,7 +88,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
 
 
 def main() -> None:
-    tasks = [get_task(name) for name in _TASKS.value or VTAB]
+    tasks = [get_task(name) for name in _TASKS.value or [*VTAB, *_FEW_SHOT]]
     sys.exit(0 if show(tasks, _DATA_DIR.value, _PREPARE.value) else 1)
 
 

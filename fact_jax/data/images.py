@@ -16,6 +16,11 @@ from PIL import Image
 T = TypeVar("T")
 R = TypeVar("R")
 
+RESIZES = {  # name of a way to resize -> its description in records
+    "square": "PIL bicubic, aspect ratio not kept",
+    "crop": "PIL bicubic to 256/224 of the side, aspect ratio not kept, then centre crop",
+}
+
 
 def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
     """The image after a JPEG round trip with PIL's other defaults (4:2:0 subsampling).
@@ -27,19 +32,16 @@ def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer)
 
 
-def decode(
-    data: bytes, size: int, jpeg_quality: int | None = None, binary: bool = False
-) -> np.ndarray:
-    """Decodes, optionally passes through JPEG, and resizes.
+def open_rgb(data: bytes, jpeg_quality: int | None = None, binary: bool = False) -> Image.Image:
+    """Decodes, and optionally passes through JPEG.
 
     Args:
       data: an encoded image (JPEG, PNG, ...) of any size and mode.
-      size: side of the result in pixels.
       jpeg_quality: 1 to 95, or None for no JPEG round trip.
       binary: pixels are 0 and 1, shown as 0 and 255.
 
     Returns:
-      uint8 [size, size, 3]; greyscale images have three equal channels.
+      an RGB image of the size stored; greyscale images have three equal channels.
 
     Raises:
       OSError: the bytes are no image, or a truncated one.
@@ -48,9 +50,32 @@ def decode(
     if binary:
         image = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
     image = image.convert("RGB")
-    if jpeg_quality is not None:
-        image = jpeg_copy(image, jpeg_quality)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return image if jpeg_quality is None else jpeg_copy(image, jpeg_quality)
+
+
+def to_square(image: Image.Image, size: int, resize: str = "square") -> np.ndarray:
+    """uint8 [size, size, 3]: resized as one of `RESIZES`.
+
+    'crop' is NOAH's test transform of the few-shot sets (`lib/datasets.py`): both sides to
+    size x 256 / 224, then torchvision's `CenterCrop`.
+    """
+    if resize == "square":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    full = int(256 / 224 * size)
+    start = round((full - size) / 2)
+    image = image.resize((full, full), Image.Resampling.BICUBIC)
+    return np.asarray(image.crop((start, start, start + size, start + size)))
+
+
+def decode(
+    data: bytes,
+    size: int,
+    jpeg_quality: int | None = None,
+    binary: bool = False,
+    resize: str = "square",
+) -> np.ndarray:
+    """`to_square` of `open_rgb`: uint8 [size, size, 3]. OSError: the bytes are no sound image."""
+    return to_square(open_rgb(data, jpeg_quality, binary), size, resize)
 
 
 def map_ahead(

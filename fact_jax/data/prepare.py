@@ -152,8 +152,9 @@ def _lock(root: str) -> Iterator[None]:
 
 def by_hand(task: Task, builder: Any) -> str:
     """What a person has to do for a manual or dead source before TFDS can go on, if anything."""
+    elsewhere = f" {task.elsewhere}" if task.elsewhere else ""
     if not task.fetch:
-        return ""
+        return elsewhere
     missing = missing_manual_files(task, builder)
     words = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
     return (
@@ -161,6 +162,7 @@ def by_hand(task: Task, builder: Any) -> str:
         + (f" Missing: {', '.join(missing)}." if missing else "")
         + f" First get {task.fetch}, and put that in {manual_dir(builder)}."
         + (f" (TFDS's own words: {words})" if words else "")
+        + elsewhere
     )
 
 

@@ -1,5 +1,6 @@
 """Reading a task's splits through TFDS: stored bytes from the records, pixels from Pillow."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fact_jax.data import cache, checks, images, labels, mock, prepare
+from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 
@@ -15,6 +17,15 @@ CACHE_KEY = (
     *("task", "builder", "used_version", "fingerprint"),
     *("image_size", "resize", "jpeg_quality", "pillow"),
 )
+
+
+def data_root(data_dir: str | None) -> str:
+    """The data directory, TFDS's default for None."""
+    if data_dir is not None:
+        return data_dir
+    import tensorflow_datasets as tfds
+
+    return str(tfds.core.constants.DATA_DIR)
 
 
 class Examples(NamedTuple):
@@ -31,6 +42,7 @@ class DataSettings:
     Attributes:
       data_dir: TFDS's data directory; None for TFDS's default (~/tensorflow_datasets).
       image_size: side of the images in pixels.
+      resize: 'square', or 'crop' (`images.to_square`).
       jpeg_quality: 75 for the JPEG copies that FacT's numbers were made with; None for none.
       cache_dir: directory for decoded splits; None for no cache.
       download: download and prepare what is missing.
@@ -41,6 +53,7 @@ class DataSettings:
 
     data_dir: str | None = None
     image_size: int = 224
+    resize: str = "square"
     jpeg_quality: int | None = None
     cache_dir: str | None = None
     download: bool = False
@@ -51,6 +64,9 @@ class DataSettings:
     def __post_init__(self):
         if self.image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, found {self.image_size}.")
+        if self.resize not in images.RESIZES:
+            ways = " or ".join(map(repr, images.RESIZES))
+            raise UserError(f"resize must be {ways}, found {self.resize!r}.")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
             raise UserError(f"jpeg_quality must be 1 to 95 or None, found {self.jpeg_quality}.")
 
@@ -58,10 +74,21 @@ class DataSettings:
 def open_task(task: Task, settings: DataSettings) -> "TaskData":
     """Finds the task's builder and checks that its data are there and are what the task says.
 
+    A `FewShotTask` gives a `FewShotData`, which is read from a folder with lists if there is one.
+
     Raises:
       UserError: unknown builder or version, missing data, or features, class counts or split
         sizes that do not match the task.
     """
+    if isinstance(task, FewShotTask):
+        from fact_jax.data import fewshot_data  # here, because it imports this module
+
+        return fewshot_data.open_few_shot(task, settings)
+    return TaskData(task, settings, *find_prepared(task, settings))
+
+
+def find_prepared(task: Task, settings: DataSettings) -> tuple[prepare.Found, bool]:
+    """The task's builder, prepared and checked, and whether its data are mocked."""
     mocked = settings.mock or mock.mocked_by_caller()
     with mock.mocking(settings.mock):
         found = prepare.find_builder(task, settings.data_dir)
@@ -72,7 +99,7 @@ def open_task(task: Task, settings: DataSettings) -> "TaskData":
     checks.check_features(task, found.builder)
     if not mocked:
         checks.check_sizes(task, found.builder)
-    return TaskData(task, settings, found, mocked)
+    return found, mocked
 
 
 class TaskData:
@@ -88,11 +115,16 @@ class TaskData:
         self._settings = settings
         self._builder = found.builder
         self._mocked = mocked
-        self.provenance = {
-            **checks.source_record(task, found, mocked),
-            "image_size": settings.image_size,
-            "resize": "PIL bicubic, aspect ratio not kept",
-            "jpeg_quality": settings.jpeg_quality,
+        self._place = str(found.builder.data_path)
+        self._remedy = "Delete that directory and prepare the data again."
+        self.provenance = {**checks.source_record(task, found, mocked), **self._pixels()}
+
+    def _pixels(self) -> dict[str, Any]:
+        """The part of the record that the settings decide."""
+        return {
+            "image_size": self._settings.image_size,
+            "resize": images.RESIZES[self._settings.resize],
+            "jpeg_quality": self._settings.jpeg_quality,
         }
 
     @property
@@ -107,17 +139,21 @@ class TaskData:
 
     def size(self, split: str, limit: int | None = None) -> int:
         """Number of examples of a split, at most `limit` (an upper bound for mocked data)."""
-        if split not in self.task.splits:
-            known = ", ".join(self.task.splits)
-            raise UserError(f"Task {self.task.name} has no split {split!r}; it has {known}.")
         if limit is not None and limit < 1:
             raise UserError(f"limit must be at least 1 or None, found {limit}.")
-        size = self.task.sizes.get(split)
-        if size is None:
-            size = self._builder.info.splits[self.task.splits[split]].num_examples
+        size = self._whole_size(split)
         if self._settings.mock and limit is None:
             limit = self._settings.mock_examples
         return size if limit is None else min(size, limit)
+
+    def _whole_size(self, split: str) -> int:
+        if split not in self.task.splits:
+            known = ", ".join(self.task.splits)
+            raise UserError(f"Task {self.task.name} has no split {split!r}; it has {known}.")
+        size = self.task.sizes.get(split)
+        if size is None:
+            size = self._builder.info.splits[self.task.splits[split]].num_examples
+        return size
 
     def load(self, split: str, limit: int | None = None) -> Examples:
         """The whole split in memory, in TFDS's order (the first `limit` examples of it)."""
@@ -141,7 +177,7 @@ class TaskData:
         size = self.size(split, limit)
         pixels, labels = cache.cached(
             self._settings.cache_dir or "",
-            key=_cache_key(self.provenance, split, size),
+            key=self._cache_key(split, size),
             size=size,
             side=self._settings.image_size,
             build=lambda: self._decoded(split, 64, limit),
@@ -167,11 +203,17 @@ class TaskData:
             yield _stack(batch)
 
     def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        """Examples of a split as stored: the image as encoded bytes, and the label's features."""
+        return self._read(self.task.splits[split], self.size(split, limit))
+
+    def _read(
+        self, instruction: str, size: int, with_images: bool = True
+    ) -> Iterator[Mapping[str, Any]]:
+        """The first `size` examples of TFDS's split string."""
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
-        size = self.size(split, limit)
-        wanted: dict[str, Any] = {self.task.image_key: True}
+        wanted: dict[str, Any] = {self.task.image_key: True} if with_images else {}
         for path in self.task.label_features:
             head, *rest = path.split("/")
             if rest:
@@ -179,10 +221,11 @@ class TaskData:
             else:
                 wanted[head] = True
         # Mocked examples come decoded: with decoders, mock_data fails on sequences of features.
-        skip = None if self._mocked else {self.task.image_key: tfds.decode.SkipDecoding()}
+        skipped = with_images and not self._mocked
+        skip = {self.task.image_key: tfds.decode.SkipDecoding()} if skipped else None
         with mock.mocking(self._settings.mock, num_examples=size):
             dataset = self._builder.as_dataset(
-                split=self.task.splits[split],
+                split=instruction,
                 shuffle_files=False,
                 decoders=tfds.decode.PartialDecoding(wanted, decoders=skip),
                 # One file after the other: the order does not depend on the number of shards.
@@ -193,44 +236,57 @@ class TaskData:
                 yield mock.as_stored(example, self.task.image_key) if self._mocked else example
         except tf.errors.OpError as error:
             raise UserError(
-                f"Task {self.task.name}: the records in {self._builder.data_path} cannot be read "
+                f"Task {self.task.name}: the records in {self._place} cannot be read "
                 f"({str(error).splitlines()[0]}). Delete that directory and prepare them again."
             ) from error
 
     def _decode(self, numbered: tuple[int, Mapping[str, Any]]) -> tuple[np.ndarray, int]:
         index, example = numbered
         task, settings = self.task, self._settings
-        try:
+        with self._sound(index, example):
             image = images.decode(
-                example[task.image_key], settings.image_size, settings.jpeg_quality, task.binary
+                example[task.image_key],
+                settings.image_size,
+                settings.jpeg_quality,
+                task.binary,
+                settings.resize,
             )
+        return image, self._label(index, example)
+
+    @contextlib.contextmanager
+    def _sound(self, index: int, example: Mapping[str, Any]) -> Iterator[None]:
+        """UserError in the place of Pillow's error."""
+        try:
+            yield
         except OSError as error:
             raise UserError(
-                f"Task {task.name}: image {index} in {self._builder.data_path} cannot be decoded "
-                f"({error}). Delete that directory and prepare the data again."
+                f"Task {self.task.name}: image {example.get('path', index)} in {self._place} "
+                f"cannot be decoded ({error}). {self._remedy}"
             ) from error
+
+    def _label(self, index: int, example: Mapping[str, Any]) -> int:
+        task = self.task
         label = task.label(example)
         if self._mocked:  # random features give labels out of range where a formula is applied
             label %= task.num_classes
         if not 0 <= label < task.num_classes:
             raise UserError(
-                f"Task {task.name}: example {index} of {self._builder.info.full_name} has label "
+                f"Task {task.name}: example {index} of {self._place} has label "
                 f"{label}, outside the task's {task.num_classes} classes (0 to "
                 f"{task.num_classes - 1}): the class count of the task and of the data differ."
             )
-        return image, label
+        return label
+
+    def _cache_key(self, split: str, size: int) -> dict[str, Any]:
+        """All that a decoded split depends on, notes and paths left out."""
+        key = {name: self.provenance[name] for name in CACHE_KEY}
+        instruction = self.provenance["splits"][split]
+        return {**key, "split": split, "instruction": instruction, "size": size, "format": 1}
 
 
 def _stack(rows: list[tuple[np.ndarray, int]]) -> Examples:
     pixels, labels = zip(*rows, strict=True)
     return Examples(np.stack(pixels), np.asarray(labels, np.int32))
-
-
-def _cache_key(provenance: Mapping[str, Any], split: str, size: int) -> dict[str, Any]:
-    """All that a decoded split depends on, notes and paths left out."""
-    key = {name: provenance[name] for name in CACHE_KEY}
-    instruction = provenance["splits"][split]
-    return {**key, "split": split, "instruction": instruction, "size": size, "format": 1}
 
 
 def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -> str:

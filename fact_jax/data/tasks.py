@@ -40,6 +40,7 @@ class Task:
       dead: what is known of a source that no longer answers; empty if it works.
       builder_module: module to import so that TFDS knows the builder; None for TFDS's own.
       offline: prepared on first use, since nothing is downloaded.
+      elsewhere: another way to provide the data than through TFDS, a sentence; empty if none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     dead: str = ""
     builder_module: str | None = None
     offline: bool = False
+    elsewhere: str = ""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -275,12 +277,22 @@ def all_tasks() -> dict[str, Task]:
 
 
 def get_task(name: str) -> Task:
-    """The task of this name; UserError with the nearest names if there is none."""
+    """The task of this name; UserError with the nearest names if there is none.
+
+    Few-shot tasks (`fact_jax/data/fewshot.py`) are named NAME_Kshot: food101_4shot.
+    """
     if name in VTAB:
         return VTAB[name]
     tasks = all_tasks()
     if name in tasks:
         return tasks[name]
-    near = difflib.get_close_matches(name, tasks, n=1)
+    from fact_jax.data import fewshot  # here, because it imports this module
+
+    if found := fewshot.find(name):
+        return found
+    near = difflib.get_close_matches(name, [*tasks, *fewshot.published_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}.")
+    raise UserError(
+        f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; and NAME_Kshot, K at "
+        f"least 1, where NAME is one of {', '.join(fewshot.NAMES)}."
+    )

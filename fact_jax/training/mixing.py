@@ -1,0 +1,130 @@
+"""Mixup, cutmix, label smoothing and random erasing of a batch, inside the training step.
+
+Source: timm 0.4.12, `data/mixup.py` (batch mode) and `data/random_erasing.py` (mode 'pixel'), which
+work on normalised images: erase first, then mix. Letters: `b` images, `y`, `x` pixels, `c` classes
+(padded).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_AREA = (0.02, 1 / 3)  # of the image, that an erased box takes
+_RATIO = (0.3, 1 / 0.3)  # height by width of an erased box
+_ATTEMPTS = 10  # draws of a box's shape before an image is left alone
+
+
+class Draw(NamedTuple):
+    """How a batch is mixed: the weight of an image's own pixels, and that of its own label."""
+
+    pixels: Float[Array, "y x 1"]
+    label: Float[Array, ""]
+
+
+def mix(
+    key: jax.Array,
+    images: Float[Array, "b y x 3"],
+    labels: Int[Array, " b"],
+    valid: Bool[Array, " b"],
+    num_classes: int | jax.Array,
+    padded_classes: int,
+    mixup: float = 0.8,
+    cutmix: float = 1.0,
+    smoothing: float = 0.1,
+) -> tuple[Float[Array, "b y x 3"], Float[Array, "b c"]]:
+    """The batch mixed with itself reversed, and the soft targets.
+
+    `mixup` and `cutmix` are the alphas of the Beta distributions, Python numbers; 0 turns one off.
+    With both on, each is chosen half of the time. One weight is drawn for the whole batch. Only
+    valid rows are reversed, among themselves: the first mixes with the last valid one, and so on;
+    a row in the middle, or alone, meets itself and is not changed. A row that is not valid keeps
+    its image and has the target zero, so that its cross-entropy is zero. Smoothing spreads
+    `smoothing` over the first `num_classes` classes; the others, padding, have the target zero.
+    """
+    off = smoothing / num_classes
+    real = jnp.arange(padded_classes) < num_classes
+    targets = jax.nn.one_hot(labels, padded_classes) * (1.0 - smoothing) + off
+    targets = jnp.where(valid[:, None] & real, targets, 0.0)
+    if mixup <= 0 and cutmix <= 0:
+        return images, targets
+    partner = _reversed(valid)
+    own = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
+    pixels, label = own.pixels.astype(images.dtype), own.label
+    mixed = images * pixels + images[partner] * (1 - pixels)
+    mixed = jnp.where(
+        (valid & (partner != jnp.arange(len(valid))))[:, None, None, None], mixed, images
+    )
+    return mixed, targets * label + targets[partner] * (1 - label)
+
+
+def _reversed(valid: Bool[Array, " b"]) -> Int[Array, " b"]:
+    """For each row the one it is mixed with: valid rows in reverse order, others themselves."""
+    count, rows = valid.sum(), jnp.arange(valid.shape[0])
+    order = jnp.argsort(~valid, stable=True)  # the valid rows first
+    rank = jnp.cumsum(valid) - 1
+    return jnp.where(valid, order[jnp.maximum(count - 1 - rank, 0)], rows)
+
+
+def draw(key: jax.Array, height: int, width: int, mixup: float, cutmix: float) -> Draw:
+    """The random numbers of one batch; `mixup` or `cutmix` is positive.
+
+    Cutmix's box has the share 1 - lambda of the image before it is cut at the border; the label's
+    weight is that of the box which is left.
+    """
+    key_which, key_mixup, key_cutmix, key_y, key_x = jax.random.split(key, 5)
+    lam_mixup = jax.random.beta(key_mixup, mixup, mixup) if mixup > 0 else jnp.float32(1)
+    if cutmix <= 0:
+        return Draw(jnp.full((height, width, 1), lam_mixup), lam_mixup)
+    side = jnp.sqrt(1.0 - jax.random.beta(key_cutmix, cutmix, cutmix))
+    inside_y, rows = _span(key_y, height, side)
+    inside_x, columns = _span(key_x, width, side)
+    box = inside_y[:, None, None] & inside_x[None, :, None]
+    lam_cutmix = 1.0 - rows * columns / (height * width)
+    use_cutmix = jax.random.bernoulli(key_which) if mixup > 0 else True
+    return Draw(
+        jnp.where(use_cutmix, jnp.where(box, 0.0, 1.0), lam_mixup),
+        jnp.where(use_cutmix, lam_cutmix, lam_mixup),
+    )
+
+
+def _span(key: jax.Array, length: int, side: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which pixels of one axis are inside the box [length], and how many."""
+    half = (length * side).astype(jnp.int32) // 2
+    centre = jax.random.randint(key, (), 0, length)
+    low, high = jnp.maximum(centre - half, 0), jnp.minimum(centre + half, length)
+    at = jnp.arange(length)
+    return (at >= low) & (at < high), high - low
+
+
+def erase(
+    key: jax.Array, images: Float[Array, "b y x 3"], rate: float | jax.Array
+) -> Float[Array, "b y x 3"]:
+    """With probability `rate`, one box of each image is replaced by standard normal noise.
+
+    The box's area and ratio are drawn up to ten times, until it is smaller than the image.
+    """
+    b, height, width, _ = images.shape
+    keys = jax.random.split(key, 6)
+    shape = (b, _ATTEMPTS)
+    area = jax.random.uniform(keys[0], shape, minval=_AREA[0], maxval=_AREA[1]) * height * width
+    low, high = jnp.log(jnp.array(_RATIO))
+    ratio = jnp.exp(jax.random.uniform(keys[1], shape, minval=low, maxval=high))
+    h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    fits = (h < height) & (w < width)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    h, w = (jnp.take_along_axis(v, first, axis=1)[:, 0].astype(jnp.int32) for v in (h, w))
+    erased = (jax.random.uniform(keys[2], (b,)) < rate) & fits.any(axis=1)
+    top = jax.random.randint(keys[3], (b,), 0, jnp.maximum(height - h + 1, 1))
+    left = jax.random.randint(keys[4], (b,), 0, jnp.maximum(width - w + 1, 1))
+
+    def inside(length: int, start: jax.Array, extent: jax.Array) -> jax.Array:
+        at = jnp.arange(length)[None]
+        return (at >= start[:, None]) & (at < (start + extent)[:, None])
+
+    box = inside(height, top, h)[:, :, None] & inside(width, left, w)[:, None, :]
+    noise = jax.random.normal(keys[5], images.shape, images.dtype)
+    return jnp.where((box & erased[:, None, None])[..., None], noise, images)

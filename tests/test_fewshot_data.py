@@ -1,0 +1,330 @@
+"""Few-shot tasks through TFDS: names, what is drawn, views, the cache, mock data, errors."""
+
+import dataclasses
+import json
+import pickle
+from unittest import mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fact_jax.data import VTAB, DataSettings, FewShotTask, augment, get_task, open_task, prepare
+from fact_jax.data.fewshot import FEW_SHOT
+from fact_jax.data.lists import draw
+from fact_jax.errors import UserError
+
+# Food-101 in little: 3 images a class are kept for val, 5 are left to draw from.
+FOOD = dataclasses.replace(
+    get_task("food101_2shot"), held_out=3, split_sizes={"train": 808, "test": 101}, test_size=101
+)
+ONE, FIVE, SIX = (dataclasses.replace(FOOD, name=f"food101_{k}shot", shots=k) for k in (1, 5, 6))
+
+
+def examples(count, seed):
+    """Flat pictures of random colours; the classes come in a random order."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % 101)
+    for i in range(count):
+        yield (
+            i,
+            {"image": np.full((9, 7, 3), rng.integers(0, 256, 3), np.uint8), "label": labels[i]},
+        )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """TFDS's Food-101, prepared from 808 and 101 pictures."""
+    root = str(tmp_path_factory.mktemp("tfds"))
+    builder = type(prepare.find_builder(FOOD, root).builder)
+    splits = {"train": examples(808, 0), "validation": examples(101, 1)}
+    with mock.patch.object(builder, "_split_generators", return_value=splits):
+        prepare.prepare(FOOD, root)
+    return root
+
+
+@pytest.fixture
+def settings(data_dir):
+    return DataSettings(data_dir=data_dir, image_size=8)
+
+
+def pairs(loaded):
+    return {(image.tobytes(), int(label)) for image, label in zip(*loaded, strict=True)}
+
+
+def test_names_give_the_set_and_the_shots():
+    sizes = {"food101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100}
+    sizes |= {"oxford_pets": 37, "digits": 10, "fashion": 10, "location": 16}
+    for name, classes in sizes.items():
+        for shots in (1, 2, 4, 8, 16, 3):
+            task = get_task(f"{name}_{shots}shot")
+            assert isinstance(task, FewShotTask)
+            found = (task.name, task.group, task.dataset, task.shots, task.num_classes)
+            assert found == (f"{name}_{shots}shot", "fewshot", name, shots, classes)
+            assert pickle.loads(pickle.dumps(task)).name == task.name
+    assert set(FEW_SHOT) < set(sizes)
+    assert not set(FEW_SHOT) & set(VTAB)
+    assert get_task("digits_3shot").offline
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("food101_4shots", "Did you mean 'food101_4shot'"),
+        ("stanford_car_16shot", "Did you mean 'stanford_cars_16shot'"),
+        ("oxford_flower_4shot", "Did you mean 'oxford_flowers_4shot'"),
+        ("dtd_4shot", "NAME_Kshot, K at least 1, where NAME is one of food101, stanford_cars"),
+        ("dtdd", "Did you mean 'dtd'"),
+        ("food101_0shot", "must be at least 1"),
+        ("food101_04shot", "There is no task"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(name, words):
+    with pytest.raises(UserError) as error:
+        get_task(name)
+    assert words in str(error.value)
+
+
+def test_a_draw_has_k_of_each_class_and_those_of_fewer_shots():
+    labels = np.random.default_rng(0).integers(0, 7, 300)
+    for seed in range(3):
+        before: set = set()
+        for shots in (1, 2, 4, 8, 16):
+            rows = draw(labels, 7, shots, seed, "x")
+            assert np.bincount(labels[rows], minlength=7).tolist() == [shots] * 7
+            assert rows.tolist() == sorted(set(rows.tolist()))
+            assert before <= set(rows.tolist())
+            before = set(rows.tolist())
+    assert not np.array_equal(draw(labels, 7, 8, 0, "x"), draw(labels, 7, 8, 1, "x"))
+
+
+def test_a_draw_is_the_same_on_every_machine():
+    """Another numpy that draws otherwise would change results without a word."""
+    assert draw([0, 1, 2] * 20, 3, 2, 0, "x").tolist() == [12, 23, 34, 35, 49, 57]
+
+
+def test_a_class_with_too_few_images_is_named():
+    with pytest.raises(UserError, match="list has 1 images of class 2, fewer than the 2"):
+        draw([0, 0, 1, 1, 2], 3, 2, 0, "list")
+    with pytest.raises(UserError, match="0 images of class 3"):
+        draw([0, 1, 2], 4, 1, 0, "list")
+
+
+def test_lists_are_drawn_from_train_without_what_val_keeps(settings):
+    whole = pairs(whole_train(settings))
+    assert len(whole) == 808
+    data = open_task(FOOD, settings)
+    val = data.load("val")
+    assert np.bincount(val.labels).tolist() == [3] * 101
+    assert pairs(val) <= whole
+    seen = []
+    for seed in range(4):
+        train = data.load(f"train-seed{seed}")
+        assert np.bincount(train.labels).tolist() == [2] * 101
+        assert pairs(train) <= whole - pairs(val)
+        seen.append(pairs(train))
+    assert len(set.union(*seen)) > 101 * 2.5  # of 5 that can be drawn, others with each seed
+    fives = open_task(FIVE, settings)
+    assert pairs(fives.load("val")) == pairs(val)
+    assert pairs(fives.load("train-seed3")) == whole - pairs(val)
+    assert seen[3] <= whole
+
+
+def whole_train(settings):
+    """All of the train split, as a plain task reads it."""
+    from fact_jax.data.tasks import Task
+
+    names = {f.name for f in dataclasses.fields(Task)}
+    fields = {name: getattr(FOOD, name) for name in names} | {"splits": {"all": "train"}}
+    return open_task(Task(**fields), settings).load("all")
+
+
+def test_the_test_split_is_tfdss(settings):
+    data = open_task(FOOD, settings)
+    expected = {
+        (np.asarray(e["image"])[0, 0].tobytes(), int(e["label"])) for _, e in examples(101, 1)
+    }
+    test = data.load("test")
+    assert {(i[0, 0].tobytes(), int(n)) for i, n in zip(*test, strict=True)} == expected
+    assert data.class_names[:2] == ["apple_pie", "baby_back_ribs"]
+
+
+def test_sizes_limits_and_streams_agree(settings):
+    data = open_task(FOOD, settings)
+    for split, size in (("train-seed0", 202), ("val", 303), ("test", 101)):
+        whole = data.load(split)
+        assert data.size(split) == len(whole.labels) == size
+        assert data.size(split, 20) == 20
+        for limit in (1, 20, 1000):
+            np.testing.assert_array_equal(data.load(split, limit).images, whole.images[:limit])
+        batches = list(data.stream(split, 64))
+        assert len(batches[-1].labels) == size % 64
+        np.testing.assert_array_equal(np.concatenate([b.images for b in batches]), whole.images)
+        np.testing.assert_array_equal(np.concatenate([b.labels for b in batches]), whole.labels)
+
+
+def test_labels_are_read_without_the_images(settings):
+    data, read = open_task(FOOD, settings), []
+    original = data._read
+
+    def watched(*args, **kwargs):
+        for example in original(*args, **kwargs):
+            read.append(set(example))
+            yield example
+
+    with mock.patch.object(data, "_read", watched):
+        data.load("train-seed0")
+        assert read[:808] == [{"label"}] * 808
+        assert {"image", "label"} in read[808:]
+        count = len(read)
+        data.load("train-seed1")
+        assert {"label"} not in read[count:]  # they are read once
+
+
+def test_more_shots_than_there_are_images_are_refused(settings):
+    with pytest.raises(UserError, match="3 a class kept for val, has 5 images of class 0") as error:
+        open_task(SIX, settings).load("train-seed0")
+    assert "the 6 asked for" in str(error.value)
+
+
+@pytest.mark.parametrize("split", ["train", "train-seed", "train-seed-1", "train800", "seed0"])
+def test_other_splits_are_refused(split, settings):
+    with pytest.raises(UserError, match="it has train-seed0, train-seed1 and so on, val and test"):
+        open_task(FOOD, settings).load(split)
+
+
+def test_provenance_is_json_and_says_how_the_lists_were_drawn(settings):
+    record = open_task(FOOD, dataclasses.replace(settings, resize="crop")).provenance
+    assert json.loads(json.dumps(record)) == record
+    expected = {"task": "food101_2shot", "builder": "food101", "used_version": "2.0.0"}
+    expected |= {"shots": 2, "mock": False, "image_size": 8, "numpy": np.__version__}
+    assert expected.items() <= record.items()
+    assert record["fingerprint"]
+    assert "not that of CoOp" in record["note"]
+    assert "crop" in record["resize"]
+    for words in ("2 images a class", "3 images a class of train", "default_rng(seed)"):
+        assert words in record["split_source"]
+
+
+def test_offline_lists_come_from_train800_with_the_same_val_and_test(tmp_path):
+    settings = DataSettings(data_dir=str(tmp_path), image_size=16)
+    for name in ("digits", "location"):  # a stored class, and a formula of a feature
+        whole, data = (
+            open_task(get_task(name), settings),
+            open_task(get_task(f"{name}_4shot"), settings),
+        )
+        train = data.load("train-seed0")
+        assert np.bincount(train.labels).tolist() == [4] * data.task.num_classes
+        assert pairs(train) <= pairs(whole.load("train800"))
+        assert pairs(data.load("train-seed1")) != pairs(train)
+        for split, same in (("val", "val200"), ("test", "test")):
+            np.testing.assert_array_equal(data.load(split).images, whole.load(same).images)
+            np.testing.assert_array_equal(data.load(split).labels, whole.load(same).labels)
+
+
+def test_views_are_the_augmented_images_of_the_list(settings):
+    data = open_task(FOOD, settings)
+    views = data.views("train-seed1", 7)
+    assert (views.shape, views.dtype) == ((202, 8, 8, 3), np.uint8)
+    flat = data.load("train-seed1").images  # flat pictures: resizing changes nothing
+    for i in (0, 5, 201):
+        image = Image.fromarray(np.broadcast_to(flat[i, :1, :1], (9, 7, 3)))
+        expected = augment.augment(image, 8, np.random.default_rng([1, 7, i]))
+        np.testing.assert_array_equal(views[i], expected)
+
+
+def test_views_depend_on_split_image_and_epoch_alone(tmp_path):
+    settings = DataSettings(data_dir=str(tmp_path), image_size=16)
+    data = open_task(get_task("fashion_1shot"), settings)
+    first = data.views("train-seed0", 0)
+    others = [data.views("train-seed0", 1), data.views("train-seed1", 0)]
+    assert all((first != other).any(axis=(1, 2, 3)).mean() > 0.8 for other in others)
+    threads = dataclasses.replace(settings, num_threads=1)
+    again = open_task(get_task("fashion_1shot"), threads)
+    again.views("train-seed0", 3)
+    np.testing.assert_array_equal(again.views("train-seed0", 0), first)
+    np.testing.assert_array_equal(again.views("train-seed0", 0, limit=3), first[:3])
+
+
+def test_views_read_the_records_once(settings):
+    data = open_task(FOOD, settings)
+    data.views("train-seed0", 0)
+    with mock.patch.object(type(data._builder), "as_dataset", side_effect=AssertionError):
+        data.views("train-seed0", 1)
+        with pytest.raises(AssertionError):
+            data.views("train-seed1", 1)
+    with pytest.raises(UserError, match="'val' has no augmented views"):
+        data.views("val", 0)
+
+
+def test_cache_is_shared_where_the_images_are_the_same(settings, tmp_path):
+    cached = dataclasses.replace(settings, cache_dir=str(tmp_path))
+    plain = {s: open_task(FOOD, settings).load(s) for s in ("train-seed0", "val", "test")}
+    for split in plain:
+        open_task(FOOD, cached).load(split)
+    assert len(list(tmp_path.iterdir())) == 3
+    data, single = open_task(FOOD, cached), open_task(ONE, cached)
+    with mock.patch.object(type(data._builder), "as_dataset", side_effect=AssertionError):
+        for split, whole in plain.items():
+            np.testing.assert_array_equal(data.load(split).images, whole.images)
+            np.testing.assert_array_equal(data.load(split).labels, whole.labels)
+        np.testing.assert_array_equal(single.load("val").images, plain["val"].images)
+        np.testing.assert_array_equal(single.load("test").images, plain["test"].images)
+        for other, split in ((single, "train-seed0"), (data, "train-seed1")):
+            with pytest.raises(AssertionError):
+                other.load(split)
+        cropped = open_task(FOOD, dataclasses.replace(cached, resize="crop"))
+        with pytest.raises(AssertionError):
+            cropped.load("test")
+
+
+def test_resize_is_one_of_two(settings):
+    with pytest.raises(UserError, match="resize must be 'square' or 'crop', found 'center'"):
+        DataSettings(resize="center")
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_every_set_runs_on_mock_data(name):
+    settings = DataSettings(mock=True, image_size=16, mock_examples=6, resize="crop")
+    data = open_task(get_task(f"{name}_16shot"), settings)
+    for split in ("train-seed0", "train-seed2", "val", "test"):
+        loaded = data.load(split)
+        assert loaded.images.shape == (6, 16, 16, 3)
+        assert np.all((loaded.labels >= 0) & (loaded.labels < data.task.num_classes))
+        assert data.size(split) == 6
+    assert data.views("train-seed1", 0).shape == (6, 16, 16, 3)
+    assert data.provenance["mock"]
+    assert "mocked" in data.provenance["split_source"]
+    assert len(data.class_names) == data.task.num_classes
+
+
+def test_missing_data_give_all_that_a_person_must_do(tmp_path):
+    settings = DataSettings(data_dir=str(tmp_path))
+    with pytest.raises(UserError) as error:
+        open_task(get_task("food101_4shot"), settings)
+    command = f"python -m experiments.data --prepare --tasks=food101_4shot --data_dir={tmp_path}"
+    for words in (command, "folder food-101 or food101", "NOAH", "split_zhou_Food101.json"):
+        assert words in str(error.value)
+    with pytest.raises(UserError, match="source is dead") as error:
+        open_task(get_task("stanford_cars_4shot"), settings)
+    words = ("cars_train.tgz", "cars_test.tgz", "cars_test_annos_withlabels.mat", "car_devkit.tgz")
+    for word in (*words, f"{tmp_path}/downloads/manual", "folder stanford_cars", "split_zhou_Stan"):
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_prepared_data_of_another_size_are_refused(data_dir):
+    with pytest.raises(UserError, match=r"split train \(train\) of .* has 808 examples, expected"):
+        open_task(get_task("food101_4shot"), DataSettings(data_dir=data_dir))
+
+
+def test_command_line_shows_few_shot_sets(data_dir, capsys):
+    from experiments.data import show
+
+    assert show([FOOD], data_dir, prepare_first=False)
+    assert "not that of CoOp" in capsys.readouterr().out
+    cars = get_task("stanford_cars_16shot")
+    assert not show([cars, get_task("oxford_pets_16shot")], data_dir, prepare_first=False)
+    text = capsys.readouterr().out
+    for words in ("dead", "missing", "car_devkit.tgz", "0 of 2 tasks"):
+        assert words in text
