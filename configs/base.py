@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.download = False  # let TFDS download and prepare what is missing
     config.mock_data = False  # random examples of the right kind: tries the plumbing only
     config.image_size = 224
+    config.resize = "square"  # or 'crop': the shorter side, then the middle (docs/data.md)
     config.normalisation = "imagenet"  # or 'inception', 'none'
     config.jpeg_quality = 0  # 75: the JPEG copies that FacT's numbers were made with
 
@@ -38,8 +39,15 @@ def get_config() -> ConfigDict:
     config.eval_every = 10  # epochs between test evaluations of protocol 'paper'
     config.learning_rate = 1e-3
     config.weight_decay = 1e-4
+    config.optimizer = "adamw"  # or 'sgd', with momentum 0.9
+    config.decay_vectors = True  # weight decay on biases, scales and shifts, too
     config.dropout_rate = 0.1
     config.drop_path_rate = 0.1
+    config.augment = False  # few-shot tasks: crops, flips, RandAugment
+    config.mixup = 0.0
+    config.cutmix = 0.0
+    config.label_smoothing = 0.0
+    config.erasing = 0.0
     config.train_limit = 0  # images; 0: all
     config.eval_limit = 0
     return config

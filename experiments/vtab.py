@@ -6,7 +6,6 @@ Run again with the same arguments, it skips what is finished and resumes what is
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -29,6 +28,7 @@ from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.store import Store
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import count_parameters
+from fact_jax.tuning.registry import describe
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Config file.")
 _WORKDIR = flags.DEFINE_string(
@@ -92,7 +92,7 @@ def run_sweep(
         results = [runner.finished(cell) for cell in cells]
         todo = [cell for cell, result in zip(cells, results, strict=True) if result is None]
         for cell in todo:  # missing data are better known now than after hours
-            runner.trainer.data(cell.task)
+            runner.trainer.feed.data(cell.task)
         bars.expect(sum(_epochs(cell) for cell in todo))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
@@ -122,7 +122,9 @@ def _print_result(console: Console, i: int, count: int, result: dict, how: str) 
 
 
 def _epochs(cell: Cell) -> int:
-    return cell.settings["epochs"] * (1 + (len(cell.scales) if len(cell.scales) > 1 else 0))
+    grid = len(cell.candidates) if len(cell.candidates) > 1 else 0
+    searched = getattr(cell.method, "supernet_epochs", 0) + getattr(cell.method, "generations", 0)
+    return cell.settings["epochs"] * (1 + grid) + searched
 
 
 def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:
@@ -157,7 +159,8 @@ def main() -> None:
     rows = {m: config[m].get("published", "") for m in dict.fromkeys(r["method"] for r in results)}
     console.print(result_table(results, task_names(config), rows))
     protocol = {
-        "val": "Protocol 'val': last epoch on test; scales, if several, chosen on val200.",
+        "val": "Protocol 'val': last epoch on test; what has several candidates is chosen on "
+        "validation data.",
         "paper": "Protocol 'paper': best of the test evaluations, as published.",
     }[config.protocol]
     notes = [protocol]

@@ -16,8 +16,8 @@ from fact_jax.report.tables import mean_and_error, result_table, vtab_means
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.runs import Trained
 from fact_jax.sweep.store import Store
-from fact_jax.sweep.trainer import Trained
 from fact_jax.training.trial import NonFiniteLoss
 
 

@@ -17,7 +17,7 @@ from fact_jax.tuning.files import TrainedTask, check_fits
 
 
 class Predictor:
-    """A ViT with a task's changes merged into its weights, in float32 and once, as far as they merge.
+    """A ViT with a task's changes in its weights, merged in float32 and once, as far as they do.
 
     Batches of at most `batch_size` images are split over as many of the machine's devices as divide
     it. Raises UserError if the model is not of the shape and settings that the factors were trained

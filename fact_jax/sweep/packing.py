@@ -36,13 +36,13 @@ def device_bytes(device: jax.Device) -> int:
 
 
 def most_per_device(
-    config: ViTConfig, batch_size: int, train_set_bytes: int, base_bytes: int, device: jax.Device
+    config: ViTConfig, batch_size: int, state_bytes: int, base_bytes: int, device: jax.Device
 ) -> int:
     """Trials that one device shall train at once, at least 1: on a CPU no more than that."""
     if device.platform == "cpu":
         return 1
     free = _MEMORY_SHARE * device_bytes(device) - base_bytes
-    fit = int(free // (step_bytes(config, batch_size) + train_set_bytes))
+    fit = int(free // (step_bytes(config, batch_size) + state_bytes))
     return max(1, min(fit, MOST_PER_DEVICE))
 
 

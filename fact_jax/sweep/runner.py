@@ -17,26 +17,29 @@ from ml_collections import ConfigDict
 
 from fact_jax.data.tasks import get_task
 from fact_jax.errors import UserError
-from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.evolution import Space, search
+from fact_jax.sweep.plan import Candidate, Cell
+from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.sweep.store import Store
-from fact_jax.sweep.trainer import Progress, Run, Trained, Trainer
+from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
 from fact_jax.training.mesh import agree
 from fact_jax.training.trial import NonFiniteLoss
-from fact_jax.tuning import count_parameters
+from fact_jax.tuning import Method, count_parameters
 from fact_jax.tuning.files import to_bytes
+from fact_jax.tuning.method import SearchMethod
 
 
 def _candidates(cells: Sequence[Cell]) -> list[Run]:
-    several = (cell for cell in cells if len(cell.scales) > 1)
-    return [Run(cell, "selection", scale) for cell in several for scale in cell.scales]
+    several = (cell for cell in cells if len(cell.candidates) > 1)
+    return [Run(cell, "selection", candidate) for cell in several for candidate in cell.candidates]
 
 
 def _kind(cell: Cell) -> tuple:
     """Cells of one kind can train in one program, epoch by epoch."""
     s = cell.settings
     left_out = (s["dropout_rate"] == 0, s["drop_path_rate"] == 0)
-    return cell.method, s["epochs"], s["eval_every"], left_out
+    return cell.method, s["epochs"], s["eval_every"], left_out, cell.recipe, s["augment"]
 
 
 class Runner:
@@ -91,7 +94,8 @@ class Runner:
     def _group_size(self, cells: list[Cell]) -> int:
         """From the whole sweep and not from what is left of it: the last bits of a result may
         depend on it."""
-        return self.trainer.group_size([len(_candidates(cells)), len(cells)])
+        stages = [len(_candidates(cells)), len(cells)]
+        return self.trainer.group_size(stages, cells[0].method)
 
     def _run_group(
         self,
@@ -115,35 +119,67 @@ class Runner:
                 for trained in self.trainer.train(part, size, directories[-1]):
                     yield index[trained.run.cell.name], trained
 
-        scores: dict[int, dict[float, float]] = {i: {} for i in group}
+        scores: dict[int, dict[Candidate, float]] = {i: {} for i in group}
         errors: dict[int, NonFiniteLoss] = {}
         for i, trained in train_all(_candidates([cells[i] for i in group])):
             if trained.error is None:
-                scores[i][trained.run.scale] = trained.accuracies[-1]
+                scores[i][trained.run.candidate] = trained.accuracies[-1]
             else:  # a candidate that diverges is not chosen
                 errors[i] = trained.error
         finals = []
         for i in group:
-            if len(cells[i].scales) == 1:
-                finals.append(Run(cells[i], "final", cells[i].scales[0]))
+            if len(cells[i].candidates) == 1:
+                finals.append(Run(cells[i], "final", cells[i].candidates[0]))
             elif scores[i]:
                 # The first of equals: max() keeps the earliest.
                 finals.append(Run(cells[i], "final", max(scores[i], key=scores[i].__getitem__)))
             else:
                 failures.append(errors[i])
+        searches: dict[int, dict[str, Any]] = {}
+        if isinstance(cells[group[0]].method, SearchMethod):
+            own, finals = {index[run.cell.name]: run for run in finals}, []
+            for i, trained in train_all([run._replace(stage="supernet") for run in own.values()]):
+                if trained.error is not None:
+                    failures.append(trained.error)
+                    continue
+                searches[i] = self._search(trained)
+                finals.append(own[i]._replace(choice=searches[i]["best"]))
         failed = len(finals) < len(group)
         for i, trained in train_all(finals):
             if trained.error is not None:
                 failures.append(trained.error)
                 failed = True
             elif results[i] is None:
-                several = len(cells[i].scales) > 1
-                chosen = {f"{s:g}": scores[i].get(s) for s in cells[i].scales} if several else {}
-                seconds = (time.time() - started) / len(group)
-                yield i, self._store(trained, chosen, seconds)
+                cell, seconds = cells[i], (time.time() - started) / len(group)
+                grid = cell.candidates if len(cell.candidates) > 1 else ()
+                chosen = {cell.label(c): scores[i].get(c) for c in grid}
+                yield i, self._store(trained, chosen, seconds, searches.get(i))
         if not failed and jax.process_index() == 0:
             for directory in directories:
                 directory.rmtree()
+
+    def _search(self, trained: Trained) -> dict[str, Any]:
+        """The best architecture of a trained supernet, and how it was found."""
+        cell, config = trained.run.cell, self.trainer.model.config
+        method = cell.method
+        assert isinstance(method, SearchMethod)
+        space = Space(
+            method,
+            method.depths_of(config),
+            len(method.families),
+            config.depth,
+            lambda architecture: method.count(architecture, config),
+        )
+        path = self._directory([trained.run], 1).parent / "search.json"
+        self.trainer.progress.start([cell.name], "search", method.generations)
+        return search(
+            space,
+            self.trainer.fitness(trained),
+            cell.seed,
+            load=lambda: self.store.read_json(path),
+            save=lambda state: self.store.write_json(path, state),
+            on_generation=self.trainer.progress.epoch,
+        )
 
     def _directory(self, runs: list[Run], size: int) -> epath.Path:
         """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size
@@ -153,26 +189,37 @@ class Runner:
             self.trainer.padded_classes,
             dict(self.trainer.mesh(size).shape),
         ]
-        for cell, stage, scale in runs:
-            provenance = self.trainer.data(cell.task).provenance
+        for cell, stage, candidate, choice in runs:
+            provenance = self.trainer.feed.data(cell.task).provenance
             data = {k: provenance[k] for k in ("used_version", "fingerprint")}
-            made_with.append({**self.settings(cell), **data, "stage": stage, "scale": scale})
+            own = {"stage": stage, "candidate": candidate, "choice": choice}
+            made_with.append({**self.settings(cell), **data, **own})
         text = json.dumps(made_with, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = runs[0].cell.name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
         return self.store.checkpoint_dir(name, f"{runs[0].stage}-{digest}")
 
     def _store(
-        self, trained: Trained, selection: dict[str, float | None], seconds: float
+        self,
+        trained: Trained,
+        selection: dict[str, float | None],
+        seconds: float,
+        searched: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        cell, scale, accuracies = trained.run.cell, trained.run.scale, trained.accuracies
+        cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
+        accuracies = trained.accuracies
         task, paper = get_task(cell.task), cell.settings["protocol"] == "paper"
         measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
         head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
-        trainable = {**trained.trainable, "head": head}
+        method: Method = cell.method
+        factors = trained.trainable["factors"]
+        if isinstance(method, SearchMethod):
+            method, factors = method.subnet(factors, np.array(choice))
+        method = dataclasses.replace(method, scale=candidate.scale)
+        trainable = {"factors": factors, "head": head}
         fields = {
             "task": cell.task,
-            "class_names": self.trainer.data(cell.task).class_names,
+            "class_names": self.trainer.feed.data(cell.task).class_names,
             "variant": self.config.variant,
             "weights_sha256": self.trainer.weights_sha256,
             "image_size": self.config.image_size,
@@ -180,7 +227,6 @@ class Runner:
             "jpeg_quality": self.config.jpeg_quality or None,
             "protocol": cell.settings["protocol"],
         }
-        method = dataclasses.replace(cell.method, scale=scale)
         content = to_bytes(method, trainable, self.trainer.model.config, fields)
         result = {
             "cell": cell.name,
@@ -191,8 +237,10 @@ class Runner:
             # 'paper' reports the best of its test evaluations, as the published numbers do.
             "accuracy": max(measured) if paper else last,
             "accuracy_last_epoch": last,
-            "scale": scale,
-            "selection_val200": selection,
+            **candidate._asdict(),
+            "selection": selection,  # accuracy on the validation split
+            "grid_size": len(cell.candidates),
+            "search": searched,
             "num_factors": count_parameters(trainable["factors"]),
             "num_head": count_parameters(trainable["head"]),
             "factor_file_bytes": len(content),
@@ -203,7 +251,7 @@ class Runner:
             **trained.details,
             "seconds": {**trained.details["seconds"], "cell": seconds},
             "settings": self.settings(cell),
-            "data": self.trainer.data(cell.task).provenance,
+            "data": self.trainer.feed.data(cell.task).provenance,
             "weights": str(self.trainer.weights),
             "environment": environment(),
         }

@@ -25,7 +25,7 @@ from fact_jax.training.images import normalise
 from fact_jax.training.mesh import trial_sharded
 from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe
-from fact_jax.tuning.method import Method
+from fact_jax.tuning.method import Method, SearchMethod
 
 Array = jax.Array | np.ndarray
 _MASKED = -1e30  # logit of a class that the task does not have
@@ -56,7 +56,7 @@ class TrainSet(NamedTuple):
     images: Array
     labels: Array
     num_examples: Array | np.int32
-    num_classes: Array | np.int32
+    num_classes: Any  # int32
 
 
 @flax.struct.dataclass
@@ -134,11 +134,9 @@ def make_epoch(
 
     def loss_fn(trainable, base, images, targets, valid, num_classes, hyper: Hyper, key):
         choice = hyper.choice
-        if sampled:
+        if isinstance(method, SearchMethod) and sampled:
             choice = method.sample(jax.random.fold_in(key, 1), model.config)
-        adaptation = adaptation_of(
-            method, trainable["factors"], model.config, hyper.scale, choice
-        )
+        adaptation = adaptation_of(method, trainable["factors"], model.config, hyper.scale, choice)
         x = features(
             model, base, images, adaptation, key=key,
             dropout_rate=hyper.dropout_rate, drop_path_rate=hyper.drop_path_rate,
@@ -182,7 +180,7 @@ def make_epoch(
                 state.trainable, grads, state.moments, hyper.learning_rate, hyper.weight_decay
             )
             stepped = (TrialState(trainable, moments), losses.at[i].set(loss))
-            own = i < num_steps(data.num_examples, batch_size)
+            own = i < jnp.maximum(data.num_examples // batch_size, 1)  # num_steps
             return jax.tree.map(lambda new, old: jnp.where(own, new, old), stepped, carry)
 
         losses = jnp.full((max(capacity // batch_size, 1),), jnp.nan)
@@ -226,15 +224,15 @@ def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
     def run(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number):
         stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, data, hyper, seed))
         stacked = jax.device_put(stacked, trial_sharded(mesh))
-        out = epoch(base, *stacked, number, num_steps(data.num_examples, batch_size))
+        out = epoch(base, *stacked, number, num_steps(int(data.num_examples), batch_size))
         return jax.tree.map(lambda x: x[0], out)
 
     return run
 
 
-def num_steps(num_examples: Any, batch_size: int) -> Any:
+def num_steps(num_examples: int, batch_size: int) -> int:
     """Full batches of an epoch (the last, short one is dropped); one where there is no full one."""
-    return jnp.maximum(num_examples // batch_size, 1)
+    return max(num_examples // batch_size, 1)
 
 
 def train_set(

@@ -13,6 +13,7 @@ from fact_jax.tuning.full import Full
 from fact_jax.tuning.linear import Linear
 from fact_jax.tuning.lora import LoRA
 from fact_jax.tuning.method import Method, count_parameters
+from fact_jax.tuning.noah import NOAH, NOAHSubnet
 from fact_jax.tuning.repadapter import RepAdapter
 from fact_jax.tuning.ssf import SSF
 from fact_jax.tuning.vpt import VPTDeep, VPTShallow
@@ -33,6 +34,8 @@ METHODS: dict[str, type] = {
     "ssf": SSF,
     "convpass": Convpass,
     "repadapter": RepAdapter,
+    "noah": NOAH,
+    "noah_subnet": NOAHSubnet,
 }
 
 __all__ = [
@@ -50,6 +53,8 @@ __all__ = [
     "Linear",
     "LoRA",
     "Method",
+    "NOAH",
+    "NOAHSubnet",
     "RepAdapter",
     "SSF",
     "VPTDeep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -36,6 +36,41 @@ class Method(Protocol):
         self, factors: Factors, config: ViTConfig, scale: float | jax.Array | None = None
     ) -> Adaptation:
         """The changes to the ViT that these factors stand for."""
+        ...
+
+
+@runtime_checkable
+class SearchMethod(Method, Protocol):
+    """A method whose architecture, widths [families, l], is searched for: its adaptation takes one
+    as `choice`, and the numbers below say how it is trained and searched (`sweep.evolution`)."""
+
+    families: ClassVar[tuple[str, ...]]
+    supernet_epochs: int
+    supernet_learning_rate: float
+    widths: tuple[int, ...]
+    limit: int
+    population: int
+    parents: int
+    mutations: int
+    crossovers: int
+    generations: int
+    mutation_probability: float
+    depth_probability: float
+
+    def depths_of(self, config: ViTConfig) -> tuple[int, ...]:
+        """Numbers of blocks that a family may take part in."""
+        ...
+
+    def sample(self, key: jax.Array, config: ViTConfig) -> jax.Array:
+        """A random architecture, inside of `jit`."""
+        ...
+
+    def count(self, choice: Any, config: ViTConfig) -> int:
+        """Numbers of an architecture, for the limit."""
+        ...
+
+    def subnet(self, factors: Factors, choice: Any) -> tuple[Method, Factors]:
+        """One architecture as a method of its own."""
         ...
 
 

@@ -11,7 +11,7 @@ reads it, and is left out here. Letters: `l` layer, `d` width of the ViT, `w` la
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,6 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.tuning.initial import uniform, xavier
 from fact_jax.tuning.method import Factors
-
-FAMILIES = ("prompts", "lora", "adapters")
 
 
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
@@ -82,6 +80,7 @@ class NOAH:
     with `depth_probability`. `scale` is not used.
     """
 
+    families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
     widths: tuple[int, ...] = (1, 5, 10)
     depths: tuple[int, ...] = ()
     supernet_epochs: int = 500
@@ -129,13 +128,13 @@ class NOAH:
         width = jax.random.choice(key_width, widths, (3, config.depth))
         return jnp.where(jnp.arange(config.depth) < depth, width, 0)
 
-    def count(self, choice: np.ndarray, config: ViTConfig) -> int:
+    def count(self, choice: Any, config: ViTConfig) -> int:
         """Numbers of an architecture, as the released code counts them for its limit: those of the
         blocks, the (idle) prompts at the input and their whole table of positions."""
         idle = (int(choice[0][0]) + max(self.widths)) * config.width
         return NOAHSubnet.of(choice).count(config) + idle
 
-    def subnet(self, factors: Factors, choice: np.ndarray) -> tuple[NOAHSubnet, Factors]:
+    def subnet(self, factors: Factors, choice: Any) -> tuple[NOAHSubnet, Factors]:
         """The architecture alone, and its factors out of the supernet's."""
         method = NOAHSubnet.of(choice)
         return method, method.cut(factors)
@@ -161,8 +160,9 @@ class NOAHSubnet:
     }  # fmt: skip
 
     @staticmethod
-    def of(choice: np.ndarray) -> NOAHSubnet:
-        return NOAHSubnet(*(tuple(int(w) for w in row) for row in choice))
+    def of(choice: Any) -> NOAHSubnet:
+        prompts, lora, adapters = (tuple(int(w) for w in row) for row in choice)
+        return NOAHSubnet(prompts, lora, adapters)
 
     @property
     def choice(self) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""The data of a sweep's runs, stacked on the devices."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.fewshot_data import FewShotData
+from fact_jax.data.source import DataSettings, Examples, TaskData, open_task
+from fact_jax.data.tasks import get_task
+from fact_jax.errors import UserError
+from fact_jax.sweep.runs import Run
+from fact_jax.training.mesh import stack
+from fact_jax.training.trial import TrainSet, train_set
+
+VTAB_TRAIN_SIZE = 1000
+
+
+class Feed:
+    """Opens tasks, reads their train splits, and stacks those of runs that train together."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self._data: dict[str, TaskData] = {}
+        self._splits: dict[tuple[str, str], Examples] = {}
+        self._stacked: tuple[list, TrainSet, list[int]] | None = None
+
+    def data(self, task: str) -> TaskData:
+        """The opened task; UserError if its data are missing."""
+        if task not in self._data:
+            c = self.config
+            settings = DataSettings(
+                data_dir=c.data_dir or None,
+                image_size=c.image_size,
+                jpeg_quality=c.jpeg_quality or None,
+                resize=c.resize,
+                cache_dir=c.data_cache or None,
+                download=c.download,
+                mock=c.mock_data,
+            )
+            self._data[task] = open_task(get_task(task), settings)
+        return self._data[task]
+
+    def stack(self, runs: list[Run], size: int, mesh: Mesh) -> tuple[TrainSet, list[int]]:
+        """The runs' train splits as a stack of `size`, padded by the last one's, and the number of
+        images of each run. Only the last stack is kept."""
+        names = [size, *((run.cell.task, run.split) for run in runs)]
+        if self._stacked is None or self._stacked[0] != names:
+            self._stacked = None
+            splits = [self._split(run.cell.task, run.split) for run in runs]
+            capacity = max(
+                self._capacity(run, split) for run, split in zip(runs, splits, strict=True)
+            )
+            sets = [
+                train_set(*split, get_task(run.cell.task).num_classes, capacity)
+                for run, split in zip(runs, splits, strict=True)
+            ]
+            numbers = [len(split.labels) for split in splits]
+            self._stacked = names, stack(_padded(sets, size), mesh), numbers
+        return self._stacked[1:]
+
+    def views(self, runs: list[Run], epoch: int, data: TrainSet, mesh: Mesh) -> TrainSet:
+        """`data`, a stack of these runs' splits, with an epoch's augmented views for images."""
+        size, capacity = data.images.shape[:2]
+        views = []
+        for run in runs:
+            source = self.data(run.cell.task)
+            if not isinstance(source, FewShotData):
+                raise UserError(
+                    f"config.augment is True, but {run.cell.task} is no few-shot task: only those "
+                    "have augmented views. Set it to False."
+                )
+            # Others for every seed and epoch, and the same ones when a run is resumed.
+            seed = np.random.SeedSequence([run.cell.seed, epoch]).generate_state(1)[0]
+            own = source.views(run.split, int(seed), self.config.train_limit or None)
+            views.append(np.pad(own, ((0, capacity - len(own)), (0, 0), (0, 0), (0, 0))))
+        images: jax.Array = stack(_padded(views, size), mesh)
+        return data._replace(images=images)
+
+    def _split(self, task: str, split: str) -> Examples:
+        """The split on the host; the last two are kept."""
+        if (task, split) not in self._splits:
+            while len(self._splits) >= 2:
+                self._splits.pop(next(iter(self._splits)))
+            self._splits[task, split] = self.data(task).load(split, self.config.train_limit or None)
+        return self._splits[task, split]
+
+    def _capacity(self, run: Run, split: Examples) -> int:
+        """Rows to pad a split to, so that a few programs serve all sizes: VTAB's 1,000, and for
+        few-shot lists the next power of two."""
+        number = len(split.labels)
+        if isinstance(get_task(run.cell.task), FewShotTask):
+            return 1 << (number - 1).bit_length()
+        return max(number, self.config.train_limit or VTAB_TRAIN_SIZE)
+
+
+def _padded(items: list, size: int) -> list:
+    return [*items, *[items[-1]] * (size - len(items))]

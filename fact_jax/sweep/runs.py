@@ -1,0 +1,69 @@
+"""The runs that a sweep's cells need, what becomes of them, and what is told of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, get_task
+from fact_jax.sweep.evolution import Architecture
+from fact_jax.sweep.plan import Candidate, Cell
+from fact_jax.training.trial import NonFiniteLoss
+from fact_jax.tuning.method import SearchMethod
+
+
+class Progress(Protocol):
+    """What the runner tells while it works."""
+
+    def start(self, names: list[str], stage: str, epochs: int) -> None: ...
+    def epoch(self, done: int, loss: float) -> None: ...
+
+
+class Run(NamedTuple):
+    """One training of a cell: a candidate's ('selection'), that of a network from which an
+    architecture is chosen ('supernet'), or the final one."""
+
+    cell: Cell
+    stage: str
+    candidate: Candidate
+    choice: Architecture | None = None
+
+    @property
+    def split(self) -> str:
+        """What it is trained on."""
+        if isinstance(get_task(self.cell.task), FewShotTask):
+            return f"train-seed{self.cell.seed}"
+        return TRAIN_VAL if self.stage == "final" else TRAIN
+
+    @property
+    def eval_split(self) -> str:
+        if isinstance(get_task(self.cell.task), FewShotTask):
+            return "test" if self.stage == "final" else "val"
+        return TEST if self.stage == "final" else VAL
+
+    @property
+    def epochs(self) -> int:
+        method = self.cell.method
+        if self.stage == "supernet" and isinstance(method, SearchMethod):
+            return method.supernet_epochs
+        return self.cell.settings["epochs"]
+
+    @property
+    def peak_rate(self) -> float:
+        method = self.cell.method
+        if self.stage == "supernet" and isinstance(method, SearchMethod):
+            return method.supernet_learning_rate
+        return self.candidate.learning_rate
+
+
+class Trained(NamedTuple):
+    """What became of a run; the factors and the head are on the host."""
+
+    run: Run
+    trainable: dict
+    losses: list[float]
+    accuracies: list[float]
+    error: NonFiniteLoss | None
+    num_train: int
+    num_eval: int
+    details: dict[str, Any]
