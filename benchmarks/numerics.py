@@ -94,7 +94,7 @@ def increment_ratio(base: dict, adaptation) -> float:
     """Root mean square of all increments over that of the kernels that they change."""
     blocks, squares = base["Transformer"]["encoderblock"], np.zeros(2)
     for site, (module, layer) in SITES.items():
-        pair = (adaptation.site(site).increment(), blocks[module][layer]["kernel"])
+        pair = (adaptation.site(site)[0].increment(), blocks[module][layer]["kernel"])
         squares += [float(jnp.sum(x**2)) for x in pair]
     return float(np.sqrt(squares[0] / squares[1]))
 

@@ -54,7 +54,7 @@ def tk_increment(factors, config, layer, site, released):
 def test_tt_increment_is_the_formula(small_config, rank, site):
     method = FacTTT(rank, scale=0.7)
     factors = random_factors(method, small_config)
-    actual = method.adaptation(factors, small_config).site(site).increment()
+    actual = method.adaptation(factors, small_config).site(site)[0].increment()
     for layer in range(small_config.depth):
         expected = 0.7 * tt_increment(factors, small_config, layer, site)
         np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-5)
@@ -66,7 +66,7 @@ def test_tt_increment_is_the_formula(small_config, rank, site):
 def test_tk_increment_is_the_released_code_or_the_formula(small_config, rank, mlp_cores, site):
     method = FacTTK(rank, scale=10.0, mlp_cores=mlp_cores)
     factors = random_factors(method, small_config)
-    actual = method.adaptation(factors, small_config).site(site).increment()
+    actual = method.adaptation(factors, small_config).site(site)[0].increment()
     for layer in range(small_config.depth):
         expected = 10 * tk_increment(factors, small_config, layer, site, mlp_cores == "released")
         np.testing.assert_allclose(actual[layer], expected, rtol=1e-4, atol=1e-4)

@@ -9,10 +9,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import base, quickstart, tt_paper, tt_rank16
-from fact_jax import UserError
+from fact_jax import FacTTT, UserError
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import mean_and_error, result_table, vtab_means
+from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
@@ -44,17 +45,17 @@ def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
 def test_released_ranks_and_scales_are_planned():
     cells = make_plan(tt_paper.get_config())
     released = published()["fact_reference_configs"]["tt"]
-    assert {c.task: (c.method.rank, c.scales) for c in cells} == {
-        task: (s["rank"], (s["scale"],)) for task, s in released.items()
+    assert {c.task: (c.method.rank, c.candidates[0].scale) for c in cells} == {
+        task: (s["rank"], s["scale"]) for task, s in released.items()
     }
 
 
 @pytest.mark.parametrize(
     ("method", "change", "words"),
     [
-        ("linear", {"normalisation": "none"}, "unknown settings"),
-        ("linear", {"batch_size": 16}, "unknown settings"),
-        ("fact_tt", {"ranks": 3}, "unknown settings"),
+        ("linear", {"normalisation": "none"}, "has no setting"),
+        ("linear", {"batch_size": 16}, "has no setting"),
+        ("fact_tt", {"ranks": 3}, "has no setting"),
         ("fact_tt", {"epochs": 0}, "epochs is 0"),
     ],
 )
@@ -78,7 +79,7 @@ def spied(monkeypatch, tmp_path):
     """A runner whose programs are replaced by spies; (runner factory, calls)."""
     calls = {"epochs": [], "evaluations": [], "reads": []}
 
-    def make_epoch(model, method, normalisation, batch_size, mesh):
+    def make_epoch(model, method, normalisation, batch_size, mesh, recipe, sampled):
         def epoch(base, states, data, hypers, seeds, number, steps):
             calls["epochs"].append(
                 (data.num_examples.tolist(), hypers, (seeds.tolist(), int(number)), int(steps))
@@ -88,7 +89,7 @@ def spied(monkeypatch, tmp_path):
         return epoch
 
     def make_evaluate(model, method, normalisation, batch_size, mesh):
-        def evaluate(base, trainable, scale, num_classes, batches):
+        def evaluate(base, trainable, scale, num_classes, batches, choice):
             count = sum(len(labels) for _, labels in batches)
             calls["evaluations"].append((count, float(scale)))
             # The accuracy is highest for scale 1.
@@ -98,7 +99,7 @@ def spied(monkeypatch, tmp_path):
 
     monkeypatch.setattr(trainer_module, "make_epoch", make_epoch)
     monkeypatch.setattr(trainer_module, "make_evaluate", make_evaluate)
-    opened = trainer_module.open_task
+    opened = feed_module.open_task
 
     def open_task(task, settings):
         data = opened(task, settings)
@@ -112,7 +113,7 @@ def spied(monkeypatch, tmp_path):
         data.stream = spy_stream
         return data
 
-    monkeypatch.setattr(trainer_module, "open_task", open_task)
+    monkeypatch.setattr(feed_module, "open_task", open_task)
 
     def make(**changes):
         config = quickstart.get_config()
@@ -146,7 +147,7 @@ def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
     ]  # fmt: skip
     assert calls["reads"] == ["train800", *3 * ["val200"], "train800val200", "test"]
     assert result["scale"] == 1.0
-    assert result["selection_val200"] == {"0.1": 50.0, "1": 90.0, "10": 50.0}
+    assert result["selection"] == {"scale=0.1": 50.0, "scale=1": 90.0, "scale=10": 50.0}
     assert result["accuracy"] == pytest.approx(100 * int(797 * 0.9) / 797)
 
 
@@ -268,7 +269,11 @@ class FakeTrainer:
     def __init__(self, bad=()):
         self.bad, self.calls = bad, []
 
-    def group_size(self, stages):
+    @property
+    def feed(self):
+        return self
+
+    def group_size(self, stages, method):
         return 2
 
     def mesh(self, size):
@@ -278,16 +283,13 @@ class FakeTrainer:
         return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
 
     def train(self, runs, size, directory):
-        self.calls.append(([(r.cell.seed, r.scale) for r in runs], directory.exists()))
+        self.calls.append(([(r.cell.seed, r.candidate.scale) for r in runs], directory.exists()))
         directory.mkdir(parents=True, exist_ok=True)
-        return [
-            Trained(
-                r, {}, [0.0], [r.scale if r.scale <= 10 else 0.0],
-                NonFiniteLoss(f"bad {r.scale}") if (r.cell.seed, r.scale) in self.bad else None,
-                1000, 100, {},
-            )
-            for r in runs
-        ]  # fmt: skip
+        return [self.trained(run, run.candidate.scale) for run in runs]
+
+    def trained(self, run, scale):
+        error = NonFiniteLoss(f"bad {scale}") if (run.cell.seed, scale) in self.bad else None
+        return Trained(run, {}, [0.0], [scale if scale <= 10 else 0.0], error, 1000, 100, {})
 
 
 def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
@@ -298,7 +300,7 @@ def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
     cells = make_plan(config)
     runner = Runner.__new__(Runner)
     runner.config, runner.store, runner.trainer = config, Store(workdir), trainer
-    runner._store = lambda trained, selection, seconds: (trained.run.scale, selection)
+    runner._store = lambda trained, selection, *_: (trained.run.candidate.scale, selection)
     results, failures = list(results), []
     for count, (i, result) in enumerate(runner.run(cells, results, failures), 1):
         assert results[i] is None  # what is stored stays
@@ -346,8 +348,8 @@ def test_all_candidates_of_a_group_then_its_final_trainings(tmp_path):
         [(0, 10.0), (1, 1.0)],  # the candidate that diverged is not chosen
         [(2, 1.0), (2, 10.0)], [(2, 100.0)], [(2, 10.0)],
     ]  # fmt: skip
-    assert results[0] == (10.0, {"1": 1.0, "10": 10.0, "100": 0.0})
-    assert results[1] == (1.0, {"1": 1.0, "10": None, "100": 0.0})
+    assert results[0] == (10.0, {"scale=1": 1.0, "scale=10": 10.0, "scale=100": 0.0})
+    assert results[1] == (1.0, {"scale=1": 1.0, "scale=10": None, "scale=100": 0.0})
     assert not failures
 
 
@@ -374,5 +376,5 @@ def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
         trainer_module, "most_per_device", lambda *a, device, **k: asked.append(device) or 1
     )
     monkeypatch.setattr(trainer_module.jax, "local_devices", lambda: ["mine"])
-    assert runner.trainer.group_size([0, 1]) == 1
+    assert runner.trainer.group_size([0, 1], FacTTT(4)) == 1
     assert asked == ["mine"]

@@ -86,8 +86,11 @@ def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
 
 
 def task_names(config: ConfigDict) -> list[str]:
-    """The tasks of the config, 'all' being VTAB-1K's 19; UserError on an unknown name."""
+    """The tasks of the config, 'all' being VTAB-1K's 19; each at all of its `shots`, if it has any.
+    UserError on an unknown name."""
     names = list(VTAB) if config.tasks == "all" else split_names(config.tasks)
+    if shots := config.get("shots", ()):
+        names = [f"{name}_{k}shot" for name in names for k in dict.fromkeys(shots)]
     for name in names:
         get_task(name)
     return names

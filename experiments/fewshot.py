@@ -1,0 +1,38 @@
+"""Few-shot learning, as a sweep that goes on where it was stopped.
+
+    python -m experiments.fewshot --config configs/fewshot_tt.py --workdir DIR
+
+The tasks of the config at each number of shots. It ends with a table of accuracy against shots and,
+where matplotlib is installed, the figure of it with the published points: DIR/fewshot.png and .svg.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import cli, sweeps
+from fact_jax.report.fewshot import draw_few_shot, few_shot_table
+
+
+def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: Path) -> None:
+    console.print(few_shot_table(results))
+    if jax.process_index() == 0:
+        try:
+            paths = draw_few_shot(results, workdir)
+        except ImportError:
+            console.print("No figure: matplotlib is not installed (pip install matplotlib).")
+        else:
+            console.print(f"Figure: {' and '.join(map(str, paths))}.")
+
+
+def main() -> None:
+    sweeps.command(_finish)
+
+
+if __name__ == "__main__":
+    sweeps.define_flags("configs/fewshot_tt.py")
+    cli.run(main)
