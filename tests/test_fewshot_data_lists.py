@@ -248,6 +248,15 @@ def test_a_changed_image_or_label_changes_fingerprint_and_cache(noah, tmp_path):
     assert read(opened(noah, cache_dir=str(cache)), "val") == truth(SPLITS["val"][::-1])
 
 
+def test_draws_of_another_numpy_are_cached_apart(coop, tmp_path, monkeypatch):
+    settings = {"cache_dir": str(tmp_path / "cache")}
+    for version, entries in (("2.4.6", 2), ("2.4.6", 2), ("9.0.0", 3)):
+        monkeypatch.setattr(np, "__version__", version)
+        opened(coop, **settings).load("train-seed0")
+        opened(coop, **settings).load("val")  # not drawn
+        assert len(list((tmp_path / "cache").iterdir())) == entries
+
+
 def test_coops_draws_are_cached_apart(coop, tmp_path):
     cache = str(tmp_path / "cache")
     tasks = [(PETS, seed) for seed in (0, 1)] + [(small("oxford_pets_4shot"), 0)]
