@@ -278,6 +278,15 @@ def test_cache_is_shared_where_the_images_are_the_same(settings, tmp_path):
             cropped.load("test")
 
 
+def test_draws_of_another_numpy_are_cached_apart(settings, tmp_path, monkeypatch):
+    cached = dataclasses.replace(settings, cache_dir=str(tmp_path))
+    for version, entries in (("2.4.6", 3), ("2.4.6", 3), ("9.0.0", 5)):
+        monkeypatch.setattr(np, "__version__", version)
+        for split in ("train-seed0", "val", "test"):  # the last is not drawn
+            open_task(FOOD, cached).load(split)
+        assert len(list(tmp_path.iterdir())) == entries
+
+
 def test_resize_is_one_of_two(settings):
     with pytest.raises(UserError, match="resize must be 'square' or 'crop', found 'center'"):
         DataSettings(resize="center")

@@ -60,9 +60,8 @@ class Lists:
     @property
     def fingerprint(self) -> str:
         """Of all the lists."""
-        return hashlib.sha256(json.dumps(self.fingerprints, sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+        every = json.dumps(self.fingerprints, sort_keys=True)
+        return hashlib.sha256(every.encode()).hexdigest()[:16]
 
 
 def draw(

@@ -52,6 +52,7 @@ def mix(
     if mixup <= 0 and cutmix <= 0:
         return images, targets
     partner = _reversed(valid)
+    images = jnp.asarray(images)
     own = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
     pixels, label = own.pixels.astype(images.dtype), own.label
     mixed = images * pixels + images[partner] * (1 - pixels)
