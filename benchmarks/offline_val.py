@@ -87,7 +87,7 @@ class Trainer:
         for e in range(self.args.epochs):
             rates = (self.args.dropout_rate, self.args.drop_path_rate)
             hyper = Hyper(self._rate(e, numbers[-1]), 1e-4, scale, *rates)
-            hyper = Hyper(*map(jnp.float32, hyper))
+            hyper = jax.tree.map(jnp.float32, hyper)
             state, _ = self._epochs[method](self.base, state, data, hyper, self.args.seed, e)
         adaptation = method.adaptation(state.trainable["factors"], self.model.config, scale)
         return self._accuracy(self.base, state.trainable, adaptation, val, n)

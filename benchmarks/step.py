@@ -74,7 +74,7 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import optax
 
-    from fact_jax import ViT, features, get_variant
+    from fact_jax import Adaptation, ViT, features, get_variant
     from fact_jax.backbone.vit import init_base
     from fact_jax.training.evaluation import make_programs
     from fact_jax.training.mesh import make_mesh, put, replicated, stack
@@ -104,7 +104,8 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
 
     if s["method"] == "evaluate":
         _, program = make_programs(model, FacTTT(16), "imagenet")
-        arguments = (base, init_head(jax.random.key(0), config.width, CLASSES, CLASSES), CLASSES)
+        merged = (base, Adaptation())
+        arguments = (merged, init_head(jax.random.key(0), config.width, CLASSES, CLASSES), CLASSES)
         arguments = (*arguments, on_device)
         lowered = program.lower(*arguments)
     elif s["method"] == "forward":

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fact_jax import FacTTT, ViT, features, get_variant
-from fact_jax.backbone import adaptation, vit
+from fact_jax.backbone import block, dense, vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import init_head, logits_of
@@ -35,12 +35,13 @@ from fact_jax.training.trial import init_head, logits_of
 CLASSES, METHOD = 100, FacTTT(16)
 
 
-def plain_autodiff(x, kernels, pair):
-    return [x @ w for w in adaptation._merged_kernels(x, kernels, pair)]
+def plain_autodiff(x, kernels, pairs):
+    return [x @ w for w in dense._merged_kernels(x, kernels, pairs)]
 
 
-def two_paths(x, kernels, pair):
-    increments = adaptation._low_rank(x, pair, [w.shape[-1] for w in kernels])
+def two_paths(x, kernels, pairs):
+    (pair,) = pairs
+    increments = dense._low_rank(x, pair, [w.shape[-1] for w in kernels])
     return [x @ w.astype(x.dtype) + z for w, z in zip(kernels, increments, strict=True)]
 
 
@@ -48,22 +49,22 @@ def one_scan(config, x, weights, changes, noise, collect, blocks=vit._blocks):
     return blocks(config, x, weights, changes, noise, True)[0], None
 
 
-def token_major(config, q, k, v):
+def token_major(config, q, k, v, hidden):
     q, k, v = (y.reshape(*y.shape[:2], config.num_heads, -1) for y in (q, k, v))
     scores = jnp.einsum("bmhd,bnhd->bhmn", q * q.shape[-1] ** -0.5, k)
-    out = jnp.einsum("bhmn,bnhd->bmhd", vit._softmax(scores), v)
+    out = jnp.einsum("bhmn,bnhd->bmhd", block._softmax(scores), v)
     return out.reshape(*out.shape[:2], -1)
 
 
 keep_all = {**vit._POLICIES, "none": jax.checkpoint_policies.everything_saveable}
 ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "ours": None,
-    "plain autodiff of the merged product": (adaptation, "_merged", plain_autodiff),
-    "two paths instead of a merged product": (adaptation, "_merged", two_paths),
+    "plain autodiff of the merged product": (dense, "_merged", plain_autodiff),
+    "two paths instead of a merged product": (dense, "_merged", two_paths),
     "all blocks in the scan, the last for all tokens": (vit, "_blocks", one_scan),
     "keep whatever autodiff asks for": (vit, "_POLICIES", keep_all),
-    "GELU by erfc (jax.nn.gelu)": (vit, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
-    "attention on [b, n, h, d]": (vit, "_attention", token_major),
+    "GELU by erfc (jax.nn.gelu)": (block, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
+    "attention on [b, n, h, d]": (block, "_attention", token_major),
 }
 
 

@@ -32,7 +32,7 @@ from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.data.source import Examples
 from fact_jax.data.tasks import TEST
-from fact_jax.sweep import trainer
+from fact_jax.sweep import feed, trainer
 from fact_jax.sweep.versions import environment
 
 COMPILE = "/jax/core/compile/backend_compile_duration"
@@ -90,7 +90,7 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         mock.patch.object(trainer, "find_weights", return_value=Path("random")),
         mock.patch.object(trainer, "load_vit", return_value=(ViT(vit), base)),
         mock.patch.object(
-            trainer, "open_task", lambda task, settings: Synthetic(task, pool, fraction, clock)
+            feed, "open_task", lambda task, settings: Synthetic(task, pool, fraction, clock)
         ),
     ):
         began = time.perf_counter()

@@ -37,7 +37,7 @@ from jax.sharding import NamedSharding
 from rich.console import Console
 from rich.table import Table
 
-from fact_jax import ViT, get_variant
+from fact_jax import Adaptation, ViT, get_variant
 from fact_jax.backbone.config import REMATS
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
@@ -137,7 +137,7 @@ def compile_evaluation(chips: int) -> Iterator[dict[str, Any]]:
     classes, trips = struct(jnp.int32(0), every), (model.config.depth - 2,)
     for name, program, arguments, loops in (
         ("merging", merged, (base, trainable["factors"], number), ()),
-        ("prediction", predict, (base, trainable["head"], classes, images), trips),
+        ("prediction", predict, ((base, Adaptation()), trainable["head"], classes, images), trips),
     ):
         labels = {"trials": 1, "batch": EVAL_BATCH if name == "prediction" else 0}
         result = compile_program(program, arguments, loops)

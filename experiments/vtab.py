@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments import cli, sweeps
 from experiments.sweeps import run_sweep
-from fact_jax.report.tables import result_table
+from fact_jax.report.tables import comparison_table, result_table
 from fact_jax.sweep.plan import task_names
 
 __all__ = ["run_sweep"]
@@ -21,6 +21,9 @@ __all__ = ["run_sweep"]
 
 def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: Path) -> None:
     methods = dict.fromkeys(r["method"] for r in results)
+    if len(methods) > 4:
+        console.print(comparison_table(results, task_names(config)))
+        return
     rows = {m: config[m].get("published", "") if m in config else "" for m in methods}
     console.print(result_table(results, task_names(config), rows))
 

@@ -72,6 +72,38 @@ def published_columns(method: str, row: str) -> dict[str, dict[str, float]]:
     }
 
 
+def comparison_table(results: list[dict[str, Any]], tasks: list[str]) -> Table:
+    """Methods down, tasks across (of many tasks only the means), accuracy in % (± standard error
+    over seeds), what is trained and stored for a task, and how many settings were chosen from."""
+    by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for r in results:
+        by_method[r["method"]].append(r)
+    columns = tasks if len(tasks) <= 6 else []
+    vtab = all(name in VTAB for name in tasks)
+    means = [*GROUPS, "group mean", "mean of 19"] if vtab and not columns else ["mean"]
+    table = Table(title="Top-1 accuracy on test, %", title_justify="left")
+    table.add_column("method")
+    for name in (*columns, *means, "numbers", "bytes", "grid"):
+        table.add_column(name, justify="right")
+    for method, own in by_method.items():
+        values: dict[str, list[float]] = defaultdict(list)
+        for r in own:
+            values[r["task"]].append(r["accuracy"])
+        row = {task: mean_and_error(v)[0] for task, v in values.items()}
+        if len(means) > 1:
+            summary = ["-" if v is None else f"{v:.2f}" for v in vtab_means(row).values()]
+        else:
+            complete = all(task in row for task in tasks)
+            summary = [f"{statistics.fmean(row[t] for t in tasks):.1f}" if complete else "-"]
+        stored = [
+            f"{round(statistics.fmean(r[k] for r in own)):,}"
+            for k in ("num_factors", "factor_file_bytes")
+        ]
+        grid = f"{max(r['grid_size'] for r in own)}"
+        table.add_row(method, *(_text(values.get(t)) for t in columns), *summary, *stored, grid)
+    return table
+
+
 def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str]) -> Table:
     """Tasks down, methods across, accuracy in % (± standard error over seeds).
 
