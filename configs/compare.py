@@ -1,0 +1,78 @@
+"""All methods in one sweep.
+
+    python -m experiments.vtab --config configs/compare.py --workdir runs/compare
+    python -m experiments.vtab --config configs/compare.py:vtab --workdir runs/vtab
+    python -m experiments.vtab --config configs/compare.py:dinov2 --config.weights=FILE \\
+      --workdir runs/dinov2
+
+`quickstart` (the default): the three offline tasks, seeds 0, 1, 2, the bundled `vit_mini`, 20
+epochs of AdamW. Every method chooses among three learning rates on val200, and nothing else. The
+rates are first guesses by its kind; ranks, widths and prompts suit a ViT of width 128.
+`dinov2`: the same, one seed, from DINOv2-S at 56 pixels, a third of the rates but the head's alone.
+`vtab`: the 19 tasks, each method with the settings of its own config. Their grids differ in size
+(1 to 40), which the results report. Normalisation is ImageNet's for all, SSF too.
+"""
+
+import importlib
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+OWN = {"fact_tt": "tt_rank16", "fact_tk": "tk_rank32"}  # configs not called like their method
+
+HIGH, MIDDLE, LOW = (3e-3, 1e-2, 3e-2), (1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)
+SMALL = {  # learning rates and settings on small ViTs
+    "full": (LOW, {}),
+    "linear": (HIGH, {}),
+    "bitfit": (MIDDLE, {}),
+    "vpt_shallow": (HIGH, {"num_tokens": 8}),
+    "vpt_deep": (HIGH, {"num_tokens": 8}),
+    "adapter": (MIDDLE, {"width": 8}),
+    "adaptformer": (HIGH, {"width": 8, "scale": 0.1}),  # its scale asks for higher rates
+    "lora": (MIDDLE, {"rank": 8, "sites": "q,k,v", "shared_input": True}),
+    "ssf": (MIDDLE, {}),
+    "convpass": (MIDDLE, {"width": 8}),
+    "repadapter": (MIDDLE, {"width": 8}),
+    "noah": (
+        MIDDLE,
+        {
+            "widths": (1, 4, 8), "supernet_epochs": 40, "supernet_learning_rate": 3e-3,
+            "population": 10, "parents": 4, "mutations": 4, "crossovers": 4, "generations": 3,
+        },
+    ),
+    "fact_tt": (HIGH, {"rank": 16}),
+    "fact_tk": (HIGH, {"rank": 16, "mlp_cores": "released"}),
+    "fact_cp": (HIGH, {"rank": 32}),
+    "fact_shared": (HIGH, {"rank": 4}),
+}  # fmt: skip
+
+
+def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
+    config.tasks = "digits,fashion,location"
+    config.epochs = 20
+    config.warmup_epochs = 2
+    for name, (rates, settings) in SMALL.items():
+        own = 1.0 if name == "linear" else factor
+        config[name] = ConfigDict(
+            {**settings, "learning_rates": tuple(own * rate for rate in rates)}
+        )
+    config.noah.limit = noah_limit  # about two thirds of the largest
+
+
+def get_config(arg: str = "quickstart") -> ConfigDict:
+    config = base.get_config()
+    config.methods = ",".join(SMALL)
+    if arg == "vtab":
+        for name in SMALL:
+            own = importlib.import_module(f"configs.{OWN.get(name, name)}").get_config()
+            config[name] = own[name]
+    elif arg == "quickstart":
+        _small(config, 1.0, noah_limit=30_000)
+        config.variant, config.image_size, config.seeds = "vit_mini", 32, (0, 1, 2)
+    elif arg == "dinov2":
+        _small(config, 1 / 3, noah_limit=180_000)
+        config.variant, config.image_size, config.seeds = "dinov2_s14", 56, (0,)
+    else:
+        raise ValueError(f"compare.py:{arg}: expected 'quickstart', 'vtab' or 'dinov2'.")
+    return config
