@@ -8,6 +8,7 @@ where matplotlib is installed, the figure of it with the published points: DIR/f
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -21,11 +22,10 @@ from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: Path) -> None:
     console.print(few_shot_table(results))
     if jax.process_index() == 0:
-        try:
-            paths = draw_few_shot(results, workdir)
-        except ImportError:
+        if find_spec("matplotlib") is None:
             console.print("No figure: matplotlib is not installed (pip install matplotlib).")
         else:
+            paths = draw_few_shot(results, workdir)
             console.print(f"Figure: {' and '.join(map(str, paths))}.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from rich.progress import (
 )  # fmt: skip
 
 from experiments import cli
-from fact_jax.report.architecture import architecture_text
+from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.tables import parameter_table
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.runner import Runner
@@ -64,6 +65,7 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, Path], None]) -> 
     results = run_sweep(config, workdir, console, failures)
     if results:
         finish(config, results, console, Path(workdir))
+        _draw_architectures(results, console, Path(workdir))
         notes = [NOTES[config.protocol]]
         if config.train_limit or config.eval_limit or config.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
@@ -98,6 +100,18 @@ class Bars:
         cli.check_interrupt()
         self._progress.update(self._run, completed=done)
         self._progress.update(self._all, completed=self._done + done * self._runs)
+
+
+def _draw_architectures(results: list[dict], console: Console, workdir: Path) -> None:
+    """DIR/architectures/<cell>.png of those that were searched for, where matplotlib is."""
+    found = [result for result in results if result["search"]]
+    if not found or jax.process_index() != 0 or find_spec("matplotlib") is None:
+        return
+    folder = workdir / "architectures"
+    folder.mkdir(exist_ok=True)
+    for result in found:
+        draw_architecture(result["search"], folder / f"{result['cell']}.png")
+    console.print(f"Found architectures are drawn in {folder}.")
 
 
 def run_sweep(
