@@ -30,6 +30,7 @@ def architecture_text(search: dict[str, Any]) -> str:
 def draw_architecture(search: dict[str, Any], path: Path) -> None:
     """The widths as bars, a row a family, and the best fitness by generation. Needs matplotlib."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplot_mosaic([[name, "curve"] for name in FAMILIES], width_ratios=(2, 1))
@@ -50,5 +51,6 @@ def draw_architecture(search: dict[str, Any], path: Path) -> None:
     axis.plot(range(1, len(best) + 1), best, color="black", marker="o", markersize=3)
     axis.set_title("best so far on validation data, %", loc="left", fontsize=10)
     axis.set_xlabel("generation")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
