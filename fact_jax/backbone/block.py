@@ -165,8 +165,9 @@ def block(
     only the first token is put out, [b, 1, d].
     """
     keys = iter(() if noise is None else jax.random.split(noise.key, 8))
-    # Keys of what only some methods have, so that the others' random numbers stay as they are.
-    more = (jax.random.fold_in(noise.key, i) for i in range(100)) if noise else iter(())
+    # Keys of what only some methods have, so that the others' random numbers stay as they are. From
+    # 8 on: fold_in(key, i) is split(key, 8)[i].
+    more = (jax.random.fold_in(noise.key, i) for i in range(8, 100)) if noise else iter(())
     rate = None if noise is None else noise.dropout_rate
     weights = override(weights, changes.weights)
     num_prompts = 0 if changes.prompts is None else changes.prompts.tokens.shape[0]

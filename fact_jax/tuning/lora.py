@@ -2,7 +2,7 @@
 
 Source: Hu et al., "LoRA", ICLR 2022; on ViTs as in JieShibo/PETL-ViT, binary_adapter/lora.py
 (pairs of query and value, dropout between A and B), and ZhangYuanhan-AI/NOAH,
-model/module/qkv_super_prompt.py (one A for query, key and value).
+model/supernet_vision_transformer_timm.py (one A for query, key and value).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.tuning.initial import linear, uniform
+from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Factors
 
 
@@ -25,8 +25,7 @@ class LoRA:
     """A [l, in, r], as PyTorch's Linear begins, and B [l, r, out], zero, for each of `sites`.
 
     `sites` are names of the six dense sites with commas between them. With `shared_input` they
-    have one A in common (NOAH's form, with "q,k,v"; A is then uniform within 1/sqrt(r), as its code
-    has it), so they must read the same input.
+    have one A in common (NOAH's form, with "q,k,v"), so they must read the same input.
     """
 
     rank: int = 8
@@ -53,7 +52,7 @@ class LoRA:
                 factors[f"A_{name}"] = linear(own, (depth, rows, r))
             factors[f"B_{name}"] = jnp.zeros((depth, r, columns))
         if self.shared_input:
-            factors["A"] = uniform(key, (depth, config.width, r), r**-0.5)
+            factors["A"] = linear(key, (depth, config.width, r))
         return factors
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

@@ -1,0 +1,264 @@
+"""Adaptations that become weights: the same features, and the base as it was."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fact_jax import Adaptation, UserError, ViT, absorb, features, merge
+from fact_jax.backbone.adaptation import Bottleneck, combine
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import checksum
+from fact_jax.tuning import (
+    SSF,
+    Adapter,
+    AdaptFormer,
+    BitFit,
+    Combination,
+    Convpass,
+    FacTCP,
+    FacTShared,
+    FacTTK,
+    FacTTT,
+    Full,
+    Linear,
+    LoRA,
+    RepAdapter,
+    VPTDeep,
+    VPTShallow,
+)
+
+MERGES = {
+    "linear": Linear(),
+    "full": Full(),
+    "bitfit": BitFit(),
+    "lora_qv": LoRA(3, scale=0.5),
+    "lora_all": LoRA(3, scale=0.5, sites="q,k,v,o,fc1,fc2"),
+    "lora_noah": LoRA(3, scale=0.5, sites="q,k,v", shared_input=True),
+    "ssf": SSF(),
+    "repadapter": RepAdapter(4, scale=0.5),
+    "repadapter_4_groups": RepAdapter(8, groups=4, scale=0.5),
+    "repadapter_attention": RepAdapter(4, scale=0.5, attention_only=True),
+    "fact_tt": FacTTT(3, scale=0.5),
+    "fact_tk": FacTTK(3, scale=0.5),
+    "fact_cp": FacTCP(3, scale=0.5),
+    "fact_shared_layer": FacTShared(2, scale=0.5),
+    "fact_shared_kind": FacTShared(2, scale=0.5, share="kind"),
+}
+STAYS = {  # and what is left of it
+    "adapter_noah": (Adapter(5), "after_mlp"),
+    "adapter_houlsby": (Adapter(5, "houlsby"), "after_attention, after_mlp"),
+    "adaptformer": (AdaptFormer(5), "across_mlp"),
+    "adaptformer_petl": (AdaptFormer(5, form="petl"), "across_mlp"),
+    "convpass": (Convpass(4), "beside_attention, beside_mlp"),
+    "convpass_attention": (Convpass(4, attention_only=True), "beside_attention"),
+    "vpt_shallow": (VPTShallow(3), "prompts"),
+    "vpt_deep": (VPTDeep(3), "prompts"),
+}
+
+
+def random_factors(method, config, base, seed=0):
+    rng = np.random.default_rng(seed)
+    structs = jax.eval_shape(lambda b: method.init(jax.random.key(0), config, b), base)
+    leaves = {
+        "/".join(k.key for k in keys): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(base)
+    }
+
+    def factor(name, shape):
+        start = leaves.get(name.rpartition("bitfit/")[2], float(name.endswith("_scale")))
+        return jnp.asarray(start + 0.2 * rng.normal(size=shape), jnp.float32)
+
+    return {name: factor(name, struct.shape) for name, struct in structs.items()}
+
+
+def adaptation_of(method, config, base, seed=0):
+    return method.adaptation(random_factors(method, config, base, seed), config)
+
+
+@pytest.fixture(scope="module", params=["plain", "layer_scale"])
+def vit(request, small_vit):
+    """With LayerScale, affines of o and fc2 act before it."""
+    model, base = small_vit
+    if request.param == "plain":
+        return model, base
+    config = model.config.replace(layer_scale=True)
+    extra = init_base(config, jax.random.key(0))["Transformer"]["encoderblock"]
+    gains = {
+        name: 1 + 0.5 * jax.random.normal(jax.random.key(i), extra[name].shape)
+        for i, name in enumerate(("LayerScale_0", "LayerScale_1"))
+    }
+    encoder = base["Transformer"]
+    encoder = {**encoder, "encoderblock": {**encoder["encoderblock"], **gains}}
+    return ViT(config), {**base, "Transformer": encoder}
+
+
+@functools.cache
+def compiled(model):
+    return jax.jit(functools.partial(features, model))
+
+
+def close(actual, expected):
+    """max |a - b| / max |b|"""
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert error < 1e-4, error
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_merged_weights_give_the_adapted_features(name, vit, images):
+    model, base = vit
+    adaptation = adaptation_of(MERGES[name], model.config, base)
+    run, before = compiled(model), checksum(base)
+    merged = merge(base, adaptation)
+    adapted, frozen = run(base, images, adaptation), run(base, images)
+    close(run(merged, images), adapted)
+    assert np.abs(adapted - frozen).max() > (-1 if name == "linear" else 0.02)
+    assert checksum(base) == before
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), merged) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), base
+    )
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    names=st.lists(st.sampled_from(sorted(MERGES)), min_size=2, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_merged_combinations_give_the_adapted_features(names, seed, small_vit, images):
+    """In any order, and the same method twice; only one may replace weights."""
+    model, base = small_vit
+    kept = [n for i, n in enumerate(names) if n not in ("full", "bitfit") or i == 0]
+    adaptation = combine(
+        [adaptation_of(MERGES[n], model.config, base, seed + i) for i, n in enumerate(kept)]
+    )
+    run = compiled(model)
+    close(run(merge(base, adaptation), images), run(base, images, adaptation))
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_does_not_merge_is_refused_by_name(name, small_vit):
+    model, base = small_vit
+    method, left = STAYS[name]
+    adaptation = adaptation_of(method, model.config, base)
+    with pytest.raises(UserError, match=rf"does not merge into the weights: it has {left}, which"):
+        merge(base, adaptation)
+    weights, rest = absorb(base, adaptation)
+    assert checksum(weights) == checksum(base)
+    jax.tree.map(np.testing.assert_array_equal, rest, adaptation)
+
+
+def test_a_combination_merges_as_far_as_it_can(vit, images):
+    """Everything at once: what is left is prompts and bypasses, and the features are the same."""
+    model, base = vit
+    parts = [("bitfit", BitFit()), ("ssf", SSF())]
+    parts += [(n, MERGES[n]) for n in ("fact_tt", "repadapter", "lora_all")]
+    parts += [(n, STAYS[n][0]) for n in ("convpass", "adapter_houlsby", "adaptformer", "vpt_deep")]
+    adaptation = adaptation_of(Combination(tuple(parts)), model.config, base)
+    run, before = compiled(model), checksum(base)
+    weights, rest = absorb(base, adaptation)
+    close(run(weights, images, rest), run(base, images, adaptation))
+    assert checksum(base) == before
+    places = {"beside_attention", "beside_mlp", "after_attention", "after_mlp", "across_mlp"}
+    assert rest.bypasses.keys() == places
+    assert rest.prompts is adaptation.prompts
+    only = Adaptation(prompts=rest.prompts, bypasses=rest.bypasses)
+    assert jax.tree.structure(rest) == jax.tree.structure(only)  # nothing else
+    with pytest.raises(UserError, match="it has prompts, beside_attention, beside_mlp, after_a"):
+        merge(base, adaptation)
+    assert np.abs(run(weights, images) - run(base, images, adaptation)).max() > 0.1
+
+
+def bottlenecks(config, activations):
+    for i, activation in enumerate(activations):
+        keys = jax.random.split(jax.random.key(i), 4)
+        shapes = [(config.width, 4), (4, config.width), (4,), (config.width,)]
+        parts = [
+            0.3 * jax.random.normal(key, (config.depth, *shape))
+            for key, shape in zip(keys, shapes, strict=True)
+        ]
+        yield Bottleneck(*parts, activation=activation)
+
+
+@pytest.mark.parametrize("part", ["attention", "mlp"])
+@pytest.mark.parametrize(
+    ("activations", "left"),
+    [
+        (("none", "none", "none"), 0),
+        (("relu", "none", "none"), 1),
+        (("none", "relu", "none"), 2),  # the first one acts before a nonlinear one
+        (("none", "none", "gelu"), 3),
+    ],
+)
+def test_linear_bypasses_before_a_branch_merge_from_the_last_on(
+    part, activations, left, small_vit, images
+):
+    model, base = small_vit
+    place, run = f"before_{part}", compiled(model)
+    several = tuple(bottlenecks(model.config, activations))
+    adaptation = Adaptation(bypasses={place: several})
+    weights, rest = absorb(base, adaptation)
+    assert rest.bypasses.get(place, ()) == several[:left]
+    close(run(weights, images, rest), run(base, images, adaptation))
+    swapped = Adaptation(bypasses={place: several[::-1]})
+    assert np.abs(run(base, images, swapped) - run(base, images, adaptation)).max() > 1e-2
+
+
+@pytest.mark.parametrize("place", ["beside_mlp", "across_mlp", "after_mlp"])
+def test_linear_bypasses_elsewhere_stay(place, small_vit, images):
+    """No weights even without an activation: a norm, GELU or the residual lies between."""
+    model, base = small_vit
+    (linear,) = bottlenecks(model.config, ["none"])
+    adaptation = Adaptation(bypasses={place: (linear,)})
+    with pytest.raises(UserError, match=f"it has {place}, which"):
+        merge(base, adaptation)
+    weights, rest = absorb(base, adaptation)
+    run = compiled(model)
+    close(run(weights, images, rest), run(base, images, adaptation))
+
+
+def test_a_bottleneck_with_a_norm_or_a_convolution_is_not_linear(small_vit):
+    model, base = small_vit
+    (plain,) = bottlenecks(model.config, ["none"])
+    shape = (model.config.depth, model.config.width)
+    norm = {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
+    conv = jnp.zeros((model.config.depth, 3, 3, 4, 4))
+    for changes in ({"norm": norm}, {"conv": conv}):
+        with pytest.raises(UserError, match="it has before_mlp"):
+            merge(base, Adaptation(bypasses={"before_mlp": (plain.replace(**changes),)}))
+
+
+def test_a_base_of_numpy_arrays_is_not_written_to(small_vit):
+    model, base = small_vit
+    writable = jax.tree.map(np.array, base)
+    parts = Combination(
+        (("bitfit", BitFit()), ("ssf", SSF()), ("r", RepAdapter(4)), ("l", LoRA(3)))
+    )
+    merged = merge(writable, adaptation_of(parts, model.config, base))
+    jax.tree.map(np.testing.assert_array_equal, writable, base)
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), merged, base)
+    same = {
+        "/".join(k.key for k in ks)
+        for ks, c in jax.tree_util.tree_leaves_with_path(changed)
+        if not c
+    }
+    assert same == {"cls", "Transformer/posembed_input/pos_embedding"}
+
+
+def test_merging_under_jit_and_vmap(small_vit, images):
+    """As the evaluation of several trials does it."""
+    model, base = small_vit
+    method = Combination((("ssf", SSF()), ("repadapter", RepAdapter(4)), ("fact", FacTTT(3))))
+    several = [random_factors(method, model.config, base, seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    together = jax.jit(jax.vmap(lambda f: merge(base, method.adaptation(f, model.config))))(stacked)
+    for t, factors in enumerate(several):
+        alone = merge(base, method.adaptation(factors, model.config))
+        jax.tree.map(
+            lambda a, b, t=t: np.testing.assert_allclose(a[t], b, rtol=1e-4, atol=1e-4),
+            together,
+            alone,
+        )
