@@ -210,3 +210,21 @@ def test_methods_of_the_comparison_can_be_combined():
     assert len(cells) == 9
     assert [c.learning_rate for c in cells[0].candidates] == [3e-3, 1e-2]
     assert all(set(GRID) & set(cell.settings) == set(GRID) for cell in cells)
+
+
+def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
+    page, _, _ = (CONFIGS.parent / "docs" / "methods.md").read_text().partition("## Traps")
+    rows = dict(re.findall(r"^\| `(\w+)` (\|.*)$", page, re.MULTILINE))
+    assert METHODS.keys() - {"noah_subnet"} <= rows.keys()
+    for spec in VTAB_CONFIGS:
+        config, _ = load(spec)
+        cells = rows[config.methods].split(" | ")
+        assert spec.split(":")[0] in cells[-1]
+        if spec in (*compare.SMALL, *compare.OWN.values()) and VTAB_CONFIGS[spec][1] is not None:
+            assert f"{VTAB_CONFIGS[spec][1]:,}" in cells[1]
+        if row := config[config.methods].get("published"):
+            known = published()["vtab1k"][row]
+            if known["tasks"]:
+                assert f"{known['mean']['group_mean']:.2f}" in cells[-2]
+        else:
+            assert "not published" in cells[-2]
