@@ -3,7 +3,7 @@
 Published group mean: 75.48 %, the best test epoch; its 19 subnets have 360,134 numbers on average.
 The supernet is trained for 500 epochs at 5e-4 on train800; 15 generations of 50 architectures of at
 most 640,000 numbers are measured on val200; the best is trained anew for 100 epochs at 1e-3 on
-train800val200. Weight decay 1e-4, not on biases. The search is a choice among some 600 candidates,
+train800val200. Weight decay 1e-4, not on biases. The search is a choice among up to 750 candidates,
 though only one training pays for them. Widths 1, 5, 10 are those of the released subnets; the
 released file of the VTAB supernet has the few-shot ones (NOAH's issue 23).
 Source: ZhangYuanhan-AI/NOAH, configs/NOAH/VTAB/{supernet,search,subnet}.

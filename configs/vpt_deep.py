@@ -1,10 +1,10 @@
 """VPT-Deep on the 19 tasks of VTAB-1K: prompts before every block, as many as VPT took per task.
 
 Published group mean: 71.97 %. SGD; VPT's base rates x batch / 256 (a batch of 64; its is 64 or 128)
-and its weight decays are compared on val200: 40 candidates. The lengths are fixed; VPT says that it
-tuned them, too. They give 678,400 numbers on average, where tables print 0.53 to 0.64M. VPT repeats
-the final training with seeds 42, 44, 82, 100, 800; its rate begins and ends at 0, ours at 1e-6 and
-1e-5.
+and its weight decays are compared on val200: 40 candidates. The lengths are fixed; how VPT found
+them, its code does not show. They give 678,104 numbers on average, where tables print 0.53 to
+0.64M. VPT repeats the final training with seeds 42, 44, 82, 100, 800; its rate begins and ends at
+0, ours at 1e-6 and 1e-5.
 Source: KMnP/vpt, tune_vtab.py, configs/base-prompt.yaml, demo.ipynb (dropout; three of the
 lengths); lengths as re-used by visinf/adapter_plus, conf/experiment/vtab/vpt.yaml.
 """

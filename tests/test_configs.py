@@ -1,0 +1,230 @@
+"""Every config makes the plan that its text promises."""
+
+import importlib
+import re
+import statistics
+from pathlib import Path
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import compare
+from fact_jax import UserError, get_variant
+from fact_jax.backbone.vit import init_base
+from fact_jax.data.tasks import VTAB
+from fact_jax.report.published import published
+from fact_jax.report.tables import published_columns
+from fact_jax.sweep.plan import GRID, make_plan
+from fact_jax.tuning import METHODS, count_parameters
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+VTAB_CONFIGS = {  # candidates a cell, and numbers on ViT-B/16 (a mean where they go by task)
+    "full": (4, 85_798_656),
+    "linear": (40, 0),
+    "bitfit": (4, 102_912),
+    "vpt_shallow": (40, 76_800),
+    "vpt_deep": (40, 678_104),
+    "adapter": (1, 156_768),
+    "adaptformer": (1, 156_768),
+    "adaptformer:petl": (5, 147_456),
+    "lora": (1, 294_912),
+    "lora:petl": (5, 294_912),
+    "ssf": (1, 205_824),
+    "convpass": (5, 327_552),
+    "repadapter": (5, 239_808),
+    "noah": (1, None),  # the search decides
+    "fact_cp": (5, 53_760),
+    "fact_shared": (5, 76_032),
+    "tt_rank16": (5, 61_440),
+    "tt_tiny": (5, 8_448),
+    "tt_paper": (1, 39_734),
+    "tk_rank32": (5, 86_528),
+    "tk_paper": (1, 68_985),
+}
+every_config = pytest.mark.parametrize("spec", VTAB_CONFIGS)
+
+
+def load(spec):
+    name, *arg = spec.split(":")
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config(*arg), module.__doc__
+
+
+@pytest.fixture(scope="module")
+def count():
+    """Numbers of a method's factors by variant, from the shapes alone."""
+    bases = {}
+
+    def count(method, variant="vit_b16"):
+        config = get_variant(variant)
+        if variant not in bases:
+            bases[variant] = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+        init = lambda base: method.init(jax.random.key(0), config, base)  # noqa: E731
+        return count_parameters(jax.eval_shape(init, bases[variant]))
+
+    return count
+
+
+def test_every_method_of_the_table_and_every_vtab_config_is_here():
+    own = {load(spec)[0].methods for spec in VTAB_CONFIGS}
+    assert own == METHODS.keys() - {"noah_subnet"}  # what a search of `noah` finds
+    files = {path.stem for path in CONFIGS.glob("*.py")}
+    others = {"__init__", "base", "compare", "pretrain", "quickstart"}
+    here = {spec.split(":")[0] for spec in VTAB_CONFIGS}
+    assert files - others - here == {name for name in files if name.startswith("fewshot")}
+
+
+@every_config
+def test_the_plan_has_19_cells_of_so_many_candidates(spec):
+    config, _ = load(spec)
+    cells = make_plan(config)
+    candidates, _ = VTAB_CONFIGS[spec]
+    assert [cell.task for cell in cells] == list(VTAB)
+    assert {len(cell.candidates) for cell in cells} == {candidates}
+    assert {cell.method_name for cell in cells} == {config.methods}
+
+
+@every_config
+def test_the_numbers_trained_are_the_published_ones(spec, count):
+    config, _ = load(spec)
+    _, expected = VTAB_CONFIGS[spec]
+    if expected is None:
+        return
+    mean = statistics.fmean(count(cell.method) for cell in make_plan(config))
+    assert round(mean) == expected
+    row = published()["vtab1k"].get(config[config.methods].get("published", ""), {})
+    # Printed for other sizes than ours: tuned prompt lengths, no biases, an error (fact_tt).
+    others = {"vpt_shallow", "vpt_deep", "repadapter", "tt_rank16", "tk_rank32", "tt_paper"}
+    if row.get("params_m") is not None and spec not in others:
+        assert mean / 1e6 == pytest.approx(row["params_m"], abs=0.0006 if mean < 1e6 else 0.05)
+
+
+@every_config
+def test_the_published_row_exists_and_is_quoted_rightly(spec):
+    config, text = load(spec)
+    row = config[config.methods].get("published", "")
+    if not row:
+        assert "No published numbers" in text
+        return
+    known = published()["vtab1k"][row]["mean"]["group_mean"]
+    assert published_columns(config.methods, row)
+    quoted = [float(number) for number in re.findall(r"(\d\d\.\d+)\s%", text)]
+    assert any(abs(number - known) <= 0.051 for number in quoted), (known, quoted)
+
+
+@every_config
+def test_a_table_by_task_names_the_19_and_no_other(spec):
+    config, _ = load(spec)
+    per_task = config[config.methods].get("per_task")
+    assert per_task is None or set(per_task) == set(VTAB)
+
+
+@every_config
+def test_protocol_paper_takes_what_leaves_nothing_to_choose(spec):
+    config, _ = load(spec)
+    config.protocol = "paper"
+    if VTAB_CONFIGS[spec][0] == 1:
+        assert len(make_plan(config)) == 19
+    else:
+        with pytest.raises(UserError, match="chooses nothing on validation data"):
+            make_plan(config)
+
+
+def test_published_settings_reach_the_cells():
+    def cell(spec, task):
+        (found,) = [c for c in make_plan(load(spec)[0]) if c.task == task]
+        return found
+
+    ssf = cell("ssf", "clevr_dist")
+    assert ssf.candidates == ((1.0, 5e-2, 5e-2),)
+    assert (ssf.settings["drop_path_rate"], ssf.settings["decay_vectors"]) == (0.1, False)
+    vpt = cell("vpt_deep", "smallnorb_azi")
+    assert vpt.method.num_tokens == 200
+    assert (vpt.recipe.optimizer, vpt.settings["dropout_rate"]) == ("sgd", 0.1)
+    assert {c.learning_rate for c in vpt.candidates} == {
+        12.5, 6.25, 2.5, 1.25, 0.625, 0.25, 0.125, 0.0625, 0.025, 0.0125
+    }  # fmt: skip
+    assert {c.weight_decay for c in vpt.candidates} == {0.01, 1e-3, 1e-4, 0.0}
+    full = cell("full", "dtd")
+    assert [c.learning_rate for c in full.candidates] == [1.25e-3, 2.5e-4, 1.25e-4, 2.5e-5]
+    assert {c.weight_decay for c in full.candidates} == {0.01}
+    for spec in ("adapter", "lora", "noah"):
+        own = cell(spec, "dtd")
+        assert own.candidates == ((1.0, 1e-3, 1e-4),)
+        assert (own.settings["drop_path_rate"], own.settings["decay_vectors"]) == (0.1, False)
+    assert cell("lora", "dtd").method.shared_input
+    assert not cell("lora:petl", "dtd").method.shared_input
+    assert cell("lora:petl", "dtd").settings["normalisation"] == "none"
+    assert cell("adaptformer:petl", "dtd").method.form == "petl"
+    for spec in ("lora", "adaptformer", "compare"):
+        with pytest.raises(ValueError, match=f"{spec}.py:x: expected"):
+            load(f"{spec}:x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "variant", "cells"),
+    [("compare", "vit_mini", 144), ("compare:dinov2", "dinov2_s14", 48)],
+)
+def test_small_comparisons_give_every_method_as_many_rates(spec, variant, cells, count):
+    config, _ = load(spec)
+    plan = make_plan(config)
+    assert len(plan) == cells
+    assert {cell.method_name for cell in plan} == METHODS.keys() - {"noah_subnet"}
+    for cell in plan:
+        assert len({c.learning_rate for c in cell.candidates}) == len(cell.candidates) == 3
+        assert len({c._replace(learning_rate=0) for c in cell.candidates}) == 1
+        assert cell.settings["optimizer"] == "adamw"
+    sizes = {cell.method_name: count(cell.method, variant) for cell in plan}
+    everything = sizes.pop("full")
+    assert all(size < 0.05 * everything for size in sizes.values()), sizes
+
+
+@pytest.mark.parametrize("spec", ["compare", "compare:dinov2"])
+def test_the_limit_of_noah_s_search_allows_some_and_not_all(spec):
+    config, _ = load(spec)
+    vit = get_variant(config.variant)
+    (noah,) = {cell.method for cell in make_plan(config) if cell.method_name == "noah"}
+    largest = [[max(noah.widths)] * vit.depth] * 3
+    smallest = [[min(noah.widths)] * vit.depth] * 3
+    assert noah.count(smallest, vit) < noah.limit < noah.count(largest, vit)
+
+
+def test_the_vtab_comparison_takes_each_method_s_own_settings():
+    cells = make_plan(load("compare:vtab")[0])
+    assert len(cells) == 16 * 19
+    shared = {"normalisation"}  # one for the whole sweep
+    for name in compare.SMALL:
+        alone = make_plan(load(compare.OWN.get(name, name))[0])
+        together = [cell for cell in cells if cell.method_name == name]
+        for a, b in zip(alone, together, strict=True):
+            assert (a.task, a.method, a.candidates) == (b.task, b.method, b.candidates)
+            assert {k for k in a.settings if a.settings[k] != b.settings[k]} <= shared
+
+
+def test_methods_of_the_comparison_can_be_combined():
+    config, _ = load("compare")
+    config.methods = "fact_tt+vpt_deep"
+    config["fact_tt+vpt_deep"] = ConfigDict({"learning_rates": (3e-3, 1e-2)})
+    cells = make_plan(config)
+    assert len(cells) == 9
+    assert [c.learning_rate for c in cells[0].candidates] == [3e-3, 1e-2]
+    assert all(set(GRID) & set(cell.settings) == set(GRID) for cell in cells)
+
+
+def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
+    page, _, _ = (CONFIGS.parent / "docs" / "methods.md").read_text().partition("## Traps")
+    rows = dict(re.findall(r"^\| `(\w+)` (\|.*)$", page, re.MULTILINE))
+    assert METHODS.keys() - {"noah_subnet"} <= rows.keys()
+    for spec in VTAB_CONFIGS:
+        config, _ = load(spec)
+        cells = rows[config.methods].split(" | ")
+        assert spec.split(":")[0] in cells[-1]
+        if spec in (*compare.SMALL, *compare.OWN.values()) and VTAB_CONFIGS[spec][1] is not None:
+            assert f"{VTAB_CONFIGS[spec][1]:,}" in cells[1]
+        if row := config[config.methods].get("published"):
+            known = published()["vtab1k"][row]
+            if known["tasks"]:
+                assert f"{known['mean']['group_mean']:.2f}" in cells[-2]
+        else:
+            assert "not published" in cells[-2]
