@@ -43,7 +43,7 @@ def define_flags(default_config: str) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where results and factors go; by default runs/ and the config file's name.",
+        "Where results and factors go; by default runs/, the config file's name and its argument.",
     )
     flags.DEFINE_string(
         "distributed",
@@ -59,7 +59,8 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, Path], None]) -> 
     if flags.FLAGS.distributed:
         cli.join_processes(flags.FLAGS.distributed)
     config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = Path(file).stem + (f"-{argument}" if argument else "")
     workdir = flags.FLAGS.workdir or f"runs/{name}"
     failures: list[NonFiniteLoss] = []
     results = run_sweep(config, workdir, console, failures)

@@ -140,11 +140,13 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     if len(parts) > 1:  # the parts' own settings; those of the run are the combination's
         for part in parts:
             settings = _own_settings(config, part, task)
-            others = [*METHOD_SETTINGS, *(k for k in GRID if k in settings)]
-            if len(settings.get("scales", ())) > 1 and "scale" not in settings:
+            if len(scales := tuple(settings.pop("scales", ()))) > 1 and "scale" not in settings:
                 raise UserError(
                     f"config.{part} has several scales; in {name} it needs one: config.{part}.scale"
                 )
+            if scales:
+                settings.setdefault("scale", scales[0])
+            others = (*METHOD_SETTINGS, *GRID)
             own[part] = {k: v for k, v in settings.items() if k not in others}
     run = {key: config[key] for key in RUN_SETTINGS}
     run.update({key: own.pop(key) for key in list(own) if key in METHOD_SETTINGS})
