@@ -24,10 +24,12 @@ def space(count=numbers, **changes):
     return Space(SimpleNamespace(**settings), DEPTHS, FAMILIES, BLOCKS, count)
 
 
+TARGET = np.array([[10] * 12, [5, 1] * 3 + [0] * 6, [1, 5, 10] * 3 + [0] * 3])
+
+
 def toy(architecture):
-    """Best are wide first blocks of the first family, narrow ones of the second, a short third."""
-    prompts, lora, adapters = map(np.array, architecture)
-    return float(prompts[:6].sum() - lora.sum() - 5 * (adapters > 0).sum() + 0.01 * prompts[-1])
+    """Nearness to a target that is unlikely to be drawn: all families count alike."""
+    return -float(np.abs(TARGET - np.array(architecture)).sum())
 
 
 class Memory:
@@ -226,7 +228,7 @@ def test_it_beats_random_search_of_the_same_budget():
             outcome, tried = run(where, seed=seed)
             assert len(tried) == 750
             found[name].append(outcome["fitness"])
-    assert np.mean(found["evolution"]) > np.mean(found["random"]) + 4, found
+    assert np.mean(found["evolution"]) > np.mean(found["random"]) + 10, found
 
 
 def test_a_limit_that_allows_nothing_is_said():
