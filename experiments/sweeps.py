@@ -19,7 +19,7 @@ from rich.progress import (
 )  # fmt: skip
 
 from experiments import cli
-from fact_jax.report.architecture import architecture_text
+from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.tables import parameter_table
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.runner import Runner
@@ -64,12 +64,26 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, Path], None]) -> 
     results = run_sweep(config, workdir, console, failures)
     if results:
         finish(config, results, console, Path(workdir))
+        if jax.process_index() == 0:
+            _draw_architectures(results, Path(workdir), console)
         notes = [NOTES[config.protocol]]
         if config.train_limit or config.eval_limit or config.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
         console.print(" ".join(notes), f"Results and factors are in {workdir}.")
     if failures:
         raise _together(failures)
+
+
+def _draw_architectures(results: list[dict], workdir: Path, console: Console) -> None:
+    """Those that were searched for: DIR/architectures/<cell>.png."""
+    folder = workdir / "architectures"
+    for result in (result for result in results if result["search"]):
+        folder.mkdir(exist_ok=True)
+        try:
+            draw_architecture(result["search"], folder / f"{result['cell']}.png")
+        except ImportError:
+            console.print("No pictures: matplotlib is not installed (pip install matplotlib).")
+            return
 
 
 class Bars:
