@@ -19,8 +19,10 @@ _ROWS = {"fact_tt": "fact_tt_16", "lora": "lora", "adapter": "adapter", "noah": 
          "vpt_deep": "vpt", "adaptformer": "adaptformer"}  # fmt: skip
 _SETS = {"oxford_flowers": "oxford_flowers102"}
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
+_MARKERS = "oD^sv<>"  # 7 and 8: 56 methods before two look alike
 
-Curves = dict[str, dict[str, dict[int, list[float]]]]
+Points = dict[str, dict[int, list[float]]]  # by method and shots
+Curves = dict[str, Points]  # by data set
 
 
 def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
@@ -56,10 +58,8 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
                 texts = (f"{known[k]:.1f}" if k in known else "-" for k in shots)
                 table.add_row("", "  published", *texts, style="dim")
         table.add_section()
-    methods = {m: None for rows in curves.values() for m in rows}
-    for method in methods if len(curves) > 1 else ():
-        cells = (_mean([rows.get(method, {}).get(k) for rows in curves.values()]) for k in shots)
-        table.add_row("mean", method, *("-" if v is None else f"{v:.1f}" for v in cells))
+    for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
+        table.add_row("mean", method, *(_text(row.get(k)) for k in shots))
     return table
 
 
@@ -77,47 +77,85 @@ def _mean(parts: list[list[float] | None]) -> float | None:
     return statistics.fmean(statistics.fmean(values) for values in parts if values)
 
 
-def draw_few_shot(results: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Writes fewshot.png and fewshot.svg; a panel a data set. Needs matplotlib."""
-    from matplotlib.figure import Figure
+def _panels(curves: Curves) -> list[tuple[str, Points, Points]]:
+    """(title, accuracies of the seeds, published ones) of each data set, and of their mean."""
+    panels = [
+        (
+            dataset,
+            dict(rows),
+            {
+                m: {k: [v] for k, v in p.items()}
+                for m in rows
+                if (p := published_points(dataset, m))
+            },
+        )
+        for dataset, rows in curves.items()
+    ]
+    if len(panels) > 1:
+        ours, known = (_over_sets([panel[i] for panel in panels]) for i in (1, 2))
+        panels.append(("mean of the sets", ours, known))
+    return panels
 
-    curves = few_shot_curves(results)
-    methods = list({m: None for rows in curves.values() for m in rows})
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.1 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (dataset, by_method) in zip(axes, curves.items(), strict=False):
-        for method, row in by_method.items():
-            colour = _COLOURS[methods.index(method) % len(_COLOURS)]
-            shots = sorted(row)
-            points = [mean_and_error(row[k]) for k in shots]
-            axis.errorbar(
-                shots, [mean for mean, _ in points], [error or 0 for _, error in points],
-                color=colour, marker="o", markersize=4, capsize=2, label=method,
+
+def _over_sets(parts: list[Any]) -> Points:
+    """Mean over data sets by method and shots, where none of them is missing."""
+    methods = {m: None for rows in parts for m in rows}
+    shots = sorted({k for rows in parts for row in rows.values() for k in row})
+    means = {
+        m: {k: _mean([rows.get(m, {}).get(k) for rows in parts]) for k in shots} for m in methods
+    }
+    return {m: {k: [v] for k, v in row.items() if v is not None} for m, row in means.items()}
+
+
+def draw_few_shot(results: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """Writes fewshot.png and fewshot.svg: a panel a data set, and one of their mean; published
+    points are dashed and hollow. Needs matplotlib."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    panels = _panels(few_shot_curves(results))
+    methods = list({m: None for _, rows, _ in panels for m in rows})
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.6), layout="constrained")
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    styles: dict[str, dict[str, Any]] = {
+        m: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        for i, m in enumerate(methods)
+    }
+    for axis, (title, ours, known) in zip(axes, panels, strict=False):
+        for method, row in known.items():
+            axis.plot(
+                list(row), [v for (v,) in row.values()], **styles[method], linestyle="--",
+                markersize=4, linewidth=1, markerfacecolor="white", alpha=0.8,
             )  # fmt: skip
-            if known := published_points(dataset, method):
-                axis.plot(
-                    list(known), list(known.values()), color=colour, linestyle="--", marker="s",
-                    markersize=3, linewidth=1, alpha=0.7, label=f"{method}, published",
-                )  # fmt: skip
+        for method, row in ours.items():
+            points = [mean_and_error(row[k]) for k in sorted(row)]
+            axis.errorbar(
+                sorted(row), [mean for mean, _ in points], [error or 0 for _, error in points],
+                **styles[method], markersize=5, linewidth=1.5, capsize=2, label=method,
+            )  # fmt: skip
         axis.set_xscale("log", base=2)
-        ticks = sorted({k for row in by_method.values() for k in row})
+        ticks = sorted(
+            {k for row in ours.values() for k in row} | {k for r in known.values() for k in r}
+        )
         axis.set_xticks(ticks, [str(k) for k in ticks])
-        axis.set_xlabel("training images a class")
-        axis.set_title(dataset, loc="left", fontsize=11)
+        axis.set_title(title, loc="left", fontsize=11)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes:  # what is left of the last row
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
+    figure.supxlabel("training images a class", fontsize=10)
     figure.supylabel("accuracy on test, %", fontsize=10)
-    handles: dict[str, Any] = {}
-    for axis in figure.axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+    handles: list[Any] = [Line2D([], [], **styles[m], markersize=5, label=m) for m in methods]
+    if any(row for _, _, known in panels for row in known.values()):
+        handles.append(
+            Line2D([], [], color="0.4", linestyle="--", linewidth=1, marker="o", markersize=4,
+                   markerfacecolor="white", label="published")
+        )  # fmt: skip
     figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center",
-        ncols=min(4, len(handles)), frameon=False, fontsize=9,
+        handles=handles, loc="outside upper center", ncols=min(2 * columns, len(handles)),
+        frameon=False, fontsize=9,
     )  # fmt: skip
     paths = [folder / f"fewshot.{suffix}" for suffix in ("png", "svg")]
     for path in paths:

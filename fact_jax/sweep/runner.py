@@ -50,8 +50,9 @@ class Runner:
         self.trainer = Trainer(config, progress)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """All that the cell's result depends on."""
-        return {**cell.settings, "weights_sha256": self.trainer.weights_sha256}
+        """All that the cell's result depends on, as it is read back from a result."""
+        settings = {**cell.settings, "weights_sha256": self.trainer.weights_sha256}
+        return json.loads(json.dumps(settings))  # which has lists where a method has tuples
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
@@ -142,7 +143,9 @@ class Runner:
                 if trained.error is not None:
                     failures.append(trained.error)
                     continue
-                searches[i] = self._search(trained)
+                run = trained.run._replace(stage="search")
+                directories.append(self._directory([run], size))
+                searches[i] = self._search(trained, directories[-1])
                 finals.append(own[i]._replace(choice=searches[i]["best"]))
         failed = len(finals) < len(group)
         for i, trained in train_all(finals):
@@ -158,8 +161,9 @@ class Runner:
             for directory in directories:
                 directory.rmtree()
 
-    def _search(self, trained: Trained) -> dict[str, Any]:
-        """The best architecture of a trained supernet, and how it was found."""
+    def _search(self, trained: Trained, directory: epath.Path) -> dict[str, Any]:
+        """The best architecture of a trained supernet, and how it was found. What is done of it
+        lies in the directory."""
         cell, config = trained.run.cell, self.trainer.model.config
         method = cell.method
         assert isinstance(method, SearchMethod)
@@ -170,7 +174,8 @@ class Runner:
             config.depth,
             lambda architecture: method.count(architecture, config),
         )
-        path = self._directory([trained.run], 1).parent / "search.json"
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "search.json"
         self.trainer.progress.start([cell.name], "search", method.generations)
         return search(
             space,

@@ -3,7 +3,7 @@
 `NOAH` is the supernet: every width up to the largest, as the first tokens, columns and hidden
 values of one set of factors. `NOAHSubnet` is one architecture, stored without the rest.
 Source: Zhang, Zhou & Liu, "Neural Prompt Search", 2022; ZhangYuanhan-AI/NOAH,
-model/supernet_transformer_prompt.py, model/module/{adapter_super,qkv_super_prompt}.py and
+model/supernet_vision_transformer_timm.py, model/module/adapter_super.py and
 supernet_engine_prompt.py. Its prompt at the input is replaced in the first block before anything
 reads it, and is left out here. Letters: `l` layer, `d` width of the ViT, `w` largest width.
 """
@@ -21,20 +21,28 @@ from jaxtyping import Array, Bool, Int
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck, LowRank, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.tuning.initial import uniform, xavier
+from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Factors
 
 
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
-    keys = jax.random.split(key, 6)
+    """As the released net begins: its constructor ends by filling every Linear layer anew, those
+    of LoRA and adapters included, so that no family begins at zero."""
+    keys = jax.random.split(key, 5)
+    shapes = {
+        "lora_A": (depth, d, w), "lora_B": (depth, w, 3 * d), "down": (depth, d, w),
+        "up": (depth, w, d),
+    }  # fmt: skip
+    drawn = {
+        name: 0.02 * jax.random.normal(own, shape)
+        for own, (name, shape) in zip(keys[1:], shapes.items(), strict=True)
+    }
+    bound = (6 / (d * (w + 1))) ** 0.5  # Xavier's, as PyTorch has it for [1, w, d]
     return {
-        "prompts": 0.02 * jax.random.truncated_normal(keys[0], -2, 2, (depth, w, d)),
-        "lora_A": uniform(keys[1], (depth, d, w), w**-0.5),  # as its code has it
-        "lora_B": jnp.zeros((depth, w, 3 * d)),
-        "down": xavier(keys[2], (depth, d, w)),
-        "down_bias": 1e-6 * jax.random.normal(keys[3], (depth, w)),
-        "up": xavier(keys[4], (depth, w, d)),
-        "up_bias": 1e-6 * jax.random.normal(keys[5], (depth, d)),
+        "prompts": uniform(keys[0], (depth, w, d), bound),
+        **drawn,
+        "down_bias": jnp.zeros((depth, w)),
+        "up_bias": jnp.zeros((depth, d)),
     }
 
 

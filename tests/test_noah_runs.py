@@ -1,0 +1,225 @@
+"""NOAH in the runner: supernet, search, retraining; stopped anywhere; what is stored."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+from safetensors.numpy import load_file
+from test_grid import predicted_accuracy, sweep, tiny_config
+
+from experiments import sweeps
+from fact_jax import VARIANTS
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import write_npz
+from fact_jax.sweep import feed as feed_module
+from fact_jax.sweep import trainer as trainer_module
+from fact_jax.tuning import NOAHSubnet, count_parameters
+
+SEARCH = dict(
+    widths=(1, 2), supernet_epochs=2, supernet_learning_rate=5e-3, population=6, parents=2,
+    mutations=2, crossovers=2, generations=3, limit=1000, depths=(1, 3),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, small_config):
+    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    write_npz(path, small_config, init_base(small_config, jax.random.key(0)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "vit_tiny", small_config)
+        yield tiny_config(path, "noah", noah=ConfigDict(SEARCH))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """(work directory, result, what was trained, what was read, what was told) of a sweep."""
+    trained, reads, programs, told = [], [], [], []
+    opened, train = feed_module.open_task, trainer_module.Trainer.train
+    make_epoch, workdir = trainer_module.make_epoch, tmp_path_factory.mktemp("whole")
+
+    def open_spied(task, settings):
+        data = opened(task, settings)
+        stream = data.stream
+
+        def spy(split, batch_size, limit=None):
+            reads.append(split)
+            return stream(split, batch_size, limit)
+
+        data.stream = spy
+        return data
+
+    def train_spied(self, runs, size, directory):
+        trained.extend(runs)
+        return train(self, runs, size, directory)
+
+    def make_spied(*args):
+        programs.append(args[-1])  # whether it samples
+        return make_epoch(*args)
+
+    class Spied(sweeps.Bars):
+        def start(self, names, stage, epochs):
+            told.append((stage, epochs))
+            super().start(names, stage, epochs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_module, "open_task", open_spied)
+        patch.setattr(trainer_module.Trainer, "train", train_spied)
+        patch.setattr(trainer_module, "make_epoch", make_spied)
+        patch.setattr(sweeps, "Bars", Spied)
+        (result,) = sweep(config, workdir)
+    return workdir, result, trained, reads, programs, told
+
+
+def test_three_stages_in_order_on_their_splits(whole):
+    _, result, trained, reads, programs, told = whole
+    supernet, final = trained
+    assert (supernet.stage, supernet.split, supernet.epochs) == ("supernet", "train800", 2)
+    assert (supernet.peak_rate, supernet.choice) == (5e-3, None)
+    assert (final.stage, final.split, final.epochs) == ("final", "train800val200", 3)
+    assert (final.peak_rate, final.choice) == (0.01, result["search"]["best"])
+    assert reads == ["train800", "val200", "train800val200", "test"]
+    assert programs == [True, False]  # the second samples nothing
+    assert told == [("supernet", 2), ("search", 3), ("final", 3)]
+
+
+def test_the_result_says_what_was_found_and_how(whole, config):
+    _, result, *_ = whole
+    found, vit = result["search"], VARIANTS["vit_tiny"]
+    subnet = NOAHSubnet.of(found["best"])
+    assert all(len(row) == 3 and set(row) <= {0, 1, 2} for row in found["best"])
+    assert result["num_factors"] == subnet.count(vit)
+    # With the idle prompts at the input, and their positions, the limit's count.
+    idle = (found["best"][0][0] + 2) * 24
+    assert found["parameters"] == subnet.count(vit) + idle <= 1000
+    assert len(found["history"]) == 3
+    assert found["history"][-1]["best"] == found["fitness"]
+    assert [g["tried"] for g in found["history"]][0] == 6
+    assert len(result["losses"]) == 3
+    assert result["grid_size"] == 1
+    assert result["settings"]["supernet_epochs"] == 2
+
+
+def test_the_factor_file_is_the_subnets(whole, config):
+    workdir, result, *_ = whole
+    accuracy, task = predicted_accuracy(config, workdir, result)
+    assert accuracy == pytest.approx(result["accuracy"])
+    assert task.method == NOAHSubnet.of(result["search"]["best"])
+    assert task.metadata["method"] == "noah_subnet"
+    assert count_parameters(task.factors) == result["num_factors"]
+    path = workdir / "factors" / f"{result['cell']}.safetensors"
+    assert result["factor_file_bytes"] == path.stat().st_size
+
+
+def test_retraining_begins_anew_and_not_with_the_supernet(whole):
+    """Its first step's loss is that of fresh factors under the mask."""
+    _, result, trained, *_ = whole
+    assert result["losses"][0] > 2.2  # ln 10 = 2.30 with ten classes and a rate of 1e-6
+
+
+def test_nothing_is_left_of_the_search_that_another_would_find(whole):
+    workdir, *_ = whole
+    assert not [p for p in (workdir / "checkpoints").rglob("*") if p.is_file()]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_in(monkeypatch, stage, after):
+    """Stops a sweep in the middle of this stage; in the search, of a generation."""
+    if stage == "search":
+        make, count = trainer_module.Trainer.fitness, [0]
+
+        def fitness(self, trained):
+            measure = make(self, trained)
+
+            def counted(architecture):
+                count[0] += 1
+                if count[0] > after:
+                    raise Stopped
+                return measure(architecture)
+
+            return counted
+
+        monkeypatch.setattr(trainer_module.Trainer, "fitness", fitness)
+        return
+
+    class Stopping(sweeps.Bars):
+        def start(self, names, stage, epochs):
+            self.stage = stage
+            super().start(names, stage, epochs)
+
+        def epoch(self, done, loss):
+            super().epoch(done, loss)
+            if (self.stage, done) == (stage, after):
+                raise Stopped
+
+    monkeypatch.setattr(sweeps, "Bars", Stopping)
+
+
+@pytest.mark.parametrize(("stage", "after"), [("supernet", 1), ("search", 8), ("final", 2)])
+def test_stopped_anywhere_it_ends_as_if_never_stopped(
+    whole, config, tmp_path, monkeypatch, stage, after
+):
+    never, expected, *_ = whole
+    with monkeypatch.context() as patch:
+        stop_in(patch, stage, after)
+        with pytest.raises(Stopped):
+            sweep(config, tmp_path)
+    states = list((tmp_path / "checkpoints").rglob("search.json"))
+    if stage == "supernet":
+        assert not states
+    else:
+        (state,) = states
+        done = json.loads(state.read_text())
+        assert done["generation"] == (1 if stage == "search" else 3)
+        assert done["history"] == expected["search"]["history"][: done["generation"]]
+    measured, fitness = [], trainer_module.Trainer.fitness
+
+    def counted(self, trained):
+        measure = fitness(self, trained)
+        return lambda architecture: measured.append(architecture) or measure(architecture)
+
+    monkeypatch.setattr(trainer_module.Trainer, "fitness", counted)
+    (result,) = sweep(config, tmp_path)
+    tried = expected["search"]["history"][-1]["tried"]
+    assert len(measured) == {"supernet": tried, "search": tried - 6, "final": 0}[stage]
+    for key in ("search", "accuracy", "losses", "num_factors", "settings"):
+        assert result[key] == expected[key], key
+    name = f"factors/{result['cell']}.safetensors"
+    mine, theirs = load_file(tmp_path / name), load_file(never / name)
+    assert mine.keys() == theirs.keys()
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(mine[key], value)
+
+
+def test_another_search_does_not_go_on_with_this_one(config, whole, tmp_path, monkeypatch):
+    """Its state belongs to its settings, as checkpoints do."""
+    with monkeypatch.context() as patch:
+        stop_in(patch, "search", 8)
+        with pytest.raises(Stopped):
+            sweep(config, tmp_path)
+    (state,) = (tmp_path / "checkpoints").rglob("search.json")
+    kept = json.loads(state.read_text())
+    kept["visited"] = [[[[2, 2, 2]] * 3, 1e6]]  # would be the best of any search that read it
+    state.write_text(json.dumps(kept))
+    other = config.copy_and_resolve_references()
+    other.noah.limit = 900
+    (result,) = sweep(other, tmp_path)
+    assert result["search"]["fitness"] <= 100
+
+
+def test_the_command_prints_the_architecture(whole, config):
+    """Run again, from what is stored."""
+    workdir, result, *_ = whole
+    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    sweeps.run_sweep(config, str(workdir), console)
+    text = console.export_text()
+    assert "finished before" in text
+    assert f"found: {result['search']['parameters']:,} numbers" in text
+    for name, row in zip(("prompts", "lora", "adapters"), result["search"]["best"], strict=True):
+        (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
+        assert line.endswith(" ".join(map(str, row)))

@@ -1,0 +1,188 @@
+"""The few-shot table and figure, and the picture of an architecture."""
+
+import itertools
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from configs import quickstart
+from experiments import sweeps
+from fact_jax.report.architecture import architecture_text, draw_architecture
+from fact_jax.report.fewshot import (
+    draw_few_shot,
+    few_shot_curves,
+    few_shot_table,
+    published_points,
+)
+
+SETS = ("food101", "stanford_cars", "oxford_flowers", "fgvc_aircraft", "oxford_pets")
+
+
+def results(sets=SETS, methods=("fact_tt", "lora"), shots=(1, 2, 16), seeds=3):
+    """Accuracies 10, 11, 12 and so on: a mean of 3 seeds is the middle one."""
+    return [
+        {
+            "task": f"{dataset}_{k}shot", "method": method, "seed": seed,
+            "accuracy": 10.0 * (i + 1) + 5 * j + k / 4 + seed,
+        }
+        for (i, dataset), (j, method), k, seed in itertools.product(
+            enumerate(sets), enumerate(methods), shots, range(seeds)
+        )
+    ]  # fmt: skip
+
+
+def rows_of(table):
+    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    lines = (line.split("│")[1:-1] for line in console.export_text().splitlines())
+    return [[cell.strip() for cell in line] for line in lines if line]
+
+
+def test_curves_are_by_set_method_and_shots_of_few_shot_tasks_only():
+    whole = {"task": "digits", "method": "lora", "accuracy": 99.0}
+    curves = few_shot_curves([*results(), whole])
+    assert list(curves) == list(SETS)
+    assert curves["stanford_cars"]["lora"] == {
+        1: [25.25, 26.25, 27.25], 2: [25.5, 26.5, 27.5], 16: [29.0, 30.0, 31.0]
+    }  # fmt: skip
+
+
+def test_published_points_are_those_of_noahs_figure():
+    assert published_points("food101", "lora") == {
+        1: 31.8, 2: 48.7, 4: 59.0, 8: 66.4, 16: 72.5
+    }  # fmt: skip
+    # Its flowers are called oxford_flowers102 there; means of the facts, section 3.
+    for method, means in {
+        "noah": (41.0, 50.7, 59.1, 67.8, 76.5), "lora": (40.9, 49.6, 58.3, 66.7, 75.3),
+        "adapter": (40.9, 49.7, 57.7, 65.2, 73.2), "vpt_deep": (30.2, 45.8, 56.7, 63.6, 72.0),
+    }.items():  # fmt: skip
+        for k, mean in zip((1, 2, 4, 8, 16), means, strict=True):
+            known = [published_points(dataset, method)[k] for dataset in SETS]
+            assert np.mean(known) == pytest.approx(mean, abs=0.06), (method, k)
+    assert published_points("food101", "fact_tt") == {}  # not obtained
+    assert published_points("food101", "ssf") == published_points("digits", "lora") == {}
+
+
+def test_the_table_has_means_errors_and_published_rows():
+    rows = rows_of(few_shot_table(results()))
+    assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6"] in rows
+    at = rows.index(["food101", "lora", "16.2 ± 0.6", "16.5 ± 0.6", "20.0 ± 0.6"])
+    assert rows[at + 1] == ["", "published", "31.8", "48.7", "72.5"]
+    assert ["mean", "fact_tt", "31.2", "31.5", "35.0"] in rows
+    assert ["mean", "lora", "36.2", "36.5", "40.0"] in rows
+
+
+def test_a_mean_needs_all_sets_and_one_seed_has_no_error():
+    some = [r for r in results(seeds=1) if r["task"] != "oxford_pets_16shot"]
+    rows = rows_of(few_shot_table(some))
+    assert ["food101", "fact_tt", "10.2", "10.5", "14.0"] in rows
+    assert ["oxford_pets", "fact_tt", "50.2", "50.5", "-"] in rows
+    assert ["mean", "fact_tt", "30.2", "30.5", "-"] in rows
+    alone = rows_of(few_shot_table(results(sets=("food101",))))
+    assert not [row for row in alone if row[0] == "mean"]
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figures that are saved."""
+    saved = []
+    savefig = matplotlib.figure.Figure.savefig
+
+    def spy(self, *args, **kwargs):
+        saved.append(self)
+        return savefig(self, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
+    return saved
+
+
+def lines_of(axis):
+    """Lines of points, without those of the error bars' ends."""
+    return [line for line in axis.lines if line.get_linestyle() in ("-", "--")]
+
+
+def test_the_figure_has_a_panel_a_set_and_the_mean_with_published_points(tmp_path, figure):
+    png, svg = draw_few_shot(results(), tmp_path)
+    assert (png, svg) == (tmp_path / "fewshot.png", tmp_path / "fewshot.svg")
+    with Image.open(png) as image:
+        image.load()
+        assert image.size[0] > 1200
+    text = svg.read_text()
+    assert "</svg>" in text
+    axes = [axis for axis in figure[0].axes if axis.get_visible()]
+    assert [axis.get_title(loc="left") for axis in axes] == [*SETS, "mean of the sets"]
+    published, tt, lora = lines_of(axes[1])
+    assert published.get_linestyle() == "--"
+    points = published_points("stanford_cars", "lora")
+    assert dict(zip(*published.get_data(), strict=True)) == points
+    assert dict(zip(*lora.get_data(), strict=True)) == {1: 26.25, 2: 26.5, 16: 30.0}
+    assert published.get_color() == lora.get_color() != tt.get_color()
+    mean = {k: np.mean([published_points(d, "lora")[k] for d in SETS]) for k in points}
+    assert dict(zip(*lines_of(axes[-1])[0].get_data(), strict=True)) == pytest.approx(mean)
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["1", "2", "4", "8", "16"]
+    (legend,) = figure[0].legends
+    assert [t.get_text() for t in legend.get_texts()] == ["fact_tt", "lora", "published"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_no_panel_is_left_empty_and_nothing_overlaps(tmp_path, figure, count):
+    """Also where the panels do not fill the last row."""
+    names = ("digits", "fashion", "location", "food101")[:count]
+    draw_few_shot(results(sets=names, methods=("fact_tt", "ssf")), tmp_path)
+    axes = [axis for axis in figure[0].axes if axis.get_visible()]
+    assert len(axes) == count + (count > 1)
+    assert all(axis.lines for axis in axes)
+    (legend,) = figure[0].legends
+    assert [t.get_text() for t in legend.get_texts()] == ["fact_tt", "ssf"]  # nothing published
+    boxes = [item.get_tightbbox() for item in (*axes, legend, figure[0]._supxlabel)]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
+
+
+SEARCH = {
+    "best": [[10] * 12, [5, 1, 10] * 2 + [0] * 6, [1] * 3 + [0] * 9],
+    "fitness": 71.25,
+    "parameters": 123_456,
+    "history": [{"best": 60.0, "tried": 50}, {"best": 71.25, "tried": 100}],
+}
+
+
+def test_an_architecture_in_words():
+    first, *lines = architecture_text(SEARCH).splitlines()
+    assert "123,456 numbers" in first
+    assert "71.2 % on validation data, 100 architectures tried" in first
+    assert lines[0].split() == ["prompts", "█" * 12, *["10"] * 12]
+    assert lines[1].split()[:2] == ["lora", "▄▁█▄▁█"]
+    assert lines[2].split()[2:] == ["1"] * 3 + ["0"] * 9
+
+
+def test_an_architecture_in_a_picture(tmp_path, figure):
+    draw_architecture(SEARCH, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        image.load()
+    axes = {axis.get_title(loc="left"): axis for axis in figure[0].axes}
+    assert [bar.get_height() for bar in axes["lora"].patches] == SEARCH["best"][1]
+    (curve,) = axes["best so far on validation data, %"].lines
+    assert curve.get_ydata().tolist() == [60.0, 71.25]
+
+
+def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
+    """For the cells that searched."""
+    found = [{"cell": "a", "search": SEARCH}, {"cell": "b", "search": None}]
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *args: found)
+    monkeypatch.setattr(sweeps, "flags", fake_flags(tmp_path))
+    monkeypatch.setattr(sweeps.config_flags, "get_config_filename", lambda flag: "x.py")
+    sweeps.command(lambda *args: None)
+    assert [p.name for p in (tmp_path / "architectures").iterdir()] == ["a.png"]
+
+
+def fake_flags(workdir):
+    class Flags(dict):
+        config, distributed = quickstart.get_config(), ""
+
+    flags = Flags(config=None)
+    flags.workdir = str(workdir)
+    return type("flags", (), {"FLAGS": flags})
