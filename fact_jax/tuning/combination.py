@@ -8,6 +8,7 @@ import jax
 
 from fact_jax.backbone.adaptation import Adaptation, combine
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
 from fact_jax.tuning.method import Factors, Method
 
 
@@ -17,6 +18,10 @@ class Combination:
 
     parts: tuple[tuple[str, Method], ...]
     scale: float = 1.0
+
+    def __post_init__(self):
+        if len(dict(self.parts)) < len(self.parts):
+            raise UserError(f"Parts of one name: {', '.join(name for name, _ in self.parts)}.")
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         keys = jax.random.split(key, len(self.parts))
