@@ -1,6 +1,6 @@
 """All methods on the offline tasks, as a committed result.
 
-    python -m benchmarks.compare [--which quickstart|dinov2] [--weights FILE] [--tasks digits,location]
+    python -m benchmarks.compare [--which quickstart|dinov2] [--weights FILE] [--tasks NAMES]
 
 Runs `configs/compare.py` (or what is left of it in --workdir) through the same code as
 `python -m experiments.vtab`, prints its table, and writes accuracies per seed, what was chosen on
