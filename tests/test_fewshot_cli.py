@@ -120,10 +120,10 @@ def test_the_same_without_augmentation(tmp_path, tiny):
     check_five_sets(console.export_text(), workdir, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
 
 
-METHODS = "linear,fact_tt+vpt_deep"
+METHODS = "fact_tt,vpt_deep+adapter"
 REAL = [
     *SHORT, "--config.tasks=digits", "--config.shots=(4,)", "--config.epochs=6",
-    "--config.eval_limit=100", "--config.eval_batch_size=100", "--config.learning_rate=0.01",
+    "--config.eval_limit=100", "--config.learning_rate=0.01",
 ]  # fmt: skip
 
 
