@@ -259,3 +259,24 @@ def test_a_combination_is_built_again_from_its_description(name):
     assert described == name
     assert build(described, json.loads(json.dumps(settings))) == built
     assert built.scale == 2.0
+
+
+def test_a_combinations_scale_multiplies_its_parts_own(small_config):
+    parts = {"fact_tt": FacTTT(2, 3.0), "lora": LoRA(2, 4.0, sites="q,v")}
+    both = Combination(tuple(parts.items()))
+    rng = np.random.default_rng(0)
+    factors = jax.tree.map(
+        lambda x: rng.normal(size=x.shape), both.init(jax.random.key(0), small_config)
+    )
+
+    def increment(method, factors, scale):
+        pairs = method.adaptation(factors, small_config, scale).site("v")
+        return sum(np.asarray(pair.increment()) for pair in pairs)
+
+    own = {
+        name: {k.removeprefix(f"{name}/"): v for k, v in factors.items() if k.startswith(name)}
+        for name in parts
+    }
+    expected = increment(parts["fact_tt"], own["fact_tt"], 1.5)
+    expected = expected + increment(parts["lora"], own["lora"], 2.0)
+    np.testing.assert_allclose(increment(both, factors, 0.5), expected, rtol=1e-4, atol=1e-4)

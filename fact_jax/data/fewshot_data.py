@@ -70,13 +70,12 @@ class FewShotData(TaskData):
         """One augmented view of each training image, uint8 [n, s, s, 3], in the order of `load`.
 
         It depends on the split, its image and `epoch_seed` (at least 0) alone. The encoded images
-        are kept in memory, so that only the first call reads them.
+        are read by `keep`, if they are not in memory yet.
         """
         seed = self._seed(split)
         if seed is None:
             raise UserError(f"Split {split!r} has no augmented views, only training lists have.")
-        if split not in self._encoded:
-            self._encoded[split] = list(self._records(split, None))
+        self.keep(split)
         settings = self._settings
 
         def view(numbered: tuple[int, Mapping[str, Any]]) -> np.ndarray:
@@ -93,6 +92,11 @@ class FewShotData(TaskData):
         return np.stack(
             list(images.map_ahead(view, enumerate(examples), ahead, settings.num_threads))
         )
+
+    def keep(self, split: str) -> None:
+        """Reads the encoded images of a training list into memory, where they stay for `views`."""
+        if split not in self._encoded:
+            self._encoded[split] = list(self._records(split, None))
 
     def _seed(self, split: str) -> int | None:
         """The seed of a training list, None for another split."""

@@ -58,6 +58,11 @@ class Feed:
                 train_set(*split, get_task(run.cell.task).num_classes, capacity)
                 for run, split in zip(runs, splits, strict=True)
             ]
+            if self.config.augment:
+                # Now and not in the first epoch: mock data take the place of the file system while
+                # they are read, and Orbax works in a thread of its own from then on.
+                for run in runs:
+                    self._augmentable(run.cell.task).keep(run.split)
             numbers = [len(split.labels) for split in splits]
             self._stacked = names, stack(_padded(sets, size), mesh), numbers
         return self._stacked[1:]
@@ -67,18 +72,22 @@ class Feed:
         size, capacity = data.images.shape[:2]
         views = []
         for run in runs:
-            source = self.data(run.cell.task)
-            if not isinstance(source, FewShotData):
-                raise UserError(
-                    f"config.augment is True, but {run.cell.task} is no few-shot task: only those "
-                    "have augmented views. Set it to False."
-                )
             # Others for every seed and epoch, and the same ones when a run is resumed.
             seed = np.random.SeedSequence([run.cell.seed, epoch]).generate_state(1)[0]
-            own = source.views(run.split, int(seed), self.config.train_limit or None)
+            source, limit = self._augmentable(run.cell.task), self.config.train_limit or None
+            own = source.views(run.split, int(seed), limit)
             views.append(np.pad(own, ((0, capacity - len(own)), (0, 0), (0, 0), (0, 0))))
         images: jax.Array = stack(_padded(views, size), mesh)
         return data._replace(images=images)
+
+    def _augmentable(self, task: str) -> FewShotData:
+        source = self.data(task)
+        if not isinstance(source, FewShotData):
+            raise UserError(
+                f"config.augment is True, but {task} is no few-shot task: only those have "
+                "augmented views. Set it to False."
+            )
+        return source
 
     def _split(self, task: str, split: str) -> Examples:
         """The split on the host; the last two are kept."""

@@ -4,7 +4,9 @@
     DIR/results/<cell>.json             one per finished cell
     DIR/factors/<cell>.safetensors      factors and head, with metadata
     DIR/checkpoints/<group>/<stage>/    Orbax, one per epoch, the latest kept, and that until the
-                                        results of the group's cells are there
+                                        results of the group's cells are there;
+                                        of a search for an architecture, search.json
+    DIR/architectures/<cell>.png        those that were found
 
 DIR may be a bucket: everything but Orbax goes through etils.epath.
 """

@@ -1,0 +1,291 @@
+"""`python -m experiments.fewshot` as a user runs it: five mock sets, real small tasks, stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from configs import fewshot, fewshot_tt
+from experiments import fewshot as command_module
+from experiments.sweeps import run_sweep
+from fact_jax import VARIANTS, UserError
+from fact_jax.backbone.vit import init_base
+from fact_jax.backbone.weights import write_npz
+from fact_jax.data.fewshot_data import FewShotData
+from fact_jax.sweep.feed import Feed
+from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.runs import Run
+from fact_jax.training.mesh import make_mesh
+
+ROOT = Path(__file__).parent.parent
+SETS = {
+    "food101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100,
+    "oxford_pets": 37,
+}  # fmt: skip
+SHORT = [
+    "--config.variant=vit_mini", "--config.image_size=32", "--config.seeds=(0,)",
+    "--config.warmup_epochs=0", "--config.eval_limit=24", "--config.eval_batch_size=24",
+]  # fmt: skip
+MOCK = [*SHORT, "--config.mock_data=True", "--config.shots=(1,)", "--config.epochs=1"]
+
+
+def command(workdir, config, *overrides):
+    return [
+        sys.executable, "-m", "experiments.fewshot", "--config", config, "--workdir",
+        str(workdir), *overrides,
+    ]  # fmt: skip
+
+
+ENV = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
+
+
+def run(*args):
+    return subprocess.run(
+        command(*args), cwd=ROOT, capture_output=True, text=True, env=ENV, timeout=600
+    )
+
+
+def results(workdir):
+    return {p.stem: json.loads(p.read_text()) for p in Path(workdir, "results").glob("*.json")}
+
+
+def rows_of(out, columns):
+    """Cells of the printed table."""
+    table = out[out.index("Top-1 accuracy") :]
+    split = ([c.strip() for c in line.split("│")[1:-1]] for line in table.splitlines())
+    return [cells for cells in split if len(cells) == columns]
+
+
+def check_five_sets(out, workdir, augmented, limit, width, factors):
+    stored = results(workdir)
+    assert set(stored) == {f"{name}_1shot-fact_tt-seed0" for name in SETS}
+    rows = {cells[0]: cells for cells in rows_of(out, 3)}
+    for name, classes in SETS.items():
+        r = stored[f"{name}_1shot-fact_tt-seed0"]
+        assert r["num_train"] == min(classes, limit)
+        assert np.isfinite(r["losses"]).all()
+        assert r["num_head"] == (width + 1) * classes
+        assert r["num_factors"] == factors
+        assert r["group"] == "fewshot"
+        assert r["data"]["mock"]
+        assert r["data"]["shots"] == 1
+        assert r["settings"]["resize"] == "crop"
+        assert r["settings"]["augment"] is augmented
+        assert r["settings"]["mixup"] == (0.8 if augmented else 0.0)
+        assert rows[name][1:] == ["fact_tt", f"{r['accuracy']:.1f}"]
+    mean = np.mean([r["accuracy"] for r in stored.values()])
+    assert float(rows["mean"][2]) == pytest.approx(mean, abs=0.051)
+    with Image.open(workdir / "fewshot.png") as image:
+        image.load()
+        assert min(image.size) > 500
+        assert np.asarray(image.convert("L")).std() > 5
+    assert (workdir / "fewshot.svg").read_text().startswith("<?xml")
+
+
+def test_all_five_sets_end_to_end_on_mock_data(tmp_path):
+    out = run(tmp_path, "configs/fewshot_tt.py", *MOCK, "--config.train_limit=60")
+    assert out.returncode == 0, out.stderr
+    check_five_sets(out.stdout, tmp_path, True, 60, 128, 2 * 128 * 16 + 12 * 6 * 16**2)
+    assert "Shortened or mock data" in out.stdout
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, small_config):
+    """A change of configs to a ViT of 24 by 3 and images of 16 pixels."""
+    monkeypatch.setitem(VARIANTS, "vit_tiny", small_config)
+    write_npz(tmp_path / "tiny.npz", small_config, init_base(small_config, jax.random.key(0)))
+    return {"variant": "vit_tiny", "weights": str(tmp_path / "tiny.npz"), "image_size": 16}
+
+
+def test_the_same_without_augmentation(tmp_path, tiny):
+    config = fewshot_tt.get_config("plain")
+    config.update(
+        mock_data=True, shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0, train_limit=16,
+        eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
+    )  # fmt: skip
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    workdir = tmp_path / "work"
+    command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
+    check_five_sets(console.export_text(), workdir, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
+
+
+METHODS = "fact_tt,vpt_deep+adapter"
+REAL = [
+    *SHORT, "--config.tasks=digits", "--config.shots=(4,)", "--config.epochs=6",
+    "--config.eval_limit=100", "--config.learning_rate=0.01",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    out = run(workdir, f"configs/fewshot.py:{METHODS}", *REAL)
+    assert out.returncode == 0, out.stderr
+    return workdir, out.stdout
+
+
+def test_real_images_with_several_methods(never_stopped):
+    workdir, out = never_stopped
+    stored = results(workdir)
+    assert len(stored) == 2
+    rows = {cells[1]: cells[2:] for cells in rows_of(out, 3)}
+    for method in METHODS.split(","):
+        r = stored[f"digits_4shot-{method}-seed0"]
+        assert (r["num_train"], r["num_test"]) == (40, 100)
+        assert rows[method] == [f"{r['accuracy']:.1f}"]
+        assert r["losses"][-1] < r["losses"][0]
+    assert "Shortened" in out
+    assert (workdir / "fewshot.png").stat().st_size > 10_000
+
+
+def test_killed_and_interrupted_it_ends_as_if_never_stopped(never_stopped, tmp_path):
+    """Augmented views of an epoch are drawn from its number: those resumed are the same ones."""
+    whole, _ = never_stopped
+    arguments = (tmp_path, f"configs/fewshot.py:{METHODS}", *REAL)
+
+    def epochs():
+        paths = (tmp_path / "checkpoints").glob("*/final-*/*")
+        return [int(p.name) for p in paths if p.name.isdigit()]
+
+    for how, cells in ((signal.SIGKILL, 0), (signal.SIGINT, 1)):
+        with subprocess.Popen(
+            command(*arguments), cwd=ROOT, env=ENV, text=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            deadline = time.time() + 300
+            while len(results_so_far(tmp_path)) < cells or max(epochs(), default=-1) < 1:
+                assert process.poll() is None, process.stderr.read()
+                assert time.time() < deadline
+                time.sleep(0.01)
+            process.send_signal(how)
+            message = process.stderr.read()
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert "Run the same command again" in message
+            assert "Traceback" not in message
+        assert len(results_so_far(tmp_path)) == cells
+        assert not (tmp_path / "fewshot.png").exists()
+    out = run(*arguments)
+    assert out.returncode == 0, out.stderr
+    assert "finished before" in out.stdout
+    stopped, expected = results(tmp_path), results(whole)
+    assert stopped.keys() == expected.keys()
+    assert min(r["epochs_run"] for r in stopped.values()) < 6  # some were resumed
+    for name, never in expected.items():
+        for key in ("accuracy", "losses", "num_train", "settings"):
+            assert stopped[name][key] == never[key], (name, key)
+        mine, theirs = (
+            load_file(folder / "factors" / f"{name}.safetensors") for folder in (tmp_path, whole)
+        )
+        for key, value in theirs.items():
+            np.testing.assert_array_equal(mine[key], value)
+    assert (tmp_path / "fewshot.png").exists()
+
+
+def results_so_far(workdir):
+    return list(Path(workdir, "results").glob("*.json"))
+
+
+def runs_of(config):
+    return [Run(cell, "final", cell.candidates[0]) for cell in make_plan(config)]
+
+
+def test_views_differ_by_epoch_and_seed_and_are_drawn_again_alike():
+    config = fewshot_tt.get_config()
+    config.update(tasks="digits", shots=(1, 4), seeds=(0, 1), variant="vit_mini", image_size=16)
+    runs, mesh = runs_of(config), make_mesh(64)
+    assert [(run.cell.task, run.split) for run in runs] == [
+        (f"digits_{k}shot", f"train-seed{seed}") for k in (1, 4) for seed in (0, 1)
+    ]
+    assert {(run.eval_split, run._replace(stage="supernet").eval_split) for run in runs} == {
+        ("test", "val")
+    }
+    feed = Feed(config)
+    data, numbers = feed.stack(runs, len(runs), mesh)
+    assert numbers == [10, 10, 40, 40]
+    first, second, again = (
+        np.asarray(feed.views(runs, epoch, data, mesh).images) for epoch in (0, 1, 0)
+    )
+    assert first.shape == (4, 64, 16, 16, 3)
+    np.testing.assert_array_equal(first, again)
+    for t, number in enumerate(numbers):
+        assert not first[t, number:].any()  # padding
+        changed = (first[t, :number] != second[t, :number]).any(axis=(1, 2, 3))
+        assert changed.mean() > 0.8
+    np.testing.assert_array_equal(
+        feed.views(runs[:1], 1, data, mesh).images[0, :10], second[0, :10]
+    )
+
+
+def test_two_seeds_see_the_same_list_differently():
+    """NOAH's lists are its seed's; what a view depends on is the run's seed and the epoch."""
+    config = fewshot_tt.get_config()
+    config.update(tasks="digits", shots=(1,), seeds=(0, 1), variant="vit_mini", image_size=16)
+    runs, feed = runs_of(config), Feed(config)
+    seeds, views = [], FewShotData.views
+
+    def spy(self, split, epoch_seed, limit=None):
+        seeds.append(epoch_seed)
+        return views(self, split, epoch_seed, limit)
+
+    with mock.patch.object(FewShotData, "views", spy):
+        data, _ = feed.stack(runs, 2, make_mesh(64))
+        for epoch in (0, 1):
+            feed.views(runs, epoch, data, make_mesh(64))
+    assert len(set(seeds)) == 4
+
+
+def test_images_for_the_views_are_read_before_the_training():
+    """While mock data are read, nobody else sees his files: Orbax's thread would not find its."""
+    config = fewshot_tt.get_config()
+    config.update(tasks="digits", shots=(1,), seeds=(0,), variant="vit_mini", image_size=16)
+    runs, feed = runs_of(config), Feed(config)
+    data, _ = feed.stack(runs, 1, make_mesh(64))
+    with mock.patch.object(FewShotData, "_records", side_effect=AssertionError):
+        feed.views(runs, 0, data, make_mesh(64))
+
+
+def test_the_config_is_the_experiment_of_the_facts():
+    config = fewshot_tt.get_config()
+    expected = dict(
+        shots=(1, 2, 4, 8, 16), seeds=(0, 1, 2), learning_rate=5e-3, weight_decay=1e-4,
+        batch_size=64, epochs=100, warmup_epochs=10, resize="crop", augment=True, mixup=0.8,
+        cutmix=1.0, label_smoothing=0.1, erasing=0.25, variant="vit_b16", methods="fact_tt",
+    )  # fmt: skip
+    assert {k: config[k] for k in expected} == expected
+    assert config.fact_tt.rank == 16
+    cells = make_plan(config)
+    assert len(cells) == 5 * 5 * 3
+    assert {cell.task.rsplit("_", 1)[0] for cell in cells} == set(SETS)
+    noah = fewshot.get_config("noah")
+    (method,) = {cell.method for cell in make_plan(noah)}
+    assert (method.widths, method.supernet_epochs) == ((5, 10, 50, 100), 300)
+    plain = fewshot_tt.get_config("plain")
+    assert not any(plain[k] for k in ("augment", "mixup", "cutmix", "label_smoothing", "erasing"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": "digits,foods101"}, "'foods101_1shot'.*Did you mean"),
+        ({"shots": (0,)}, "digits_0shot: the number of shots must be at least 1"),
+        ({"shots": ()}, "digits is no few-shot task"),
+        ({"tasks": "food101", "data_dir": "/nonexistent"}, "food101_1shot.*experiments.data"),
+    ],
+)
+def test_mistakes_are_answered_in_a_paragraph(tmp_path, tiny, changes, words):
+    config = fewshot_tt.get_config()
+    config.update({"tasks": "digits", "shots": (1,), "seeds": (0,), "epochs": 1, **tiny, **changes})
+    with pytest.raises(UserError, match=f"(?s){words}"):
+        run_sweep(config, str(tmp_path / "work"), Console(quiet=True))

@@ -1,0 +1,252 @@
+"""Recipes: the optimisers' steps, what decays, what reaches the loss; splits below a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fact_jax import FacTTT, features
+from fact_jax.errors import UserError
+from fact_jax.training.images import normalise
+from fact_jax.training.mesh import make_mesh, stack
+from fact_jax.training.mixing import erase, mix
+from fact_jax.training.recipe import PLAIN, Recipe
+from fact_jax.training.trial import (
+    Hyper,
+    alone,
+    epoch_key,
+    init_trial,
+    logits_of,
+    make_epoch,
+    num_steps,
+    train_set,
+)
+from fact_jax.tuning import SSF, Adapter
+
+RATE, DECAY = 0.1, 0.3
+
+
+def tree(seed):
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "factors": {"U": (4, 2), "fc1_bias": (3,), "norm1_scale": (3,), "norm1_shift": (3,)},
+        "head": {"kernel": (2, 3), "bias": (3,)},
+    }
+    return jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype("float32"), shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )  # fmt: skip
+
+
+def steps_of(recipe, count=5):
+    trainable = tree(0)
+    moments = recipe.transform.init(trainable)
+    for i in range(count):
+        trainable, moments = recipe.update(trainable, tree(i + 1), moments, RATE / (i + 1), DECAY)
+    return trainable
+
+
+def by_formula(optimizer, p, gradients, decay):
+    """PyTorch's AdamW and SGD (momentum 0.9), in float64, as its documentation has them."""
+    p = p.astype(np.float64)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for i, g in enumerate(gradients):
+        rate = RATE / (i + 1)
+        if optimizer == "sgd":
+            m = 0.9 * m + (g + decay * p)
+            p = p - rate * m
+            continue
+        p = p - rate * decay * p
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        p = p - rate * (m / (1 - 0.9 ** (i + 1))) / (np.sqrt(v / (1 - 0.999 ** (i + 1))) + 1e-8)
+    return p
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_steps_are_pytorchs_and_exactly_the_vectors_are_spared(optimizer, decay_vectors):
+    out = steps_of(Recipe(optimizer, decay_vectors))
+    gradients = [tree(i + 1) for i in range(5)]
+    spared = {"fc1_bias", "norm1_scale", "norm1_shift", "bias"}
+    for group, leaves in tree(0).items():
+        for name, value in leaves.items():
+            decay = 0.0 if name in spared and not decay_vectors else DECAY
+            expected = by_formula(optimizer, value, [g[group][name] for g in gradients], decay)
+            np.testing.assert_allclose(out[group][name], expected, rtol=2e-5, atol=1e-6)
+            other = by_formula(optimizer, value, [g[group][name] for g in gradients], DECAY - decay)
+            assert np.abs(other - expected).max() > 0.01  # the difference shows
+
+
+@pytest.mark.parametrize("method", [SSF(), Adapter(2), FacTTT(2)])
+def test_spared_are_the_vectors_of_a_method(small_vit, method):
+    """One-dimensional in the released code, [l, d] here: biases, scales, shifts."""
+    model, base = small_vit
+    trainable = init_trial(model, method, 0, 3, 3, base).trainable
+    zero = jax.tree.map(jnp.zeros_like, trainable)
+    recipe = Recipe("sgd", decay_vectors=False)
+    after, _ = recipe.update(trainable, zero, recipe.transform.init(trainable), 1.0, 0.5)
+    for group, leaves in trainable.items():
+        for name, value in leaves.items():
+            vector = value.ndim - (group == "factors") < 2 and name not in ("U", "V")
+            expected = value if vector else 0.5 * value
+            np.testing.assert_allclose(after[group][name], expected, err_msg=name)
+
+
+def test_an_optimiser_must_be_known_and_soft_targets_are_asked_for():
+    with pytest.raises(UserError, match="optimizer is 'lion'"):
+        Recipe("lion")
+    assert not PLAIN.soft
+    assert not Recipe(erasing=0.5).soft
+    assert all(Recipe(**{k: 0.1}).soft for k in ("mixup", "cutmix", "label_smoothing"))
+
+
+# --- What an epoch makes of a recipe, on splits of a batch, of less, and of more
+
+METHOD, BATCH, CLASSES, PADDED = FacTTT(2), 8, 3, 5
+SEED, EPOCH = 4, 2
+HYPER = Hyper(*map(np.float32, (0.05, 0.0, 1.0)), None, None)
+
+
+def split(count, seed=0, capacity=None):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 255, (count, 16, 16, 3)).astype(np.uint8)
+    return train_set(images, rng.integers(0, CLASSES, count).astype(np.int32), CLASSES, capacity)
+
+
+def fresh(small_vit, seed=SEED):
+    """V is no longer zero, so that every factor has a gradient."""
+    model, base = small_vit
+    state = init_trial(model, METHOD, seed, CLASSES, PADDED, base, Recipe("sgd"))
+    state.trainable["factors"]["V"] = 0.1 + state.trainable["factors"]["V"]
+    return state
+
+
+def programs(small_vit, recipe, batch=BATCH):
+    mesh = make_mesh(batch, jax.devices()[:1])
+    return alone(make_epoch(small_vit[0], METHOD, "imagenet", batch, mesh, recipe), batch, mesh)
+
+
+def order(count, capacity):
+    key, steps = jax.random.split(epoch_key(SEED, EPOCH))
+    draw = jax.random.uniform(key, (capacity,))
+    rows = jnp.argsort(jnp.where(jnp.arange(capacity) < count, draw, jnp.inf))
+    return np.asarray(rows)[:count], steps
+
+
+@pytest.fixture(scope="module")
+def one_step(small_vit):
+    """``(images, targets) -> (loss, parameters)`` after a step of SGD on these, written out."""
+    model, base = small_vit
+
+    @jax.jit
+    def step(trainable, images, targets):
+        def loss_fn(trainable):
+            adaptation = METHOD.adaptation(trainable["factors"], model.config)
+            x = features(model, base, images, adaptation)
+            log_p = jax.nn.log_softmax(logits_of(trainable["head"], x, CLASSES)[:, :CLASSES])
+            return -(targets[:, :CLASSES] * log_p).sum(-1).mean()
+
+        loss, grads = jax.value_and_grad(loss_fn)(trainable)
+        return loss, jax.tree.map(lambda p, g: p - HYPER.learning_rate * g, trainable, grads)
+
+    return lambda images, targets: step(fresh(small_vit).trainable, images, targets)
+
+
+def assert_same_step(actual, expected, loss, expected_loss):
+    assert loss == pytest.approx(float(expected_loss), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
+
+
+@pytest.fixture(scope="module")
+def plain(small_vit):
+    return programs(small_vit, Recipe("sgd"))
+
+
+@pytest.mark.parametrize("capacity", [5, 16])
+def test_fewer_images_than_a_batch_are_one_batch_of_just_these(
+    small_vit, plain, one_step, capacity
+):
+    assert num_steps(5, BATCH) == 1
+    data = split(5, capacity=capacity)
+    state, losses = plain(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
+    images = normalise(data.images[:5], "imagenet")
+    expected = one_step(images, np.eye(PADDED)[data.labels[:5]])
+    assert_same_step(state.trainable, expected[1], losses[0], expected[0])
+    assert np.isnan(losses[1:]).all()
+    moved = np.abs(state.trainable["factors"]["U"] - fresh(small_vit).trainable["factors"]["U"])
+    assert moved.max() > 1e-4
+
+
+def test_what_lies_past_the_images_is_not_seen(small_vit, plain):
+    """Padding is zero by habit; here it is not."""
+    data = split(5, capacity=16)
+    data.images[5:], data.labels[5:] = 255, 1
+    noisy = plain(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
+    quiet = plain(small_vit[1], fresh(small_vit), split(5, capacity=16), HYPER, SEED, EPOCH)
+    for a, b in zip(jax.tree.leaves(noisy), jax.tree.leaves(quiet), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step):
+    """Of a short batch, too: its images are mixed among themselves."""
+    recipe = Recipe("sgd", mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=1.0)
+    count, capacity = 5, 16
+    data = split(count, capacity=capacity)
+    program = programs(small_vit, recipe)
+    state, losses = program(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
+    rows, key_steps = order(count, capacity)
+    rows = np.concatenate([rows, np.arange(count, BATCH)])
+    key, valid = jax.random.fold_in(key_steps, 0), np.arange(BATCH) < count
+    images, labels = normalise(data.images[rows], "imagenet"), data.labels[rows]
+    erased = erase(jax.random.fold_in(key, 2), images, 1.0)
+    mixed, targets = mix(
+        jax.random.fold_in(key, 3), erased, labels, valid, CLASSES, PADDED, 0.8, 1.0, 0.1
+    )
+    expected = one_step(mixed[:count], targets[:count])
+    assert_same_step(state.trainable, expected[1], losses[0], expected[0])
+    hard = np.eye(PADDED)[labels]
+    unmixed, smoothed = mix(key, erased, labels, valid, CLASSES, PADDED, 0.0, 0.0, 0.1)
+    bare, _ = mix(jax.random.fold_in(key, 3), images, labels, valid, CLASSES, PADDED, 0.8, 1.0, 0.1)
+    for other_images, other_targets in ((mixed, hard), (unmixed, smoothed), (bare, targets)):
+        other, _ = one_step(other_images[:count], other_targets[:count])
+        assert abs(other - losses[0]) > 1e-4  # each of them shows
+
+
+def test_a_stack_of_37_and_of_74_images_is_each_alone(small_vit):
+    """NOAH's one-shot lists of Pets; batches of 64: one step of 37, one of 64."""
+    model, base = small_vit
+    recipe, batch = Recipe(mixup=0.8, cutmix=1.0, label_smoothing=0.1), 64
+    mesh = make_mesh(batch, jax.devices()[:1], 2)
+    sets = [split(37, 1, 128), split(74, 2, 128)]
+    states = [init_trial(model, METHOD, s, CLASSES, PADDED, base, recipe) for s in (0, 1)]
+    epoch = make_epoch(model, METHOD, "imagenet", batch, mesh, recipe)
+    together, losses = epoch(
+        base, stack(states, mesh), stack(sets, mesh), stack([HYPER, HYPER], mesh),
+        np.array([0, 1], np.int32), np.int32(EPOCH), np.int32(1),
+    )  # fmt: skip
+    together, losses = jax.device_get((together, losses))
+    program = programs(small_vit, recipe, batch)
+    for t, capacity in enumerate((128, 128)):
+        own = init_trial(model, METHOD, t, CLASSES, PADDED, base, recipe)
+        state, alone_losses = program(
+            base, own, split((37, 74)[t], t + 1, capacity), HYPER, np.int32(t), np.int32(EPOCH)
+        )
+        assert losses[t, 0] == pytest.approx(float(alone_losses[0]), rel=1e-5)
+        for a, b in zip(
+            jax.tree.leaves(together.trainable), jax.tree.leaves(state.trainable), strict=True
+        ):
+            np.testing.assert_allclose(a[t], b, atol=2e-4)
+    assert abs(losses[0, 0] - losses[1, 0]) > 1e-4
+
+
+def test_sgd_and_adamw_make_other_programs_of_the_same_numbers(small_vit):
+    """A recipe is part of a cell's kind: its moments are the optimiser's own."""
+    model, base = small_vit
+    sgd, adam = (
+        init_trial(model, METHOD, 0, CLASSES, PADDED, base, recipe).moments
+        for recipe in (Recipe("sgd"), PLAIN)
+    )
+    assert isinstance(sgd, optax.TraceState)
+    assert isinstance(adam, optax.ScaleByAdamState)
