@@ -74,7 +74,7 @@ def main() -> None:
         "command": f"python -m benchmarks.compare --which {a.which}"
         + "".join(
             f" --{name} {getattr(a, name)}"
-            for name in ("tasks", "methods", "seeds", "epochs")
+            for name in ("weights", "tasks", "methods", "seeds", "epochs")
             if getattr(a, name)
         ),
         "weights_sha256": results[0]["settings"]["weights_sha256"],

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.download = False  # let TFDS download and prepare what is missing
     config.mock_data = False  # random examples of the right kind: tries the plumbing only
     config.image_size = 224
-    config.resize = "square"  # or 'crop': the shorter side, then the middle (docs/data.md)
+    config.resize = "square"  # or 'crop': both sides to 256/224, then the middle
     config.normalisation = "imagenet"  # or 'inception', 'none'
     config.jpeg_quality = 0  # 75: the JPEG copies that FacT's numbers were made with
 

@@ -6,9 +6,10 @@
 Five data sets, 1 to 16 images a class, seeds 0, 1, 2, ViT-B/16. The protocol is that of NOAH's code
 (ZhangYuanhan-AI/NOAH): AdamW at 5e-3, batch 64, 100 epochs, its augmentation; the test images are
 resized to 256 and cut to 224. FacT's few-shot code was not released: its transform, rate and scale
-are not known, and these are NOAH's. Two things differ from NOAH by default: the last epoch is
-reported and not the best test evaluation (protocol 'paper' does that), and a list shorter than a
-batch is one short batch, where NOAH's loader would give none.
+are not known, and these are NOAH's. What differs from NOAH: the last epoch is reported and not the
+best test evaluation (protocol 'paper' does that); a list shorter than a batch is one short batch,
+where NOAH's loader would give none; NOAH searched on seed 0 only and retrained what it found with
+all three, here each seed is searched. VPT's number of tokens is our choice.
 """
 
 from ml_collections import ConfigDict
@@ -39,6 +40,7 @@ def get_config(arg: str = "fact_tt") -> ConfigDict:
         config[name] = ConfigDict(_METHODS.get(name, {}))
     config.resize = "crop"
     config.learning_rate = 5e-3
+    config.decay_vectors = False
     if not plain:
         config.augment = True
         config.mixup, config.cutmix, config.label_smoothing = 0.8, 1.0, 0.1

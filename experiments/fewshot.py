@@ -9,9 +9,9 @@ where matplotlib is installed, the figure of it with the published points: DIR/f
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -19,7 +19,7 @@ from experiments import cli, sweeps
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 
 
-def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: Path) -> None:
+def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
     console.print(few_shot_table(results))
     if jax.process_index() == 0:
         if find_spec("matplotlib") is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 from rich.progress import (
@@ -24,7 +25,7 @@ from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.tables import parameter_table
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.runner import Runner
-from fact_jax.sweep.store import Store
+from fact_jax.sweep.store import Store, absolute
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import count_parameters
 from fact_jax.tuning.method import SearchMethod
@@ -53,7 +54,7 @@ def define_flags(default_config: str) -> None:
     )
 
 
-def command(finish: Callable[[ConfigDict, list[dict], Console, Path], None]) -> None:
+def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe; ``finish(config, results, console, workdir)`` shows
     what came out of it. Cells that failed end the command with an error after that."""
     if flags.FLAGS.distributed:
@@ -65,8 +66,8 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, Path], None]) -> 
     failures: list[NonFiniteLoss] = []
     results = run_sweep(config, workdir, console, failures)
     if results:
-        finish(config, results, console, Path(workdir))
-        _draw_architectures(results, console, Path(workdir))
+        finish(config, results, console, absolute(workdir))
+        _draw_architectures(results, console, absolute(workdir))
         notes = [NOTES[config.protocol]]
         if config.train_limit or config.eval_limit or config.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
@@ -103,13 +104,13 @@ class Bars:
         self._progress.update(self._all, completed=self._done + done * self._runs)
 
 
-def _draw_architectures(results: list[dict], console: Console, workdir: Path) -> None:
+def _draw_architectures(results: list[dict], console: Console, workdir: epath.Path) -> None:
     """DIR/architectures/<cell>.png of those that were searched for, where matplotlib is."""
     found = [result for result in results if result["search"]]
     if not found or jax.process_index() != 0 or find_spec("matplotlib") is None:
         return
     folder = workdir / "architectures"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for result in found:
         draw_architecture(result["search"], folder / f"{result['cell']}.png")
     console.print(f"Found architectures are drawn in {folder}.")

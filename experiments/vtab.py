@@ -6,8 +6,7 @@ Run again with the same arguments, it skips what is finished and resumes what is
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -19,7 +18,7 @@ from fact_jax.sweep.plan import task_names
 __all__ = ["run_sweep"]
 
 
-def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: Path) -> None:
+def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
     methods = dict.fromkeys(r["method"] for r in results)
     if len(methods) > 4:
         console.print(comparison_table(results, task_names(config)))

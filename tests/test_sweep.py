@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import base, quickstart, tt_paper, tt_rank16
-from fact_jax import FacTTT, UserError
+from fact_jax import UserError
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import mean_and_error, result_table, vtab_means
@@ -370,11 +370,11 @@ def test_a_cell_that_fails_stops_no_other_and_is_found_again(tmp_path):
 def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
     """Another process's device raises an error there."""
     make, _ = spied
-    runner, _ = make()
+    runner, cells = make()
     asked = []
     monkeypatch.setattr(
         trainer_module, "most_per_device", lambda *a, device, **k: asked.append(device) or 1
     )
     monkeypatch.setattr(trainer_module.jax, "local_devices", lambda: ["mine"])
-    assert runner.trainer.group_size([0, 1], FacTTT(4)) == 1
+    assert runner.trainer.group_size([0, 1], cells) == 1
     assert asked == ["mine"]

@@ -16,10 +16,6 @@ from fact_jax.data.randaugment import rand_augment
 
 _AREA = (0.08, 1.0)  # of the image
 _RATIO = (3 / 4, 4 / 3)  # width by height
-DESCRIPTION = (
-    "random resized crop (area 0.08-1, ratio 3/4-4/3, PIL bicubic), horizontal flip, "
-    "RandAugment rand-m9-mstd0.5-inc1"
-)
 
 
 def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -18,7 +18,6 @@ from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 
 PUBLISHED_SHOTS = (1, 2, 4, 8, 16)
-PUBLISHED_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,10 @@ class FewShotData(TaskData):
         if split not in self._encoded:
             self._encoded[split] = list(self._records(split, None))
 
+    def forget(self) -> None:
+        """Lets go of what `keep` has read."""
+        self._encoded.clear()
+
     def _seed(self, split: str) -> int | None:
         """The seed of a training list, None for another split."""
         if match := re.fullmatch(r"train-seed(\d{1,9})", split):

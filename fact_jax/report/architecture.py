@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from etils import epath
+
+from fact_jax.report.figures import save_figure
 
 _BARS = " ▁▂▃▄▅▆▇█"
 FAMILIES = ("prompts", "lora", "adapters")
@@ -20,14 +23,14 @@ def architecture_text(search: dict[str, Any]) -> str:
     tried = search["history"][-1]["tried"]
     return "\n".join(
         [
-            f"  found: {search['parameters']:,} numbers with the supernet's factors "
-            f"{search['fitness']:.1f} % on validation data, {tried} architectures tried",
+            f"  found, of {tried} tried: {search['fitness']:.1f} % on validation data with the "
+            "supernet's factors",
             *lines,
         ]
     )
 
 
-def draw_architecture(search: dict[str, Any], path: Path) -> None:
+def draw_architecture(search: dict[str, Any], path: epath.Path) -> None:
     """The widths as bars, a row a family, and the best fitness by generation. Needs matplotlib."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -53,4 +56,4 @@ def draw_architecture(search: dict[str, Any], path: Path) -> None:
     axis.set_xlabel("generation")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

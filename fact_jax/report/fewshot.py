@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.table import Table
 
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
+from fact_jax.report.figures import save_figure
 from fact_jax.report.published import published
 from fact_jax.report.tables import mean_and_error
 
@@ -107,7 +108,7 @@ def _over_sets(parts: list[Any]) -> Points:
     return {m: {k: [v] for k, v in row.items() if v is not None} for m, row in means.items()}
 
 
-def draw_few_shot(results: list[dict[str, Any]], folder: Path) -> list[Path]:
+def draw_few_shot(results: list[dict[str, Any]], folder: epath.Path) -> list[epath.Path]:
     """Writes fewshot.png and fewshot.svg: a panel a data set, and one of their mean; published
     points are dashed and hollow. Needs matplotlib."""
     from matplotlib.figure import Figure
@@ -159,5 +160,5 @@ def draw_few_shot(results: list[dict[str, Any]], folder: Path) -> list[Path]:
     )  # fmt: skip
     paths = [folder / f"fewshot.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
     return paths

@@ -51,9 +51,8 @@ class Feed:
         if self._stacked is None or self._stacked[0] != names:
             self._stacked = None
             splits = [self._split(run.cell.task, run.split) for run in runs]
-            capacity = max(
-                self._capacity(run, split) for run, split in zip(runs, splits, strict=True)
-            )
+            capacity = max(self.capacity(run.cell.task) for run in runs)
+            capacity = max(capacity, *(len(split.labels) for split in splits))
             sets = [
                 train_set(*split, get_task(run.cell.task).num_classes, capacity)
                 for run, split in zip(runs, splits, strict=True)
@@ -61,9 +60,14 @@ class Feed:
             if self.config.augment:
                 # Now and not in the first epoch: mock data take the place of the file system while
                 # they are read, and Orbax works in a thread of its own from then on.
+                for source in self._data.values():
+                    if isinstance(source, FewShotData):
+                        source.forget()
                 for run in runs:
                     self._augmentable(run.cell.task).keep(run.split)
             numbers = [len(split.labels) for split in splits]
+            if self.config.augment:  # the plain images are not trained on
+                sets = [s._replace(images=np.zeros_like(s.images[:, :1, :1])) for s in sets]
             self._stacked = names, stack(_padded(sets, size), mesh), numbers
         return self._stacked[1:]
 
@@ -97,13 +101,14 @@ class Feed:
             self._splits[task, split] = self.data(task).load(split, self.config.train_limit or None)
         return self._splits[task, split]
 
-    def _capacity(self, run: Run, split: Examples) -> int:
-        """Rows to pad a split to, so that a few programs serve all sizes: VTAB's 1,000, and for
-        few-shot lists the next power of two."""
-        number = len(split.labels)
-        if isinstance(get_task(run.cell.task), FewShotTask):
-            return 1 << (number - 1).bit_length()
-        return max(number, self.config.train_limit or VTAB_TRAIN_SIZE)
+    def capacity(self, task: str) -> int:
+        """Rows to pad a task's train splits to, so that a few programs serve all sizes: VTAB's
+        1,000, and for few-shot lists the next power of two."""
+        known, limit = get_task(task), self.config.train_limit
+        if isinstance(known, FewShotTask):
+            number = known.shots * known.num_classes
+            return 1 << ((min(number, limit) if limit else number) - 1).bit_length()
+        return limit or VTAB_TRAIN_SIZE
 
 
 def _padded(items: list, size: int) -> list:

@@ -15,14 +15,14 @@ MOST_PER_DEVICE = 4
 _MEMORY_SHARE = 0.8  # of a device's, since step_bytes is an estimate
 
 
-def step_bytes(config: ViTConfig, images: int) -> int:
+def step_bytes(config: ViTConfig, images: int, num_prompts: int = 0) -> int:
     """Estimated memory of a training step of one trial on this many images, weights left out.
 
     What the backward pass keeps of every block by `config.remat` (backbone/vit.py), and what one
     block needs at a time. For ViT-B/16 within a tenth of what the TPU compiler allocates without
     rematerialisation, and a third too much with 'block'.
     """
-    n, d, m = config.num_tokens, config.width, config.mlp_dim
+    n, d, m = config.num_tokens + num_prompts, config.width, config.mlp_dim
     scores = config.num_heads * n
     kept = {"none": 6 * d + m + scores, "attention": 6 * d + m, "block": d}[config.remat]
     at_once = 14 * d + 7 * m + 5 * scores  # fitted to the TPU compiler's figures, docs/tpu.md
@@ -36,13 +36,18 @@ def device_bytes(device: jax.Device) -> int:
 
 
 def most_per_device(
-    config: ViTConfig, batch_size: int, state_bytes: int, base_bytes: int, device: jax.Device
+    config: ViTConfig,
+    batch_size: int,
+    state_bytes: int,
+    base_bytes: int,
+    device: jax.Device,
+    num_prompts: int = 0,
 ) -> int:
     """Trials that one device shall train at once, at least 1: on a CPU no more than that."""
     if device.platform == "cpu":
         return 1
     free = _MEMORY_SHARE * device_bytes(device) - base_bytes
-    fit = int(free // (step_bytes(config, batch_size) + state_bytes))
+    fit = int(free // (step_bytes(config, batch_size, num_prompts) + state_bytes))
     return max(1, min(fit, MOST_PER_DEVICE))
 
 

@@ -96,7 +96,7 @@ class Runner:
         """From the whole sweep and not from what is left of it: the last bits of a result may
         depend on it."""
         stages = [len(_candidates(cells)), len(cells)]
-        return self.trainer.group_size(stages, cells[0].method)
+        return self.trainer.group_size(stages, cells)
 
     def _run_group(
         self,

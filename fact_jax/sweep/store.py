@@ -24,6 +24,14 @@ from etils import epath
 from fact_jax.errors import UserError
 
 
+def absolute(workdir: str | os.PathLike) -> epath.Path:
+    """The work directory's path, absolute as Orbax wants it, or a bucket's."""
+    path = os.fspath(workdir)
+    if "://" not in path:
+        path = os.path.abspath(os.path.expanduser(path))
+    return epath.Path(path)
+
+
 class Store:
     """Reads and writes one work directory. Raises UserError if it cannot be written.
 
@@ -31,10 +39,7 @@ class Store:
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        path = os.fspath(workdir)
-        if "://" not in path:  # Orbax takes absolute paths only
-            path = os.path.abspath(os.path.expanduser(path))
-        self.workdir = epath.Path(path)
+        self.workdir = absolute(workdir)
         try:
             for folder in ("results", "factors", "checkpoints"):
                 (self.workdir / folder).mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.data.tasks import all_tasks, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.evolution import Architecture
-from fact_jax.sweep.feed import VTAB_TRAIN_SIZE, Feed
+from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.packing import group_size, most_per_device
+from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import check_normalisation
@@ -68,19 +69,24 @@ class Trainer:
         self._epochs: dict[tuple[Method, Mesh, Recipe, bool], Callable] = {}
         self._evaluations: dict[Method, Callable] = {}
 
-    def group_size(self, stages: list[int], method: Method) -> int:
-        """Trials to stack for stages of so many runs each, by devices and memory."""
-        c = self.config
-        factors = jax.eval_shape(
-            lambda base: method.init(jax.random.key(0), self.model.config, base), self.base
-        )
+    def group_size(self, stages: list[int], cells: list[Cell]) -> int:
+        """Trials to stack for stages of so many runs each of these cells, by devices and memory."""
+        c, method, config = self.config, cells[0].method, self.model.config
+
+        def begin(base):
+            factors = method.init(jax.random.key(0), config, base)
+            return factors, method.adaptation(factors, config).prompts
+
+        factors, prompts = jax.eval_shape(begin, self.base)
+        images = max(self.feed.capacity(cell.task) for cell in cells) * (2 if c.augment else 1)
         per_device = c.trials_per_device or most_per_device(
             self.model.config,
             c.batch_size,
             # Factors, their two moments and their gradient.
-            state_bytes=VTAB_TRAIN_SIZE * c.image_size**2 * 3 + 16 * count_parameters(factors),
+            state_bytes=images * c.image_size**2 * 3 + 16 * count_parameters(factors),
             base_bytes=sum(x.nbytes for x in jax.tree.leaves(self.base)),
             device=jax.local_devices()[0],
+            num_prompts=prompts.tokens.shape[1] if prompts else 0,
         )
         size = group_size(stages, len(jax.devices()), c.batch_size, int(agree(per_device)))
         if (used := self.mesh(size).size) < len(jax.devices()) and jax.process_count() > 1:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.tuning.initial import xavier
 from fact_jax.tuning.method import Factors
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
@@ -24,9 +23,10 @@ _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
 class Adapter:
     """``z + up(act(down(z)))`` of a branch's output z: L (2 d h + h + d) numbers a place.
 
-    `placement` 'noah': behind the MLP, QuickGELU, Xavier weights and biases N(0, 1e-6), so that it
-    does not begin at zero. 'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two
-    deviations, biases zero. `scale` is not used.
+    `placement` 'noah': behind the MLP, QuickGELU, weights N(0, 0.02) and biases zero, so that it
+    does not begin at zero (NOAH's net ends its constructor by filling every Linear anew).
+    'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two deviations, biases
+    zero. `scale` is not used.
     """
 
     width: int = 8
@@ -53,12 +53,10 @@ class Adapter:
         return factors
 
     def _initial(self, key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-        if self.placement == "noah":
-            if name.endswith("bias"):
-                return 1e-6 * jax.random.normal(key, shape)
-            return xavier(key, shape)
         if name.endswith("bias"):
             return jnp.zeros(shape)
+        if self.placement == "noah":
+            return 0.02 * jax.random.normal(key, shape)
         return 0.01 * jax.random.truncated_normal(key, -2, 2, shape)
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

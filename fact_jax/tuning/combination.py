@@ -9,7 +9,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation, combine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.tuning.method import Factors, Method
+from fact_jax.tuning.method import Factors, Method, SearchMethod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,13 @@ class Combination:
     def __post_init__(self):
         if len(dict(self.parts)) < len(self.parts):
             raise UserError(f"Parts of one name: {', '.join(name for name, _ in self.parts)}.")
+
+        for name, part in self.parts:
+            if isinstance(part, SearchMethod):
+                raise UserError(
+                    f"{name} cannot be combined: nothing would search it. Combine what it found, "
+                    "noah_subnet."
+                )
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         keys = jax.random.split(key, len(self.parts))

@@ -35,6 +35,7 @@ _TYPES: dict[str, type] = {
 # What a number of them may be.
 _RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 2**31 - 1)}
 _MAX_METADATA = 4_000_000  # 20,000 class names are half a million characters
+_MAX_DEPTH = 200  # blocks; what a method does for each takes time before shapes are compared
 _MAX_NAME = 1000  # characters of a class name
 # What a ViT must have in common with the one that factors were trained on: what the variant
 # decides, and what `load_vit` is told.
@@ -166,6 +167,8 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
     method = build(metadata["method"], metadata["method_settings"])
     config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
+    if not 1 <= config.depth <= _MAX_DEPTH:
+        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {_MAX_DEPTH}")
     if not (math.isfinite(method.scale) and math.isfinite(config.layer_norm_eps)):
         raise ValueError(f"scale {method.scale}, layer_norm_eps {config.layer_norm_eps}")
     for key, kind in _TYPES.items():

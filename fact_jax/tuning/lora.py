@@ -25,7 +25,8 @@ class LoRA:
     """A [l, in, r], as PyTorch's Linear begins, and B [l, r, out], zero, for each of `sites`.
 
     `sites` are names of the six dense sites with commas between them. With `shared_input` they
-    have one A in common (NOAH's form, with "q,k,v"), so they must read the same input.
+    have one A in common, so they must read the same input: NOAH's form, with "q,k,v", in which A
+    and B begin as N(0, 0.02), since its net ends its constructor by filling every Linear anew.
     """
 
     rank: int = 8
@@ -46,13 +47,17 @@ class LoRA:
         r, depth, names = self.rank, config.depth, self.sites.split(",")
         inputs, outputs = {"fc2": config.mlp_dim}, {"fc1": config.mlp_dim}
         factors: Factors = {}
+        shared = self.shared_input
         for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
             rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
-            if not self.shared_input:
+            if not shared:
                 factors[f"A_{name}"] = linear(own, (depth, rows, r))
-            factors[f"B_{name}"] = jnp.zeros((depth, r, columns))
-        if self.shared_input:
-            factors["A"] = linear(key, (depth, config.width, r))
+            b = jnp.zeros((depth, r, columns))
+            factors[f"B_{name}"] = 0.02 * jax.random.normal(own, b.shape) if shared else b
+        if shared:
+            factors["A"] = 0.02 * jax.random.normal(
+                jax.random.fold_in(key, 0), (depth, config.width, r)
+            )
         return factors
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

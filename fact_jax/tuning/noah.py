@@ -48,8 +48,11 @@ def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
 
 def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
     """The adaptation in which only the first `widths` of each family and block take part."""
-    w, d = factors["prompts"].shape[1:]
-    prompts, lora, adapters = (jnp.arange(w) < widths[i][:, None] for i in range(3))
+    d = factors["prompts"].shape[2]
+    largest = (factors["prompts"].shape[1], factors["lora_A"].shape[2], factors["down"].shape[2])
+    prompts, lora, adapters = (
+        jnp.arange(w) < row[:, None] for w, row in zip(largest, widths, strict=True)
+    )
     down = factors["down"] * adapters[:, None]
     bottleneck = Bottleneck(
         down,
@@ -167,6 +170,12 @@ class NOAHSubnet:
         "up_bias": ("adapters", 0),
     }  # fmt: skip
 
+    def __post_init__(self):
+        for name in ("prompts", "lora", "adapters"):
+            widths = getattr(self, name)
+            if not all(type(width) is int and width >= 0 for width in widths):
+                raise UserError(f"{name} are {widths!r}; expected a number of 0 or more a block.")
+
     @staticmethod
     def of(choice: Any) -> NOAHSubnet:
         prompts, lora, adapters = (tuple(int(w) for w in row) for row in choice)
@@ -202,10 +211,10 @@ class NOAHSubnet:
         return cut
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
-        w = max(1, int(self.choice.max()))
         full = {}
         for name, (family, axis) in self._ARRAYS.items():
             widths, value = getattr(self, family), factors[name]
+            w = max(1, *widths)
             if axis == 0:
                 blocks = np.flatnonzero(widths)
                 full[name] = jnp.zeros((config.depth, *value.shape[1:])).at[blocks].set(value)

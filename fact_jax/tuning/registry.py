@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from fact_jax.errors import UserError
@@ -23,8 +24,10 @@ def build(name: str, settings: dict[str, Any]) -> Method:
         settings = dict(settings)
         built = tuple((part, build(part, settings.pop(part, {}))) for part in parts)
         _check(name, settings, {"scale"})
+        _check_scale(name, settings)
         return Combination(built, **settings)
     _check(name, settings, {field.name for field in dataclasses.fields(METHODS[name])})
+    _check_scale(name, settings)
     # JSON has lists where a dataclass that is a key has tuples.
     return METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
 
@@ -39,6 +42,12 @@ def describe(method: Method) -> tuple[str, dict[str, Any]]:
         }
     name = next(name for name, kind in METHODS.items() if type(method) is kind)
     return name, dataclasses.asdict(method)
+
+
+def _check_scale(name: str, settings: dict[str, Any]) -> None:
+    scale = settings.get("scale", 1.0)
+    if type(scale) not in (int, float) or not math.isfinite(scale):
+        raise UserError(f"Method {name}: scale is {scale!r}; expected a finite number.")
 
 
 def _tuples(value: Any) -> Any:
