@@ -215,7 +215,7 @@ def test_the_evaluation_programs_draw_no_random_number(small_vit):
     uint8 = jnp.zeros((2, 16, 16, 3), jnp.uint8)
     texts = [
         str(jax.make_jaxpr(merged)(base, factors, 1.0)),
-        str(jax.make_jaxpr(predict)(base, head, 3, uint8)),
+        str(jax.make_jaxpr(predict)((base, Adaptation()), head, 3, uint8)),
     ]
     assert not any("random" in text or "threefry" in text for text in texts)
     trained = jax.make_jaxpr(

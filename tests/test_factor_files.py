@@ -223,7 +223,7 @@ DAMAGED = {
                   ["0 is unknown", "49996 more"]),
     "rank": (_inner("method_settings", rank=3), ["factors/C is ((4, 4, 4)", "(3, 3, 3)"]),
     "rank of a bomb": (_inner("method_settings", rank=10**9), ["expected ((1000000000,"]),
-    "blocks of a bomb": (_inner("vit", depth=10**12), ["expected ((4, 12000000000000)"]),
+    "blocks of a bomb": (_inner("vit", depth=10**12), ["a ViT of 1000000000000 blocks"]),
     "rank as text": (_inner("method_settings", rank="4"), ["not a factor file"]),
     "scale as text": (_inner("method_settings", scale="4"), ["not a factor file"]),
     "scale nan": (_inner("method_settings", scale=float("nan")), ["not a factor file"]),

@@ -219,7 +219,7 @@ def test_the_command_prints_the_architecture(whole, config):
     sweeps.run_sweep(config, str(workdir), console)
     text = console.export_text()
     assert "finished before" in text
-    assert f"found: {result['search']['parameters']:,} numbers" in text
+    assert f"found, of {result['search']['history'][-1]['tried']} tried: " in text
     for name, row in zip(("prompts", "lora", "adapters"), result["search"]["best"], strict=True):
         (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
         assert line.endswith(" ".join(map(str, row)))

@@ -12,7 +12,18 @@ from jax.lax import Precision
 
 from benchmarks import numerics, numerics_accuracy
 from benchmarks.emulation import MODES, emulate
-from fact_jax import FacTTK, FacTTT, LowRank, UserError, ViT, ViTConfig, features, load_vit, merge
+from fact_jax import (
+    Adaptation,
+    FacTTK,
+    FacTTT,
+    LowRank,
+    UserError,
+    ViT,
+    ViTConfig,
+    features,
+    load_vit,
+    merge,
+)
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.dense import adapted_dense
 from fact_jax.backbone.vit import init_base
@@ -52,7 +63,7 @@ def programs(small_vit, method, **numerics):
     return {
         "training": (epoch, (base, state, data, hyper, 0, 0)),
         "merging": (merged, (base, state.trainable["factors"], 1.0)),
-        "prediction": (predict, (base, state.trainable["head"], 3, images)),
+        "prediction": (predict, ((base, Adaptation()), state.trainable["head"], 3, images)),
         # No dropout asked for: the increment is merged within the step.
         "merged features": (
             lambda base, factors: features(
@@ -263,7 +274,8 @@ def test_the_merge_itself_is_float32(small_vit):
     factors["V"] = jax.random.normal(jax.random.key(1), factors["V"].shape)
     kernel = base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["kernel"]
     expected = 1e-4 * method.adaptation(factors, model.config).fc1.increment()
-    after = merged(base, factors, 1e-4)["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]
+    weights, _ = merged(base, factors, 1e-4)
+    after = weights["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]
     assert after["kernel"].dtype == jnp.float32
     np.testing.assert_allclose(after["kernel"] - kernel, expected, atol=1e-7)
 

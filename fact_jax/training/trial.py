@@ -224,7 +224,8 @@ def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
     def run(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number):
         stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, data, hyper, seed))
         stacked = jax.device_put(stacked, trial_sharded(mesh))
-        out = epoch(base, *stacked, number, num_steps(int(data.num_examples), batch_size))
+        steps = jnp.maximum(data.num_examples // batch_size, 1)  # num_steps, maybe traced
+        out = epoch(base, *stacked, number, steps)
         return jax.tree.map(lambda x: x[0], out)
 
     return run

@@ -48,16 +48,15 @@ class LoRA:
         inputs, outputs = {"fc2": config.mlp_dim}, {"fc1": config.mlp_dim}
         factors: Factors = {}
         shared = self.shared_input
-        for name, own in zip(names, jax.random.split(key, len(names)), strict=True):
+        key_a, *keys = jax.random.split(key, len(names) + 1)
+        for name, own in zip(names, keys, strict=True):
             rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
             if not shared:
                 factors[f"A_{name}"] = linear(own, (depth, rows, r))
             b = jnp.zeros((depth, r, columns))
             factors[f"B_{name}"] = 0.02 * jax.random.normal(own, b.shape) if shared else b
         if shared:
-            factors["A"] = 0.02 * jax.random.normal(
-                jax.random.fold_in(key, 0), (depth, config.width, r)
-            )
+            factors["A"] = 0.02 * jax.random.normal(key_a, (depth, config.width, r))
         return factors
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
