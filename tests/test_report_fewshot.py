@@ -66,6 +66,22 @@ def test_published_points_are_those_of_noahs_figure():
     assert published_points("food101", "ssf") == published_points("digits", "lora") == {}
 
 
+def test_the_table_says_where_data_are_not_those_of_the_published_numbers():
+    tfds, lists = (
+        {"builder": builder, "used_version": version}
+        for builder, version in (("food101", "2.0.0"), ("folder", "noah"))
+    )
+
+    def caption(*data, methods=("lora",)):
+        own = results(("food101",), methods, (1,), seeds=len(data))
+        return few_shot_table([{**r, "data": d} for r, d in zip(own, data, strict=True)]).caption
+
+    assert caption(lists, lists) is None
+    assert "TFDS: food101" in caption(tfds, tfds)
+    assert caption(tfds, methods=("ssf",)) is None  # nothing published stands beside it
+    assert "food101 (TFDS, noah lists)" in caption(tfds, lists)
+
+
 def test_the_table_has_means_errors_and_published_rows():
     rows = rows_of(few_shot_table(results()))
     assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6"] in rows

@@ -61,7 +61,32 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
         table.add_section()
     for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
         table.add_row("mean", method, *(_text(row.get(k)) for k in shots))
+    table.caption = " ".join(_remarks(results, curves)) or None
     return table
+
+
+def _remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
+    """What a reader must know of the data: other lists than the published ones', or several."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        task = get_task(result["task"])
+        if isinstance(task, FewShotTask) and (data := result.get("data")):
+            folder = data["builder"] == "folder"
+            sources[task.dataset].add(f"{data['used_version']} lists" if folder else "TFDS")
+    mixed = [f"{name} ({', '.join(sorted(s))})" for name, s in sources.items() if len(s) > 1]
+    other = [
+        name
+        for name, rows in curves.items()
+        if "TFDS" in sources[name] and any(published_points(name, m) for m in rows)
+    ]
+    remarks = []
+    if mixed:
+        remarks.append(f"Of several sources, and not comparable: {'; '.join(mixed)}.")
+    if other:
+        remarks.append(
+            f"Read from TFDS: {', '.join(other)}; the published numbers are of CoOp's lists."
+        )
+    return remarks
 
 
 def _text(values: list[float] | None) -> str:
