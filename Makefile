@@ -11,7 +11,7 @@ GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collection
 	Pillow prometheus-client protobuf psutil pygments pyyaml rich safetensors simplejson tensorstore \
 	treescope typing-extensions wadler-lindig zipp
 
-.PHONY: quickstart test test-slow parity stored-parity lint clean tpu-compile gpu-packages
+.PHONY: quickstart test test-slow parity parity-slow stored-parity lint clean tpu-compile gpu-packages
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
@@ -24,7 +24,10 @@ test-slow: $(READY)
 
 # Against PyTorch, timm and transformers; prints the measured errors.
 parity: $(PARITY_READY)
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest -m "not slow" tests/parity
+
+parity-slow: $(PARITY_READY)
+	$(BIN)/python -m pytest -m slow tests/parity
 
 # Their outputs for `make test`, written anew.
 stored-parity: $(PARITY_READY)
