@@ -20,7 +20,7 @@ from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import Candidate, make_plan
 from fact_jax.training.images import normalise
-from fact_jax.tuning import Combination, FacTTT, LoRA, VPTDeep
+from fact_jax.tuning import NOAH, Combination, FacTTT, LoRA, NOAHSubnet, VPTDeep
 from fact_jax.tuning.registry import build, describe
 
 SIZE = 16
@@ -280,3 +280,24 @@ def test_a_combinations_scale_multiplies_its_parts_own(small_config):
     expected = increment(parts["fact_tt"], own["fact_tt"], 1.5)
     expected = expected + increment(parts["lora"], own["lora"], 2.0)
     np.testing.assert_allclose(increment(both, factors, 0.5), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: build("lora+fact_tt", {"lora": {"scale": float("inf")}}), "scale is inf"),
+        (lambda: build("lora+fact_tt", {"scale": "much"}), "scale is 'much'"),
+        (lambda: build("noah_subnet", _subnet(prompts=[-3, 5])), "prompts are"),
+        (lambda: build("noah_subnet", _subnet(lora=[True, 5])), "lora are"),
+        (lambda: Combination((("noah", NOAH()), ("lora", LoRA()))), "noah cannot be combined"),
+        (lambda: Combination((("a", LoRA()), ("a", LoRA()))), "Parts of one name"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(make, words):
+    with pytest.raises(UserError, match=words):
+        make()
+    assert build("noah_subnet", _subnet()) == NOAHSubnet((1, 5), (1, 5), (1, 5))
+
+
+def _subnet(**changed):
+    return {"prompts": [1, 5], "lora": [1, 5], "adapters": [1, 5], **changed}

@@ -9,16 +9,18 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import base, quickstart, tt_paper, tt_rank16
-from fact_jax import UserError
+from fact_jax import UserError, get_variant
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
-from fact_jax.report.tables import mean_and_error, result_table, vtab_means
+from fact_jax.report.tables import comparison_table, mean_and_error, result_table, vtab_means
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
+from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
-from fact_jax.sweep.runs import Trained
-from fact_jax.sweep.store import Store
+from fact_jax.sweep.runs import Run, Trained
+from fact_jax.sweep.store import Store, absolute
+from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import NonFiniteLoss
 
 
@@ -378,3 +380,68 @@ def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
     monkeypatch.setattr(trainer_module.jax, "local_devices", lambda: ["mine"])
     assert runner.trainer.group_size([0, 1], cells) == 1
     assert asked == ["mine"]
+
+
+def test_prompts_and_long_lists_count_in_the_memory(spied, monkeypatch):
+    make, _ = spied
+    asked = []
+    monkeypatch.setattr(trainer_module, "most_per_device", lambda *a, **k: asked.append(k) or 1)
+    for tasks, methods in (("digits", "fact_tt"), ("digits", "vpt_deep"), ("digits_200shot", "")):
+        runner, cells = make(tasks=tasks, methods=methods or "fact_tt",
+                             vpt_deep=ConfigDict({"num_tokens": 50}))  # fmt: skip
+        runner.trainer.group_size([0, 1], cells)
+    plain, prompted, listed = asked
+    assert (plain["num_prompts"], prompted["num_prompts"]) == (0, 50)
+    more_images = (2048 - 1000) * 32 * 32 * 3
+    assert listed["state_bytes"] - plain["state_bytes"] == more_images
+    vit = get_variant("vit_b16")  # a trial of 397 tokens needs more than twice that of 197
+    assert step_bytes(vit, 64, 200) > 2 * step_bytes(vit, 64)
+
+
+def test_augmented_runs_keep_their_own_lists_only(spied):
+    make, _ = spied
+    runner, cells = make(tasks="digits_1shot,digits_2shot", seeds=(0, 1), augment=True)
+    feed, mesh = runner.trainer.feed, make_mesh(64, num_trials=1)
+    for cell in cells:
+        feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh)
+        kept = {(name, split) for name, data in feed._data.items() for split in data._encoded}
+        assert kept == {(cell.task, f"train-seed{cell.seed}")}
+
+
+def rows_of(method, accuracies, **fields):
+    own = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, **fields}
+    return [
+        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **own}
+        for task, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+
+
+def printed(table):
+    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
+    results = rows_of("lora", {"digits": [90.0, 92.0], "fashion": [80.0, 80.0]})
+    results += rows_of("ssf", {"digits": [50.0]}, grid_size=1)
+    lines = printed(comparison_table(results, ["digits", "fashion"])).splitlines()
+    (lora,), (ssf,) = ([line for line in lines if f" {m} " in line] for m in ("lora", "ssf"))
+    assert [c.strip() for c in lora.split("│")[1:-1]] == [
+        "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5", "7", "2,048", "3"
+    ]  # fmt: skip
+    assert [c.strip() for c in ssf.split("│")[1:-1]][2:4] == ["-", "-"]  # no mean of a part
+
+
+def test_each_method_has_its_own_re_run_column():
+    results = rows_of("lora", {"dtd": [60.0]}) + rows_of("adaptformer", {"dtd": [60.0]})
+    text = printed(result_table(results, ["dtd"], {"lora": "lora", "adaptformer": "adaptformer"}))
+    for mean in ("75.24", "75.97"):  # of the two re-runs
+        assert mean in text
+
+
+def test_a_work_directory_may_begin_at_home_or_be_a_bucket():
+    assert str(absolute("~/x")).endswith("/x")
+    assert "~" not in str(absolute("~/x"))
+    assert str(absolute("gs://bucket/run")) == "gs://bucket/run"

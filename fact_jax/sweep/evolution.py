@@ -7,33 +7,20 @@ that a search that was stopped goes on as if it had not been.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fact_jax.errors import UserError
+from fact_jax.tuning.method import SearchMethod
 
 Architecture = tuple[tuple[int, ...], ...]
-
-
-class Settings(Protocol):
-    """What of the method's settings the search reads (`fact_jax.tuning.noah.NOAH`)."""
-
-    widths: tuple[int, ...]
-    limit: int
-    population: int
-    parents: int
-    mutations: int
-    crossovers: int
-    generations: int
-    mutation_probability: float
-    depth_probability: float
 
 
 class Space(NamedTuple):
     """Architectures: `families` rows of `blocks` widths, those past a depth being 0."""
 
-    settings: Settings
+    settings: SearchMethod  # its numbers
     depths: tuple[int, ...]
     families: int
     blocks: int
@@ -73,7 +60,7 @@ def search(
 ) -> dict[str, Any]:
     """Searches for the fittest architecture; {"best", "fitness", "parameters", "history"}.
 
-    `load` gives what `save` was last given, or None; it is called once after each generation. The
+    `save` is called after each generation, and `load` gives what it was last given, or None. The
     first of equally fit architectures is the best. Raises UserError if the limit allows none.
     """
     s = space.settings

@@ -22,7 +22,6 @@ class Combination:
     def __post_init__(self):
         if len(dict(self.parts)) < len(self.parts):
             raise UserError(f"Parts of one name: {', '.join(name for name, _ in self.parts)}.")
-
         for name, part in self.parts:
             if isinstance(part, SearchMethod):
                 raise UserError(
