@@ -14,15 +14,27 @@ from absl import app, logging
 
 from fact_jax.backbone.download import cache_dir
 from fact_jax.errors import UserError
+from fact_jax.training.mesh import agree_on_any
 
+# Seconds that a run which is told to end (SIGTERM) may take to finish its epoch. Machines that are
+# taken away give 30 (Google's spot and preemptible ones, Slurm's KillWait).
+GRACE = 20
 _interrupted = threading.Event()
+_terminated = threading.Event()
 
 
-def check_interrupt() -> None:
-    """Raises the KeyboardInterrupt of a Ctrl-C that came while Python could not: in a finaliser or
-    a callback of C code one is only reported, as "unraisable"."""
+class Terminated(BaseException):
+    """SIGTERM."""
+
+
+def check_signals() -> None:
+    """Raises what was asked for while it could not be: the KeyboardInterrupt of a Ctrl-C that came
+    in a finaliser or a callback of C code, where one is only reported, as "unraisable"; or
+    Terminated, since now is a good moment to end. Of several processes all end if one must."""
     if _interrupted.is_set():
         raise KeyboardInterrupt
+    if agree_on_any(_terminated.is_set()):
+        raise Terminated
 
 
 def _interrupt(signum: int, frame: Any) -> None:
@@ -30,8 +42,22 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def end_gently() -> None:
+    """From now on SIGTERM ends the command at the next `check_signals`, and after GRACE seconds, or
+    if it comes again, at once."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    if _terminated.is_set():
+        raise Terminated
+    _terminated.set()
+    signal.signal(signal.SIGALRM, _terminate)
+    signal.alarm(GRACE)
+
+
 def _unraisable(what: Any) -> None:
-    if what.exc_type is not KeyboardInterrupt:
+    if not issubclass(what.exc_type, KeyboardInterrupt | Terminated):
         sys.__unraisablehook__(what)
 
 
@@ -53,8 +79,8 @@ def join_processes(how: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C says how
-    to go on (status 130)."""
+    """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C and
+    SIGTERM say how to go on (status 130 and 143)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
 
@@ -82,5 +108,8 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
             sys.exit(130)
+        except Terminated:
+            print("\nTerminated. Run the same command again to go on.", file=sys.stderr)
+            sys.exit(143)
 
     app.run(guarded, flags_parser=parse)

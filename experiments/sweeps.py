@@ -1,7 +1,10 @@
-"""What the commands that run a sweep share: flags, progress, the sweep itself."""
+"""What the commands that run a sweep share: flags and the sweep itself."""
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,22 +14,17 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)  # fmt: skip
 
 from experiments import cli
+from experiments.dry_run import show_plan
+from experiments.live import Bars, Scalars, Several
+from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.tables import parameter_table
-from fact_jax.sweep.plan import Cell, make_plan
+from fact_jax.sweep.plan import Cell, make_plan, split_names
 from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store, absolute
-from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import count_parameters
 from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import describe
@@ -39,13 +37,15 @@ NOTES = {
 
 
 def define_flags(default_config: str) -> None:
-    """--config, --workdir and --distributed."""
+    """--config, --workdir, --cells, --dry_run and --distributed."""
     config_flags.DEFINE_config_file("config", default_config, "Config file.")
     flags.DEFINE_string(
         "workdir",
         None,
         "Where results and factors go; by default runs/, the config file's name and its argument.",
     )
+    flags.DEFINE_string("cells", "", "Only these cells of the sweep, names with commas between.")
+    flags.DEFINE_bool("dry_run", False, "Show the cells, their cost and what is done; run nothing.")
     flags.DEFINE_string(
         "distributed",
         "",
@@ -57,14 +57,18 @@ def define_flags(default_config: str) -> None:
 def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe; ``finish(config, results, console, workdir)`` shows
     what came out of it. Cells that failed end the command with an error after that."""
+    cli.end_gently()
     if flags.FLAGS.distributed:
         cli.join_processes(flags.FLAGS.distributed)
     config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     workdir = flags.FLAGS.workdir or f"runs/{name}"
-    failures: list[NonFiniteLoss] = []
-    results = run_sweep(config, workdir, console, failures)
+    if flags.FLAGS.dry_run:
+        show_plan(config, workdir, console)
+        return
+    failures: list[Failure] = []
+    results = run_sweep(config, workdir, console, failures, split_names(flags.FLAGS.cells))
     if results:
         finish(config, results, console, absolute(workdir))
         _draw_architectures(results, console, absolute(workdir))
@@ -76,32 +80,12 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         raise _together(failures)
 
 
-class Bars:
-    """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-        self._all = progress.add_task("sweep", total=None)
-        self._run = progress.add_task("", total=1)
-        self._done = 0
-        self._before = 0
-        self._runs = 1
-
-    def expect(self, epochs: int) -> None:
-        """What is still to run: cells finished before would make the time left look short."""
-        self._progress.update(self._all, total=epochs)
-
-    def start(self, names: list[str], stage: str, epochs: int) -> None:
-        self._done += self._before
-        self._runs, self._before = len(names), len(names) * epochs
-        self._progress.update(self._all, completed=self._done)
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        self._progress.reset(self._run, total=epochs, description=f"{names[0]}{more}, {stage}")
-
-    def epoch(self, done: int, loss: float) -> None:
-        cli.check_interrupt()
-        self._progress.update(self._run, completed=done)
-        self._progress.update(self._all, completed=self._done + done * self._runs)
+def _rerun(cell: str) -> str:
+    """The command that runs one cell of this sweep again."""
+    words = [w for w in sys.argv[1:] if not w.lstrip("-").startswith(("cells=", "distributed="))]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = module.name if module else sys.argv[0]
+    return shlex.join(["python", "-m", name, *words, f"--cells={cell}"])
 
 
 def _draw_architectures(results: list[dict], console: Console, workdir: epath.Path) -> None:
@@ -120,51 +104,74 @@ def run_sweep(
     config: ConfigDict,
     workdir: str,
     console: Console,
-    failures: list[NonFiniteLoss] | None = None,
+    failures: list[Failure] | None = None,
+    only: list[str] | None = None,
 ) -> list[dict]:
-    """Runs what is not finished yet, printing a line per cell; all results.
+    """Runs what is not finished yet, of all cells or those named in `only`, printing a line per
+    cell; all results, of cells finished before, too.
 
-    Cells that diverge are added to `failures`, or raised at the end where none is given.
+    Cells that fail are added to `failures`, or raised at the end where none is given.
     """
-    failed: list[NonFiniteLoss] = [] if failures is None else failures
-    cells, store = make_plan(config), Store(workdir)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
-        bars = Bars(progress)
-        runner = Runner(config, store, bars)
-        results = [runner.finished(cell) for cell in cells]
-        todo = [cell for cell, result in zip(cells, results, strict=True) if result is None]
+    failed: list[Failure] = [] if failures is None else failures
+    cells, only = make_plan(config), only or []
+    numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
+    if unknown := [name for name in only if name not in numbers]:
+        raise UserError(
+            f"--cells: {unknown[0]!r} is not a cell of this sweep, which has {cells[0].name} to "
+            f"{cells[-1].name}; --dry_run shows them all."
+        )
+    bars = Bars(console)
+    store = Store(workdir, bars.note)
+    with contextlib.ExitStack() as stack:
+        listeners: list[Progress] = [bars]
+        if config.tensorboard and jax.process_index() == 0:
+            listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
+        stack.enter_context(bars.progress)
+        runner = Runner(config, store, Several(listeners), _rerun)
+        results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
+        todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
         for cell in todo:  # missing data are better known now than after hours
             runner.trainer.feed.data(cell.task)
-        bars.expect(sum(_epochs(cell) for cell in todo))
+        bars.expect(sum(_epochs(cell) for cell in todo), len(todo), len(results))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)
-        for i, result in enumerate(results):
-            if result is not None:
-                _print_result(console, i, len(cells), result, "finished before")
-        for i, result in runner.run(cells, results, failed):
-            results[i] = result
-            how = f"{result['seconds']['cell']:.0f} s"
-            if (runs := result["stack"]["runs"]) > 1:
+        for name, result in results.items():
+            _print_result(console, numbers[name], result, "finished before")
+        for outcome in runner.run(cells, results, only):
+            bars.finished(failed=isinstance(outcome, Failure))
+            if isinstance(outcome, Failure):
+                failed.append(outcome)
+                text = " ".join(str(outcome.error).split())
+                console.print(f"{numbers[outcome.cell]} {outcome.cell}: FAILED, {text[:300]}")
+                continue
+            results[outcome["cell"]] = outcome
+            how = f"{outcome['seconds']['cell']:.0f} s"
+            if (runs := outcome["stack"]["runs"]) > 1:
                 how += f", its share of {runs} together"
-            _print_result(console, i, len(cells), result, how)
+            _print_result(console, numbers[outcome["cell"]], outcome, how)
     if failed and failures is None:
         raise _together(failed)
-    return [r for r in results if r is not None]
+    return [results[cell.name] for cell in cells if cell.name in results]
 
 
-def _together(failures: list[NonFiniteLoss]) -> NonFiniteLoss:
-    return NonFiniteLoss("\n".join(map(str, failures)))
-
-
-def _print_result(console: Console, i: int, count: int, result: dict, how: str) -> None:
-    accuracy = f"{result['accuracy']:5.1f} %"
-    console.print(
-        f"[{i + 1}/{count}] {result['cell']}: {accuracy}  scale {result['scale']:g}  ({how})"
+def _together(failures: list[Failure]) -> UserError:
+    texts = [f"{failure.cell}: {failure.error}" for failure in failures[:10]]
+    if len(failures) > 10:
+        texts.append(f"and {len(failures) - 10} more")
+    return UserError(
+        f"{len(failures)} cells failed; what is known of each is in DIR/failures. The same command "
+        "runs them again.\n" + "\n".join(texts)
     )
+
+
+def _print_result(console: Console, number: str, result: dict, how: str) -> None:
+    chosen = [f"scale {result['scale']:g}"]
+    if "learning_rate=" in "".join(result["selection"]):
+        chosen.append(f"learning rate {result['learning_rate']:g}")
+    if "weight_decay=" in "".join(result["selection"]):
+        chosen.append(f"weight decay {result['weight_decay']:g}")
+    accuracy = f"{result['accuracy']:5.1f} %"
+    console.print(f"{number} {result['cell']}: {accuracy}  {', '.join(chosen)}  ({how})")
     if result["search"]:
         console.print(architecture_text(result["search"]))
 

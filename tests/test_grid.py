@@ -171,7 +171,7 @@ def test_the_grid_is_chosen_on_validation_data_alone(tiny, tmp_path, monkeypatch
     def evaluate_spied(*args):
         make_evaluate(*args)
 
-        def evaluate(base, trainable, scale, num_classes, batches, choice):
+        def evaluate(base, trainable, scale, num_classes, batches, choice, see):
             count = sum(len(labels) for _, labels in batches)
             evaluated.append((reads[-1], round(float(scale), 3)))
             # The third of four candidates is the best on validation data.

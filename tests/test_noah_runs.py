@@ -148,12 +148,12 @@ def stop_in(monkeypatch, stage, after):
         return
 
     class Stopping(sweeps.Bars):
-        def start(self, names, stage, epochs):
-            self.stage = stage
-            super().start(names, stage, epochs)
+        def start(self, runs, epochs):
+            self.stage = runs[0].stage
+            super().start(runs, epochs)
 
-        def epoch(self, done, loss):
-            super().epoch(done, loss)
+        def epoch(self, done, losses, accuracies):
+            super().epoch(done, losses, accuracies)
             if (self.stage, done) == (stage, after):
                 raise Stopped
 

@@ -14,11 +14,12 @@ from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import comparison_table, mean_and_error, result_table, vtab_means
 from fact_jax.sweep import feed as feed_module
+from fact_jax.sweep import group as group_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runner import Runner
-from fact_jax.sweep.runs import Run, Trained
+from fact_jax.sweep.runs import Failure, Run, Trained
 from fact_jax.sweep.store import Store, absolute
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import NonFiniteLoss
@@ -72,8 +73,7 @@ class Silent:
     def start(self, *args):
         pass
 
-    def epoch(self, *args):
-        pass
+    epoch = note = waiting = start
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def spied(monkeypatch, tmp_path):
         return epoch
 
     def make_evaluate(model, method, normalisation, batch_size, mesh):
-        def evaluate(base, trainable, scale, num_classes, batches, choice):
+        def evaluate(base, trainable, scale, num_classes, batches, choice, see=None):
             count = sum(len(labels) for _, labels in batches)
             calls["evaluations"].append((count, float(scale)))
             # The accuracy is highest for scale 1.
@@ -130,12 +130,9 @@ def spied(monkeypatch, tmp_path):
 
 def run(runner, cells):
     """The results of all cells, run anew."""
-    return [
-        result
-        for _, result in sorted(
-            runner.run(cells, [None] * len(cells), []), key=lambda pair: pair[0]
-        )
-    ]
+    for cell in cells:
+        runner.store.result_path(cell.name).unlink(missing_ok=True)
+    return list(runner.run(cells, {}))
 
 
 def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
@@ -215,12 +212,16 @@ def test_other_weights_are_other_settings(spied):
         runner.finished(cell)
 
 
-def test_a_damaged_result_is_named(spied):
+def test_a_damaged_result_is_set_aside_and_made_anew(spied):
     make, _ = spied
     runner, (cell,) = make()
+    notes = []
+    runner.store.note = notes.append
     runner.store.result_path(cell.name).write_text('{"cell": ')
-    with pytest.raises(UserError, match=f"{cell.name}.json is not valid JSON"):
-        runner.finished(cell)
+    assert runner.finished(cell) is None
+    assert f"{cell.name}.json cannot be read" in notes[0]
+    (aside,) = runner.store.workdir.glob("results/*.unreadable-*")
+    assert aside.read_text() == '{"cell": '
 
 
 def test_standard_error_is_the_deviation_over_the_root_of_n():
@@ -302,14 +303,33 @@ def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
     cells = make_plan(config)
     runner = Runner.__new__(Runner)
     runner.config, runner.store, runner.trainer = config, Store(workdir), trainer
-    runner._store = lambda trained, selection, *_: (trained.run.candidate.scale, selection)
-    results, failures = list(results), []
-    for count, (i, result) in enumerate(runner.run(cells, results, failures), 1):
-        assert results[i] is None  # what is stored stays
-        results[i] = result
+    runner.progress, runner.rerun = Silent(), lambda name: f"run {name}"
+    results = {c.name: r for c, r in zip(cells, results, strict=True) if r is not None}
+    failures = []
+    for count, outcome in enumerate(runner.run(cells, results), 1):
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            continue
+        assert outcome["cell"] not in results  # what is stored stays
+        results[outcome["cell"]] = outcome["out"]
         if count == stop_after:
             break
-    return results, failures
+    return [results.get(cell.name) for cell in cells], failures
+
+
+@pytest.fixture(autouse=True)
+def _stored_in_short(monkeypatch, request):
+    """Cells that a FakeTrainer trained have no factors to store."""
+    if "spied" in request.fixturenames:
+        return
+
+    def store_result(store, trainer, config, trained, settings, selection, *_):
+        cell = trained.run.cell
+        out = {"cell": cell.name, "out": (trained.run.candidate.scale, selection)}
+        store.write_json(store.result_path(cell.name), {**out, "settings": settings})
+        return out
+
+    monkeypatch.setattr(group_module, "store_result", store_result)
 
 
 def left_behind(workdir):
@@ -359,7 +379,10 @@ def test_a_cell_that_fails_stops_no_other_and_is_found_again(tmp_path):
     trainer = FakeTrainer(bad=[(0, 1.0)])
     results, failures = sweep_with(trainer, tmp_path, [None] * 3)
     assert results == [None, (1.0, {}), (1.0, {})]
-    assert [str(error) for error in failures] == ["bad 1.0"]
+    assert [str(failure.error) for failure in failures] == ["bad 1.0"]
+    record = json.loads((tmp_path / "failures" / f"{failures[0].cell}.json").read_text())
+    assert record["message"] == "bad 1.0"
+    assert record["command"] == f"run {failures[0].cell}"
     trainer.calls.clear()
     sweep_with(trainer, tmp_path, results)
     assert trainer.calls == [([(0, 1.0), (1, 1.0)], True)]

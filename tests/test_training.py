@@ -207,7 +207,7 @@ def flat(state):
 def run_train(small_vit, split, directory, stop_after=None, epochs=6):
     epoch, state = make_stack(small_vit, split)
 
-    def on_epoch(done, loss):
+    def on_epoch(done, losses, accuracies):
         if done == stop_after:
             raise KeyboardInterrupt
 

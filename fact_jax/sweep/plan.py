@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -63,6 +64,11 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.task}-{self.method_name}-seed{self.seed}"
+
+    @property
+    def as_stored(self) -> dict[str, Any]:
+        """The settings as they are read back from a result, with lists for tuples."""
+        return json.loads(json.dumps(self.settings))
 
     @property
     def recipe(self) -> Recipe:

@@ -1,38 +1,33 @@
-"""Runs the cells of a plan in groups: selection, final training, and what is stored of it."""
+"""Runs the cells of a plan, whatever becomes of some of them, beside others that do the same."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import math
+import datetime
+import gc
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
-from fact_jax.data.tasks import get_task
 from fact_jax.errors import UserError
-from fact_jax.sweep.evolution import Space, search
-from fact_jax.sweep.plan import Candidate, Cell
-from fact_jax.sweep.runs import Progress, Run, Trained
-from fact_jax.sweep.store import Store
+from fact_jax.sweep.faults import no_space, out_of_memory, unwritable
+from fact_jax.sweep.group import Group, batches, candidates
+from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.runs import Failure, Progress
+from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
 from fact_jax.training.mesh import agree
+from fact_jax.training.run import UnreadableCheckpoint
 from fact_jax.training.trial import NonFiniteLoss
-from fact_jax.tuning import Method, count_parameters
-from fact_jax.tuning.files import to_bytes
-from fact_jax.tuning.method import SearchMethod
 
+POLL = 2.0  # seconds between looks at what other runs do
 
-def _candidates(cells: Sequence[Cell]) -> list[Run]:
-    several = (cell for cell in cells if len(cell.candidates) > 1)
-    return [Run(cell, "selection", candidate) for cell in several for candidate in cell.candidates]
+Outcome = dict[str, Any] | Failure
 
 
 def _kind(cell: Cell) -> tuple:
@@ -43,23 +38,30 @@ def _kind(cell: Cell) -> tuple:
 
 
 class Runner:
-    """A sweep's cells, its work directory, and the trainer of its groups."""
+    """A sweep's cells, its work directory, and the trainer of its groups.
 
-    def __init__(self, config: ConfigDict, store: Store, progress: Progress):
-        self.config, self.store = config, store
+    ``rerun(cell name)`` is the command that a failure's record names.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        store: Store,
+        progress: Progress,
+        rerun: Callable[[str], str] = lambda name: "",
+    ):
+        self.config, self.store, self.progress, self.rerun = config, store, progress, rerun
         self.trainer = Trainer(config, progress)
 
-    def settings(self, cell: Cell) -> dict[str, Any]:
-        """All that the cell's result depends on, as it is read back from a result."""
-        settings = {**cell.settings, "weights_sha256": self.trainer.weights_sha256}
-        return json.loads(json.dumps(settings))  # which has lists where a method has tuples
+    def group(self, cells: list[Cell], size: int) -> Group:
+        return Group(self.config, self.store, self.trainer, cells, size)
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
         path = self.store.result_path(cell.name)
         result = self.store.read_json(path)
         if result is not None:
-            old, new = result.get("settings", {}), self.settings(cell)
+            old, new = result.get("settings", {}), self.group([cell], 1).settings(cell)
             changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
             if changed:
                 text = ", ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed)
@@ -69,202 +71,133 @@ class Runner:
                 )
         return result
 
-    def run(
-        self,
-        cells: list[Cell],
-        results: list[dict[str, Any] | None],
-        failures: list[NonFiniteLoss],
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, result) of every cell whose entry in `results` is None, as soon as it is there.
-
-        Cells of a kind are stacked into groups, in their order. Those that leave the finite numbers
-        do not stop the others: their errors end up in `failures`.
-        """
-        missing = agree(np.array([result is None for result in results]))
+    def groups(self, cells: list[Cell]) -> list[Group]:
+        """The whole sweep's cells in groups, in the plan's order: made of what is left of it they
+        would be others, and the last bits of a result may depend on them."""
         kinds: dict[tuple, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(_kind(cell), []).append(i)
         groups = []
         for members in kinds.values():
-            size = self._group_size([cells[i] for i in members])
-            groups += [(size, group) for group in _batches(members, size)]
-        for size, group in sorted(groups, key=lambda g: g[1][-1]):  # in the plan's order
-            if missing[group].any():
-                yield from self._run_group(cells, results, group, size, failures)
+            own = [cells[i] for i in members]
+            size = self.trainer.group_size([len(candidates(own)), len(own)], own)
+            groups += [(part[-1], part, size) for part in batches(members, size)]
+        return [self.group([cells[i] for i in part], size) for _, part, size in sorted(groups)]
 
-    def _group_size(self, cells: list[Cell]) -> int:
-        """From the whole sweep and not from what is left of it: the last bits of a result may
-        depend on it."""
-        stages = [len(_candidates(cells)), len(cells)]
-        return self.trainer.group_size(stages, cells)
+    def run(
+        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Collection[str] = ()
+    ) -> Iterator[Outcome]:
+        """What came of every cell (of those named in `only`, if any) without a result in `results`,
+        as soon as it is there.
 
-    def _run_group(
-        self,
-        cells: list[Cell],
-        results: list[dict[str, Any] | None],
-        group: list[int],
-        size: int,
-        failures: list[NonFiniteLoss],
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Selects (where there is a choice), trains, evaluates and stores up to `size` cells.
-
-        All of the group are trained, finished or not: a stack costs the same, and so its
-        checkpoints are found again by a sweep that was stopped while it stored.
+        A failure stops no other cell. Groups that another run works on are left to it; at the end
+        their results, or failures, are awaited.
         """
-        started, index = time.time(), {cells[i].name: i for i in group}
-        directories: list[epath.Path] = []
-
-        def train_all(runs: list[Run]) -> Iterator[tuple[int, Trained]]:
-            for part in _batches(runs, size):
-                directories.append(self._directory(part, size))
-                for trained in self.trainer.train(part, size, directories[-1]):
-                    yield index[trained.run.cell.name], trained
-
-        scores: dict[int, dict[Candidate, float]] = {i: {} for i in group}
-        errors: dict[int, NonFiniteLoss] = {}
-        for i, trained in train_all(_candidates([cells[i] for i in group])):
-            if trained.error is None:
-                scores[i][trained.run.candidate] = trained.accuracies[-1]
-            else:  # a candidate that diverges is not chosen
-                errors[i] = trained.error
-        finals = []
-        for i in group:
-            if len(cells[i].candidates) == 1:
-                finals.append(Run(cells[i], "final", cells[i].candidates[0]))
-            elif scores[i]:
-                # The first of equals: max() keeps the earliest.
-                finals.append(Run(cells[i], "final", max(scores[i], key=scores[i].__getitem__)))
-            else:
-                failures.append(errors[i])
-        searches: dict[int, dict[str, Any]] = {}
-        if isinstance(cells[group[0]].method, SearchMethod):
-            own, finals = {index[run.cell.name]: run for run in finals}, []
-            for i, trained in train_all([run._replace(stage="supernet") for run in own.values()]):
-                if trained.error is not None:
-                    failures.append(trained.error)
+        done: set[str] = set()  # what every process knows alike
+        missing = agree(np.array([cell.name not in results for cell in cells]))
+        done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
+        if only:
+            done |= {cell.name for cell in cells if cell.name not in only}
+        failed_before = {cell.name: self._failed_at(cell.name) for cell in cells}
+        waiting = self.groups(cells)
+        while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
+            worked = False
+            for group in waiting:
+                names = [cell.name for cell in group.cells if cell.name not in done]
+                if not names:
                     continue
-                run = trained.run._replace(stage="search")
-                directories.append(self._directory([run], size))
-                searches[i] = self._search(trained, directories[-1])
-                finals.append(own[i]._replace(choice=searches[i]["best"]))
-        failed = len(finals) < len(group)
-        for i, trained in train_all(finals):
-            if trained.error is not None:
-                failures.append(trained.error)
-                failed = True
-            elif results[i] is None:
-                cell, seconds = cells[i], (time.time() - started) / len(group)
-                grid = cell.candidates if len(cell.candidates) > 1 else ()
-                chosen = {cell.label(c): scores[i].get(c) for c in grid}
-                yield i, self._store(trained, chosen, seconds, searches.get(i))
-        if not failed and jax.process_index() == 0:
-            for directory in directories:
-                directory.rmtree()
+                with self.store.claims.hold(names if jax.process_index() == 0 else ()) as held:
+                    mine = bool(agree(np.array(held)))
+                    for outcome in self._of_others(group, done, failed_before):
+                        yield outcome
+                    if not mine:
+                        continue
+                    worked = True
+                    for outcome in self._attempt(group, done):
+                        if isinstance(outcome, Failure):
+                            self._record(outcome, group)
+                            done.add(outcome.cell)
+                        else:
+                            done.add(outcome["cell"])
+                            self.store.failure_path(outcome["cell"]).unlink(missing_ok=True)
+                        yield outcome
+            if not worked:
+                self.progress.waiting()
+                time.sleep(POLL)
 
-    def _search(self, trained: Trained, directory: epath.Path) -> dict[str, Any]:
-        """The best architecture of a trained supernet, and how it was found. What is done of it
-        lies in the directory."""
-        cell, config = trained.run.cell, self.trainer.model.config
-        method = cell.method
-        assert isinstance(method, SearchMethod)
-        space = Space(
-            method,
-            method.depths_of(config),
-            len(method.families),
-            config.depth,
-            lambda architecture: method.count(architecture, config),
+    def _of_others(
+        self, group: Group, done: set[str], failed_before: dict[str, str | None]
+    ) -> Iterator[Outcome]:
+        """What other runs have made of a group's cells since this one looked."""
+        for cell in group.cells:
+            if cell.name in done:
+                continue
+            result, failed_at = self.finished(cell), self._failed_at(cell.name)
+            if agree(np.array(result is not None)):
+                done.add(cell.name)
+                if result is not None:
+                    yield result
+            elif agree(np.array(failed_at != failed_before[cell.name])):
+                done.add(cell.name)
+                record = self.store.read_json(self.store.failure_path(cell.name)) or {}
+                yield Failure(cell.name, UserError(f"{record.get('message')} (another run)"))
+
+    def _failed_at(self, name: str) -> str | None:
+        path = self.store.failure_path(name)
+        return (self.store.read_json(path) or {}).get("when") if path.exists() else None
+
+    def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:
+        """Runs a group; one that fails is tried again in parts, down to the cell at fault."""
+        try:
+            yield from group.run(done)
+            return
+        except (Unwritable, UnreadableCheckpoint) as error:
+            if isinstance(error, Unwritable):
+                raise
+            self.store.set_aside(error.directory, error)
+            agree(np.array(True))  # none looks for it before it is gone
+            parts, size = [group.cells], group.size
+        except Exception as error:
+            if no_space(error) or unwritable(error):
+                raise self.store.unwritable(error) from error
+            self.store.check()  # a work directory that went away fails no cell
+            rest = [cell for cell in group.cells if cell.name not in done]
+            if jax.process_count() > 1:  # the others may not have failed
+                raise
+            if out_of_memory(error) and group.size > 1:
+                size = group.size // 2
+                parts = list(batches(group.cells, size))
+                self.progress.note(
+                    f"Out of memory with {group.size} runs together: going on with {size}."
+                )
+            elif len(rest) > 1:
+                parts, size = [[cell] for cell in rest], group.size
+            else:
+                yield from (Failure(cell.name, error) for cell in rest)
+                return
+            traceback.clear_frames(error.__traceback__)  # which hold on to what filled the memory
+        gc.collect()
+        for part in parts:
+            if any(cell.name not in done for cell in part):
+                yield from self._attempt(self.group(part, size), done)
+
+    def _record(self, failure: Failure, group: Group) -> None:
+        """DIR/failures/<cell>.json."""
+        error = failure.error
+        (cell,) = (cell for cell in group.cells if cell.name == failure.cell)
+        text = (
+            "" if isinstance(error, NonFiniteLoss) else "".join(traceback.format_exception(error))
         )
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "search.json"
-        self.trainer.progress.start([cell.name], "search", method.generations)
-        return search(
-            space,
-            self.trainer.fitness(trained),
-            cell.seed,
-            load=lambda: self.store.read_json(path),
-            save=lambda state: self.store.write_json(path, state),
-            on_generation=self.trainer.progress.epoch,
-        )
-
-    def _directory(self, runs: list[Run], size: int) -> epath.Path:
-        """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size
-        or stack."""
-        made_with: list[Any] = [
-            size,
-            self.trainer.padded_classes,
-            dict(self.trainer.mesh(size).shape),
-        ]
-        for cell, stage, candidate, choice in runs:
-            provenance = self.trainer.feed.data(cell.task).provenance
-            data = {k: provenance[k] for k in ("used_version", "fingerprint")}
-            own = {"stage": stage, "candidate": candidate, "choice": choice}
-            made_with.append({**self.settings(cell), **data, **own})
-        text = json.dumps(made_with, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        name = runs[0].cell.name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
-        return self.store.checkpoint_dir(name, f"{runs[0].stage}-{digest}")
-
-    def _store(
-        self,
-        trained: Trained,
-        selection: dict[str, float | None],
-        seconds: float,
-        searched: dict[str, Any] | None,
-    ) -> dict[str, Any]:
-        cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
-        accuracies = trained.accuracies
-        task, paper = get_task(cell.task), cell.settings["protocol"] == "paper"
-        measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
-        head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
-        method: Method = cell.method
-        factors = trained.trainable["factors"]
-        if isinstance(method, SearchMethod):
-            method, factors = method.subnet(factors, np.array(choice))
-        method = dataclasses.replace(method, scale=candidate.scale)
-        trainable = {"factors": factors, "head": head}
-        fields = {
-            "task": cell.task,
-            "class_names": self.trainer.feed.data(cell.task).class_names,
-            "variant": self.config.variant,
-            "weights_sha256": self.trainer.weights_sha256,
-            "image_size": self.config.image_size,
-            "normalisation": self.config.normalisation,
-            "jpeg_quality": self.config.jpeg_quality or None,
-            "protocol": cell.settings["protocol"],
-        }
-        content = to_bytes(method, trainable, self.trainer.model.config, fields)
-        result = {
-            "cell": cell.name,
+        content = {
+            "cell": failure.cell,
             "method": cell.method_name,
-            **{k: fields[k] for k in ("task", "protocol", "variant")},
-            "group": task.group,
+            "task": cell.task,
             "seed": cell.seed,
-            # 'paper' reports the best of its test evaluations, as the published numbers do.
-            "accuracy": max(measured) if paper else last,
-            "accuracy_last_epoch": last,
-            **candidate._asdict(),
-            "selection": selection,  # accuracy on the validation split
-            "grid_size": len(cell.candidates),
-            "search": searched,
-            "num_factors": count_parameters(trainable["factors"]),
-            "num_head": count_parameters(trainable["head"]),
-            "factor_file_bytes": len(content),
-            "num_train": trained.num_train,
-            "num_test": trained.num_eval,
-            "losses": trained.losses,
-            "test_accuracies": [None if math.isnan(a) else a for a in accuracies],
-            **trained.details,
-            "seconds": {**trained.details["seconds"], "cell": seconds},
-            "settings": self.settings(cell),
-            "data": self.trainer.feed.data(cell.task).provenance,
-            "weights": str(self.trainer.weights),
+            "error": type(error).__name__,
+            "message": str(error),
+            "traceback": text,
+            "command": self.rerun(failure.cell),
+            "when": datetime.datetime.now(datetime.UTC).isoformat(),
             "environment": environment(),
         }
-        self.store.write_factors(cell.name, content)
-        self.store.write_json(self.store.result_path(cell.name), result)
-        return result
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+        self.store.write_json(self.store.failure_path(failure.cell), content)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, get_task
 from fact_jax.sweep.evolution import Architecture
+from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning.method import SearchMethod
@@ -15,8 +16,10 @@ from fact_jax.tuning.method import SearchMethod
 class Progress(Protocol):
     """What the runner tells while it works."""
 
-    def start(self, names: list[str], stage: str, epochs: int) -> None: ...
-    def epoch(self, done: int, loss: float) -> None: ...
+    def start(self, runs: list[Run], epochs: int) -> None: ...
+    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def waiting(self) -> None: ...
 
 
 class Run(NamedTuple):
@@ -67,3 +70,11 @@ class Trained(NamedTuple):
     num_train: int
     num_eval: int
     details: dict[str, Any]
+    findings: Findings | None = None  # of the last evaluation on test
+
+
+class Failure(NamedTuple):
+    """A cell that could not be finished, and why."""
+
+    cell: str
+    error: Exception

@@ -2,26 +2,39 @@
 
     DIR/config.json                     the config of the last run
     DIR/results/<cell>.json             one per finished cell
+    DIR/results.csv                     the same in short, of all finished cells
     DIR/factors/<cell>.safetensors      factors and head, with metadata
+    DIR/examples/<cell>.jpg             pictures of the test split, wrongly and rightly predicted
+    DIR/failures/<cell>.json            why a cell is not finished; goes when it is
     DIR/checkpoints/<group>/<stage>/    Orbax, one per epoch, the latest kept, and that until the
                                         results of the group's cells are there;
                                         of a search for an architecture, search.json
     DIR/architectures/<cell>.png        those that were found
+    DIR/claims/<cell>                   while a run works on the cell (claims.py)
+    DIR/tensorboard/<cell>/             with config.tensorboard
 
-DIR may be a bucket: everything but Orbax goes through etils.epath.
+DIR may be a bucket: everything but Orbax goes through etils.epath. What cannot be read is set aside
+as <name>.unreadable-<digits>, and made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 from etils import epath
 
 from fact_jax.errors import UserError
+from fact_jax.sweep.claims import Claims
+from fact_jax.sweep.faults import no_space
+
+PROBE_BYTES = 1 << 16
 
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:
@@ -32,46 +45,90 @@ def absolute(workdir: str | os.PathLike) -> epath.Path:
     return epath.Path(path)
 
 
-class Store:
-    """Reads and writes one work directory. Raises UserError if it cannot be written.
+class Unwritable(UserError):
+    """The work directory takes no more: no cell could be finished, so the sweep stops."""
 
-    Of several processes (`jax.distributed`) only the first writes.
+
+class Store:
+    """Reads and writes one work directory. Raises Unwritable if it cannot be written.
+
+    Of several processes (`jax.distributed`) only the first writes. ``note(text)`` is told what was
+    set aside. With ``create=False`` it is only looked at.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
-        self.workdir = absolute(workdir)
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        note: Callable[[str], None] = print,
+        create: bool = True,
+    ):
+        self.workdir, self.note = absolute(workdir), note
+        self.claims, self._create = Claims(self.workdir / "claims"), create
+        if not create:
+            return
         try:
             for folder in ("results", "factors", "checkpoints"):
                 (self.workdir / folder).mkdir(parents=True, exist_ok=True)
-            self._write(self.workdir / "results" / ".probe", b"")
-            (self.workdir / "results" / ".probe").unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(
-                f"The work directory {self.workdir} cannot be written ({error}). Give another one "
-                "with --workdir, or make it writable."
-            ) from error
+            raise self.unwritable(error) from error
+        self.check()
 
-    def _write(self, path: epath.Path, content: bytes) -> None:
-        """Appears whole or not at all."""
+    def check(self) -> None:
+        """Raises Unwritable if nothing can be written now."""
+        probe = self.workdir / "results" / f".probe-{uuid.uuid4().hex[:8]}"
+        self.write(probe, b"\0" * PROBE_BYTES)
+        probe.unlink(missing_ok=True)
+
+    def unwritable(self, error: BaseException) -> Unwritable:
+        what = "is full" if no_space(error) else "cannot be written"
+        how = "free some space" if no_space(error) else "make it writable"
+        return Unwritable(
+            f"The work directory {self.workdir} {what} ({error}). Nothing that is in it is lost: "
+            f"{how} and run the same command again, or give another --workdir."
+        )
+
+    def write(self, path: epath.Path, content: bytes) -> None:
+        """Appears whole or not at all, and stays after a power cut."""
         if jax.process_index() != 0:
             return
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise self.unwritable(error) from error
 
     def write_json(self, path: epath.Path, value: Any) -> None:
-        self._write(path, (json.dumps(value, indent=1) + "\n").encode())
+        """Objects with one line a field, so that long curves stay readable."""
+        text = json.dumps(value)
+        if isinstance(value, dict):
+            fields = (f" {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            text = "{\n" + ",\n".join(fields) + "\n}"
+        self.write(path, (text + "\n").encode())
 
     def read_json(self, path: epath.Path) -> Any | None:
-        """The file's content, or None if there is no such file."""
-        if not path.exists():
-            return None
+        """The file's content; None if there is no such file, or none that can be read."""
         try:
             return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
         except ValueError as error:
-            raise UserError(
-                f"{path} is not valid JSON ({error}). Remove it to make it anew."
-            ) from error
+            self.set_aside(path, error)
+            return None
+
+    def set_aside(self, path: epath.Path, error: Exception) -> None:
+        """Moves what cannot be read out of the way, and says so."""
+        aside = path.parent / f"{path.name}.unreadable-{uuid.uuid4().hex[:8]}"
+        if jax.process_index() == 0 and self._create:
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
+        text = " ".join(str(error).split())
+        self.note(f"{path} cannot be read ({text[:300]}): moved to {aside.name}, made anew.")
 
     def result_path(self, cell: str) -> epath.Path:
         return self.workdir / "results" / f"{cell}.json"
@@ -79,8 +136,22 @@ class Store:
     def factors_path(self, cell: str) -> epath.Path:
         return self.workdir / "factors" / f"{cell}.safetensors"
 
+    def examples_path(self, cell: str) -> epath.Path:
+        return self.workdir / "examples" / f"{cell}.jpg"
+
+    def failure_path(self, cell: str) -> epath.Path:
+        return self.workdir / "failures" / f"{cell}.json"
+
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage
 
-    def write_factors(self, cell: str, content: bytes) -> None:
-        self._write(self.factors_path(cell), content)
+
+def _to_disk(path: epath.Path) -> None:
+    """Through the caches of a local file system."""
+    if "://" in os.fspath(path):
+        return
+    descriptor = os.open(Path(os.fspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -19,6 +19,7 @@ from fact_jax.data.tasks import all_tasks, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.feed import Feed
+from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Progress, Run, Trained
@@ -107,7 +108,7 @@ class Trainer:
         stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs that nobody reads
         seeds = stack([np.int32(run.cell.seed) for run in stacked], mesh)
         seconds = {"train": 0.0, "evaluate": 0.0}
-        counted, totals = {"epochs": 0}, {}
+        counted, totals, findings = {"epochs": 0}, {}, {}
 
         def fresh(run: Run) -> TrialState:
             classes = get_task(run.cell.task).num_classes
@@ -127,30 +128,31 @@ class Trainer:
 
         def epoch(states: TrialState, e: int):
             nonlocal data
-            t = time.time()
+            t = time.perf_counter()
             if s["augment"]:
                 data = self.feed.views(runs, e, data, mesh)
             hypers = stack([hyper(run, e) for run in stacked], mesh)
             out = program(base, states, data, hypers, seeds, np.int32(e), np.int32(max(steps)))
             jax.block_until_ready(out)
-            seconds["train"] += time.time() - t
+            seconds["train"] += time.perf_counter() - t
             counted["epochs"] += 1
             return out
 
         def evaluate(i: int, trainable: dict) -> float:
-            t, cell = time.time(), runs[i].cell
+            t, cell = time.perf_counter(), runs[i].cell
             limit = cell.settings["eval_limit"] or None
             batches = self.feed.data(cell.task).stream(runs[i].eval_split, self.eval_batch, limit)
             classes = get_task(cell.task).num_classes
+            findings[i] = Findings(classes)
             correct, totals[i] = self._evaluation(cell.method)(
                 trainable, np.float32(runs[i].candidate.scale), classes, batches,
-                _array(runs[i].choice),
+                _array(runs[i].choice), findings[i].add,
             )  # fmt: skip
-            seconds["evaluate"] += time.time() - t
+            seconds["evaluate"] += time.perf_counter() - t
             return 100.0 * correct / totals[i]
 
         epochs = runs[0].epochs
-        self.progress.start([run.cell.name for run in runs], runs[0].stage, epochs)
+        self.progress.start(runs, epochs)
         outcome = train(
             epoch,
             stack([fresh(run) for run in stacked], mesh),
@@ -164,6 +166,9 @@ class Trainer:
             eval_every=s["eval_every"] if s["protocol"] == "paper" else 0,
             on_epoch=self.progress.epoch,
         )
+        for i, run in enumerate(runs):
+            if run.stage == "final" and i not in findings and outcome.errors[i] is None:
+                evaluate(i, outcome.trainable[i])  # done before the sweep was stopped
         details = {
             # Epochs of the final training that this process ran; others came from a checkpoint.
             "epochs_run": counted["epochs"],
@@ -178,12 +183,13 @@ class Trainer:
                 outcome.accuracies[i].tolist(),
                 outcome.errors[i],
                 num_train[i],
-                # A run resumed after its last evaluation has counted nothing itself.
+                # A candidate resumed after its evaluation has counted nothing itself.
                 totals.get(i)
                 or self.feed.data(run.cell.task).size(
                     run.eval_split, run.cell.settings["eval_limit"] or None
                 ),
                 details,
+                findings.get(i),
             )
             for i, run in enumerate(runs)
         ]

@@ -44,37 +44,40 @@ def make_programs(
 def make_evaluate(
     model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
 ) -> Callable[..., tuple[int, int]]:
-    """``evaluate(base, trainable, scale, num_classes, batches, choice) -> (correct, total)``.
+    """``evaluate(base, trainable, scale, num_classes, batches, choice, see) -> (correct, total)``.
 
-    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]). What merges
-    is merged into the weights once per call, in float32. Batches are padded to `batch_size`, so
-    that one program serves every split; the next batch is dispatched before the last is awaited.
+    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]), and
+    ``see(images, labels, predicted)`` is told of each. What merges is merged into the weights once
+    per call, in float32. Batches are padded to `batch_size`, so that one program serves every
+    split; the next batch is dispatched before the last is awaited.
     """
 
     merged, predict = make_programs(model, method, normalisation)
 
     def evaluate(
         base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any],
-        choice: Any = None,
+        choice: Any = None, see: Callable[..., None] = lambda images, labels, predicted: None,
     ) -> tuple[int, int]:  # fmt: skip
         factors, head = put((trainable["factors"], trainable["head"]), replicated(mesh))
         weights = merged(base, factors, scale, choice)
         correct = total = 0
-        pending: tuple[jax.Array, np.ndarray] | None = None
+        pending: tuple[jax.Array, np.ndarray, np.ndarray] | None = None
 
         def settle() -> int:
             if pending is None:
                 return 0
-            predicted, labels = pending
-            return int((fetch(predicted)[: len(labels)] == labels).sum())
+            on_device, images, labels = pending
+            predicted = fetch(on_device)[: len(labels)]
+            see(images, labels, predicted)
+            return int((predicted == labels).sum())
 
         for images, labels in batches:
             pad = batch_size - len(images)
-            images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-            images = put(images, batch_sharded(mesh))
-            predicted = predict(weights, head, np.int32(num_classes), images)
+            padded = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
+            padded = put(padded, batch_sharded(mesh))
+            predicted = predict(weights, head, np.int32(num_classes), padded)
             correct += settle()
-            pending = (predicted, np.asarray(labels))
+            pending = (predicted, images, np.asarray(labels))
             total += len(labels)
         return correct + settle(), total
 

@@ -69,6 +69,13 @@ def agree(tree: Any) -> Any:
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
+def agree_on_any(flag: bool) -> bool:
+    """Whether it is set on any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def fetch(tree: Any) -> Any:
     """Host copies of a tree, the same on every process."""
     if jax.process_count() == 1:

@@ -26,6 +26,14 @@ class Outcome(NamedTuple):
     errors: list[NonFiniteLoss | None]
 
 
+class UnreadableCheckpoint(Exception):
+    """What lies in a run's checkpoint `directory` cannot be read."""
+
+    def __init__(self, directory: epath.Path, error: Exception):
+        super().__init__(str(error))
+        self.directory = directory
+
+
 def train(
     epoch: Callable[[TrialState, int], tuple[TrialState, jax.Array]],
     states: TrialState,
@@ -36,16 +44,17 @@ def train(
     settings: Sequence[dict[str, Any]],
     evaluate: Callable[[int, dict], float] | None = None,
     eval_every: int = 0,
-    on_epoch: Callable[[int, float], None] = lambda done, loss: None,
+    on_epoch: Callable[[int, list[float], list[float]], None] = lambda *measured: None,
 ) -> Outcome:
     """Runs ``states, losses = epoch(states, e)`` for e = 0 ... epochs - 1, a checkpoint after each.
 
     `states` is a stack of at least as many trials as there are `steps` (batches of an epoch) and
     `settings` (named in errors); what is stacked beyond them is padding. ``evaluate(t, trainable)``
     gives the accuracy of trial t; it is called after every `eval_every` epochs and after the last.
+    ``on_epoch(done, losses, accuracies)`` is told of every epoch when its checkpoint is there.
     A trial that leaves the finite numbers gets its error and is not evaluated, and the others go
     on, as long as there are any. A checkpoint in `directory` is resumed, so that the outcome equals
-    that of a run never stopped.
+    that of a run never stopped; UnreadableCheckpoint if it cannot be read.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -86,7 +95,10 @@ def train(
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree()
             )
-            stored = checkpointer.load(checkpointer.latest.step, abstract)
+            try:
+                stored = checkpointer.load(checkpointer.latest.step, abstract)
+            except Exception as error:
+                raise UnreadableCheckpoint(directory, error) from error
             first = min(checkpointer.latest.step + 1, epochs)
             states = TrialState(stored["trainable"], stored["moments"])
             curves = {name: np.array(fetch(stored[name])) for name in curves}
@@ -112,8 +124,7 @@ def train(
                 break
             checkpointer.save(e, tree())  # before evaluating: what fails there costs no training
             measure(e)
-            alive = [t for t in range(count) if errors[t] is None]
-            on_epoch(e + 1, float(curves["losses"][alive, e].mean()))
+            on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
         latest = checkpointer.latest
         if evaluate and not all(errors) and latest is not None and latest.step < epochs:
             checkpointer.save(epochs, tree())  # once more, with the last accuracies

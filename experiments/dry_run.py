@@ -1,0 +1,72 @@
+"""What a sweep would do: its cells, what they cost, and which of them are done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from fact_jax.backbone.config import get_variant
+from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
+from fact_jax.sweep.plan import Cell, make_plan
+from fact_jax.sweep.store import Store
+
+
+def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
+    """Prints a line a cell and the sums. Nothing is written, and neither weights nor data are
+    needed. Times are those of cells finished in the same work directory, by FLOPs."""
+    cells, store = make_plan(config), Store(workdir, create=False)
+    vit = get_variant(config.variant).replace(image_size=config.image_size)
+    costs = [cell_cost(cell, vit) for cell in cells]
+    results = [store.read_json(store.result_path(cell.name)) for cell in cells]
+    rate = seconds_per_flop([(c, r) for c, r in zip(costs, results, strict=True) if r])
+    table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
+    table.add_column("cell")
+    for name in ("trainings", "epochs", "images", "PFLOP", "time"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for cell, cost, result in zip(cells, costs, results, strict=True):
+        table.add_row(cell.name, *_texts(cost, rate), _state(store, cell, result))
+    left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
+    for name, some in (("all", costs), ("left", left)):
+        table.add_section()
+        total = (
+            Cost(*(sum(part) for part in zip(*some, strict=True))) if some else Cost(0, 0, 0, 0, 0)
+        )
+        table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
+    console.print(table)
+    hours = sum(cost.flops for cost in left) / 1e14 / 3600
+    console.print(
+        "Images: trained on and predicted. PFLOP: the frozen network's matrix products, forward "
+        f"and backward; what is left takes {hours:.2g} hours at 100 TFLOP/s sustained."
+        + (
+            " Time: at the rate of the cells that are done here."
+            if rate
+            else " Times are shown as soon as a cell is done."
+        )
+    )
+
+
+def _texts(cost: Cost, rate: float | None) -> list[str]:
+    images = f"{cost.train_images + cost.test_images:,}"
+    time = "-" if rate is None else _time(cost.flops * rate)
+    return [f"{cost.trainings:,}", f"{cost.epochs:,}", images, f"{cost.flops / 1e15:.3g}", time]
+
+
+def _time(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
+
+
+def _state(store: Store, cell: Cell, result: dict[str, Any] | None) -> str:
+    if result is not None:
+        settings = {k: v for k, v in result["settings"].items() if k != "weights_sha256"}
+        if settings != cell.as_stored:
+            return "done with other settings"
+        return f"done: {result['accuracy']:.1f} %"
+    failure = store.read_json(store.failure_path(cell.name))
+    if failure:
+        return f"failed: {failure['error']}"
+    return "to do"

@@ -1,0 +1,149 @@
+"""What is told of a sweep while it runs: bars in the terminal, scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
+
+from experiments import cli
+from fact_jax.errors import UserError
+from fact_jax.sweep.runs import Progress as Listener
+from fact_jax.sweep.runs import Run
+
+
+class Bars:
+    """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
+
+    def __init__(self, console: Console):
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self.progress = Progress(
+            *columns, console=console, transient=True, speed_estimate_period=600
+        )
+        self._console = console
+        self._all = self.progress.add_task("sweep", total=None)
+        self._run = self.progress.add_task("", total=1)
+        self._epochs = self._before = 0
+        self._running = 1
+        self._cells = {"done": 0, "failed": 0, "running": 0, "to do": 0}
+
+    def expect(self, epochs: int, cells: int, done: int) -> None:
+        """What is still to run: cells finished before would make the time left look short."""
+        self._cells.update({"done": done, "to do": cells})
+        self.progress.update(self._all, total=epochs)
+        self._describe()
+
+    def finished(self, failed: bool) -> None:
+        """A cell's result, or its failure, is there."""
+        self._cells["failed" if failed else "done"] += 1
+        self._cells["to do"] -= 1
+        self._cells["running"] = min(self._cells["running"], self._cells["to do"])
+        self._describe()
+
+    def _describe(self) -> None:
+        text = ", ".join(f"{number} {what}" for what, number in self._cells.items() if number)
+        self.progress.update(self._all, description=f"cells: {text or 'none'}")
+
+    def start(self, runs: list[Run], epochs: int) -> None:
+        cli.check_signals()
+        names = [run.cell.name for run in runs]
+        self._epochs += self._before
+        self._running, self._before = len(names), len(names) * epochs
+        self._cells["running"] = min(len(names), self._cells["to do"])
+        self._describe()
+        self.progress.update(self._all, completed=self._epochs)
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        self.progress.reset(
+            self._run, total=epochs, description=f"{names[0]}{more}, {runs[0].stage}"
+        )
+
+    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
+        cli.check_signals()
+        self.progress.update(self._run, completed=done)
+        self.progress.update(self._all, completed=self._epochs + done * self._running)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def waiting(self) -> None:
+        cli.check_signals()
+        self._cells["running"] = 0
+        self._describe()
+        self.progress.reset(self._run, total=None, description="waiting for another run's cells")
+
+
+class Scalars:
+    """Loss and accuracy of every run for TensorBoard, in DIR/tensorboard/<cell>."""
+
+    def __init__(self, workdir: epath.Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "config.tensorboard is True, but tensorboardX is not installed: "
+                "pip install 'fact-jax[tensorboard]', or set it to False."
+            ) from error
+        self._folder, self._open = workdir / "tensorboard", SummaryWriter
+        self._writers: list[tuple[Any, str]] = []
+
+    def start(self, runs: list[Run], epochs: int) -> None:
+        self.close()
+        for run in runs:
+            label = run.cell.label(run.candidate) if run.stage == "selection" else ""
+            writer = self._open(os.fspath(self._folder / run.cell.name), flush_secs=10)
+            self._writers.append((writer, f"{run.stage} {label}".strip()))
+
+    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
+        for what, values in (("loss", losses), ("accuracy", accuracies)):
+            for (writer, name), value in zip(self._writers, values, strict=False):
+                if not math.isnan(value):
+                    writer.add_scalar(f"{what}/{name}", value, done)
+
+    def close(self) -> None:
+        for writer, _ in self._writers:
+            writer.close()
+        self._writers = []
+
+    def note(self, text: str) -> None:
+        pass
+
+    def waiting(self) -> None:
+        pass
+
+
+class Several:
+    """Tells all of them."""
+
+    def __init__(self, listeners: Sequence[Listener]):
+        self._listeners = listeners
+
+    def start(self, runs: list[Run], epochs: int) -> None:
+        for listener in self._listeners:
+            listener.start(runs, epochs)
+
+    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
+        for listener in reversed(self._listeners):  # the first may end the run
+            listener.epoch(done, losses, accuracies)
+
+    def note(self, text: str) -> None:
+        for listener in self._listeners:
+            listener.note(text)
+
+    def waiting(self) -> None:
+        for listener in self._listeners:
+            listener.waiting()

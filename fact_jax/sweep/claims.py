@@ -1,0 +1,129 @@
+"""Who works on what, where several runs share one work directory.
+
+A claim on a cell is a lock on DIR/claims/<cell>. Local and shared file systems lock by themselves
+(flock), and a process that dies, however it does, lets go. Where there are no such locks (buckets)
+the file is a lease: its owner writes a new number into it every now and then, and others may take
+it when they have seen no new one for long enough. No clock of another machine is ever read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from etils import epath
+
+BEAT = 20.0  # seconds between a lease's numbers
+DEAD_AFTER = 90.0  # seconds without a new one
+SETTLE = 2.0  # seconds in which two that write at once find out who was later
+
+
+class Claims:
+    """Claims of one process on the cells of a work directory."""
+
+    def __init__(self, folder: epath.Path):
+        self._folder = folder
+        self._me = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._seen: dict[str, tuple[str, float]] = {}  # of others' leases, and since when
+        self._leases = "://" in os.fspath(folder)
+
+    @contextlib.contextmanager
+    def hold(self, names: Sequence[str]) -> Iterator[bool]:
+        """All of these, or none (False) if another run has any of them. Released at the end."""
+        with contextlib.ExitStack() as held:
+            for name in sorted(names):
+                if not held.enter_context(self._one(name)):
+                    held.close()
+                    yield False
+                    return
+            yield True
+
+    @contextlib.contextmanager
+    def _one(self, name: str) -> Iterator[bool]:
+        path = self._folder / name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._leases:
+            try:
+                with _locked(Path(os.fspath(path))) as mine:
+                    yield mine
+                return
+            except _NoLocks:
+                self._leases = True
+        with self._leased(path) as mine:
+            yield mine
+
+    @contextlib.contextmanager
+    def _leased(self, path: epath.Path) -> Iterator[bool]:
+        content = path.read_text() if path.exists() else ""
+        if content:
+            before, since = self._seen.get(path.name, ("", 0.0))
+            if content != before:
+                self._seen[path.name] = content, time.monotonic()
+                yield False
+                return
+            if time.monotonic() - since < DEAD_AFTER:
+                yield False
+                return
+        self._seen.pop(path.name, None)
+        path.write_text(f"{self._me} 0")
+        time.sleep(SETTLE)
+        if not path.read_text().startswith(f"{self._me} "):
+            yield False
+            return
+        done = threading.Event()
+
+        def beat() -> None:
+            number = 0
+            while not done.wait(BEAT):
+                number += 1
+                with contextlib.suppress(OSError):  # the next one may get through
+                    path.write_text(f"{self._me} {number}")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield True
+        finally:
+            done.set()
+            thread.join()
+            path.unlink(missing_ok=True)
+
+
+class _NoLocks(Exception):
+    """The file system has no locks."""
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise _NoLocks from error
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield False
+            return
+        except OSError as error:
+            os.close(descriptor)
+            raise _NoLocks from error
+        # Its last owner may have removed the file between the two calls.
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)

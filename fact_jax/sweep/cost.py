@@ -1,0 +1,80 @@
+"""What a cell costs, known before it runs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.tasks import get_task
+from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.runs import Run
+from fact_jax.tuning import Full, Linear
+from fact_jax.tuning.method import SearchMethod
+
+
+class Cost(NamedTuple):
+    """Trainings, their epochs, images that are trained on, images that are predicted, FLOPs."""
+
+    trainings: int
+    epochs: int
+    train_images: int
+    test_images: int
+    flops: float
+
+
+def forward_flops(config: ViTConfig) -> float:
+    """FLOPs (two a multiply-add) of the matrix products of one image's forward pass."""
+    n, d, m = config.num_tokens, config.width, config.mlp_dim
+    block = 2 * n * (4 * d * d + 2 * d * m) + 4 * n * n * d
+    return config.depth * block + 2 * (n - 1) * 3 * config.patch_size**2 * d
+
+
+def cell_cost(cell: Cell, config: ViTConfig) -> Cost:
+    """An estimate: what the methods add to the frozen network's products (some percent) is left
+    out, and few-shot splits are taken at their lists' sizes.
+
+    A training step takes two forward passes where the network is frozen, three where all of it
+    moves, and one where only the head does.
+    """
+    runs = [Run(cell, "final", cell.candidates[0])]
+    if len(cell.candidates) > 1:
+        runs += [Run(cell, "selection", candidate) for candidate in cell.candidates]
+    epochs, predicted = (
+        sum(run.epochs for run in runs),
+        sum(_size(run, "eval_split") for run in runs),
+    )
+    trained = sum(run.epochs * _size(run, "split") for run in runs)
+    if isinstance(cell.method, SearchMethod):
+        supernet = Run(cell, "supernet", cell.candidates[0])
+        runs.append(supernet)
+        epochs += supernet.epochs
+        trained += supernet.epochs * _size(supernet, "split")
+        tried = cell.method.population + cell.method.generations * (
+            cell.method.mutations + cell.method.crossovers
+        )
+        predicted += tried * _size(supernet, "eval_split")
+    if cell.settings["protocol"] == "paper":
+        predicted *= max(1, cell.settings["epochs"] // cell.settings["eval_every"])
+    passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
+    flops = forward_flops(config) * (passes * trained + predicted)
+    return Cost(len(runs), epochs, trained, predicted, flops)
+
+
+def _size(run: Run, which: str) -> int:
+    """Images of the split that a run trains on, or is measured on."""
+    task, split = get_task(run.cell.task), getattr(run, which)
+    limit = run.cell.settings["train_limit" if which == "split" else "eval_limit"]
+    if isinstance(task, FewShotTask) and which == "split":
+        size = task.shots * task.num_classes
+    elif isinstance(task, FewShotTask):
+        size = task.list_sizes.get(split) or task.sizes.get(split, 0)
+    else:
+        size = task.sizes[split]
+    return min(size, limit) if limit else size
+
+
+def seconds_per_flop(finished: list[tuple[Cost, dict[str, Any]]]) -> float | None:
+    """Of the cells that are finished, with their results; None without any."""
+    flops = sum(cost.flops for cost, _ in finished)
+    return sum(r["seconds"]["cell"] for _, r in finished) / flops if flops else None

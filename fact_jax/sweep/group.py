@@ -1,0 +1,152 @@
+"""Trains the cells of a group, stage by stage: selection, search, and the final training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from fact_jax.sweep.evolution import Space, search
+from fact_jax.sweep.plan import Candidate, Cell
+from fact_jax.sweep.record import store_result
+from fact_jax.sweep.runs import Failure, Run, Trained
+from fact_jax.sweep.store import Store
+from fact_jax.sweep.trainer import Trainer
+from fact_jax.training.trial import NonFiniteLoss
+from fact_jax.tuning.method import SearchMethod
+
+
+def candidates(cells: Sequence[Cell]) -> list[Run]:
+    """The trainings among which these cells choose."""
+    several = (cell for cell in cells if len(cell.candidates) > 1)
+    return [Run(cell, "selection", candidate) for cell in several for candidate in cell.candidates]
+
+
+def batches(items: Sequence[Any], size: int) -> Iterator[list]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+class Group:
+    """Cells of one kind that train together, stacked up to `size`."""
+
+    def __init__(
+        self, config: ConfigDict, store: Store, trainer: Trainer, cells: list[Cell], size: int
+    ):
+        self.config, self.store, self.trainer = config, store, trainer
+        self.cells, self.size = cells, size
+        self._cells = {cell.name: cell for cell in cells}
+        self._directories: list[epath.Path] = []
+
+    def run(self, finished: Collection[str]) -> Iterator[dict[str, Any] | Failure]:
+        """Selects (where there is a choice), trains, evaluates and stores; what came of each cell.
+
+        All are trained, finished or not: a stack costs the same, and so its checkpoints are found
+        again by a sweep that was stopped while it stored.
+        """
+        started, failed = time.perf_counter(), False
+        scores: dict[str, dict[Candidate, float]] = {cell.name: {} for cell in self.cells}
+        errors: dict[str, NonFiniteLoss] = {}
+        for trained in self._train(candidates(self.cells)):
+            name = trained.run.cell.name
+            if trained.error is None:
+                scores[name][trained.run.candidate] = trained.accuracies[-1]
+            else:  # a candidate that diverges is not chosen
+                errors[name] = trained.error
+        finals = []
+        for cell in self.cells:
+            own = scores[cell.name]
+            if len(cell.candidates) == 1:
+                finals.append(Run(cell, "final", cell.candidates[0]))
+            elif own:
+                # The first of equals: max() keeps the earliest.
+                finals.append(Run(cell, "final", max(own, key=own.__getitem__)))
+            else:
+                failed = True
+                yield Failure(cell.name, errors[cell.name])
+        searches: dict[str, dict[str, Any]] = {}
+        if isinstance(self.cells[0].method, SearchMethod):
+            chosen, finals = {run.cell.name: run for run in finals}, []
+            for trained in self._train([run._replace(stage="supernet") for run in chosen.values()]):
+                name = trained.run.cell.name
+                if trained.error is not None:
+                    failed = True
+                    yield Failure(name, trained.error)
+                    continue
+                searches[name] = self._search(trained)
+                finals.append(chosen[name]._replace(choice=searches[name]["best"]))
+        for trained in self._train(finals):
+            cell = trained.run.cell
+            if trained.error is not None:
+                failed = True
+                yield Failure(cell.name, trained.error)
+            elif cell.name not in finished:
+                grid = cell.candidates if len(cell.candidates) > 1 else ()
+                selection = {cell.label(c): scores[cell.name].get(c) for c in grid}
+                seconds = (time.perf_counter() - started) / len(self.cells)
+                yield store_result(
+                    self.store, self.trainer, self.config, trained, self.settings(cell), selection,
+                    searches.get(cell.name), seconds,
+                )  # fmt: skip
+        if not failed and jax.process_index() == 0:
+            for directory in self._directories:
+                directory.rmtree(missing_ok=True)
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """All that the cell's result depends on, as it is read back from a result."""
+        return {**cell.as_stored, "weights_sha256": self.trainer.weights_sha256}
+
+    def _train(self, runs: list[Run]) -> Iterator[Trained]:
+        for part in batches(runs, self.size):
+            yield from self.trainer.train(part, self.size, self._directory(part))
+
+    def _search(self, trained: Trained) -> dict[str, Any]:
+        """The best architecture of a trained supernet, and how it was found. What is done of it
+        lies in the directory."""
+        cell, config = trained.run.cell, self.trainer.model.config
+        method, progress = cell.method, self.trainer.progress
+        assert isinstance(method, SearchMethod)
+        space = Space(
+            method,
+            method.depths_of(config),
+            len(method.families),
+            config.depth,
+            lambda architecture: method.count(architecture, config),
+        )
+        run = trained.run._replace(stage="search")
+        path = self._directory([run]) / "search.json"
+        progress.start([run], method.generations)
+        return search(
+            space,
+            self.trainer.fitness(trained),
+            cell.seed,
+            load=lambda: self.store.read_json(path),
+            save=lambda state: self.store.write_json(path, state),
+            on_generation=lambda done, best: progress.epoch(done, [], [best]),
+        )
+
+    def _directory(self, runs: list[Run]) -> epath.Path:
+        """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size
+        or stack."""
+        made_with: list[Any] = [
+            self.size,
+            self.trainer.padded_classes,
+            dict(self.trainer.mesh(self.size).shape),
+        ]
+        for cell, stage, candidate, choice in runs:
+            provenance = self.trainer.feed.data(cell.task).provenance
+            data = {k: provenance[k] for k in ("used_version", "fingerprint")}
+            own = {"stage": stage, "candidate": candidate, "choice": choice}
+            made_with.append({**self.settings(cell), **data, **own})
+        text = json.dumps(made_with, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        name = runs[0].cell.name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")
+        directory = self.store.checkpoint_dir(name, f"{runs[0].stage}-{digest}")
+        self._directories.append(directory)
+        return directory

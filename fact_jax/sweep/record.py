@@ -1,0 +1,98 @@
+"""What is stored of a finished cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from fact_jax.data.tasks import get_task
+from fact_jax.sweep.runs import Trained
+from fact_jax.sweep.store import Store
+from fact_jax.sweep.trainer import Trainer
+from fact_jax.sweep.versions import environment
+from fact_jax.tuning import Method, count_parameters
+from fact_jax.tuning.files import to_bytes
+from fact_jax.tuning.method import SearchMethod
+
+
+def store_result(
+    store: Store,
+    trainer: Trainer,
+    config: ConfigDict,
+    trained: Trained,
+    settings: dict[str, Any],
+    selection: dict[str, float | None],
+    searched: dict[str, Any] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes a cell's factors, pictures and, last, its result, which makes it finished.
+
+    `settings` is all that the result depends on; `selection` the accuracy in % on the validation
+    split of each candidate, by its label; `searched` of the architecture; `seconds` of the cell.
+    """
+    cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
+    accuracies, data = trained.accuracies, trainer.feed.data(cell.task)
+    task, paper = get_task(cell.task), cell.settings["protocol"] == "paper"
+    measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
+    head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
+    method: Method = cell.method
+    factors = trained.trainable["factors"]
+    if isinstance(method, SearchMethod):
+        method, factors = method.subnet(factors, np.array(choice))
+    method = dataclasses.replace(method, scale=candidate.scale)
+    trainable = {"factors": factors, "head": head}
+    fields = {
+        "task": cell.task,
+        "class_names": data.class_names,
+        "variant": config.variant,
+        "weights_sha256": trainer.weights_sha256,
+        "image_size": config.image_size,
+        "normalisation": config.normalisation,
+        "jpeg_quality": config.jpeg_quality or None,
+        "protocol": cell.settings["protocol"],
+    }
+    content = to_bytes(method, trainable, trainer.model.config, fields)
+    findings = trained.findings
+    result = {
+        "cell": cell.name,
+        "method": cell.method_name,
+        **{k: fields[k] for k in ("task", "protocol", "variant")},
+        "group": task.group,
+        "seed": cell.seed,
+        # 'paper' reports the best of its test evaluations, as the published numbers do.
+        "accuracy": max(measured) if paper else last,
+        "accuracy_last_epoch": last,
+        **candidate._asdict(),
+        "selection": selection,
+        "grid_size": len(cell.candidates),
+        "search": searched,
+        "num_factors": count_parameters(trainable["factors"]),
+        "num_head": count_parameters(trainable["head"]),
+        "factor_file_bytes": len(content),
+        "num_train": trained.num_train,
+        "num_test": trained.num_eval,
+        "losses": trained.losses,
+        "test_accuracies": [None if math.isnan(a) else a for a in accuracies],
+        "class_names": fields["class_names"],
+        "per_class_accuracy": findings.per_class_accuracy if findings else None,
+        "confusion": findings.confusion if findings else None,  # of the last epoch
+        "examples": None,
+        **trained.details,
+        "seconds": {**trained.details["seconds"], "cell": seconds},
+        "settings": settings,
+        "data": data.provenance,
+        "weights": str(trainer.weights),
+        "environment": environment(),
+    }
+    if findings:
+        path = store.examples_path(cell.name)
+        pictures, what = findings.pictures()
+        store.write(path, pictures)
+        result["examples"] = {"file": f"{path.parent.name}/{path.name}", **what}
+    store.write(store.factors_path(cell.name), content)
+    store.write_json(store.result_path(cell.name), result)
+    return result
