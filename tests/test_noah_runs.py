@@ -60,9 +60,9 @@ def whole(config, tmp_path_factory):
         return make_epoch(*args)
 
     class Spied(sweeps.Bars):
-        def start(self, names, stage, epochs):
-            told.append((stage, epochs))
-            super().start(names, stage, epochs)
+        def start(self, runs, epochs):
+            told.append((runs[0].stage, epochs))
+            super().start(runs, epochs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed_module, "open_task", open_spied)
@@ -124,7 +124,7 @@ def test_nothing_is_left_of_the_search_that_another_would_find(whole):
     assert not [p for p in (workdir / "checkpoints").rglob("*") if p.is_file()]
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     pass
 
 

@@ -30,6 +30,18 @@ POLL = 2.0  # seconds between looks at what other runs do
 Outcome = dict[str, Any] | Failure
 
 
+def _advised(error: Exception) -> Exception:
+    if not out_of_memory(error):
+        return error
+    advised = UserError(
+        f"One run alone needs more memory than there is ({' '.join(str(error).split())[:300]}). "
+        "Try --config.remat=block, a smaller --config.batch_size or --config.eval_batch_size, or "
+        "--config.dtype=bfloat16."
+    )
+    advised.__cause__ = error
+    return advised
+
+
 def _kind(cell: Cell) -> tuple:
     """Cells of one kind can train in one program, epoch by epoch."""
     s = cell.settings
@@ -98,7 +110,7 @@ class Runner:
         done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
         if only:
             done |= {cell.name for cell in cells if cell.name not in only}
-        failed_before = {cell.name: self._failed_at(cell.name) for cell in cells}
+        failed_before = {c.name: self._failed_at(c.name) for c in cells if c.name not in done}
         waiting = self.groups(cells)
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
             worked = False
@@ -119,7 +131,7 @@ class Runner:
                             done.add(outcome.cell)
                         else:
                             done.add(outcome["cell"])
-                            self.store.failure_path(outcome["cell"]).unlink(missing_ok=True)
+                            self.store.forget_failure(outcome["cell"])
                         yield outcome
             if not worked:
                 self.progress.waiting()
@@ -173,7 +185,7 @@ class Runner:
             elif len(rest) > 1:
                 parts, size = [[cell] for cell in rest], group.size
             else:
-                yield from (Failure(cell.name, error) for cell in rest)
+                yield from (Failure(cell.name, _advised(error)) for cell in rest)
                 return
             traceback.clear_frames(error.__traceback__)  # which hold on to what filled the memory
         gc.collect()

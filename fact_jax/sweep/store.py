@@ -142,6 +142,10 @@ class Store:
     def failure_path(self, cell: str) -> epath.Path:
         return self.workdir / "failures" / f"{cell}.json"
 
+    def forget_failure(self, cell: str) -> None:
+        if jax.process_index() == 0:
+            self.failure_path(cell).unlink(missing_ok=True)
+
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage
 
