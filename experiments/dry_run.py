@@ -24,11 +24,14 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     rate = seconds_per_flop([(c, r) for c, r in zip(costs, results, strict=True) if r])
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell")
-    for name in ("trainings", "epochs", "images", "PFLOP", "time"):
+    for name in ("trainings", "epochs", "images", "TFLOP", "time"):
         table.add_column(name, justify="right")
     table.add_column("state")
     for cell, cost, result in zip(cells, costs, results, strict=True):
-        table.add_row(cell.name, *_texts(cost, rate), _state(store, cell, result))
+        texts = _texts(cost, rate)
+        if result is not None:
+            texts[-1] = _time(result["seconds"]["cell"])
+        table.add_row(cell.name, *texts, _state(store, cell, result))
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
@@ -39,10 +42,10 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     console.print(table)
     hours = sum(cost.flops for cost in left) / 1e14 / 3600
     console.print(
-        "Images: trained on and predicted. PFLOP: the frozen network's matrix products, forward "
+        "Images: trained on and predicted. TFLOP: the frozen network's matrix products, forward "
         f"and backward; what is left takes {hours:.2g} hours at 100 TFLOP/s sustained."
         + (
-            " Time: at the rate of the cells that are done here."
+            " Time: what it took, or will take at the rate of the cells that are done here."
             if rate
             else " Times are shown as soon as a cell is done."
         )
@@ -52,7 +55,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
 def _texts(cost: Cost, rate: float | None) -> list[str]:
     images = f"{cost.train_images + cost.test_images:,}"
     time = "-" if rate is None else _time(cost.flops * rate)
-    return [f"{cost.trainings:,}", f"{cost.epochs:,}", images, f"{cost.flops / 1e15:.3g}", time]
+    return [f"{cost.trainings:,}", f"{cost.epochs:,}", images, f"{cost.flops / 1e12:,.1f}", time]
 
 
 def _time(seconds: float) -> str:
