@@ -20,8 +20,14 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     cells, store = make_plan(config), Store(workdir, create=False)
     vit = get_variant(config.variant).replace(image_size=config.image_size)
     costs = [cell_cost(cell, vit) for cell in cells]
-    results = [store.read_json(store.result_path(cell.name)) for cell in cells]
-    rate = seconds_per_flop([(c, r) for c, r in zip(costs, results, strict=True) if r])
+    results = [store.read_result(cell.name) for cell in cells]
+    rate = seconds_per_flop(
+        [
+            (cost, result)
+            for cell, cost, result in zip(cells, costs, results, strict=True)
+            if result is not None and _as_planned(cell, result)
+        ]
+    )
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
@@ -63,13 +69,18 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 
 
+def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
+    """Whether the result was made with the cell's settings; of its weights nothing is known."""
+    settings = {k: v for k, v in result.get("settings", {}).items() if k != "weights_sha256"}
+    return settings == cell.as_stored
+
+
 def _state(store: Store, cell: Cell, result: dict[str, Any] | None) -> str:
     if result is not None:
-        settings = {k: v for k, v in result["settings"].items() if k != "weights_sha256"}
-        if settings != cell.as_stored:
+        if not _as_planned(cell, result):
             return "done with other settings"
         return f"done: {result['accuracy']:.1f} %"
     failure = store.read_json(store.failure_path(cell.name))
     if failure:
-        return f"failed: {failure['error']}"
+        return f"failed: {failure.get('error')}"
     return "to do"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,36 +90,58 @@ class Bars:
 
 
 class Scalars:
-    """Loss and accuracy of every run for TensorBoard, in DIR/tensorboard/<cell>."""
+    """Loss and accuracy of every training for TensorBoard, in DIR/tensorboard/<cell>/<training>.
+
+    Written anew when a training goes on, which tells of its earlier epochs again: what was stopped
+    leaves neither gaps nor epochs that are there twice. Not by tensorboardX's SummaryWriter: its
+    thread dies of a full disk, and whoever waits for it waits forever.
+    """
 
     def __init__(self, workdir: epath.Path):
         try:
-            from tensorboardX import SummaryWriter
+            import tensorboardX  # noqa: F401
         except ImportError as error:
             raise UserError(
                 "config.tensorboard is True, but tensorboardX is not installed: "
                 "pip install 'fact-jax[tensorboard]', or set it to False."
             ) from error
-        self._folder, self._open = workdir / "tensorboard", SummaryWriter
-        self._writers: list[tuple[Any, str]] = []
+        self._folder = workdir / "tensorboard"
+        self._writers: list[Any] = []
 
     def start(self, runs: list[Run], epochs: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
         self.close()
         for run in runs:
             label = run.cell.label(run.candidate) if run.stage == "selection" else ""
-            writer = self._open(os.fspath(self._folder / run.cell.name), flush_secs=10)
-            self._writers.append((writer, f"{run.stage} {label}".strip()))
+            name = f"{run.stage} {label}".strip().replace(", ", ",")
+            folder = self._folder / run.cell.name / name
+            folder.rmtree(missing_ok=True)
+            folder.mkdir(parents=True)
+            writer = EventsWriter(os.fspath(folder / "events"))
+            self._writers.append(writer)
+            # A TensorBoard that has read the old file forgets it.
+            writer.write_event(Event(step=0, session_log=SessionLog(status=SessionLog.START)))
+            writer.flush()
 
     def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for what, values in (("loss", losses), ("accuracy", accuracies)):
-            for (writer, name), value in zip(self._writers, values, strict=False):
+            for writer, value in zip(self._writers, values, strict=False):
                 if not math.isnan(value):
-                    writer.add_scalar(f"{what}/{name}", value, done)
+                    event = Event(step=done, wall_time=time.time(), summary=scalar(what, value))
+                    writer.write_event(event)
+        for writer in self._writers:
+            writer.flush()
 
     def close(self) -> None:
-        for writer, _ in self._writers:
-            writer.close()
-        self._writers = []
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            with contextlib.suppress(OSError):  # all is flushed
+                writer.close()
 
     def note(self, text: str) -> None:
         pass

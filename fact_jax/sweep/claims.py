@@ -30,8 +30,8 @@ class Claims:
     def __init__(self, folder: epath.Path):
         self._folder = folder
         self._me = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._seen: dict[str, tuple[str, float]] = {}  # of others' leases, and since when
-        self._leases = "://" in os.fspath(folder)
+        self._seen: dict[str, tuple[str | None, float]] = {}  # of others' leases, and since when
+        self._leases: bool | None = None  # in the place of locks; known with the first claim
 
     @contextlib.contextmanager
     def hold(self, names: Sequence[str]) -> Iterator[bool]:
@@ -48,21 +48,17 @@ class Claims:
     def _one(self, name: str) -> Iterator[bool]:
         path = self._folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._leases:
-            try:
-                with _locked(Path(os.fspath(path))) as mine:
-                    yield mine
-                return
-            except _NoLocks:
-                self._leases = True
-        with self._leased(path) as mine:
+        if self._leases is None:
+            self._leases = "://" in os.fspath(path) or not _has_locks(Path(os.fspath(self._folder)))
+        held = self._leased(path) if self._leases else _locked(Path(os.fspath(path)))
+        with held as mine:
             yield mine
 
     @contextlib.contextmanager
     def _leased(self, path: epath.Path) -> Iterator[bool]:
-        content = path.read_text() if path.exists() else ""
-        if content:
-            before, since = self._seen.get(path.name, ("", 0.0))
+        content = _read(path)
+        if content is not None:  # even if it is empty: its owner may be about to write
+            before, since = self._seen.get(path.name, (None, 0.0))
             if content != before:
                 self._seen[path.name] = content, time.monotonic()
                 yield False
@@ -73,7 +69,7 @@ class Claims:
         self._seen.pop(path.name, None)
         path.write_text(f"{self._me} 0")
         time.sleep(SETTLE)
-        if not path.read_text().startswith(f"{self._me} "):
+        if not self._owns(path):
             yield False
             return
         done = threading.Event()
@@ -83,6 +79,8 @@ class Claims:
             while not done.wait(BEAT):
                 number += 1
                 with contextlib.suppress(OSError):  # the next one may get through
+                    if not self._owns(path):  # taken while this process was held up
+                        return
                     path.write_text(f"{self._me} {number}")
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -92,19 +90,42 @@ class Claims:
         finally:
             done.set()
             thread.join()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others see that it does not beat
+                if self._owns(path):
+                    path.unlink(missing_ok=True)
+
+    def _owns(self, path: epath.Path) -> bool:
+        return (_read(path) or "").startswith(f"{self._me} ")
 
 
-class _NoLocks(Exception):
-    """The file system has no locks."""
+def _read(path: epath.Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether this file system locks: tried on a file that no other process knows."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    probe = folder / f".locks-{uuid.uuid4().hex[:8]}"
+    descriptor = os.open(probe, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        probe.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    try:
-        import fcntl
-    except ImportError as error:  # Windows
-        raise _NoLocks from error
+    import fcntl
 
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -114,9 +135,9 @@ def _locked(path: Path) -> Iterator[bool]:
             os.close(descriptor)
             yield False
             return
-        except OSError as error:
+        except OSError:
             os.close(descriptor)
-            raise _NoLocks from error
+            raise
         # Its last owner may have removed the file between the two calls.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
@@ -125,5 +146,6 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file without a lock does no harm
+            path.unlink(missing_ok=True)
         os.close(descriptor)

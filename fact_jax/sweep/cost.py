@@ -40,22 +40,21 @@ def cell_cost(cell: Cell, config: ViTConfig) -> Cost:
     runs = [Run(cell, "final", cell.candidates[0])]
     if len(cell.candidates) > 1:
         runs += [Run(cell, "selection", candidate) for candidate in cell.candidates]
-    epochs, predicted = (
-        sum(run.epochs for run in runs),
-        sum(_size(run, "eval_split") for run in runs),
-    )
+    epochs = sum(run.epochs for run in runs)
+    predicted = sum(_size(run, "eval_split") for run in runs)
     trained = sum(run.epochs * _size(run, "split") for run in runs)
     if isinstance(cell.method, SearchMethod):
         supernet = Run(cell, "supernet", cell.candidates[0])
         runs.append(supernet)
         epochs += supernet.epochs
         trained += supernet.epochs * _size(supernet, "split")
-        tried = cell.method.population + cell.method.generations * (
-            cell.method.mutations + cell.method.crossovers
-        )
+        m = cell.method
+        later = max(m.population, m.mutations + m.crossovers)  # than the first generation
+        tried = m.population + (m.generations - 1) * later
         predicted += tried * _size(supernet, "eval_split")
-    if cell.settings["protocol"] == "paper":
-        predicted *= max(1, cell.settings["epochs"] // cell.settings["eval_every"])
+    if cell.settings["protocol"] == "paper" and (every := cell.settings["eval_every"]):
+        more = -(-cell.settings["epochs"] // every) - 1  # evaluations before the last
+        predicted += more * _size(runs[0], "eval_split")
     passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
     flops = forward_flops(config) * (passes * trained + predicted)
     return Cost(len(runs), epochs, trained, predicted, flops)

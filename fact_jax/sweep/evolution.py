@@ -60,8 +60,9 @@ def search(
 ) -> dict[str, Any]:
     """Searches for the fittest architecture; {"best", "fitness", "parameters", "history"}.
 
-    `save` is called after each generation, and `load` gives what it was last given, or None. The
-    first of equally fit architectures is the best. Raises UserError if the limit allows none.
+    `save` is called after each generation, and `load` gives what it was last given, or None;
+    ``on_generation(done, best)`` is told of all of them, those done before as well. The first of
+    equally fit architectures is the best. Raises UserError if the limit allows none.
     """
     s = space.settings
     state = load() or {"generation": 0, "visited": []}
@@ -69,6 +70,8 @@ def search(
         tuple(tuple(row) for row in a): value for a, value in state["visited"]
     }
     history = list(state.get("history", []))
+    for i, of_generation in enumerate(history, 1):
+        on_generation(i, of_generation["best"])
 
     def legal(candidate: Architecture, chosen: list[Architecture]) -> bool:
         new = candidate not in visited and candidate not in chosen

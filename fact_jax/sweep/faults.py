@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import jax
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -27,11 +26,6 @@ def no_space(error: BaseException) -> bool:
         or "Disk quota exceeded" in str(e)
         for e in _chain(error)
     )
-
-
-def unwritable(error: BaseException) -> bool:
-    """A folder cannot be written."""
-    return any(isinstance(e, OSError) and e.errno in _UNWRITABLE for e in _chain(error))
 
 
 def out_of_memory(error: BaseException) -> bool:

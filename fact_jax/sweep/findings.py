@@ -36,7 +36,11 @@ class Findings:
         for right, kept in self._kept.items():
             rows = np.flatnonzero((labels == predicted) == right)
             rows = rows[np.argsort(keys[rows], kind="stable")][:MOST]
-            new = [_Example(keys[i], images[i], int(labels[i]), int(predicted[i])) for i in rows]
+            new = [  # copies: a view would keep the whole batch
+                _Example(keys[i], images[i].copy(), int(labels[i]), int(predicted[i]))
+                for i in rows
+                if len(kept) < MOST or keys[i] < kept[-1].key
+            ]
             self._kept[right] = sorted([*kept, *new], key=lambda e: e.key)[:MOST]
 
     @property

@@ -50,7 +50,7 @@ class Group:
         All are trained, finished or not: a stack costs the same, and so its checkpoints are found
         again by a sweep that was stopped while it stored.
         """
-        started, failed = time.perf_counter(), False
+        started = time.perf_counter()
         scores: dict[str, dict[Candidate, float]] = {cell.name: {} for cell in self.cells}
         errors: dict[str, NonFiniteLoss] = {}
         for trained in self._train(candidates(self.cells)):
@@ -67,8 +67,7 @@ class Group:
             elif own:
                 # The first of equals: max() keeps the earliest.
                 finals.append(Run(cell, "final", max(own, key=own.__getitem__)))
-            else:
-                failed = True
+            elif cell.name not in finished:
                 yield Failure(cell.name, errors[cell.name])
         searches: dict[str, dict[str, Any]] = {}
         if isinstance(self.cells[0].method, SearchMethod):
@@ -76,17 +75,18 @@ class Group:
             for trained in self._train([run._replace(stage="supernet") for run in chosen.values()]):
                 name = trained.run.cell.name
                 if trained.error is not None:
-                    failed = True
-                    yield Failure(name, trained.error)
+                    if name not in finished:
+                        yield Failure(name, trained.error)
                     continue
                 searches[name] = self._search(trained)
                 finals.append(chosen[name]._replace(choice=searches[name]["best"]))
         for trained in self._train(finals):
             cell = trained.run.cell
+            if cell.name in finished:
+                continue
             if trained.error is not None:
-                failed = True
                 yield Failure(cell.name, trained.error)
-            elif cell.name not in finished:
+            else:
                 grid = cell.candidates if len(cell.candidates) > 1 else ()
                 selection = {cell.label(c): scores[cell.name].get(c) for c in grid}
                 seconds = (time.perf_counter() - started) / len(self.cells)
@@ -94,7 +94,13 @@ class Group:
                     self.store, self.trainer, self.config, trained, self.settings(cell), selection,
                     searches.get(cell.name), seconds,
                 )  # fmt: skip
-        if not failed and jax.process_index() == 0:
+        self.clean()
+
+    def clean(self) -> None:
+        """Removes the checkpoints if all of the cells' results are there. Others, that failed or
+        were not asked for, would train anew without them."""
+        stored = (self.store.result_path(cell.name).exists() for cell in self.cells)
+        if jax.process_index() == 0 and all(stored):
             for directory in self._directories:
                 directory.rmtree(missing_ok=True)
 

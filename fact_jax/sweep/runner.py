@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import gc
 import time
 import traceback
@@ -14,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fact_jax.errors import UserError
-from fact_jax.sweep.faults import no_space, out_of_memory, unwritable
+from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches, candidates
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Failure, Progress
@@ -65,13 +66,17 @@ class Runner:
         self.config, self.store, self.progress, self.rerun = config, store, progress, rerun
         self.trainer = Trainer(config, progress)
 
+    @functools.cached_property
+    def _fits(self) -> dict[tuple, int]:
+        """Runs together, of the kinds for which memory did not suffice."""
+        return {}
+
     def group(self, cells: list[Cell], size: int) -> Group:
         return Group(self.config, self.store, self.trainer, cells, size)
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
-        path = self.store.result_path(cell.name)
-        result = self.store.read_json(path)
+        path, result = self.store.result_path(cell.name), self.store.read_result(cell.name)
         if result is not None:
             old, new = result.get("settings", {}), self.group([cell], 1).settings(cell)
             changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
@@ -105,6 +110,14 @@ class Runner:
         A failure stops no other cell. Groups that another run works on are left to it; at the end
         their results, or failures, are awaited.
         """
+        try:
+            yield from self._run(cells, results, only)
+        except OSError as error:  # of a claim, say
+            raise self.store.unwritable(error) from error
+
+    def _run(
+        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Collection[str]
+    ) -> Iterator[Outcome]:
         done: set[str] = set()  # what every process knows alike
         missing = agree(np.array([cell.name not in results for cell in cells]))
         done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
@@ -144,12 +157,12 @@ class Runner:
         for cell in group.cells:
             if cell.name in done:
                 continue
-            result, failed_at = self.finished(cell), self._failed_at(cell.name)
+            failed_at, result = self._failed_at(cell.name), self.finished(cell)
             if agree(np.array(result is not None)):
                 done.add(cell.name)
                 if result is not None:
                     yield result
-            elif agree(np.array(failed_at != failed_before[cell.name])):
+            elif agree(np.array(failed_at not in (None, failed_before[cell.name]))):
                 done.add(cell.name)
                 record = self.store.read_json(self.store.failure_path(cell.name)) or {}
                 yield Failure(cell.name, UserError(f"{record.get('message')} (another run)"))
@@ -160,38 +173,52 @@ class Runner:
 
     def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:
         """Runs a group; one that fails is tried again in parts, down to the cell at fault."""
-        try:
-            yield from group.run(done)
-            return
-        except (Unwritable, UnreadableCheckpoint) as error:
-            if isinstance(error, Unwritable):
-                raise
-            self.store.set_aside(error.directory, error)
-            agree(np.array(True))  # none looks for it before it is gone
-            parts, size = [group.cells], group.size
-        except Exception as error:
-            if no_space(error) or unwritable(error):
-                raise self.store.unwritable(error) from error
-            self.store.check()  # a work directory that went away fails no cell
-            rest = [cell for cell in group.cells if cell.name not in done]
-            if jax.process_count() > 1:  # the others may not have failed
-                raise
-            if out_of_memory(error) and group.size > 1:
-                size = group.size // 2
-                parts = list(batches(group.cells, size))
-                self.progress.note(
-                    f"Out of memory with {group.size} runs together: going on with {size}."
-                )
-            elif len(rest) > 1:
-                parts, size = [[cell] for cell in rest], group.size
-            else:
-                yield from (Failure(cell.name, _advised(error)) for cell in rest)
+        fits = self._fits.get(_kind(group.cells[0]), group.size)
+        if fits < group.size:
+            parts, size = list(batches(group.cells, fits)), fits
+        else:
+            try:
+                yield from group.run(done)
                 return
-            traceback.clear_frames(error.__traceback__)  # which hold on to what filled the memory
-        gc.collect()
+            except Exception as error:
+                parts, size = self._parts(group, done, error)
+                if not parts:
+                    rest = [c.name for c in group.cells if c.name not in done]
+                    yield from (Failure(name, _advised(error)) for name in rest)
+                    return
+                traceback.clear_frames(error.__traceback__)  # which hold what filled the memory
+            gc.collect()
         for part in parts:
             if any(cell.name not in done for cell in part):
                 yield from self._attempt(self.group(part, size), done)
+        group.clean()
+
+    def _parts(
+        self, group: Group, done: Collection[str], error: Exception
+    ) -> tuple[list[list[Cell]], int]:
+        """What to try after this error, and in stacks of how many; nothing if the error is the
+        cell's own. Raises what no other try would mend."""
+        if isinstance(error, UnreadableCheckpoint) and not out_of_memory(error):
+            self.store.set_aside(error.directory, error)
+            agree(np.array(True))  # none looks for it before it is gone
+            return [group.cells], group.size
+        if isinstance(error, Unwritable):
+            raise error
+        if no_space(error):  # of another folder, such as the data cache, a UserError tells itself
+            raise error if isinstance(error, UserError) else self.store.unwritable(error)
+        self.store.check()  # a work directory that went away fails no cell
+        if jax.process_count() > 1:  # the others may not have failed
+            raise error
+        if out_of_memory(error) and group.size > 1:
+            size = group.size // 2
+            self._fits[_kind(group.cells[0])] = size
+            self.progress.note(
+                f"Out of memory with {group.size} runs together: going on with {size}."
+            )
+            return list(batches(group.cells, size)), size
+        if len(group.cells) > 1:
+            return [[cell] for cell in group.cells if cell.name not in done], group.size
+        return [], group.size
 
     def _record(self, failure: Failure, group: Group) -> None:
         """DIR/failures/<cell>.json."""
@@ -213,3 +240,5 @@ class Runner:
             "environment": environment(),
         }
         self.store.write_json(self.store.failure_path(failure.cell), content)
+        # The record has it in words; itself it would keep the cell's arrays until the sweep ends.
+        traceback.clear_frames(error.__traceback__)

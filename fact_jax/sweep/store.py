@@ -11,7 +11,7 @@
                                         of a search for an architecture, search.json
     DIR/architectures/<cell>.png        those that were found
     DIR/claims/<cell>                   while a run works on the cell (claims.py)
-    DIR/tensorboard/<cell>/             with config.tensorboard
+    DIR/tensorboard/<cell>/<training>/  with config.tensorboard
 
 DIR may be a bucket: everything but Orbax goes through etils.epath. What cannot be read is set aside
 as <name>.unreadable-<digits>, and made anew.
@@ -20,6 +20,7 @@ as <name>.unreadable-<digits>, and made anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -80,8 +81,8 @@ class Store:
         probe.unlink(missing_ok=True)
 
     def unwritable(self, error: BaseException) -> Unwritable:
-        what = "is full" if no_space(error) else "cannot be written"
-        how = "free some space" if no_space(error) else "make it writable"
+        what = "is full" if no_space(error) else "cannot be written or read"
+        how = "free some space" if no_space(error) else "mend that"
         return Unwritable(
             f"The work directory {self.workdir} {what} ({error}). Nothing that is in it is lost: "
             f"{how} and run the same command again, or give another --workdir."
@@ -111,24 +112,47 @@ class Store:
             text = "{\n" + ",\n".join(fields) + "\n}"
         self.write(path, (text + "\n").encode())
 
-    def read_json(self, path: epath.Path) -> Any | None:
-        """The file's content; None if there is no such file, or none that can be read."""
+    def read_json(self, path: epath.Path) -> dict[str, Any] | None:
+        """The file's object; None if there is no such file, or none that can be read."""
         try:
-            return json.loads(path.read_text())
+            content = json.loads(path.read_text())
+            if not isinstance(content, dict):
+                raise ValueError(f"expected an object, found {content!r:.40}")
+            return content
         except FileNotFoundError:
             return None
         except ValueError as error:
             self.set_aside(path, error)
             return None
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def read_result(self, cell: str) -> dict[str, Any] | None:
+        """A finished cell's result; None, too, if its file of factors is gone or cut short."""
+        path = self.result_path(cell)
+        result = self.read_json(path)
+        wanted = None if result is None else result.get("factor_file_bytes")
+        if wanted is None:
+            return result
+        factors = self.factors_path(cell)
+        size = factors.stat().length if factors.exists() else None
+        if size == wanted:
+            return result
+        found = "is missing" if size is None else f"has {size:,} bytes"
+        self.set_aside(path, ValueError(f"{factors} {found}; expected {wanted:,} bytes"))
+        return None
 
     def set_aside(self, path: epath.Path, error: Exception) -> None:
-        """Moves what cannot be read out of the way, and says so."""
+        """Moves what cannot be used out of the way, and says so."""
+        text = f"{path} cannot be read ({' '.join(str(error).split())[:300]})"
+        if not self._create:
+            self.note(f"{text}.")
+            return
         aside = path.parent / f"{path.name}.unreadable-{uuid.uuid4().hex[:8]}"
-        if jax.process_index() == 0 and self._create:
+        if jax.process_index() == 0:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(aside)
-        text = " ".join(str(error).split())
-        self.note(f"{path} cannot be read ({text[:300]}): moved to {aside.name}, made anew.")
+        self.note(f"{text}: moved to {aside.name}, made anew.")
 
     def result_path(self, cell: str) -> epath.Path:
         return self.workdir / "results" / f"{cell}.json"
@@ -157,5 +181,8 @@ def _to_disk(path: epath.Path) -> None:
     descriptor = os.open(Path(os.fspath(path)), os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some have no such call for folders
+            raise
     finally:
         os.close(descriptor)
