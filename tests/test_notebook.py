@@ -36,24 +36,8 @@ def test_is_valid_and_stripped(notebook):
             assert cell.execution_count is None
 
 
-@pytest.fixture(scope="module")
-def executed(notebook, tmp_path_factory):
-    """The executed notebook and its work directory: 2 CPU devices, 4 epochs, 128 images."""
-    notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
-    short = {
-        "epochs": 4, "warmup_epochs": 1, "train_limit": 128,
-        "eval_limit": 64, "eval_batch_size": 64,
-    }  # fmt: skip
-    parameters = {
-        "WORKDIR": str(folder / "work"),
-        "VTAB_TASKS": "dtd,svhn",
-        "QUICKSTART_CHANGES": {**short, "seeds": (0,), "data_dir": str(folder / "tfds")},
-        "VTAB_CHANGES": {
-            **short, "variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False,
-            "fact_tt": {"scales": (1.0,)},
-        },
-        "RANDOM_VIT": True,
-    }  # fmt: skip
+def execute(notebook, parameters, folder):
+    """Runs it from top to bottom on 2 CPU devices and without a network, with these parameters."""
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(cells) == 1
     unknown = [name for name in parameters if f"\n{name} = " not in f"\n{cells[0].source}"]
@@ -78,9 +62,30 @@ def executed(notebook, tmp_path_factory):
         for name in ("http_proxy", "https_proxy"):  # a closed port: no network
             patch.setenv(name, "http://127.0.0.1:9")
         client = NotebookClient(
-            notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+            notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}
         )
         client.execute()
+
+
+@pytest.fixture(scope="module")
+def executed(notebook, tmp_path_factory):
+    """The executed notebook and its work directory: 4 epochs, 128 images."""
+    notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
+    short = {
+        "epochs": 4, "warmup_epochs": 1, "train_limit": 128,
+        "eval_limit": 64, "eval_batch_size": 64,
+    }  # fmt: skip
+    parameters = {
+        "WORKDIR": str(folder / "work"),
+        "VTAB_TASKS": "dtd,svhn",
+        "QUICKSTART_CHANGES": {**short, "seeds": (0,), "data_dir": str(folder / "tfds")},
+        "VTAB_CHANGES": {
+            **short, "variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False,
+            "fact_tt": {"scales": (1.0,)},
+        },
+        "RANDOM_VIT": True,
+    }  # fmt: skip
+    execute(notebook, parameters, folder)
     return notebook, folder / "work"
 
 
