@@ -1,0 +1,196 @@
+"""What can and cannot be concluded from a section's results, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fact_jax.report.blocks import Block, Cell, Column, Details, Heading, Items, Row, Table, Text
+from fact_jax.report.sections import Published, Section, headline, published_rows
+from fact_jax.report.statistics import MIN_TASKS, Comparison, Stat, compare
+from fact_jax.report.study import Study
+
+ALPHA = 0.05
+_SHOWN = 6  # pairs that are named in a sentence; the table has all
+
+
+def conclusions(study: Study, section: Section) -> list[Block]:
+    """Sentences, and a table of all pairs."""
+    values = {s.label: v for s in study.systems if (v := headline(s, section)) is not None}
+    systems = {
+        s.label: s.accuracies
+        for s in study.systems
+        if any(task in s.accuracies for task in section.tasks)
+    }
+    pairs = compare(systems, list(section.groups.values()))
+    texts = [*_ranking(values, section), _noise(study, values)]
+    if len(systems) > 1:
+        texts += _over_seeds(pairs) + _over_tasks(pairs, section)
+    if section.name == "vtab":
+        texts += _against_published(study, section, values)
+    texts.append(_limits(study, section))
+    blocks: list[Block] = [Heading(section.title, level=3), Items(texts)]
+    if pairs:
+        blocks.append(Details(f"All {len(pairs)} pairs, with intervals and p-values",
+                              [Text(HOW), _pair_table(pairs)]))  # fmt: skip
+    return blocks
+
+
+HOW = (
+    "Difference: of the averages over the tasks that both have. Interval: 95 %, Student's t over "
+    "the seeds, of this pair alone. **p, seeds**: t-test paired by seed on the averages over the "
+    "tasks (does the difference exceed the noise of training, on these tasks?). **p, tasks**: "
+    "Wilcoxon's signed-rank test on the tasks' means over seeds (would it hold on other tasks of "
+    "the kind?). Both two-sided, both corrected by Holm over all pairs of this table. Pairs of "
+    "task and seed are not tested as if they were independent: the seeds of a task are not new "
+    "tasks."
+)
+
+
+def _ranking(values: dict[str, Stat], section: Section) -> list[str]:
+    if not values:
+        return [
+            f"No method has finished all tasks, so there is no {section.headline} to rank them by."
+        ]
+    order = sorted(values, key=lambda name: -values[name].mean)
+    shown = ", ".join(f"{name} {_stat(values[name])}" for name in order[:3])
+    more = f", and {len(order) - 3} more below" if len(order) > 3 else ""
+    return [f"By {section.headline} the order is **{order[0]}** first: {shown}{more} (in %)."]
+
+
+def _stat(value: Stat) -> str:
+    error = "" if value.error is None else f" ± {value.error:.2f}"
+    return f"{value.mean:.2f}{error}"
+
+
+def _noise(study: Study, values: dict[str, Stat]) -> str:
+    seeds, what = len(study.seeds), "`±` is the standard error of the mean over seeds"
+    if seeds == 1:
+        return (
+            "**One seed: no error bar.** How much of a difference is the noise of training cannot "
+            'be said; run at least three, `--config.seeds="(0,1,2)"`.'
+        )
+    errors = [v.error for v in values.values() if v.error is not None]
+    size = f" (here {min(errors):.2f} to {max(errors):.2f} points on the average)" if errors else ""
+    return (
+        f"{seeds} seeds; {what}{size}: how far training again would move the number. It does not "
+        "say what another test set would give, and of so few seeds it is itself uncertain."
+    )
+
+
+def _over_seeds(pairs: Sequence[Comparison]) -> list[str]:
+    tested = [p for p in pairs if p.p_seeds is not None]
+    if not tested:
+        return ["No test between methods on these tasks can be made: it needs two common seeds."]
+    sure = [p for p in tested if p.p_seeds is not None and p.p_seeds < ALPHA]
+    unsure = [p for p in tested if p not in sure]
+    texts = []
+    if sure:
+        texts.append(
+            f"**More than the noise of training, on these very tasks**: {_pairs(sure)} (t-test "
+            f"paired by seed on the averages, Holm over {len(tested)} pairs, 5 %)."
+        )
+    if unsure:
+        texts.append(
+            f"**Not told apart by these seeds**: {_pairs(unsure)}. That is no proof that they are "
+            "equal: with so few seeds and so many pairs only large differences are found."
+        )
+    return texts
+
+
+def _over_tasks(pairs: Sequence[Comparison], section: Section) -> list[str]:
+    tested = [p for p in pairs if p.p_tasks is not None]
+    if not tested:
+        return [
+            f"Whether a difference would hold on other tasks cannot be tested with "
+            f"{len(section.tasks)} task{'s' if len(section.tasks) > 1 else ''}: Wilcoxon's "
+            f"signed-rank test needs at least {MIN_TASKS}."
+        ]
+    sure = [p for p in tested if p.p_tasks is not None and p.p_tasks < ALPHA]
+    method = f"Wilcoxon's signed-rank test over the tasks, Holm over {len(tested)} pairs, 5 %"
+    if not sure:
+        return [f"**From task to task no method is reliably better than another** ({method})."]
+    wins = ", ".join(
+        f"{p.a} over {p.b} (better on {p.wins} of {p.tasks} tasks)" for p in sure[:_SHOWN]
+    )
+    rest = len(tested) - len(sure)
+    others = f" Of the other {rest} pairs this cannot be said." if rest else ""
+    more = f", and {len(sure) - _SHOWN} more" if len(sure) > _SHOWN else ""
+    return [f"**Better from task to task**: {wins}{more} ({method}).{others}"]
+
+
+def _pairs(pairs: Sequence[Comparison]) -> str:
+    ordered = sorted(pairs, key=lambda p: -p.difference)
+    texts = [f"{p.a} over {p.b} by {p.difference:.2f}" for p in ordered[:_SHOWN]]
+    more = f", and {len(pairs) - _SHOWN} pairs more" if len(pairs) > _SHOWN else ""
+    return ", ".join(texts) + more
+
+
+def _against_published(study: Study, section: Section, values: dict[str, Stat]) -> list[str]:
+    if not section.whole:
+        return ["Published averages are of all 19 tasks; with fewer here they are not compared."]
+    rows = published_rows(study)
+    texts = [
+        f"{row.system.label} less “{row.title}”: "
+        f"{values[row.system.label].mean - row.row['group mean']:+.2f}"
+        for row in rows
+        if row.system.label in values and "group mean" in row.row
+    ]
+    if not texts:
+        return []
+    return [
+        f"**Against the published rows**, group mean in points: {'; '.join(texts)}. These carry no "
+        "error bars, so no test is made. Rows marked “best on test” took the best of ten test "
+        "evaluations, worth about half a point (docs/protocol.md), and were made from JPEG copies "
+        "of the images; compare them with protocol `paper`, and the re-run with protocol `val`."
+    ]
+
+
+def _limits(study: Study, section: Section) -> str:
+    parts = [
+        "other backbones, other pre-training, or more training data",
+        "methods beyond the settings that were tried: the column “grid” says among how many each "
+        "could choose, and a method with a larger grid had more chances",
+    ]
+    if "paper" in study.protocols:
+        parts.insert(0, "the accuracy to expect on new data (protocol `paper` chose the epoch on "
+                        "the test set, which makes every number of it too high)")  # fmt: skip
+    if section.name == "offline":
+        parts.insert(0, "VTAB-1K: the offline suite is small and easy, and not a sample of it")
+    return f"**Nothing is said here about** {'; '.join(parts)}."
+
+
+def _pair_table(pairs: Sequence[Comparison]) -> Table:
+    columns = [
+        Column("better", numeric=False), Column("than", numeric=False), Column("difference"),
+        Column("95 % interval"), Column("tasks"), Column("better on"), Column("seeds"),
+        Column("p, seeds"), Column("p, tasks"),
+    ]  # fmt: skip
+    rows = []
+    for p in sorted(pairs, key=lambda p: -p.difference):
+        interval = (
+            Cell("–")
+            if p.interval is None
+            else Cell(f"{p.interval[0]:+.2f} to {p.interval[1]:+.2f}", p.interval[0])
+        )
+        rows.append(
+            Row(
+                [
+                    Cell(p.a, p.a), Cell(p.b, p.b), Cell(f"{p.difference:+.2f}", p.difference),
+                    interval, Cell(str(p.tasks)), Cell(str(p.wins)), Cell(str(p.seeds)),
+                    _p(p.p_seeds), _p(p.p_tasks),
+                ]
+            )
+        )  # fmt: skip
+    return Table("All pairs, the larger differences first.", columns, rows)
+
+
+def _p(value: float | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    text = "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return Cell(text, value, bold=value < ALPHA)
+
+
+def sources(rows: Sequence[Published]) -> list[str]:
+    """One sentence or two for each published row."""
+    return [f"**{row.title}**: {row.source}" for row in rows]

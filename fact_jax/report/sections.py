@@ -1,0 +1,205 @@
+"""The result tables: methods down, tasks across, with what is published of them beside ours."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fact_jax.data.tasks import VTAB, Task
+from fact_jax.report.blocks import Cell, Column, Row, Table
+from fact_jax.report.published import published
+from fact_jax.report.statistics import Stat, average, stat
+from fact_jax.report.study import Study, System
+from fact_jax.report.tables import GROUPS, published_columns
+
+# Rows of methods whose configs name none.
+_ROWS = {"fact_tt": "fact_tt_le16", "fact_tk": "fact_tk_le32"}
+_SHORT = {  # headings of columns; the others' names are short
+    "oxford_flowers102": "flowers", "oxford_iiit_pet": "pets", "caltech101": "caltech",
+    "patch_camelyon": "camelyon", "diabetic_retinopathy": "retino.", "clevr_count": "clevr count",
+    "clevr_dist": "clevr dist", "dsprites_loc": "dspr. loc", "dsprites_ori": "dspr. ori",
+    "smallnorb_azi": "norb azi", "smallnorb_ele": "norb ele",
+}  # fmt: skip
+
+
+class Section(NamedTuple):
+    """Tasks that have a table, an average and figures together.
+
+    `groups` are what the headline average (named `headline`) is the mean of the means of; `whole`
+    says whether these are all of VTAB's 19 tasks.
+    """
+
+    name: str
+    title: str
+    groups: dict[str, list[str]]
+    headline: str
+    whole: bool
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task for group in self.groups.values() for task in group]
+
+    @property
+    def averages(self) -> dict[str, list[list[str]]]:
+        """Columns of averages: title, and the groups that go into it."""
+        found = {self.headline: list(self.groups.values())} if len(self.tasks) > 1 else {}
+        if self.whole:
+            found["mean of 19"] = [self.tasks]
+        return found
+
+
+def sections(study: Study) -> list[Section]:
+    """VTAB-1K's tasks, and the others that are not few-shot tasks."""
+    found = []
+    if tasks := study.vtab:
+        whole = len(tasks) == len(VTAB)
+        groups = {g: [t.name for t in tasks if t.group == g] for g in GROUPS}
+        if whole:
+            found.append(Section("vtab", "VTAB-1K", groups, "group mean", True))
+        else:
+            title = f"VTAB-1K, {len(tasks)} of its {len(VTAB)} tasks"
+            found.append(Section("vtab", title, _single(tasks), _mean_of(tasks), False))
+    if tasks := study.others:
+        title = "Offline suite (not VTAB-1K)"
+        found.append(Section("offline", title, _single(tasks), _mean_of(tasks), False))
+    return found
+
+
+def _single(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    return {"": [t.name for t in tasks]}
+
+
+def _mean_of(tasks: Sequence[Task]) -> str:
+    return f"mean of {len(tasks)}"
+
+
+def headline(system: System, section: Section) -> Stat | None:
+    """The average that the section's figures and conclusions are about."""
+    return average(system.accuracies, list(section.groups.values()))
+
+
+class Published(NamedTuple):
+    """A published row: `row` holds accuracies by task or mean, `params` numbers without the head
+    (None: not printed)."""
+
+    title: str
+    system: System
+    row: dict[str, float]
+    params: float | None
+    source: str
+
+
+def published_rows(study: Study) -> list[Published]:
+    """Those of the study's methods on VTAB-1K, each once, with their sources."""
+    found: dict[str, Published] = {}
+    table, rerun = published()["vtab1k"], published()["vtab1k_independent_rerun"]
+    for system in study.systems:
+        name = system.published or _ROWS.get(system.method, system.method)
+        for title, row in published_columns(system.method, name).items():
+            own = table[name] if title.startswith("published") else rerun["methods"][system.method]
+            source = [own["source"], own.get("setting") or rerun["about"], own.get("note") or ""]
+            millions = own.get("params_m")
+            params = None if millions is None else 1e6 * millions
+            text = ". ".join(s.rstrip(".") for s in source if s) + "."
+            found.setdefault(title, Published(title, system, row, params, text))
+    return list(found.values())
+
+
+def short_name(task: str) -> str:
+    return _SHORT.get(task, task)
+
+
+def stat_cell(value: Stat | None, bold: bool = False, digits: int = 1) -> Cell:
+    """Mean, and the standard error below it."""
+    if value is None:
+        return Cell("–")
+    note = "" if value.error is None else f"± {value.error:.{digits}f}"
+    return Cell(f"{value.mean:.{digits}f}", value.mean, note, bold)
+
+
+def section_table(study: Study, section: Section) -> Table:
+    """Sortable; the best of ours in each column is bold, ties all."""
+    averages, systems = section.averages, _systems_of(study, section)
+    means = {g: own for g, own in section.groups.items() if g and len(own) > 1}
+    columns = [Column("method", numeric=False)]
+    columns += [Column("numbers", "", hint="trained and stored for a task, without the head")]
+    columns += [Column(title, "averages", strong=True) for title in averages]
+    values: list[dict[str, Stat | None]] = []
+    for system in systems:
+        accuracies = system.accuracies
+        row = {title: average(accuracies, groups) for title, groups in averages.items()}
+        row |= {group: average(accuracies, [own]) for group, own in means.items()}
+        for task in section.tasks:
+            own = list(accuracies.get(task, {}).values())
+            row[task] = stat(own) if own else None
+        values.append(row)
+    keys = list(averages)
+    for group, tasks in section.groups.items():
+        heading = group.capitalize() or "tasks"
+        if group in means:
+            columns.append(Column("mean", heading, hint=f"mean of the {group} tasks", strong=True))
+            keys.append(group)
+        columns += [Column(short_name(task), heading, hint=task) for task in tasks]
+        keys += tasks
+    columns += [
+        Column("with head", "cost", hint="numbers trained for a task, the head's included"),
+        Column("bytes", "cost", hint="size of the stored file of a task"),
+        Column("grid", "cost", hint="settings that were chosen from on validation data"),
+        Column("seeds", "cost"),
+    ]
+    best = {key: max((v.mean for row in values if (v := row[key])), default=None) for key in keys}
+    rows = []
+    for system, row in zip(systems, values, strict=True):
+        cells = [
+            stat_cell(v := row[k], v is not None and v.mean == best[k], 2 if k in averages else 1)
+            for k in keys
+        ]
+        numbers, *cost = _cost(system, section)
+        name = Cell(system.label, system.label, colour=system.style.color)
+        rows.append(Row([name, numbers, *cells, *cost]))
+    for known in published_rows(study) if section.name == "vtab" else ():
+        cells = [_known(known.row.get(k), 2 if k in (*averages, *means) else 1) for k in keys]
+        params = known.params
+        numbers = Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M", params)
+        name = Cell(known.title, known.title, hint=known.source)
+        rows.append(Row([name, numbers, *cells, *[Cell("–")] * 4], published=True))
+    caption = (
+        f"{section.title}: top-1 accuracy on test, %. Mean ± standard error over seeds; bold: the "
+        "best of ours."
+    )
+    return Table(caption, columns, rows)
+
+
+def _known(value: float | None, digits: int) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:.{digits}f}", value)
+
+
+def _systems_of(study: Study, section: Section) -> list[System]:
+    return [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
+
+
+def _cost(system: System, section: Section) -> list[Cell]:
+    """Numbers, numbers with the head, bytes (means over the tasks), size of the grid, seeds."""
+    own = [r for r in system.results if r["task"] in section.tasks]
+    heads = [{**r, "all": _sum(r.get("num_factors"), r.get("num_head"))} for r in own]
+    cells = [_mean_cell([r.get(key) for r in heads]) for key in ("num_factors", "all")]
+    cells.append(_mean_cell([r.get("factor_file_bytes") for r in own]))
+    seeds = [len(values) for t, values in system.accuracies.items() if t in section.tasks]
+    for numbers in ([r.get("grid_size", 1) for r in own], seeds):
+        low, high = min(numbers), max(numbers)
+        cells.append(Cell(f"{low}" if low == high else f"{low} to {high}", high))
+    return cells
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return None if a is None or b is None else a + b
+
+
+def _mean_cell(values: list[Any]) -> Cell:
+    known = [v for v in values if v is not None]
+    if not known:
+        return Cell("–")
+    mean = statistics.fmean(known)
+    hint = "" if min(known) == max(known) else f"{min(known):,} to {max(known):,} by task"
+    return Cell(f"{round(mean):,}", mean, hint=hint)
