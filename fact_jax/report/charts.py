@@ -40,7 +40,7 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     sizes = [n for _, n, _ in points] + [k.params or 0 for k in known]
     positive = [n for n in sizes if n and n > 0]
     zero = min(positive, default=1000) / 4  # where a probe, which stores nothing, is drawn
-    figure = new_figure(8.4, 4.6)
+    figure = new_figure(9.2, 4.6)
     axis = figure.subplots()
     tidy(axis)
     for row in known:
@@ -59,9 +59,10 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     if any(n == 0 for n in sizes):
         axis.axvline(zero * 2, color=SOFT, linewidth=0.7, linestyle=(0, (2, 3)))
     axis.set_xlim(left=zero / 1.6, right=max(positive, default=zero) * 1.8)
-    low = -1 if zero <= 0 else zero * 1.5
-    axis.set_xticks([zero] if any(n == 0 for n in sizes) else [], minor=False)
-    ticks = [10.0**e for e in range(2, 10) if low < 10.0**e < max(positive, default=1) * 1.8]
+    low = zero * 2.2
+    high = max(positive, default=1) * 1.8
+    steps = (1, 2, 5) if high < 500 * low else (1,)
+    ticks = [s * 10.0**e for e in range(1, 10) for s in steps if low < s * 10.0**e < high]
     zeros = [zero] if any(n == 0 for n in sizes) else []
     axis.set_xticks([*zeros, *ticks])
     axis.minorticks_off()
@@ -76,12 +77,12 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     if known:
         handles.append(Line2D([], [], color=SOFT, marker="o", linestyle="", markersize=6,
                               markerfacecolor=PAPER, label="published (hollow)"))  # fmt: skip
-    legend(figure, handles, 4 if len(handles) < 9 else 5)
+    legend(figure, handles, 6)
     shown = "; ".join(f"{s.label} {n:,.0f} numbers, {v.mean:.1f} %" for s, n, v in points)
     caption = (
         f"{section.title}: {section.headline} of the accuracy on test against what a task stores. "
         "Bars: standard error over seeds"
-        + (", none for the published rows, which are those of the table." if known else ".")
+        + ("; the published rows of the table have none." if known else ".")
     )
     return Figure(f"{section.name}-size", figure, f"{section.headline}: {shown}.", caption)
 
@@ -112,7 +113,7 @@ def bars(study: Study, section: Section) -> Figure:
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
     height = lines * (0.55 + 0.27 * len(systems)) + 0.3
-    figure = new_figure(2.1 * columns + 1.6, max(height, 1.7))
+    figure = new_figure(min(9.2, 2.4 * columns + 1.8), max(height, 1.7))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     known = {} if not section.whole else {
         (k.system.label, key): k.row[key]
@@ -127,12 +128,14 @@ def bars(study: Study, section: Section) -> Figure:
                 continue
             axis.barh(y, value.mean, 0.72, color=system.style.color, xerr=value.error,
                       error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
-            axis.text(2, y, f"{value.mean:.1f}", va="center", fontsize=8.5, color="white",
-                      fontweight="bold")  # fmt: skip
+            axis.text(126, y, f"{value.mean:.1f}", va="center", ha="right", fontsize=8.5,
+                      color=INK)  # fmt: skip
             if keys and (system.label, keys[i]) in known:
                 axis.plot(known[system.label, keys[i]], y, "D", color=INK, markersize=4.5,
                           markerfacecolor=PAPER, zorder=4)  # fmt: skip
-        axis.set_xlim(0, 100)
+        axis.set_xlim(0, 128)
+        axis.set_xticks(range(0, 101, 25))
+        axis.spines["bottom"].set_bounds(0, 100)
         axis.set_ylim(len(systems) - 0.4, -0.6)
         axis.set_yticks(range(len(systems)), [s.label for s in systems])
         axis.tick_params(axis="y", length=0, labelcolor=INK)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
-from etils import epath
+from PIL import Image
 
 from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
 from fact_jax.report.figures import new_figure, tidy
@@ -116,7 +118,7 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
     figure = new_figure(side + 0.085 * max(map(len, short)) + 0.7, side + 0.9)
     axis = figure.subplots()
     tidy(axis, grid="")
-    for (true, predicted), count in counts.items():
+    for true, predicted in counts:
         part = float(share[true, predicted])
         if part < 0.002:
             continue
@@ -193,10 +195,9 @@ def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]
         examples = result.get("examples")
         if not examples:
             continue
-        path: epath.Path = absolute(result["workdir"]) / str(examples["file"])
-        if not path.exists():
-            return [Text(f"The pictures of `{result['cell']}` are missing: `{path}`.")]
-        names = _names(results)
+        names, jpeg = _names(results), _strip(result["workdir"], examples)
+        if jpeg is None:
+            return [Text(f"The pictures of `{result['cell']}` are missing or broken.")]
         entries = [
             (_name(names, t), _name(names, p), t == p)
             for t, p in zip(examples["true"], examples["predicted"], strict=True)
@@ -207,5 +208,18 @@ def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]
             f"Drawn at random from the test split, cell `{result['cell']}`: those it got wrong "
             "(true → predicted), then those it got right."
         )
-        return [Text(text), Tiles(f"examples-{task}", path.read_bytes(), entries)]
+        return [Text(text), Tiles(f"examples-{task}", jpeg, entries)]
     return []
+
+
+def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
+    """The JPEG, if it is one of the work directory's and has a square for each example."""
+    folder = absolute(workdir) / "examples"
+    path = folder / PurePosixPath(str(examples["file"])).name
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            whole = image.size == (examples["size"] * len(examples["true"]), examples["size"])
+    except (OSError, ValueError):
+        return None
+    return content if whole else None

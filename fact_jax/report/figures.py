@@ -96,6 +96,6 @@ def inline_svg(figure: Any, name: str, alt: str) -> str:
     assert head is not None
     opening = (
         f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {head[1]} {head[2]}" '
-        f'style="max-width:{float(head[1]) * 4 / 3:.0f}px">'
+        f'style="width:{float(head[1]) * 4 / 3:.0f}px">'
     )
     return opening + text[text.index(">") + 1 :].strip()

@@ -32,7 +32,7 @@ def page(title: str, blocks: Sequence[Block]) -> str:
     """The whole page."""
     here = Path(__file__).parent
     menu = "".join(
-        f'<a href="#{b.anchor}">{escape(b.text)}</a>'
+        f'<a href="#{b.anchor}">{escape(b.anchor.capitalize())}</a>'
         for b in blocks
         if isinstance(b, Heading) and b.anchor
     )

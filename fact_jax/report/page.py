@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def write_report(
     title = blocks[0].text if isinstance(blocks[0], Heading) else "Report"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_old(folder)
         (folder / "results.csv").write_text(csv_text(list(study.results)))
         _write_pictures(blocks, folder)
         (folder / "report.md").write_text(markdown(blocks))
@@ -63,6 +65,15 @@ def write_report(
             f"The report cannot be written to {folder} ({error}). Give another folder with --out."
         ) from error
     return folder
+
+
+def _remove_old(folder: epath.Path) -> None:
+    """The pictures of the report that lies there: those that its Markdown shows, and no others."""
+    old = folder / "report.md"
+    names = re.findall(r"\]\(([\w.+-]+)\.(?:png|jpg)\)", old.read_text()) if old.exists() else []
+    for name in dict.fromkeys(names):
+        for suffix in ("png", "svg", "jpg"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def _write_pictures(blocks: Any, folder: epath.Path) -> None:
@@ -180,7 +191,7 @@ def _architectures(study: Study) -> list[Details]:
     first = found[0]
     texts: list[Block] = [
         Figure(
-            f"architecture-{first['cell']}", architecture_figure(first["search"]),
+            f"architecture-{first['task']}", architecture_figure(first["search"]),
             f"Widths by block that the search of {first['cell']} found.",
             f"Found by `{first['cell']}`; the others are below.",
         ),

@@ -38,13 +38,15 @@ def _panels(
     curves = {task: own for task, own in curves.items() if own}
     if not curves:
         return None
-    columns = min(4 if len(curves) > 6 else 3, len(curves))
+    columns = min(5 if len(curves) > 8 else 3, len(curves))
     lines = -(-len(curves) // columns)
     systems = [s for s in study.systems if any(s in own for own in curves.values())]
-    width = 2.6 * columns + 0.5 if columns > 1 else 5
-    per_line = max(1, int(width / 1.6))
+    width = {5: 9.6, 3: 9.2, 2: 7.2}.get(columns, 5.0)
+    per_line = max(1, int(width / 1.4))
     head = 0.3 + 0.2 * -(-len(systems) // per_line)
-    figure = new_figure(width, (1.75 if columns > 1 else 2.6) * lines + head + 0.3)
+    figure = new_figure(
+        width, (1.55 if columns > 3 else 2.1 if columns > 1 else 2.6) * lines + head + 0.3
+    )
     axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
     for axis, (task, own) in zip(axes, curves.items(), strict=False):
         tidy(axis, short_name(task))
@@ -55,7 +57,11 @@ def _panels(
             axis.plot(*zip(*points, strict=True), **look, linewidth=1.3, markersize=4)
         if "x" in log and all(x > 0 for points in own.values() for x, _ in points):
             axis.set_xscale("log")
-        if "y" in log and all(y > 0 for points in own.values() for _, y in points):
+            places = sorted({x for points in own.values() for x, _ in points})
+            if len(places) <= 5:
+                axis.set_xticks(places, [f"{x:g}" for x in places], fontsize=8)
+        heights = [y for points in own.values() for _, y in points]
+        if "y" in log and 0 < 20 * min(heights) < max(heights):
             axis.set_yscale("log")
         axis.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
     for axis in axes[len(curves) :]:
@@ -79,7 +85,7 @@ def _mean_of_seeds(lists: Sequence[Sequence[float | None]]) -> Curve:
         values = [own[epoch] for own in lists]
         if all(v is not None and math.isfinite(v) for v in values):
             points.append((epoch + 1.0, statistics.fmean(v for v in values if v is not None)))
-    step = -(-len(points) // 60)
+    step = max(1, -(-len(points) // 60))
     return points[::step] + (points[-1:] if step > 1 and (len(points) - 1) % step else [])
 
 
@@ -92,8 +98,8 @@ def learning_curves(study: Study, name: str, tasks: Sequence[str]) -> list[Figur
         "epoch", "training loss", log="y",
     )  # fmt: skip
     if loss is not None:
-        figures.append(Figure(f"{name}-loss", loss, "Learning curves: training loss by epoch, "
-                              "a panel a task, a line a method.", f"Training loss, {words}"))  # fmt: skip
+        alt = "Learning curves: training loss by epoch, a panel a task, a line a method."
+        figures.append(Figure(f"{name}-loss", loss, alt, f"Training loss, {words}"))
 
     def measured(own: Sequence[Result]) -> Curve:
         points = _mean_of_seeds([r.get("test_accuracies") or () for r in own])

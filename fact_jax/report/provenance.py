@@ -22,8 +22,8 @@ from fact_jax.report.blocks import (
 from fact_jax.report.study import Study, mixed_settings
 
 PROTOCOLS = {
-    "val": "**Protocol `val`**: what has several candidates (scale, learning rate, weight decay) is "
-    "chosen on val200 after training on train800; then the method is trained anew on all 1,000 "
+    "val": "**Protocol `val`**: what has several candidates (scale, learning rate, weight decay) "
+    "is chosen on val200 after training on train800; then the method is trained anew on all 1,000 "
     "images, and the accuracy on test after the last epoch is reported. The test set chooses "
     "nothing.",
     "paper": "**Protocol `paper`**: settings are given, training is on all 1,000 images, and the "
@@ -217,7 +217,7 @@ def tables(study: Study) -> list[Block]:
         used = [r.get("data") or {} for r in study.results if r["task"] == task.name]
         for version in dict.fromkeys(str(d.get("used_version", "–")) for d in used):
             d = next(d for d in used if str(d.get("used_version", "–")) == version)
-            tests = sorted({int(r.get("num_test") or 0) for r in study.results if
+            tests = sorted({int(r["num_test"]) for r in study.results if r.get("num_test") and
                             r["task"] == task.name})  # fmt: skip
             texts = [task.name, d.get("builder"), version, ", ".join(map(str, tests)),
                      d.get("resize"), d.get("jpeg_quality") or "no", d.get("note")]  # fmt: skip

@@ -124,11 +124,13 @@ def section_table(study: Study, section: Section) -> Table:
     means = {g: own for g, own in section.groups.items() if g and len(own) > 1}
     columns = [Column("method", numeric=False)]
     columns += [Column("numbers", "", hint="trained and stored for a task, without the head")]
-    columns += [Column(title, "averages", strong=True) for title in averages]
+    columns += [Column(title, "Averages", strong=True) for title in averages]
     values: list[dict[str, Stat | None]] = []
     for system in systems:
         accuracies = system.accuracies
-        row = {title: average(accuracies, groups) for title, groups in averages.items()}
+        row: dict[str, Stat | None] = {
+            title: average(accuracies, groups) for title, groups in averages.items()
+        }
         row |= {group: average(accuracies, [own]) for group, own in means.items()}
         for task in section.tasks:
             own = list(accuracies.get(task, {}).values())
@@ -136,39 +138,46 @@ def section_table(study: Study, section: Section) -> Table:
         values.append(row)
     keys = list(averages)
     for group, tasks in section.groups.items():
-        heading = group.capitalize() or "tasks"
+        heading = group.capitalize() or "Tasks"
         if group in means:
             columns.append(Column("mean", heading, hint=f"mean of the {group} tasks", strong=True))
             keys.append(group)
         columns += [Column(short_name(task), heading, hint=task) for task in tasks]
         keys += tasks
     columns += [
-        Column("with head", "cost", hint="numbers trained for a task, the head's included"),
-        Column("bytes", "cost", hint="size of the stored file of a task"),
-        Column("grid", "cost", hint="settings that were chosen from on validation data"),
-        Column("seeds", "cost"),
+        Column("with head", "Cost", hint="numbers trained for a task, the head's included"),
+        Column("bytes", "Cost", hint="size of the stored file of a task"),
+        Column("grid", "Cost", hint="settings that were chosen from on validation data"),
+        Column("seeds", "Cost"),
     ]
+    fine = {*averages, *means}
     best = {key: max((v.mean for row in values if (v := row[key])), default=None) for key in keys}
     rows = []
+    known = published_rows(study) if section.name == "vtab" else []
     for system, row in zip(systems, values, strict=True):
         cells = [
-            stat_cell(v := row[k], v is not None and v.mean == best[k], 2 if k in averages else 1)
+            stat_cell(v := row[k], v is not None and v.mean == best[k], 2 if k in fine else 1)
             for k in keys
         ]
         numbers, *cost = _cost(system, section)
         name = Cell(system.label, system.label, colour=system.style.color)
         rows.append(Row([name, numbers, *cells, *cost]))
-    for known in published_rows(study) if section.name == "vtab" else ():
-        cells = [_known(known.row.get(k), 2 if k in (*averages, *means) else 1) for k in keys]
-        params = known.params
-        numbers = Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M", params)
-        name = Cell(known.title, known.title, hint=known.source)
-        rows.append(Row([name, numbers, *cells, *[Cell("–")] * 4], published=True))
+        rows += [_published_row(k, keys, fine) for k in known if k.system is system]
     caption = (
         f"{section.title}: top-1 accuracy on test, %. Mean ± standard error over seeds; bold: the "
         "best of ours."
     )
     return Table(caption, columns, rows)
+
+
+def _published_row(known: Published, keys: Sequence[str], fine: set[str]) -> Row:
+    """Below the method's own; hollow where that is full."""
+    cells = [_known(known.row.get(k), 2 if k in fine else 1) for k in keys]
+    params = known.params
+    numbers = Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M", params)
+    title, _, note = known.title.partition(" (")
+    name = Cell(title, known.title, note.removesuffix(")"), hint=known.source)
+    return Row([name, numbers, *cells, *[Cell("–")] * 4], published=True)
 
 
 def _known(value: float | None, digits: int) -> Cell:

@@ -4,12 +4,13 @@ Two questions are asked, and each has its own unit of replication:
 
 - *Would it hold on other tasks of this kind?* The tasks are the sample: Wilcoxon's signed-rank test
   on the differences of the tasks' means over seeds. With fewer than six tasks it cannot reach 5 %.
-- *Is it more than the noise of training, on these very tasks?* The seeds are the sample: for each
-  seed the average over the tasks is formed, and Student's t-test is made on the differences, paired
-  by seed.
+- *Is it more than the noise of training, on these very tasks?* The seeds are the sample: each seed
+  of a system gives one average over the tasks, and Welch's t-test compares the two systems'
+  averages. It is the difference over the root of the summed squares of the two standard errors.
 
-A t-test over all pairs of task and seed would count the seeds of a task as if they were so many
-tasks; it is not made.
+A paired t-test over all pairs of task and seed would count the seeds of a task as if they were so
+many tasks; it is not made. Nor are seeds paired: another method draws other numbers from the same
+seed, and pairing three seeds would leave two degrees of freedom.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def average(accuracies: Accuracies, groups: Sequence[Sequence[str]]) -> Stat | N
 
 class Comparison(NamedTuple):
     """System `a` less system `b`: `difference` of the averages over `tasks` tasks (`a` is better on
-    `wins` of them) in points, its 95 % interval over `seeds` common seeds (of this pair alone), and
+    `wins` of them) in points, its 95 % interval over at least `seeds` seeds (this pair alone), and
     the p-values of the two tests after Holm's correction; None where a test cannot be made."""
 
     a: str
@@ -87,15 +88,14 @@ def over_tasks(differences: Sequence[float]) -> float | None:
     return float(wilcoxon(differences).pvalue)
 
 
-def over_seeds(differences: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
-    """p-value of Student's t-test against 0, two-sided, and the 95 % interval of the mean; None
-    with less than two seeds, or if all differences are equal (which is no noise to compare with).
-    """
-    from scipy.stats import ttest_1samp
+def over_seeds(a: Sequence[float], b: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
+    """p-value of Welch's t-test, two-sided, and the 95 % interval of mean(a) - mean(b); None with
+    less than two values of either, or if they do not vary (no noise to compare with)."""
+    from scipy.stats import ttest_ind
 
-    if len(differences) < 2 or max(differences) == min(differences):
+    if min(len(a), len(b)) < 2 or (max(a) == min(a) and max(b) == min(b)):
         return None
-    test = ttest_1samp(differences, 0.0)
+    test = ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     return float(test.pvalue), (float(interval.low), float(interval.high))
 
@@ -130,18 +130,22 @@ def compare(systems: Mapping[str, Accuracies], groups: Sequence[Sequence[str]]) 
         if difference < 0:
             a, b, difference = b, a, -difference
             by_task = {t: -d for t, d in by_task.items()}
-        seeds = sorted(set.intersection(*(set(systems[s][t]) for s in (a, b) for t in common)))
-        by_seed = [
-            math.fsum(weights[t] * (systems[a][t][seed] - systems[b][t][seed]) for t in common)
-            for seed in seeds
-        ]
-        tested = over_seeds(by_seed)
+        by_seed = [_averages(systems[s], weights) for s in (a, b)]
+        tested = over_seeds(*by_seed)
+        seeds = min(map(len, by_seed))
         raw_tasks.append(over_tasks(list(by_task.values())))
         raw_seeds.append(tested[0] if tested else None)
         interval = tested[1] if tested else None
         wins = sum(d > 0 for d in by_task.values())
-        rows.append((a, b, len(common), wins, len(seeds), difference, interval))
+        rows.append((a, b, len(common), wins, seeds, difference, interval))
     return [
         Comparison(*row, p_tasks, p_seeds)
         for row, p_tasks, p_seeds in zip(rows, holm(raw_tasks), holm(raw_seeds), strict=True)
     ]
+
+
+def _averages(accuracies: Accuracies, weights: Mapping[str, float]) -> list[float]:
+    """The weighted mean over the tasks that each seed has for itself; seeds that lack one are left
+    out."""
+    seeds = sorted(set.intersection(*(set(accuracies[task]) for task in weights)))
+    return [math.fsum(w * accuracies[task][s] for task, w in weights.items()) for s in seeds]
