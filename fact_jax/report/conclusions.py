@@ -21,7 +21,7 @@ def conclusions(study: Study, section: Section) -> list[Block]:
         for s in study.systems
         if any(task in s.accuracies for task in section.tasks)
     }
-    pairs = compare(systems, list(section.groups.values()))
+    pairs = compare(systems, list(section.groups.values()), section.units)
     texts = [*_ranking(values, section), _noise(study, values)]
     if len(systems) > 1:
         best = max(values, key=lambda name: values[name].mean, default="")
@@ -42,8 +42,8 @@ def conclusions(study: Study, section: Section) -> list[Block]:
 HOW = (
     "Difference: of the averages over the tasks that both have. Interval: 95 %, of this pair alone. "
     "**p, seeds**: Welch's t-test on the averages over the tasks that each seed has for itself "
-    "(does the difference exceed the noise of training, on these tasks?). **p, tasks**: Wilcoxon's "
-    "signed-rank test, paired by task, on the means over seeds (would it hold on other tasks of "
+    "(does the difference exceed the noise of training, on these tasks?). **p, tasks**: "
+    "Wilcoxon's signed-rank test, paired by task, on the means over seeds (would it hold on other tasks of "
     "the kind?). Both two-sided, both corrected by Holm over all pairs of this table. Pairs of "
     "task and seed are not tested as if they were independent: the seeds of a task are not new "
     "tasks."
@@ -104,10 +104,11 @@ def _over_seeds(pairs: Sequence[Comparison], best: str) -> list[str]:
 def _over_tasks(pairs: Sequence[Comparison], section: Section, best: str) -> list[str]:
     tested = [p for p in pairs if p.p_tasks is not None]
     if not tested:
+        word, count = "data set" if section.name == "fewshot" else "task", len(section.units)
         return [
-            f"Whether a difference would hold on other tasks cannot be tested with "
-            f"{len(section.tasks)} task{'s' if len(section.tasks) > 1 else ''}: Wilcoxon's "
-            f"signed-rank test needs at least {MIN_TASKS}."
+            f"Whether a difference would hold on other {word}s cannot be tested with {count} "
+            f"{word}{'s' if count > 1 else ''}: Wilcoxon's signed-rank test needs at least "
+            f"{MIN_TASKS}."
         ]
     sure = [p for p in tested if p.p_tasks is not None and p.p_tasks < ALPHA]
     method = f"Wilcoxon's signed-rank test over tasks, Holm over {len(tested)} pairs, 5 %"

@@ -35,7 +35,7 @@ from fact_jax.report.html import page
 from fact_jax.report.markdown import markdown
 from fact_jax.report.panels import learning_curves, selection_curves
 from fact_jax.report.records import Result, csv_text
-from fact_jax.report.sections import published_rows, section_table, sections
+from fact_jax.report.sections import few_shot_section, published_rows, section_table, sections
 from fact_jax.report.statistics import stat
 from fact_jax.report.study import Study, read_study
 from fact_jax.sweep.store import absolute
@@ -102,20 +102,21 @@ def report_blocks(study: Study) -> list[Block]:
             blocks.append(Details("Where the published rows come from", [Items(sources(known))]))
     if study.few_shot:
         blocks += _few_shot(study)
-    if parts:
+    few_shot = few_shot_section(study)
+    concluded = [*parts, *([few_shot] if few_shot else [])]
+    if concluded:
         blocks.append(Heading("What can and cannot be concluded", "conclusions"))
-        for part in parts:
-            blocks += conclusions(study, part)
+    for part in concluded:
+        blocks += conclusions(study, part)
     figures = [f for part in parts for f in (accuracy_against_size(study, part), bars(study, part))]
     figures.append(accuracy_against_rank(study))
     drawn = [f for f in figures if f is not None]
     if drawn:
         blocks += [Heading("Figures", "figures"), *drawn]
-    groups = {part.name: part.tasks for part in parts}
-    groups |= {"fewshot": [t.name for t in study.few_shot]} if study.few_shot else {}
     curves: list[Block] = []
-    for name, tasks in groups.items():
-        curves += [*learning_curves(study, name, tasks), *selection_curves(study, name, tasks)]
+    for part in concluded:
+        curves += learning_curves(study, part.name, part.tasks)
+        curves += selection_curves(study, part.name, part.tasks)
     if curves:
         blocks += [Heading("Training and selection", "training"), *curves]
     details = [d for task in study.tasks if (d := task_details(study, task.name))]

@@ -31,6 +31,11 @@ PROTOCOLS = {
     "test set chose the epoch: every number is too high, by about half a point.",
 }
 
+FEW_SHOT = (
+    "**Few-shot tasks** train on K images a class, drawn anew for each seed, and not on 1,000; "
+    "what has candidates is chosen on their validation list."
+)
+
 
 def opening(study: Study) -> list[Block]:
     """One paragraph on what ran, one a protocol."""
@@ -54,6 +59,8 @@ def opening(study: Study) -> list[Block]:
         Text(PROTOCOLS.get(p, f"**Protocol {p}**, which this version does not know."))
         for p in study.protocols
     ]
+    if study.few_shot:
+        known.append(Text(FEW_SHOT))
     return [Text(text), *known]
 
 

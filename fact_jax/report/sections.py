@@ -41,6 +41,11 @@ class Section(NamedTuple):
         return [task for group in self.groups.values() for task in group]
 
     @property
+    def units(self) -> list[list[str]]:
+        """What counts as one task in a test over tasks: of few-shot tasks, a data set."""
+        return list(self.groups.values()) if self.name == "fewshot" else [[t] for t in self.tasks]
+
+    @property
     def averages(self) -> dict[str, list[list[str]]]:
         """Columns of averages: title, and the groups that go into it."""
         found = {self.headline: list(self.groups.values())} if len(self.tasks) > 1 else {}
@@ -50,7 +55,7 @@ class Section(NamedTuple):
 
 
 def sections(study: Study) -> list[Section]:
-    """VTAB-1K's tasks, and the others that are not few-shot tasks."""
+    """VTAB-1K's tasks, and the others that are not few-shot tasks; see `few_shot_section`."""
     found = []
     if tasks := study.vtab:
         whole = len(tasks) == len(VTAB)
@@ -64,6 +69,17 @@ def sections(study: Study) -> list[Section]:
         title = "Offline suite (not VTAB-1K)"
         found.append(Section("offline", title, _single(tasks), _mean_of(tasks), False))
     return found
+
+
+def few_shot_section(study: Study) -> Section | None:
+    """All few-shot tasks, the data sets being the groups."""
+    groups: dict[str, list[str]] = {}
+    for task in study.few_shot:
+        groups.setdefault(task.dataset, []).append(task.name)
+    if not groups:
+        return None
+    headline = f"mean of {len(groups)} data sets" if len(groups) > 1 else "mean over the shots"
+    return Section("fewshot", "Few-shot classification", groups, headline, False)
 
 
 def _single(tasks: Sequence[Task]) -> dict[str, list[str]]:

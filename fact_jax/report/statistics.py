@@ -111,10 +111,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def compare(systems: Mapping[str, Accuracies], groups: Sequence[Sequence[str]]) -> list[Comparison]:
+def compare(
+    systems: Mapping[str, Accuracies],
+    groups: Sequence[Sequence[str]],
+    units: Sequence[Sequence[str]] | None = None,
+) -> list[Comparison]:
     """All pairs of systems on the tasks that both have, averaged as in `average`, or, where one of
     them lacks a task, plainly; pairs without a common task are left out. `a` is the better of a
-    pair. Holm's correction counts all pairs, apart for each of the two tests."""
+    pair. Wilcoxon's test counts each of the `units`, by default each task, once: few-shot tasks of
+    one data set are no independent tasks. Holm's correction counts all pairs, apart for each of the
+    two tests."""
     rows, raw_tasks, raw_seeds = [], [], []
     share = {task: 1 / (len(groups) * len(group)) for group in groups for task in group}
     for a, b in itertools.combinations(systems, 2):
@@ -133,7 +139,12 @@ def compare(systems: Mapping[str, Accuracies], groups: Sequence[Sequence[str]]) 
         by_seed = [_averages(systems[s], weights) for s in (a, b)]
         tested = over_seeds(*by_seed)
         seeds = min(map(len, by_seed))
-        raw_tasks.append(over_tasks(list(by_task.values())))
+        by_unit = [
+            statistics.fmean(by_task[t] for t in own)
+            for unit in units or [[t] for t in common]
+            if (own := [t for t in unit if t in by_task])
+        ]
+        raw_tasks.append(over_tasks(by_unit))
         raw_seeds.append(tested[0] if tested else None)
         interval = tested[1] if tested else None
         wins = sum(d > 0 for d in by_task.values())

@@ -134,11 +134,19 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
         tuple(dict.fromkeys(os.fspath(w) for w in workdirs)),
         tuple(results),
         tuple(systems),
-        tuple(get_task(t) for t in task_order if t in present),
+        tuple(_sorted([get_task(t) for t in task_order if t in present])),
         tuple(failures),
         tuple(missing) if planned else None,
         tuple(duplicates),
     )
+
+
+def _sorted(tasks: list[Task]) -> list[Task]:
+    """The few-shot tasks last, by data set and shots; the others as they are."""
+    few = [t for t in tasks if isinstance(t, FewShotTask)]
+    sets = list(dict.fromkeys(t.dataset for t in few))
+    few.sort(key=lambda t: (sets.index(t.dataset), t.shots))
+    return [*(t for t in tasks if not isinstance(t, FewShotTask)), *few]
 
 
 def _planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
