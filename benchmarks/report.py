@@ -38,6 +38,11 @@ METHODS = {  # row whose accuracies are disturbed, numbers without the head
 }
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 EPOCHS, WIDTH, TILE = 100, 768, 64
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+    "--no-first-run",
+)  # fmt: skip
 
 
 def make(folder: Path, tasks: list[str] | None = None, seeds: tuple[int, ...] = (0, 1, 2)) -> int:
@@ -169,20 +174,16 @@ def _tiles(examples: dict[str, Any], rng: np.random.Generator) -> bytes:
 def load_seconds(page: Path, rounds: int = 5) -> list[float] | None:
     """Seconds from navigation to the end of the load event and the next frame, each in a new page;
     None where no browser is at hand."""
-    chromium = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         return None
     if chromium is None:
         return None
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                 "--disable-sync", "--no-first-run"]  # fmt: skip
     seconds = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER_ARGUMENTS))
         for _ in range(rounds):
             tab = browser.new_page(viewport={"width": 1280, "height": 900})
             start = time.perf_counter()

@@ -7,8 +7,11 @@ results may hold anything, and are escaped by the writers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
+
+from fact_jax.report.figures import svg_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,11 @@ class Figure:
     figure: Any
     alt: str
     caption: str
+
+    @functools.cached_property
+    def svg(self) -> str:
+        """Without a background; drawn once, since that takes half a second."""
+        return svg_text(self.figure, self.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,19 +34,19 @@ def conclusions(study: Study, section: Section) -> list[Block]:
     blocks: list[Block] = [Heading(section.title, level=3), Items(texts)]
     blocks += [table] if table is not None else []
     if pairs:
-        blocks.append(Details(f"All {len(pairs)} pairs, with intervals and p-values",
+        blocks.append(Details(f"All pairs ({len(pairs)}), with intervals and p-values",
                               [Text(HOW), _pair_table(pairs)]))  # fmt: skip
     return blocks
 
 
 HOW = (
-    "Difference: of the averages over the tasks that both have. Interval: 95 %, of this pair alone. "
-    "**p, seeds**: Welch's t-test on the averages over the tasks that each seed has for itself "
-    "(does the difference exceed the noise of training, on these tasks?). **p, tasks**: "
-    "Wilcoxon's signed-rank test, paired by task, on the means over seeds (would it hold on other tasks of "
-    "the kind?). Both two-sided, both corrected by Holm over all pairs of this table. Pairs of "
-    "task and seed are not tested as if they were independent: the seeds of a task are not new "
-    "tasks."
+    "Difference: of the averages over the tasks that both have. Interval: 95 %, of this pair "
+    "alone. **p, seeds**: Welch's t-test on the averages over the tasks that each seed has for "
+    "itself (does the difference exceed the noise of training, on these tasks?). **p, tasks**: "
+    "Wilcoxon's signed-rank test, paired by task, on the means over seeds (would it hold on other"
+    " tasks of the kind?). Both two-sided, both corrected by Holm over all pairs of this table. "
+    "Pairs of task and seed are not tested as if they were independent: the seeds of a task are "
+    "not new tasks."
 )
 
 

@@ -55,25 +55,30 @@ def legend(figure: Any, handles: list[Any], columns: int) -> None:
 def save_figure(figure: Any, path: epath.Path) -> None:
     """Writes a matplotlib figure in the format of its file's suffix, to a bucket, too."""
     suffix = path.suffix.removeprefix(".")
-    content = svg_text(figure, path.stem).encode() if suffix == "svg" else _png(figure, suffix)
-    path.write_bytes(content)
-
-
-def _png(figure: Any, suffix: str) -> bytes:
+    if suffix == "svg":
+        path.write_text(on_white(svg_text(figure, path.stem)))
+        return
     content = io.BytesIO()
     figure.savefig(content, format=suffix, dpi=150, facecolor="white")
-    return content.getvalue()
+    path.write_bytes(content.getvalue())
 
 
-def svg_text(figure: Any, name: str, background: str = "white") -> str:
-    """The figure as SVG, the same at every call, its paths rounded to a tenth of a point."""
+def svg_text(figure: Any, name: str) -> str:
+    """The figure as SVG without a background, the same at every call, its paths rounded to a tenth
+    of a point; ids depend on the name, so that several figures can stand in one page."""
     import matplotlib
 
     content = io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
-        figure.savefig(content, format="svg", facecolor=background, metadata={"Date": None})
+        figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None})
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", content.getvalue(), flags=re.DOTALL)
     return re.sub(r'(?<= )(d|x|y|x1|x2|y1|y2|points)="([^"]*)"', _rounded, text)
+
+
+def on_white(svg: str) -> str:
+    """For a file: viewers show one without a background on whatever colour they like."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
 
 
 def _rounded(match: re.Match) -> str:
@@ -81,10 +86,9 @@ def _rounded(match: re.Match) -> str:
     return f'{match[1]}="{" ".join(text.split())}"'
 
 
-def inline_svg(figure: Any, name: str, alt: str) -> str:
-    """The figure as an element of an HTML page, in the colours of its theme."""
-    text = svg_text(figure, name, background="none")
-    text = text[text.index("<svg") :]
+def inline_svg(svg: str, alt: str) -> str:
+    """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme."""
+    text = svg[svg.index("<svg") :]
     text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1 and so on, the same in every figure
     text = re.sub(r"<g>\s*</g>\s*", "", text)
     text = re.sub(r">\s+<", "><", text)

@@ -80,9 +80,9 @@ def _html(block: Block) -> str:
         case Details(title, blocks):
             inside = "".join(map(_html, blocks))
             return f"<details><summary>{_inline(title)}</summary>\n{inside}</details>\n"
-        case Figure(name, figure, alt, caption):
+        case Figure(name, _, alt, caption):
             return (
-                f'<figure id="figure-{escape(name)}">{inline_svg(figure, name, alt)}'
+                f'<figure id="figure-{escape(name)}">{inline_svg(block.svg, alt)}'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>\n"
             )
         case Table():
@@ -95,12 +95,13 @@ def _table(table: Table) -> str:
     groups = ""
     if any(c.group for c in table.columns):
         spans = [(group, len(list(own))) for group, own in groupby(c.group for c in table.columns)]
-        groups = "<tr>" + "".join(
+        cells = "".join(
             f'<th colspan="{n}" scope="colgroup" class="group">{escape(group)}</th>'
             if group
             else f'<td colspan="{n}"></td>'
             for group, n in spans
         )
+        groups = f"<tr>{cells}</tr>"
     heads = []
     last = table.columns[0].group
     for column in table.columns:

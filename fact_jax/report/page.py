@@ -30,12 +30,19 @@ from fact_jax.report.charts import accuracy_against_rank, accuracy_against_size,
 from fact_jax.report.classes import task_details
 from fact_jax.report.conclusions import conclusions, sources
 from fact_jax.report.fewshot import few_shot_curves, few_shot_figure, few_shot_rows, remarks
-from fact_jax.report.figures import save_figure
+from fact_jax.report.figures import on_white, save_figure
 from fact_jax.report.html import page
 from fact_jax.report.markdown import markdown
 from fact_jax.report.panels import learning_curves, selection_curves
 from fact_jax.report.records import Result, csv_text
-from fact_jax.report.sections import few_shot_section, published_rows, section_table, sections
+from fact_jax.report.sections import (
+    COST_COLUMNS,
+    cost_cells,
+    few_shot_section,
+    published_rows,
+    section_table,
+    sections,
+)
 from fact_jax.report.statistics import stat
 from fact_jax.report.study import Study, read_study
 from fact_jax.sweep.store import absolute
@@ -82,8 +89,9 @@ def _write_pictures(blocks: Any, folder: epath.Path) -> None:
             case Details(_, inside):
                 _write_pictures(inside, folder)
             case Figure(name, figure):
-                for suffix in ("png", "svg"):
-                    save_figure(figure, folder / f"{name}.{suffix}")
+                (folder / f"{name}.svg").write_text(on_white(block.svg))
+                figure.set_layout_engine("none")  # it is laid out
+                save_figure(figure, folder / f"{name}.png")
             case Tiles(name, jpeg):
                 (folder / f"{name}.jpg").write_bytes(jpeg)
 
@@ -151,7 +159,7 @@ def _few_shot(study: Study) -> list[Block]:
     ]
     curves = few_shot_curves(results)
     shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
-    colours = {s.label: s.style.color for s in study.systems}
+    systems = {s.label: s for s in study.systems}
     rows = []
     for dataset, method, values, published in few_shot_rows(curves):
         cells = []
@@ -164,16 +172,21 @@ def _few_shot(study: Study) -> list[Block]:
             )  # fmt: skip
             cells.append(text)
         name = f"published {method}" if published else method
-        colour = "" if published else colours[method]
-        rows.append(Row([Cell(name, name, colour=colour), Cell(dataset, dataset), *cells],
-                        published=published))  # fmt: skip
-    columns = [Column("method", numeric=False), Column("data", numeric=False)]
-    columns += [Column(str(k), "training images a class", hint=f"{k} shots") for k in shots]
+        colour = "" if published else systems[method].style.color
+        cost = [Cell("–")] * len(COST_COLUMNS)
+        if not published:
+            own_tasks = [t.name for t in study.few_shot if dataset in (t.dataset, "mean")]
+            cost = cost_cells(systems[method], own_tasks)
+        names = [Cell(name, name, colour=colour), Cell(dataset, dataset)]
+        rows.append(Row([*names, cost[0], *cells, *cost[1:]], published))
+    columns = [Column("method", numeric=False), Column("data", numeric=False), COST_COLUMNS[0]]
+    columns += [Column(str(k), "Training images a class", hint=f"{k} shots") for k in shots]
+    columns += COST_COLUMNS[1:]
     caption = "Few-shot: top-1 accuracy on test, %. Mean ± standard error over seeds."
     blocks: list[Block] = [Table(caption, columns, rows)]
     if words := remarks(results, curves):
         blocks.append(Text(" ".join(words)))
-    styles = {s.label: s.style for s in study.systems}
+    styles = {label: s.style for label, s in systems.items()}
     blocks.append(
         Figure(
             "fewshot", few_shot_figure(results, styles), "Accuracy against training images a "

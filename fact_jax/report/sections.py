@@ -22,6 +22,14 @@ _SHORT = {  # headings of columns; the others' names are short
     "smallnorb_azi": "norb azi", "smallnorb_ele": "norb ele",
 }  # fmt: skip
 
+COST_COLUMNS = (
+    Column("numbers", hint="trained and stored for a task, without the head"),
+    Column("with head", "Cost", hint="numbers trained for a task, the head's included"),
+    Column("bytes", "Cost", hint="size of the stored file of a task"),
+    Column("grid", "Cost", hint="settings that were chosen from on validation data"),
+    Column("seeds", "Cost"),
+)
+
 
 class Section(NamedTuple):
     """Tasks that have a table, an average and figures together.
@@ -139,7 +147,7 @@ def section_table(study: Study, section: Section) -> Table:
     averages, systems = section.averages, _systems_of(study, section)
     means = {g: own for g, own in section.groups.items() if g and len(own) > 1}
     columns = [Column("method", numeric=False)]
-    columns += [Column("numbers", "", hint="trained and stored for a task, without the head")]
+    columns += COST_COLUMNS[:1]
     columns += [Column(title, "Averages", strong=True) for title in averages]
     values: list[dict[str, Stat | None]] = []
     for system in systems:
@@ -160,12 +168,7 @@ def section_table(study: Study, section: Section) -> Table:
             keys.append(group)
         columns += [Column(short_name(task), heading, hint=task) for task in tasks]
         keys += tasks
-    columns += [
-        Column("with head", "Cost", hint="numbers trained for a task, the head's included"),
-        Column("bytes", "Cost", hint="size of the stored file of a task"),
-        Column("grid", "Cost", hint="settings that were chosen from on validation data"),
-        Column("seeds", "Cost"),
-    ]
+    columns += COST_COLUMNS[1:]
     fine = {*averages, *means}
     best = {key: max((v.mean for row in values if (v := row[key])), default=None) for key in keys}
     rows = []
@@ -175,7 +178,7 @@ def section_table(study: Study, section: Section) -> Table:
             stat_cell(v := row[k], v is not None and v.mean == best[k], 2 if k in fine else 1)
             for k in keys
         ]
-        numbers, *cost = _cost(system, section)
+        numbers, *cost = cost_cells(system, section.tasks)
         name = Cell(system.label, system.label, colour=system.style.color)
         rows.append(Row([name, numbers, *cells, *cost]))
         rows += [_published_row(k, keys, fine) for k in known if k.system is system]
@@ -204,13 +207,13 @@ def _systems_of(study: Study, section: Section) -> list[System]:
     return [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
 
 
-def _cost(system: System, section: Section) -> list[Cell]:
-    """Numbers, numbers with the head, bytes (means over the tasks), size of the grid, seeds."""
-    own = [r for r in system.results if r["task"] in section.tasks]
+def cost_cells(system: System, tasks: Sequence[str]) -> list[Cell]:
+    """What `COST_COLUMNS` show: means over the tasks, size of the grid, seeds."""
+    own = [r for r in system.results if r["task"] in tasks]
     heads = [{**r, "all": _sum(r.get("num_factors"), r.get("num_head"))} for r in own]
     cells = [_mean_cell([r.get(key) for r in heads]) for key in ("num_factors", "all")]
     cells.append(_mean_cell([r.get("factor_file_bytes") for r in own]))
-    seeds = [len(values) for t, values in system.accuracies.items() if t in section.tasks]
+    seeds = [len(values) for t, values in system.accuracies.items() if t in tasks]
     for numbers in ([r.get("grid_size", 1) for r in own], seeds):
         low, high = min(numbers), max(numbers)
         cells.append(Cell(f"{low}" if low == high else f"{low} to {high}", high))

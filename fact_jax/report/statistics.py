@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -95,7 +96,9 @@ def over_seeds(a: Sequence[float], b: Sequence[float]) -> tuple[float, tuple[flo
 
     if min(len(a), len(b)) < 2 or (max(a) == min(a) and max(b) == min(b)):
         return None
-    test = ttest_ind(a, b, equal_var=False)
+    with warnings.catch_warnings():  # one of two may well not vary
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     return float(test.pvalue), (float(interval.low), float(interval.high))
 
