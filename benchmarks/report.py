@@ -1,6 +1,6 @@
 """How large the report of a whole study is, and how fast a browser opens it.
 
-    python -m benchmarks.report [--out FILE.json] [--workdir DIR]
+    python -m benchmarks.report [--out FILE.json] [--workdir DIR] [--picture FILE.png]
 
 Makes up results of 19 tasks x 5 methods x 3 seeds (files named `synthetic-...`, a field that says
 so, and the page says it in red), writes their report, and opens it in headless Chromium (needs
@@ -171,9 +171,9 @@ def _tiles(examples: dict[str, Any], rng: np.random.Generator) -> bytes:
     return content.getvalue()
 
 
-def load_seconds(page: Path, rounds: int = 5) -> list[float] | None:
-    """Seconds from navigation to the end of the load event and the next frame, each in a new page;
-    None where no browser is at hand."""
+def open_page(page: Path, rounds: int = 5, picture: Path | None = None) -> list[float] | None:
+    """Seconds from navigation to the end of the load event and the next frame, each in a new tab;
+    None where no browser is at hand. The last one is pictured."""
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     try:
         from playwright.sync_api import sync_playwright
@@ -185,12 +185,13 @@ def load_seconds(page: Path, rounds: int = 5) -> list[float] | None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(BROWSER_ARGUMENTS))
         for _ in range(rounds):
-            tab = browser.new_page(viewport={"width": 1280, "height": 900})
+            tab = browser.new_page(viewport={"width": 1280, "height": 1000})
             start = time.perf_counter()
             tab.goto(page.as_uri(), wait_until="load")
             tab.evaluate("() => new Promise(d => requestAnimationFrame(() => setTimeout(d)))")
             seconds.append(time.perf_counter() - start)
-            tab.close()
+        if picture is not None:
+            tab.screenshot(path=picture)
         browser.close()
     return seconds
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--workdir", type=Path, help="keeps the results and the report there")
+    parser.add_argument("--picture", type=Path, help="a PNG of the page's top, as in docs/")
     parser.add_argument("--tasks", default="", help="some of VTAB's, for a quick try")
     a = parser.parse_args()
     console = Console()
@@ -214,7 +216,7 @@ def main() -> None:
             "page_bytes": page.stat().st_size,
             "folder_bytes": sum(p.stat().st_size for p in report.iterdir()),
             "write_s": written,
-            "load_s": load_seconds(page),
+            "load_s": open_page(page, picture=a.picture),
             "environment": environment(),
         }
     table = Table("what", "measured", "limit")

@@ -106,9 +106,3 @@ def test_on_a_phone_the_table_scrolls_and_the_page_does_not(browser, page_path):
     box.evaluate("e => { e.scrollLeft = 200 }")
     assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
     assert wrong == []
-
-
-def test_load_time_is_measured(page_path):
-    seconds = benchmark.load_seconds(page_path, rounds=2)
-    assert len(seconds) == 2
-    assert min(seconds) > 0

@@ -375,6 +375,19 @@ def test_command(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
+def test_benchmark(tmp_path):
+    """It prints sizes and times, and leaves a record."""
+    out = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.report", "--tasks=kitti", f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["results"] == "synthetic: 15 cells"
+    assert 50_000 < record["page_bytes"] < record["folder_bytes"]
+    assert record["load_s"] is None or min(record["load_s"]) > 0
+    assert "opens in" in done.stdout
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     small(tmp_path)
     (tmp_path / "report").write_text("a file")
