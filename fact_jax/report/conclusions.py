@@ -115,7 +115,7 @@ def _over_tasks(pairs: Sequence[Comparison], section: Section, best: str) -> lis
     if not sure:
         return [f"**From task to task no method is reliably better than another** ({method})."]
     rest = len(tested) - len(sure)
-    others = f" Of the other {rest} pairs this cannot be said." if rest else ""
+    others = f" Of the other pairs ({rest}) this cannot be said." if rest else ""
     return [f"**Better from task to task**: {_pairs(sure, best, True)} ({method}).{others}"]
 
 
@@ -126,7 +126,8 @@ def _pairs(pairs: Sequence[Comparison], best: str, wins: bool = False) -> str:
         f"{p.a} over {p.b} " + (f"(on {p.wins} of {p.tasks})" if wins else f"by {p.difference:.2f}")
         for p in ordered[:_SHOWN]
     ]
-    more = f", and {len(pairs) - _SHOWN} pairs more" if len(pairs) > _SHOWN else ""
+    rest = len(pairs) - _SHOWN
+    more = f", and {rest} pair{'s' if rest > 1 else ''} more" if rest > 0 else ""
     return ", ".join(texts) + more
 
 

@@ -193,7 +193,9 @@ def _published_row(known: Published, keys: Sequence[str], fine: set[str]) -> Row
     """Below the method's own; hollow where that is full."""
     cells = [_known(known.row.get(k), 2 if k in fine else 1) for k in keys]
     params = known.params
-    numbers = Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M", params)
+    numbers = (
+        Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M" if params else "0", params)
+    )
     title, _, note = known.title.partition(" (")
     name = Cell(title, known.title, note.removesuffix(")"), hint=known.source)
     return Row([name, numbers, *cells, *[Cell("–")] * 4], published=True)

@@ -227,10 +227,17 @@ def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str
 
 
 def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
-    """(settings that should be shared and are not, with their values; the rows whose seeds of one
-    task were made with different settings)."""
-    shared = {key: values for key in _SHARED if len(values := study.values(key)) > 1}
-    shared.pop("protocol", None)  # has its own place in the report
+    """(settings that the results of a table should share and do not, with their values; the rows
+    whose seeds of one task were made with different settings)."""
+    shared: dict[str, list[Any]] = {}
+    for tasks in (study.vtab, study.others, study.few_shot):
+        names = {task.name for task in tasks}
+        own = dataclasses.replace(
+            study, results=tuple(r for r in study.results if r["task"] in names)
+        )
+        for key in _SHARED:
+            if key != "protocol" and len(values := own.values(key)) > 1:  # that has its own words
+                shared[key] = values
     uneven = []
     for system in study.systems:
         by_task: dict[str, set[str]] = defaultdict(set)
