@@ -339,6 +339,8 @@ def test_what_is_said_of_differences(tmp_path):
         "**More than the noise of training, on these very tasks**: lora over linear by 5.00" in text
     )
     assert "needs at least 6" in text
+    # 797 test images: sqrt(77 x 23 / 797) and sqrt(70 x 30 / 797).
+    assert "alone good for 1.5 to 1.6 points on a single task" in text
     equal = [result(t, m, s, 70.0 + s) for t, m, s in itertools.product(
         ("digits", "fashion"), ("linear", "lora"), (0, 1, 2))]  # fmt: skip
     text = (write_report([write(tmp_path / "b", equal)]) / "report.md").read_text()

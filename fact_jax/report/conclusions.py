@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from fact_jax.report.blocks import Block, Cell, Column, Details, Heading, Items, Row, Table, Text
@@ -22,7 +23,7 @@ def conclusions(study: Study, section: Section) -> list[Block]:
         if any(task in s.accuracies for task in section.tasks)
     }
     pairs = compare(systems, list(section.groups.values()), section.units)
-    texts = [*_ranking(values, section), _noise(study, values)]
+    texts = [*_ranking(values, section), _noise(study, section, values)]
     if len(systems) > 1:
         best = max(values, key=lambda name: values[name].mean, default="")
         texts += _over_seeds(pairs, best) + _over_tasks(pairs, section, best)
@@ -66,8 +67,9 @@ def _stat(value: Stat) -> str:
     return f"{value.mean:.2f}{error}"
 
 
-def _noise(study: Study, values: dict[str, Stat]) -> str:
-    seeds, what = len(study.seeds), "`±` is the standard error of the mean over seeds"
+def _noise(study: Study, section: Section, values: dict[str, Stat]) -> str:
+    seeds = len({r["seed"] for r in study.results if r["task"] in section.tasks})
+    what = "`±` is the standard error of the mean over seeds"
     if seeds == 1:
         return (
             "**One seed: no error bar.** How much of a difference is the noise of training cannot "
@@ -76,9 +78,22 @@ def _noise(study: Study, values: dict[str, Stat]) -> str:
     errors = [v.error for v in values.values() if v.error is not None]
     size = f" (here {min(errors):.2f} to {max(errors):.2f} points on the average)" if errors else ""
     return (
-        f"{seeds} seeds; {what}{size}: how far training again would move the number. It does not "
-        "say what another test set would give, and of so few seeds it is itself uncertain."
+        f"{seeds} seeds; {what}{size}: how far training again would move the number. Of so few "
+        f"seeds it is itself uncertain, and it leaves out the drawing of the test images"
+        f"{_sampling(study, section)}."
     )
+
+
+def _sampling(study: Study, section: Section) -> str:
+    """Of a binomial count: sqrt(p (1 - p) / n), for all results with an n."""
+    errors = [
+        math.sqrt(abs(r["accuracy"] * (100 - r["accuracy"])) / r["num_test"])
+        for r in study.results
+        if r["task"] in section.tasks and r.get("num_test")
+    ]
+    if not errors:
+        return ""
+    return f", alone good for {min(errors):.1f} to {max(errors):.1f} points on a single task"
 
 
 def _over_seeds(pairs: Sequence[Comparison], best: str) -> list[str]:

@@ -95,7 +95,7 @@ def _single(tasks: Sequence[Task]) -> dict[str, list[str]]:
 
 
 def _mean_of(tasks: Sequence[Task]) -> str:
-    return f"mean of {len(tasks)}"
+    return f"mean of {len(tasks)}" if len(tasks) > 1 else f"accuracy on {tasks[0].name}"
 
 
 def headline(system: System, section: Section) -> Stat | None:
