@@ -98,7 +98,7 @@ def _table(table: Table) -> str:
         cells = "".join(
             f'<th colspan="{n}" scope="colgroup" class="group">{escape(group)}</th>'
             if group
-            else f'<td colspan="{n}"></td>'
+            else "<td></td>" * n  # the first of them sticks, alone
             for group, n in spans
         )
         groups = f"<tr>{cells}</tr>"
