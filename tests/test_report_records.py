@@ -18,6 +18,7 @@ from fact_jax.report.records import (
     read_results,
     results_frame,
 )
+from fact_jax.report.sections import published_rows
 from fact_jax.report.study import mixed_settings, read_study
 
 
@@ -183,6 +184,23 @@ def test_order_and_missing_cells_come_from_the_config(tmp_path):
     assert study.missing == ()
     (tmp_path / "failures" / "fashion-lora-seed1.json").unlink()
     assert read_study(tmp_path).missing == ("fashion-lora-seed1",)
+
+
+def test_published_rows_and_their_sources(tmp_path):
+    """By the config's row, else by the method's name; what is said of the re-run stays with it."""
+    methods = ("fact_tt", "convpass", "fact_cp", "noah")
+    config = {"methods": ",".join(methods), "fact_tt": {"published": "fact_tt_4"}}
+    write(tmp_path, [result("dtd", m) for m in methods], config)
+    rows = {k.title: k for k in published_rows(read_study(tmp_path))}
+    assert list(rows) == [
+        "published fact_tt_4 (best on test)", "re-run fact_tt (OSU, val)",
+        "published convpass (best on test)", "re-run convpass (OSU, val)",
+        "published noah (best on test)",
+    ]  # fmt: skip
+    assert rows["published fact_tt_4 (best on test)"].row == {"group mean": 73.5}
+    assert rows["published fact_tt_4 (best on test)"].params == 8448
+    for title, row in rows.items():
+        assert ("One group's re-run" in row.source) == title.startswith("re-run")
 
 
 def test_few_shot_tasks_are_in_the_order_of_their_shots(tmp_path):

@@ -121,8 +121,10 @@ def published_rows(study: Study) -> list[Published]:
     for system in study.systems:
         name = system.published or _ROWS.get(system.method, system.method)
         for title, row in published_columns(system.method, name).items():
-            own = table[name] if title.startswith("published") else rerun["methods"][system.method]
-            source = [own["source"], own.get("setting") or rerun["about"], own.get("note") or ""]
+            printed = title.startswith("published")
+            own = table[name] if printed else rerun["methods"][system.method]
+            how = own.get("setting") if printed else rerun["about"]
+            source = [own["source"], how or "", own.get("note") or ""]
             millions = own.get("params_m")
             params = None if millions is None else 1e6 * millions
             text = ". ".join(s.rstrip(".") for s in source if s) + "."
