@@ -6,7 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from fact_jax.report.figures import save_figure
+from fact_jax.report.figures import new_figure, save_figure, tidy
+from fact_jax.report.palette import COLOURS, INK, SOFT
 
 _BARS = " ▁▂▃▄▅▆▇█"
 FAMILIES = ("prompts", "lora", "adapters")
@@ -30,30 +31,32 @@ def architecture_text(search: dict[str, Any]) -> str:
     )
 
 
-def draw_architecture(search: dict[str, Any], path: epath.Path) -> None:
+def architecture_figure(search: dict[str, Any]) -> Any:
     """The widths as bars, a row a family, and the best fitness by generation. Needs matplotlib."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = new_figure(8.4, 4.0)
     axes = figure.subplot_mosaic([[name, "curve"] for name in FAMILIES], width_ratios=(2, 1))
-    colours = ("#4269d0", "#efb118", "#3ca951")
     widest = max(max(row) for row in search["best"]) or 1
-    for name, row, colour in zip(FAMILIES, search["best"], colours, strict=True):
+    for name, row, colour in zip(FAMILIES, search["best"], COLOURS, strict=False):
         axis = axes[name]
+        tidy(axis, name, grid="")
         bars = axis.bar(range(len(row)), row, color=colour, width=0.8)
-        axis.bar_label(bars, fontsize=8)
+        axis.bar_label(bars, fontsize=8, color=INK)
         axis.set_ylim(0, 1.25 * widest)
-        axis.set_title(name, loc="left", fontsize=10)
         axis.set_yticks([])
         axis.set_xticks(range(len(row)) if name == FAMILIES[-1] else [])
-        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.spines["left"].set_visible(False)
     axes[FAMILIES[-1]].set_xlabel("block")
     axis = axes["curve"]
+    tidy(axis, "best so far on validation data, %")
     best = [generation["best"] for generation in search["history"]]
-    axis.plot(range(1, len(best) + 1), best, color="black", marker="o", markersize=3)
-    axis.set_title("best so far on validation data, %", loc="left", fontsize=10)
+    axis.plot(range(1, len(best) + 1), best, color=SOFT, marker="o", markersize=3)
     axis.set_xlabel("generation")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    return figure
+
+
+def draw_architecture(search: dict[str, Any], path: epath.Path) -> None:
+    """Writes `architecture_figure` in the format of the file's suffix."""
+    save_figure(architecture_figure(search), path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
-from fact_jax.report.figures import save_figure
+from fact_jax.report.figures import legend, new_figure, save_figure, tidy
+from fact_jax.report.palette import PAPER, SOFT, Style, style
 from fact_jax.report.published import published
 from fact_jax.report.tables import mean_and_error
 
@@ -19,8 +21,6 @@ from fact_jax.report.tables import mean_and_error
 _ROWS = {"fact_tt": "fact_tt_16", "lora": "lora", "adapter": "adapter", "noah": "noah",
          "vpt_deep": "vpt", "adaptformer": "adaptformer"}  # fmt: skip
 _SETS = {"oxford_flowers": "oxford_flowers102"}
-_COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
-_MARKERS = "oD^sv<>"  # 7 and 8: 56 methods before two look alike
 
 Points = dict[str, dict[int, list[float]]]  # by method and shots
 Curves = dict[str, Points]  # by data set
@@ -37,8 +37,10 @@ def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
 
 
 def published_points(dataset: str, method: str) -> dict[int, float]:
-    """Published accuracy by shots; empty where none is known."""
-    shots = published()["fewshot_fgvc"].get(_ROWS.get(method, ""), {}).get("shots", {})
+    """Published accuracy by shots; empty where none is known. `method` may say more in brackets,
+    as the labels of reports do: "lora (rank=4)"."""
+    row = _ROWS.get(method.partition(" ")[0], "")
+    shots = published()["fewshot_fgvc"].get(row, {}).get("shots", {})
     name = _SETS.get(dataset, dataset)
     return {int(k): row[name] for k, row in shots.items() if name in row}
 
@@ -52,20 +54,33 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
         table.add_column(name)
     for k in shots:
         table.add_column(f"{k} shot{'s' if k > 1 else ''}", justify="right")
-    for dataset, rows in curves.items():
-        for method, row in rows.items():
+    last = ""
+    for dataset, method, row, known in few_shot_rows(curves):
+        if last and dataset != last:
+            table.add_section()
+        last = dataset
+        if known:
+            texts = (f"{row[k][0]:.1f}" if k in row else "-" for k in shots)
+            table.add_row("", "  published", *texts, style="dim")
+        else:
             table.add_row(dataset, method, *(_text(row.get(k)) for k in shots))
-            if known := published_points(dataset, method):
-                texts = (f"{known[k]:.1f}" if k in known else "-" for k in shots)
-                table.add_row("", "  published", *texts, style="dim")
-        table.add_section()
-    for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
-        table.add_row("mean", method, *(_text(row.get(k)) for k in shots))
-    table.caption = " ".join(_remarks(results, curves)) or None
+    table.caption = " ".join(remarks(results, curves)) or None
     return table
 
 
-def _remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
+def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, list[float]], bool]]:
+    """(data set, method, accuracies by shots, whether they are published ones); of several data
+    sets their mean comes last."""
+    for dataset, rows in curves.items():
+        for method, row in rows.items():
+            yield dataset, method, row, False
+            if known := published_points(dataset, method):
+                yield dataset, method, {k: [v] for k, v in known.items()}, True
+    for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
+        yield "mean", method, row, False
+
+
+def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
     """What a reader must know of the data: other lists than the published ones', or several."""
     sources: dict[str, set[str]] = defaultdict(set)
     for result in results:
@@ -133,56 +148,61 @@ def _over_sets(parts: list[Any]) -> Points:
     return {m: {k: [v] for k, v in row.items() if v is not None} for m, row in means.items()}
 
 
-def draw_few_shot(results: list[dict[str, Any]], folder: epath.Path) -> list[epath.Path]:
-    """Writes fewshot.png and fewshot.svg: a panel a data set, and one of their mean; published
-    points are dashed and hollow. Needs matplotlib."""
-    from matplotlib.figure import Figure
+def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) -> Any:
+    """A panel a data set, and one of their mean, in the methods' `styles`; published points are
+    dashed and hollow. Needs matplotlib."""
     from matplotlib.lines import Line2D
 
     panels = _panels(few_shot_curves(results))
-    methods = list({m: None for _, rows, _ in panels for m in rows})
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.1 * lines + 0.6), layout="constrained")
+    figure = new_figure(3.4 * columns + 0.3, 2.8 * lines + 0.7)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    styles: dict[str, dict[str, Any]] = {
-        m: {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-        for i, m in enumerate(methods)
-    }
     for axis, (title, ours, known) in zip(axes, panels, strict=False):
+        tidy(axis, title)
         for method, row in known.items():
             axis.plot(
-                list(row), [v for (v,) in row.values()], **styles[method], linestyle="--",
-                markersize=4, linewidth=1, markerfacecolor="white", alpha=0.8,
+                list(row), [v for (v,) in row.values()], **_plain(styles[method]), linestyle="--",
+                markersize=4, linewidth=1, markerfacecolor=PAPER,
             )  # fmt: skip
         for method, row in ours.items():
             points = [mean_and_error(row[k]) for k in sorted(row)]
             axis.errorbar(
                 sorted(row), [mean for mean, _ in points], [error or 0 for _, error in points],
-                **styles[method], markersize=5, linewidth=1.5, capsize=2, label=method,
+                **_plain(styles[method]), markersize=5, linewidth=1.5, capsize=2, label=method,
             )  # fmt: skip
         axis.set_xscale("log", base=2)
         ticks = sorted(
             {k for row in ours.values() for k in row} | {k for r in known.values() for k in r}
         )
         axis.set_xticks(ticks, [str(k) for k in ticks])
-        axis.set_title(title, loc="left", fontsize=11)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.minorticks_off()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.supxlabel("training images a class", fontsize=10)
-    figure.supylabel("accuracy on test, %", fontsize=10)
-    handles: list[Any] = [Line2D([], [], **styles[m], markersize=5, label=m) for m in methods]
+    figure.supxlabel("training images a class", fontsize=9.5, color=SOFT)
+    figure.supylabel("accuracy on test, %", fontsize=9.5, color=SOFT)
+    methods = list({m: None for _, rows, _ in panels for m in rows})
+    handles: list[Any] = [
+        Line2D([], [], **_plain(styles[m]), markersize=5, label=m) for m in methods
+    ]
     if any(row for _, _, known in panels for row in known.values()):
         handles.append(
-            Line2D([], [], color="0.4", linestyle="--", linewidth=1, marker="o", markersize=4,
-                   markerfacecolor="white", label="published")
+            Line2D([], [], color=SOFT, linestyle="--", linewidth=1, marker="o", markersize=4,
+                   markerfacecolor=PAPER, label="published")
         )  # fmt: skip
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(2 * columns, len(handles)),
-        frameon=False, fontsize=9,
-    )  # fmt: skip
+    legend(figure, handles, 2 * columns)
+    return figure
+
+
+def _plain(look: Style) -> dict[str, Any]:
+    """Without the line: a dashed one is a published one here."""
+    return {"color": look.color, "marker": look.marker}
+
+
+def draw_few_shot(results: list[dict[str, Any]], folder: epath.Path) -> list[epath.Path]:
+    """Writes fewshot.png and fewshot.svg, see `few_shot_figure`."""
+    methods = dict.fromkeys(r["method"] for r in results)
+    figure = few_shot_figure(results, {m: style(i) for i, m in enumerate(methods)})
     paths = [folder / f"fewshot.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
         save_figure(figure, path)

@@ -1,15 +1,105 @@
-"""What all figures share."""
+"""What all figures share: how they look, and how they become files or part of a page."""
 
 from __future__ import annotations
 
 import io
+import re
+from html import escape
 from typing import Any
 
 from etils import epath
 
+from fact_jax.report.palette import GRID, INK, PAPER, SOFT
+
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: smaller, and the page's font
+    "path.simplify": True,
+    "path.simplify_threshold": 1.0,
+}
+# What stands for a colour of the theme in the page.
+_THEME = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--panel)"}
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of this size in inches, without a background."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
+    return Figure(figsize=(width, height), layout=layout, facecolor="none")
+
+
+def tidy(axis: Any, title: str = "", grid: str = "both") -> None:
+    """Left title, no box, soft ticks, a light grid behind the data."""
+    axis.set_facecolor("none")
+    axis.set_title(title, loc="left", fontsize=10.5, color=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(SOFT)
+    axis.tick_params(colors=SOFT, which="both", labelsize=9, width=0.6, length=3)
+    axis.xaxis.label.set(color=SOFT, fontsize=9.5)
+    axis.yaxis.label.set(color=SOFT, fontsize=9.5)
+    axis.set_axisbelow(True)
+    if grid:
+        axis.grid(axis=grid, color=GRID, linewidth=0.7)
+
+
+def legend(figure: Any, handles: list[Any], columns: int) -> None:
+    """Above the panels, where it can hide no data."""
+    columns = max(1, min(columns, len(handles)))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9,
+        labelcolor=INK, handlelength=2.4, columnspacing=1.4, borderaxespad=0.2,
+    )  # fmt: skip
+
 
 def save_figure(figure: Any, path: epath.Path) -> None:
     """Writes a matplotlib figure in the format of its file's suffix, to a bucket, too."""
+    suffix = path.suffix.removeprefix(".")
+    if suffix == "svg":
+        path.write_text(on_white(svg_text(figure, path.stem)))
+        return
     content = io.BytesIO()
-    figure.savefig(content, format=path.suffix.removeprefix("."), dpi=150)
+    figure.savefig(content, format=suffix, dpi=150, facecolor="white")
     path.write_bytes(content.getvalue())
+
+
+def svg_text(figure: Any, name: str) -> str:
+    """The figure as SVG without a background, the same at every call, its paths rounded to a tenth
+    of a point; ids depend on the name, so that several figures can stand in one page."""
+    import matplotlib
+
+    content = io.StringIO()
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
+        figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", content.getvalue(), flags=re.DOTALL)
+    return re.sub(r'(?<= )(d|x|y|x1|x2|y1|y2|points)="([^"]*)"', _rounded, text)
+
+
+def on_white(svg: str) -> str:
+    """For a file: viewers show one without a background on whatever colour they like."""
+    start = svg.index(">", svg.index("<svg")) + 1
+    return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
+
+
+def _rounded(match: re.Match) -> str:
+    text = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), match[2])
+    return f'{match[1]}="{" ".join(text.split())}"'
+
+
+def inline_svg(svg: str, alt: str) -> str:
+    """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme."""
+    text = svg[svg.index("<svg") :]
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1 and so on, the same in every figure
+    text = re.sub(r"<g>\s*</g>\s*", "", text)
+    text = re.sub(r">\s+<", "><", text)
+    for colour, variable in _THEME.items():
+        text = text.replace(colour, variable)
+    # The page's own font, and a size that follows the width of the page.
+    text = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", text)
+    head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
+    assert head is not None
+    opening = (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {head[1]} {head[2]}" '
+        f'style="width:{float(head[1]) * 4 / 3:.0f}px">'
+    )
+    return opening + text[text.index(">") + 1 :].strip()

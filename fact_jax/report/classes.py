@@ -1,0 +1,225 @@
+"""What happens inside a task: confusions, the worst classes, pictures right and wrong."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
+from fact_jax.report.figures import new_figure, tidy
+from fact_jax.report.palette import INK, SOFT
+from fact_jax.report.records import Result
+from fact_jax.report.study import Study, System
+from fact_jax.sweep.store import absolute
+
+_HEAT_MAP = 20  # classes; of more, the pairs are listed
+_PAIRS, _WORST = 12, 8
+_RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermillion of the palette
+
+
+def task_details(study: Study, task: str) -> Details | None:
+    """Confusions of one method, worst classes of all, pictures of one cell; None where the results
+    hold nothing of the kind (older versions did not store it)."""
+    own = {s: [r for r in s.results if r["task"] == task] for s in study.systems}
+    own = {s: results for s, results in own.items() if results}
+    with_counts = {s: c for s, rs in own.items() if (c := [r for r in rs if r.get("confusion")])}
+    blocks: list[Block] = []
+    if with_counts:
+        shown, why = _shown(with_counts)
+        results = with_counts[shown]
+        names = _names(results)
+        seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+        blocks.append(Text(f"Shown is **{shown.label}** ({why}), test split, {seeds} added up."))
+        blocks += _confusion(task, results, names)
+    blocks += _worst(own)
+    if with_counts:
+        blocks += _pictures(task, with_counts[shown], study)
+    count = len(next(iter(own.values()))[0].get("class_names") or ()) if own else 0
+    classes = f", {count} classes" if count else ""
+    return Details(f"{task}{classes}", blocks) if blocks else None
+
+
+def _shown(systems: dict[System, list[Result]]) -> tuple[System, str]:
+    """The method whose confusions are shown; test accuracy does not choose it."""
+    validation = {
+        system: [
+            max(known)
+            for r in results
+            if (known := [v for v in (r.get("selection") or {}).values() if v is not None])
+        ]
+        for system, results in systems.items()
+    }
+    if len(systems) > 1 and all(validation.values()):
+        best = max(systems, key=lambda s: statistics.fmean(validation[s]))
+        return best, "the best on validation data"
+    return next(iter(systems)), "the first method of the table"
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    """Class names; numbers where none are stored."""
+    if names := results[0].get("class_names"):
+        return [str(n) for n in names]
+    largest = max((max(t, p) for r in results for t, p, _ in r["confusion"]), default=0)
+    size = max([largest + 1, *(len(r.get("per_class_accuracy") or ()) for r in results)])
+    return [str(i) for i in range(size)]
+
+
+def _name(names: Sequence[str], index: int) -> str:
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def _confusion(task: str, results: Sequence[Result], names: list[str]) -> list[Block]:
+    counts: Counter[tuple[int, int]] = Counter()
+    for result in results:
+        for true, predicted, count in result["confusion"]:
+            counts[true, predicted] += count
+    if len(names) <= _HEAT_MAP and all(max(pair) < len(names) for pair in counts):
+        return [_heat_map(task, counts, names)]
+    totals: Counter[int] = Counter()
+    for (true, _), count in counts.items():
+        totals[true] += count
+    wrong = sorted(
+        ((n, t, p) for (t, p), n in counts.items() if t != p), key=lambda x: (-x[0], x[1:])
+    )
+    rows = [
+        Row(
+            [
+                Cell(_name(names, t), _name(names, t)), Cell(_name(names, p), _name(names, p)),
+                Cell(f"{n:,}", n), Cell(f"{100 * n / totals[t]:.1f}", 100 * n / totals[t]),
+            ]
+        )
+        for n, t, p in wrong[:_PAIRS]
+    ]  # fmt: skip
+    columns = [Column("true class", numeric=False), Column("taken for", numeric=False),
+               Column("images"), Column("% of the class")]  # fmt: skip
+    if not rows:
+        return [Text("No image was taken for another class.")]
+    more = f" of {len(wrong):,}" if len(wrong) > _PAIRS else ""
+    return [Table(f"The {len(rows)} most frequent confusions{more}.", columns, rows)]
+
+
+def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> Figure:
+    """Rows are true classes; the colour is the share of the row, blue where right."""
+    import numpy as np
+
+    size = len(names)
+    share = np.zeros((size, size))
+    for (true, predicted), count in counts.items():
+        share[true, predicted] = count
+    share /= np.maximum(share.sum(1, keepdims=True), 1)
+    side = max(2.2, min(5.4, 0.36 * size))
+    short = [n if len(n) <= 18 else f"{n[:17]}…" for n in names]
+    figure = new_figure(side + 0.085 * max(map(len, short)) + 0.7, side + 0.9)
+    axis = figure.subplots()
+    tidy(axis, grid="")
+    for true, predicted in counts:
+        part = float(share[true, predicted])
+        if part < 0.002:
+            continue
+        colour = _RIGHT if true == predicted else _WRONG
+        axis.add_patch(_square(predicted, true, (*colour, 0.08 + 0.92 * part)))
+        if size <= 12:
+            axis.text(predicted, true, f"{100 * part:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if part > 0.55 else INK)  # fmt: skip
+    axis.set_xlim(-0.5, size - 0.5)
+    axis.set_ylim(size - 0.5, -0.5)
+    axis.set_aspect("equal")
+    long = max(map(len, short)) > 2
+    axis.set_xticks(range(size), short, rotation=90 if long else 0)
+    axis.set_yticks(range(size), short)
+    axis.tick_params(length=0, labelcolor=INK, labelsize=8)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    axis.spines[:].set_visible(True)
+    axis.spines[:].set_color(SOFT)
+    axis.spines[:].set_linewidth(0.6)
+    wrong = [(share[t, p], _name(names, t), _name(names, p)) for t, p in counts if t != p]
+    top = "; ".join(f"{t} taken for {p} {100 * s:.0f} %" for s, t, p in sorted(wrong)[::-1][:3])
+    return Figure(
+        f"confusion-{task}", figure, f"Confusion matrix of {task}. Most: {top or 'none'}.",
+        "Confusion matrix, % of the true class (row): blue where right, red where wrong.",
+    )  # fmt: skip
+
+
+def _square(x: int, y: int, colour: tuple[float, ...]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="none", linewidth=0)
+
+
+def _worst(own: dict[System, list[Result]]) -> list[Block]:
+    """The classes with the lowest mean over methods, the accuracy of each method (mean over
+    seeds)."""
+    names: list[str] = []
+    by_class: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for system, results in own.items():
+        for result in results:
+            names = names or [str(n) for n in result.get("class_names") or ()]
+            for i, accuracy in enumerate(result.get("per_class_accuracy") or ()):
+                if accuracy is not None:
+                    by_class[i][system.label].append(accuracy)
+    if not by_class:
+        return []
+    means = {
+        i: {label: statistics.fmean(v) for label, v in values.items()}
+        for i, values in by_class.items()
+    }
+    order = sorted(means, key=lambda i: (statistics.fmean(means[i].values()), i))[:_WORST]
+    labels = [s.label for s in own if any(s.label in row for row in means.values())]
+    rows = []
+    for i in order:
+        best = max(means[i].values())
+        mean = statistics.fmean(means[i].values())
+        cells = [
+            Cell("–") if (v := means[i].get(k)) is None else Cell(f"{v:.1f}", v, bold=v == best)
+            for k in labels
+        ]
+        rows.append(
+            Row([Cell(_name(names, i), _name(names, i)), Cell(f"{mean:.1f}", mean), *cells])
+        )
+    columns = [Column("class", numeric=False), Column("mean", strong=True), *map(Column, labels)]
+    of = f" of {len(means)}" if len(means) > len(rows) else ""
+    caption = f"The {len(rows)} worst classes{of}: accuracy on test, %, mean over the seeds."
+    return [Table(caption, columns, rows)]
+
+
+def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]:
+    """Of the first seed that has any."""
+    for result in results:
+        examples = result.get("examples")
+        if not examples:
+            continue
+        names, jpeg = _names(results), _strip(result["workdir"], examples)
+        if jpeg is None:
+            return [Text(f"The pictures of `{result['cell']}` are missing or broken.")]
+        entries = [
+            (_name(names, t), _name(names, p), t == p)
+            for t, p in zip(examples["true"], examples["predicted"], strict=True)
+        ]
+        if not entries:
+            continue
+        text = (
+            f"Drawn at random from the test split, cell `{result['cell']}`: those it got wrong "
+            "(true → predicted), then those it got right."
+        )
+        return [Text(text), Tiles(f"examples-{task}", jpeg, entries)]
+    return []
+
+
+def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
+    """The JPEG, if it is one of the work directory's and has a square for each example."""
+    folder = absolute(workdir) / "examples"
+    path = folder / PurePosixPath(str(examples["file"])).name
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            whole = image.size == (examples["size"] * len(examples["true"]), examples["size"])
+    except (OSError, ValueError):
+        return None
+    return content if whole else None

@@ -1,0 +1,235 @@
+"""What can and cannot be concluded from a section's results, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fact_jax.report.blocks import Block, Cell, Column, Details, Heading, Items, Row, Table, Text
+from fact_jax.report.sections import Published, Section, headline, published_rows
+from fact_jax.report.statistics import MIN_TASKS, Comparison, Stat, compare
+from fact_jax.report.study import Study
+
+ALPHA = 0.05
+_SHOWN = 6  # pairs that are named in a sentence; the table has all
+
+
+def conclusions(study: Study, section: Section) -> list[Block]:
+    """Sentences, and a table of all pairs."""
+    values = {s.label: v for s in study.systems if (v := headline(s, section)) is not None}
+    systems = {
+        s.label: s.accuracies
+        for s in study.systems
+        if any(task in s.accuracies for task in section.tasks)
+    }
+    pairs = compare(systems, list(section.groups.values()), section.units)
+    texts = [*_ranking(values, section), _noise(study, section, values)]
+    if len(systems) > 1:
+        best = max(values, key=lambda name: values[name].mean, default="")
+        texts += _over_seeds(pairs, best) + _over_tasks(pairs, section, best)
+    table = None
+    if section.name == "vtab":
+        text, table = _against_published(study, section, values)
+        texts.append(text)
+    texts.append(_limits(study, section))
+    blocks: list[Block] = [Heading(section.title, level=3), Items(texts)]
+    blocks += [table] if table is not None else []
+    if pairs:
+        blocks.append(Details(f"All pairs ({len(pairs)}), with intervals and p-values",
+                              [Text(HOW), _pair_table(pairs)]))  # fmt: skip
+    return blocks
+
+
+HOW = (
+    "Difference: of the averages over the tasks that both have. Interval: 95 %, of this pair "
+    "alone. **p, seeds**: Welch's t-test on the averages over the tasks that each seed has for "
+    "itself (does the difference exceed the noise of training, on these tasks?). **p, tasks**: "
+    "Wilcoxon's signed-rank test, paired by task, on the means over seeds (would it hold on other"
+    " tasks of the kind?). Both two-sided, both corrected by Holm over all pairs of this table. "
+    "Pairs of task and seed are not tested as if they were independent: the seeds of a task are "
+    "not new tasks."
+)
+
+
+def _ranking(values: dict[str, Stat], section: Section) -> list[str]:
+    if not values:
+        return [
+            f"No method has finished all tasks, so there is no {section.headline} to rank them by."
+        ]
+    order = sorted(values, key=lambda name: -values[name].mean)
+    shown = ", ".join(f"{name} {_stat(values[name])}" for name in order[:3])
+    more = f", and {len(order) - 3} more below" if len(order) > 3 else ""
+    return [f"By {section.headline} the order is **{order[0]}** first: {shown}{more} (in %)."]
+
+
+def _stat(value: Stat) -> str:
+    error = "" if value.error is None else f" ± {value.error:.2f}"
+    return f"{value.mean:.2f}{error}"
+
+
+def _noise(study: Study, section: Section, values: dict[str, Stat]) -> str:
+    seeds = len({r["seed"] for r in study.results if r["task"] in section.tasks})
+    what = "`±` is the standard error of the mean over seeds"
+    if seeds == 1:
+        return (
+            "**One seed: no error bar.** How much of a difference is the noise of training cannot "
+            'be said; run at least three, `--config.seeds="(0,1,2)"`.'
+        )
+    errors = [v.error for v in values.values() if v.error is not None]
+    size = f" (here {min(errors):.2f} to {max(errors):.2f} points on the average)" if errors else ""
+    return (
+        f"{seeds} seeds; {what}{size}: how far training again would move the number. Of so few "
+        f"seeds it is itself uncertain, and it leaves out the drawing of the test images"
+        f"{_sampling(study, section)}."
+    )
+
+
+def _sampling(study: Study, section: Section) -> str:
+    """Of a binomial count: sqrt(p (1 - p) / n), for all results with an n."""
+    errors = [
+        math.sqrt(abs(r["accuracy"] * (100 - r["accuracy"])) / r["num_test"])
+        for r in study.results
+        if r["task"] in section.tasks and r.get("num_test")
+    ]
+    if not errors:
+        return ""
+    return f", alone good for {min(errors):.1f} to {max(errors):.1f} points on a single task"
+
+
+def _over_seeds(pairs: Sequence[Comparison], best: str) -> list[str]:
+    tested = [p for p in pairs if p.p_seeds is not None]
+    if not tested:
+        return ["No test between methods on these tasks can be made: it needs two seeds of each."]
+    sure = [p for p in tested if p.p_seeds is not None and p.p_seeds < ALPHA]
+    unsure = [p for p in tested if p not in sure]
+    texts = []
+    if sure:
+        texts.append(
+            f"**More than the noise of training, on these very tasks**: {_pairs(sure, best)} "
+            f"(Welch's t-test over seeds, Holm over {len(tested)} pairs, 5 %)."
+        )
+    if unsure:
+        texts.append(
+            f"**Not told apart by these seeds**: {_pairs(unsure, best)}. That is no proof that "
+            "they are equal: with so few seeds and so many pairs only large differences are found."
+        )
+    return texts
+
+
+def _over_tasks(pairs: Sequence[Comparison], section: Section, best: str) -> list[str]:
+    tested = [p for p in pairs if p.p_tasks is not None]
+    if not tested:
+        word, count = "data set" if section.name == "fewshot" else "task", len(section.units)
+        return [
+            f"Whether a difference would hold on other {word}s cannot be tested with {count} "
+            f"{word}{'s' if count > 1 else ''}: Wilcoxon's signed-rank test needs at least "
+            f"{MIN_TASKS}."
+        ]
+    sure = [p for p in tested if p.p_tasks is not None and p.p_tasks < ALPHA]
+    method = f"Wilcoxon's signed-rank test over tasks, Holm over {len(tested)} pairs, 5 %"
+    if not sure:
+        return [f"**From task to task no method is reliably better than another** ({method})."]
+    rest = len(tested) - len(sure)
+    others = f" Of the other pairs ({rest}) this cannot be said." if rest else ""
+    return [f"**Better from task to task**: {_pairs(sure, best, True)} ({method}).{others}"]
+
+
+def _pairs(pairs: Sequence[Comparison], best: str, wins: bool = False) -> str:
+    """Those with the best method first, then the largest differences."""
+    ordered = sorted(pairs, key=lambda p: (best not in (p.a, p.b), -p.difference))
+    texts = [
+        f"{p.a} over {p.b} " + (f"(on {p.wins} of {p.tasks})" if wins else f"by {p.difference:.2f}")
+        for p in ordered[:_SHOWN]
+    ]
+    rest = len(pairs) - _SHOWN
+    more = f", and {rest} pair{'s' if rest > 1 else ''} more" if rest > 0 else ""
+    return ", ".join(texts) + more
+
+
+def _against_published(
+    study: Study, section: Section, values: dict[str, Stat]
+) -> tuple[str, Table | None]:
+    if not section.whole:
+        return (
+            "Published averages are of all 19 tasks; with fewer here they are not compared.",
+            None,
+        )
+    rows = []
+    for known in published_rows(study):
+        ours, theirs = values.get(known.system.label), known.row.get("group mean")
+        if ours is not None and theirs is not None:
+            less = ours.mean - theirs
+            name = known.system.label
+            rows.append(
+                Row(
+                    [
+                        Cell(name, name, colour=known.system.style.color),
+                        Cell(f"{ours.mean:.2f}", ours.mean), Cell(known.title, known.title),
+                        Cell(f"{theirs:.2f}", theirs), Cell(f"{less:+.2f}", less),
+                    ]
+                )
+            )  # fmt: skip
+    if not rows:
+        return "No published row has a group mean to compare with.", None
+    columns = [
+        Column("method", numeric=False), Column("ours"), Column("row", numeric=False),
+        Column("its group mean"), Column("ours less it"),
+    ]  # fmt: skip
+    text = (
+        "**Against the published rows** (table below) no test is made: they have no error bars. "
+        "Those marked “best on test” took the best of ten test evaluations, worth about half a "
+        "point, and were made from JPEG copies of the images; compare them with protocol `paper`, "
+        "and the re-run with protocol `val`."
+    )
+    return text, Table("Group mean on VTAB-1K, ours against published.", columns, rows)
+
+
+def _limits(study: Study, section: Section) -> str:
+    parts = [
+        "other backbones, other pre-training, or more training data",
+        "methods beyond the settings that were tried: the column “grid” says among how many each "
+        "could choose, and a method with a larger grid had more chances",
+    ]
+    if "paper" in study.protocols:
+        parts.insert(0, "the accuracy to expect on new data (protocol `paper` chose the epoch on "
+                        "the test set, which makes every number of it too high)")  # fmt: skip
+    if section.name == "offline":
+        parts.insert(0, "VTAB-1K: the offline suite is small and easy, and not a sample of it")
+    return f"**Nothing is said here about** {'; '.join(parts)}."
+
+
+def _pair_table(pairs: Sequence[Comparison]) -> Table:
+    columns = [
+        Column("better", numeric=False), Column("than", numeric=False), Column("difference"),
+        Column("95 % interval"), Column("tasks"), Column("better on"), Column("seeds"),
+        Column("p, seeds"), Column("p, tasks"),
+    ]  # fmt: skip
+    rows = []
+    for p in sorted(pairs, key=lambda p: -p.difference):
+        interval = (
+            Cell("–")
+            if p.interval is None
+            else Cell(f"{p.interval[0]:+.2f} to {p.interval[1]:+.2f}", p.interval[0])
+        )
+        rows.append(
+            Row(
+                [
+                    Cell(p.a, p.a), Cell(p.b, p.b), Cell(f"{p.difference:+.2f}", p.difference),
+                    interval, Cell(str(p.tasks)), Cell(str(p.wins)), Cell(str(p.seeds)),
+                    _p(p.p_seeds), _p(p.p_tasks),
+                ]
+            )
+        )  # fmt: skip
+    return Table("All pairs, the larger differences first.", columns, rows)
+
+
+def _p(value: float | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    text = "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return Cell(text, value, bold=value < ALPHA)
+
+
+def sources(rows: Sequence[Published]) -> list[str]:
+    """One sentence or two for each published row."""
+    return [f"**{row.title}**: {row.source}" for row in rows]

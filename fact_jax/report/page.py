@@ -1,0 +1,214 @@
+"""The whole report of one or several sweeps."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from fact_jax.errors import UserError
+from fact_jax.report import provenance
+from fact_jax.report.architecture import architecture_figure, architecture_text
+from fact_jax.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Details,
+    Figure,
+    Heading,
+    Items,
+    Row,
+    Table,
+    Text,
+    Tiles,
+)
+from fact_jax.report.charts import accuracy_against_rank, accuracy_against_size, bars
+from fact_jax.report.classes import task_details
+from fact_jax.report.conclusions import conclusions, sources
+from fact_jax.report.fewshot import few_shot_curves, few_shot_figure, few_shot_rows, remarks
+from fact_jax.report.figures import on_white, save_figure
+from fact_jax.report.html import page
+from fact_jax.report.markdown import markdown
+from fact_jax.report.panels import learning_curves, selection_curves
+from fact_jax.report.records import Result, csv_text
+from fact_jax.report.sections import (
+    COST_COLUMNS,
+    cost_cells,
+    few_shot_section,
+    published_rows,
+    section_table,
+    sections,
+)
+from fact_jax.report.statistics import stat
+from fact_jax.report.study import Study, read_study
+from fact_jax.sweep.store import absolute
+
+
+def write_report(
+    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+) -> epath.Path:
+    """Writes index.html, report.md, results.csv and the figures (PNG and SVG) into `out`, by
+    default the first work directory's `report`; returns that folder. Needs matplotlib and scipy.
+
+    Raises UserError where there are no results, or where it cannot write.
+    """
+    study = read_study(*workdirs)
+    folder = absolute(out) if out else absolute(workdirs[0]) / "report"
+    blocks = report_blocks(study)
+    title = blocks[0].text if isinstance(blocks[0], Heading) else "Report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_old(folder)
+        (folder / "results.csv").write_text(csv_text(list(study.results)))
+        _write_pictures(blocks, folder)
+        (folder / "report.md").write_text(markdown(blocks))
+        (folder / "index.html").write_text(page(title, blocks))
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written to {folder} ({error}). Give another folder with --out."
+        ) from error
+    return folder
+
+
+def _remove_old(folder: epath.Path) -> None:
+    """The pictures of the report that lies there: those that its Markdown shows, and no others."""
+    old = folder / "report.md"
+    names = re.findall(r"\]\(([\w.+-]+)\.(?:png|jpg)\)", old.read_text()) if old.exists() else []
+    for name in dict.fromkeys(names):
+        for suffix in ("png", "svg", "jpg"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+
+
+def _write_pictures(blocks: Any, folder: epath.Path) -> None:
+    for block in blocks:
+        match block:
+            case Details(_, inside):
+                _write_pictures(inside, folder)
+            case Figure(name, figure):
+                (folder / f"{name}.svg").write_text(on_white(block.svg))
+                figure.set_layout_engine("none")  # it is laid out
+                save_figure(figure, folder / f"{name}.png")
+            case Tiles(name, jpeg):
+                (folder / f"{name}.jpg").write_bytes(jpeg)
+
+
+def report_blocks(study: Study) -> list[Block]:
+    """The report in the order in which a reader asks."""
+    blocks: list[Block] = [Heading(_title(study), level=1), *provenance.notices(study)]
+    blocks += provenance.opening(study)
+    parts = sections(study)
+    if parts or study.few_shot:
+        blocks.append(Heading("Results", "results"))
+    for part in parts:
+        blocks.append(section_table(study, part))
+        known = published_rows(study) if part.name == "vtab" else []
+        if known:
+            blocks.append(Details("Where the published rows come from", [Items(sources(known))]))
+    if study.few_shot:
+        blocks += _few_shot(study)
+    few_shot = few_shot_section(study)
+    concluded = [*parts, *([few_shot] if few_shot else [])]
+    if concluded:
+        blocks.append(Heading("What can and cannot be concluded", "conclusions"))
+    for part in concluded:
+        blocks += conclusions(study, part)
+    figures = [f for part in parts for f in (accuracy_against_size(study, part), bars(study, part))]
+    figures.append(accuracy_against_rank(study))
+    drawn = [f for f in figures if f is not None]
+    if drawn:
+        blocks += [Heading("Figures", "figures"), *drawn]
+    curves: list[Block] = []
+    for part in concluded:
+        curves += learning_curves(study, part.name, part.tasks)
+        curves += selection_curves(study, part.name, part.tasks)
+    if curves:
+        blocks += [Heading("Training and selection", "training"), *curves]
+    details = [d for task in study.tasks if (d := task_details(study, task.name))]
+    details += _architectures(study)
+    if details:
+        blocks += [Heading("Task by task", "tasks"), *details]
+    if study.failures:
+        blocks += [Heading("Failures", "failures"), *provenance.failures(study)]
+    if study.results:
+        blocks += [Heading("How the numbers are made", "provenance")]
+        blocks += [provenance.methods_of_counting(), *provenance.tables(study)]
+    return blocks
+
+
+def _title(study: Study) -> str:
+    names = [title for have, title in (
+        (study.vtab, "VTAB-1K"), (study.few_shot, "few-shot classification"),
+        (study.others, "the offline suite"),
+    ) if have]  # fmt: skip
+    methods = [s.label for s in study.systems]
+    what = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
+    return f"{what} on {' and '.join(names)}" if names else "A sweep without results"
+
+
+def _few_shot(study: Study) -> list[Block]:
+    """Table and figure; rows by data set and system."""
+    results: list[Result] = [
+        {**r, "method": s.label}
+        for s in study.systems
+        for r in s.results
+        if any(r["task"] == t.name for t in study.few_shot)
+    ]
+    curves = few_shot_curves(results)
+    shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
+    systems = {s.label: s for s in study.systems}
+    rows = []
+    for dataset, method, values, published in few_shot_rows(curves):
+        cells = []
+        for k in shots:
+            own = values.get(k)
+            value = stat(own) if own else None
+            text = Cell("–") if value is None else Cell(
+                f"{value.mean:.1f}", value.mean,
+                "" if value.error is None else f"± {value.error:.1f}",
+            )  # fmt: skip
+            cells.append(text)
+        name = f"published {method}" if published else method
+        colour = "" if published else systems[method].style.color
+        cost = [Cell("–")] * len(COST_COLUMNS)
+        if not published:
+            own_tasks = [t.name for t in study.few_shot if dataset in (t.dataset, "mean")]
+            cost = cost_cells(systems[method], own_tasks)
+        names = [Cell(name, name, colour=colour), Cell(dataset, dataset)]
+        rows.append(Row([*names, cost[0], *cells, *cost[1:]], published))
+    columns = [Column("method", numeric=False), Column("data", numeric=False), COST_COLUMNS[0]]
+    columns += [Column(str(k), "Training images a class", hint=f"{k} shots") for k in shots]
+    columns += COST_COLUMNS[1:]
+    caption = "Few-shot: top-1 accuracy on test, %. Mean ± standard error over seeds."
+    blocks: list[Block] = [Table(caption, columns, rows)]
+    if words := remarks(results, curves):
+        blocks.append(Text(" ".join(words)))
+    styles = {label: s.style for label, s in systems.items()}
+    blocks.append(
+        Figure(
+            "fewshot", few_shot_figure(results, styles), "Accuracy against training images a "
+            "class, a panel a data set; the numbers are in the table.",
+            "Accuracy on test against training images a class; dashed and hollow: published.",
+        )
+    )  # fmt: skip
+    return blocks
+
+
+def _architectures(study: Study) -> list[Details]:
+    """What searches found: the picture of the first cell of each task, all as text."""
+    found = [r for s in study.systems for r in s.results if r.get("search")]
+    if not found:
+        return []
+    first = found[0]
+    texts: list[Block] = [
+        Figure(
+            f"architecture-{first['task']}", architecture_figure(first["search"]),
+            f"Widths by block that the search of {first['cell']} found.",
+            f"Found by `{first['cell']}`; the others are below.",
+        ),
+        Code("\n\n".join(f"{r['cell']}\n{architecture_text(r['search'])}" for r in found)),
+    ]  # fmt: skip
+    return [Details(f"Found architectures ({len(found)})", texts)]

@@ -1,0 +1,241 @@
+"""Where the numbers come from: what was run on what, and what a reader must be warned of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from fact_jax.data.tasks import VTAB
+from fact_jax.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Details,
+    Items,
+    Notice,
+    Row,
+    Table,
+    Text,
+)
+from fact_jax.report.study import Study, mixed_settings
+
+PROTOCOLS = {
+    "val": "**Protocol `val`**: what has several candidates (scale, learning rate, weight decay) "
+    "is chosen on val200 after training on train800; then the method is trained anew on all 1,000 "
+    "images, and the accuracy on test after the last epoch is reported. The test set chooses "
+    "nothing.",
+    "paper": "**Protocol `paper`**: settings are given, training is on all 1,000 images, and the "
+    "best of the evaluations on test along the way is reported, as the published numbers do. The "
+    "test set chose the epoch: every number is too high, by about half a point.",
+}
+
+FEW_SHOT = (
+    "**Few-shot tasks** train on K images a class, drawn anew for each seed, and not on 1,000; "
+    "what has candidates is chosen on their validation list."
+)
+
+
+def opening(study: Study) -> list[Block]:
+    """One paragraph on what ran, one a protocol."""
+    results = study.results
+    methods, seeds = len(study.systems), len(study.seeds)
+    variants = ", ".join(sorted({str(r.get("variant")) for r in results}))
+    hashes = ", ".join(sorted({h[:12] for r in results if (h := _setting(r, "weights_sha256"))}))
+    devices = ", ".join(_environments(study, "device")) or "an unknown device"
+    commits = ", ".join(c[:10] for c in _environments(study, "commit")) or "not recorded"
+    sizes = ", ".join(f"{v} px" for v in study.values("image_size") if v)
+    text = (
+        f"{_count(len(results), 'run')}: {_count(methods, 'method')} on "
+        f"{_count(len(study.tasks), 'task')} with {_count(seeds, 'seed')} "
+        f"({', '.join(map(str, study.seeds))}), from {variants} at {sizes or 'unknown size'} "
+        f"(weights sha256 {hashes or 'not recorded'}), on {devices}; fact-jax commit {commits}. "
+        f"Read from {', '.join(f'`{w}`' for w in study.workdirs)}."
+    )
+    if not results:
+        return [Text("No cell has finished yet; below are those that failed.")]
+    known = [
+        Text(PROTOCOLS.get(p, f"**Protocol {p}**, which this version does not know."))
+        for p in study.protocols
+    ]
+    if study.few_shot:
+        known.append(Text(FEW_SHOT))
+    return [Text(text), *known]
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def _setting(result: dict[str, Any], key: str) -> Any:
+    return result.get("settings", {}).get(key)
+
+
+def _environments(study: Study, key: str) -> list[str]:
+    values = Counter((r.get("environment") or {}).get(key) for r in study.results)
+    return [str(v) for v, _ in values.most_common() if v is not None]
+
+
+def notices(study: Study) -> list[Notice]:
+    """Warnings, the worst first."""
+    found = [Notice("error", text) for text in _errors(study)]
+    found += [Notice("warning", text) for text in _warnings(study)]
+    return found + [Notice("info", text) for text in _remarks(study)]
+
+
+def _errors(study: Study) -> list[str]:
+    texts, results = [], study.results
+    if any(r.get("synthetic") for r in results):
+        texts.append(
+            "**SYNTHETIC. These results were made up by a program to try this page**; nothing was "
+            "trained, and no number below means anything."
+        )
+    if any(_setting(r, "mock_data") or (r.get("data") or {}).get("mock") for r in results):
+        texts.append("Random mock data: these numbers measure nothing.")
+    limits = [k for k in ("train_limit", "eval_limit") if any(study.values(k))]
+    if limits:
+        texts.append(f"Shortened data ({', '.join(limits)}): these numbers measure little.")
+    if study.failures:
+        texts.append(f"{_count(len(study.failures), 'cell')} failed: see Failures, at the end.")
+    shared, uneven = mixed_settings(study)
+    if uneven:
+        texts.append(
+            f"Seeds of one row were made with different settings: {', '.join(uneven)}. Their mean "
+            "is the mean of different things."
+        )
+    if shared:
+        values = "; ".join(f"{k}: {', '.join(map(str, v))}" for k, v in shared.items())
+        texts.append(
+            f"Not all results share these settings, so that rows may not be comparable: {values}."
+        )
+    if len(study.protocols) > 1:
+        texts.append("Results of several protocols stand side by side; they are not comparable.")
+    return texts
+
+
+def _warnings(study: Study) -> list[str]:
+    texts = []
+    if study.missing:
+        names = ", ".join(study.missing[:6]) + (", …" if len(study.missing) > 6 else "")
+        texts.append(
+            f"Not complete: {_count(len(study.missing), 'cell')} of the last config are still "
+            f"missing ({names})."
+        )
+    if study.missing is None and study.results:
+        texts.append("No config.json in the work directory: whether cells are missing is unknown.")
+    if study.duplicates:
+        cell, kept, other = study.duplicates[0]
+        texts.append(
+            f"{_count(len(study.duplicates), 'cell')} are there twice with the same settings, "
+            f"such as {cell} in `{kept}` (counted) and `{other}` (not counted)."
+        )
+    if study.vtab and len(study.vtab) < len(VTAB):
+        texts.append(
+            f"{len(study.vtab)} of VTAB-1K's {len(VTAB)} tasks: no group means and no averages "
+            "that could be compared with published ones."
+        )
+    if study.vtab and (others := {str(r.get("variant")) for r in study.results} - {"vit_b16"}):
+        texts.append(
+            f"The published rows are of ViT-B/16 at 224 px, not of {', '.join(sorted(others))}."
+        )
+    if len(study.seeds) == 1:
+        texts.append("One seed: no error bars, and nothing is known of the noise of training.")
+    replaced: dict[str, dict[str, Any]] = {
+        r["task"]: data for r in study.results if (data := r.get("data") or {}).get("mapped")
+    }
+    for task, data in replaced.items():
+        note = f": {data['note']}" if data.get("note") else ""
+        texts.append(
+            f"{task} was read from version {data.get('used_version')} in the place of "
+            f"{data.get('requested_version')}{note}."
+        )
+    for key, what in (
+        ("commit", "commits"),
+        ("device", "kinds of device"),
+        ("jax", "versions of jax"),
+    ):
+        if len(values := _environments(study, key)) > 1:
+            texts.append(f"Made by several {what}: {', '.join(v[:18] for v in values)}.")
+    if any(c.endswith("+changes") for c in _environments(study, "commit")):
+        texts.append("Some results were made from a work tree with uncommitted changes.")
+    return texts
+
+
+def _remarks(study: Study) -> list[str]:
+    if any("confusion" not in r for r in study.results):
+        return [
+            "Some results are of an older version, which stored no confusions and no pictures; the "
+            "details of their tasks leave these out."
+        ]
+    return []
+
+
+def failures(study: Study) -> list[Block]:
+    """Message, command and traceback of each."""
+    blocks: list[Block] = []
+    for failure in study.failures:
+        error = str(failure.get("error") or "error")
+        message = str(failure.get("message") or "").strip()
+        first = message.splitlines()[0] if message else "no message"
+        first = first if len(first) <= 160 else f"{first[:159]}…"
+        inside: list[Block] = []
+        if message and message != first:
+            inside.append(Code(message))
+        if command := failure.get("command"):
+            inside += [Text("Run it again:"), Code(str(command))]
+        if traceback := failure.get("traceback"):
+            inside += [Text("Traceback:"), Code(str(traceback))]
+        blocks.append(Details(f"{failure['cell']}: {error}: {first}", inside))
+    return blocks
+
+
+def methods_of_counting() -> Items:
+    return Items(
+        [
+            "A number in a table is the mean over seeds of the accuracy on test (top-1, %); `±` is "
+            "the standard error of that mean, the standard deviation (n - 1) over √n.",
+            "**Group mean**: the mean of the three group means, the figure that papers print. "
+            "**Mean of 19**: the plain mean of the tasks, 2 to 3 points lower. The error of an "
+            "average is that of the averages which the seeds have each for itself.",
+            "**numbers**: what is trained and stored for a task besides the head, the mean over "
+            "tasks where it differs. **bytes**: the stored file, head included.",
+            "**grid**: among how many settings the method could choose on validation data.",
+            "Every number comes from `results/<cell>.json` of the work directories; `results.csv` "
+            "beside this page holds one line a cell, and "
+            "`fact_jax.report.records.results_frame` reads them into pandas.",
+        ]
+    )
+
+
+def tables(study: Study) -> list[Block]:
+    """Versions (a column for each combination), data, settings of the methods."""
+    combos = Counter(
+        json.dumps(r.get("environment") or {}, sort_keys=True) for r in study.results
+    ).most_common()
+    environments = [json.loads(text) for text, _ in combos]
+    keys = list(dict.fromkeys(k for e in environments for k in e))
+    columns = [Column("what", numeric=False)]
+    columns += [Column(_count(n, "cell"), numeric=False) for _, n in combos]
+    rows = [Row([Cell(k), *(Cell(str(e.get(k) or "–")) for e in environments)]) for k in keys]
+    blocks: list[Block] = [Table("Versions, device and commit.", columns, rows, sortable=False)]
+    data = []
+    for task in study.tasks:
+        used = [r.get("data") or {} for r in study.results if r["task"] == task.name]
+        for version in dict.fromkeys(str(d.get("used_version", "–")) for d in used):
+            d = next(d for d in used if str(d.get("used_version", "–")) == version)
+            tests = sorted({int(r["num_test"]) for r in study.results if r.get("num_test") and
+                            r["task"] == task.name})  # fmt: skip
+            texts = [task.name, d.get("builder"), version, ", ".join(map(str, tests)),
+                     d.get("resize"), d.get("jpeg_quality") or "no", d.get("note")]  # fmt: skip
+            data.append(Row([Cell(str(t or "–")) for t in texts]))
+    titles = ("task", "builder", "version", "test images", "resize", "JPEG copy", "note")
+    named = [Column(t, numeric=t == "test images") for t in titles]
+    blocks.append(Table("Data.", named, data, sortable=False))
+    settings: list[Block] = []
+    for system in study.systems:
+        own = {json.dumps({k: v for k, v in r.get("settings", {}).items() if k not in
+                           ("task", "seed")}, sort_keys=True) for r in system.results}  # fmt: skip
+        settings += [Text(f"**{system.label}**"), *(Code(text) for text in sorted(own))]
+    blocks.append(Details("All settings of every method", settings))
+    return blocks

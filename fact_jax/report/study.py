@@ -1,0 +1,248 @@
+"""What a report is about: systems (the rows of its tables), their cells, and what is wrong with
+them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter, defaultdict
+from pathlib import PurePath
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.tasks import VTAB, Task, get_task
+from fact_jax.errors import UserError
+from fact_jax.report.palette import Style, style
+from fact_jax.report.records import (
+    Result,
+    method_settings,
+    read_config,
+    read_failures,
+    read_results,
+)
+from fact_jax.sweep.plan import METHOD_SETTINGS, RUN_SETTINGS, split_names, task_names
+
+# Settings that make rows comparable when they agree; those of METHOD_SETTINGS are a method's own.
+_SHARED = (*(k for k in RUN_SETTINGS if k not in METHOD_SETTINGS), "weights_sha256")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class System:
+    """One row of the tables: a method with its settings, over tasks and seeds.
+
+    Attributes:
+      label: the method's name, with what tells it apart if there are several of that method.
+      method: the name alone.
+      results: its cells, no task and seed twice.
+      published: its row in the published results, '' if it has none.
+      style: colour, marker and line in all figures.
+    """
+
+    label: str
+    method: str
+    results: tuple[Result, ...]
+    published: str
+    style: Style
+
+    @property
+    def accuracies(self) -> dict[str, dict[int, float]]:
+        """Accuracy in % by task and seed."""
+        found: dict[str, dict[int, float]] = defaultdict(dict)
+        for result in self.results:
+            found[result["task"]][result["seed"]] = result["accuracy"]
+        return dict(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that a report shows.
+
+    Attributes:
+      workdirs: as given.
+      results: every result, those of the same cell in two work directories both.
+      systems: in the order of the configs.
+      tasks: those with results, in the order of VTAB or of the configs.
+      failures: cells that failed and have no result.
+      missing: cells of the last configs without result or failure; None where no config is stored.
+      duplicates: (cell, the work directory that counts, another one with the same cell).
+    """
+
+    workdirs: tuple[str, ...]
+    results: tuple[Result, ...]
+    systems: tuple[System, ...]
+    tasks: tuple[Task, ...]
+    failures: tuple[dict[str, Any], ...]
+    missing: tuple[str, ...] | None
+    duplicates: tuple[tuple[str, str, str], ...]
+
+    @property
+    def vtab(self) -> list[Task]:
+        return [t for t in self.tasks if t.name in VTAB]
+
+    @property
+    def few_shot(self) -> list[FewShotTask]:
+        return [t for t in self.tasks if isinstance(t, FewShotTask)]
+
+    @property
+    def others(self) -> list[Task]:
+        """The offline suite's."""
+        return [t for t in self.tasks if t.name not in VTAB and not isinstance(t, FewShotTask)]
+
+    @property
+    def protocols(self) -> list[str]:
+        return sorted({str(r.get("protocol", "not recorded")) for r in self.results})
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({r["seed"] for r in self.results})
+
+    def values(self, key: str) -> list[Any]:
+        """What the results have of a setting, the most frequent first."""
+        texts = Counter(json.dumps(r.get("settings", {}).get(key)) for r in self.results)
+        return [json.loads(text) for text, _ in texts.most_common()]
+
+
+def read_study(*workdirs: str | os.PathLike) -> Study:
+    """Reads work directories. UserError where there is nothing to report, or no sense in it."""
+    results, failures = read_results(*workdirs), read_failures(*workdirs)
+    if not results and not failures:
+        raise UserError(
+            f"There are no results in {', '.join(str(w) for w in workdirs)}: no cell has finished. "
+            "Run `python -m experiments.vtab --workdir DIR` with the same directory first."
+        )
+    configs = {os.fspath(w): read_config(w) for w in workdirs}
+    planned = {name: _planned(config) for name, config in configs.items() if config}
+    order = {m: None for methods, _, _ in planned.values() for m in methods}
+    order |= {r["method"]: None for r in results}
+    systems, duplicates = _systems(results, list(order), configs)
+    task_order = {t: None for t in VTAB}
+    task_order |= {t: None for _, tasks, _ in planned.values() for t in tasks}
+    task_order |= {r["task"]: None for r in results}
+    present = {r["task"] for r in results}
+    done = {(r["workdir"], r["cell"]) for r in results}
+    done |= {(f["workdir"], f["cell"]) for f in failures}
+    missing = [
+        cell
+        for name, (methods, tasks, seeds) in planned.items()
+        for cell in (f"{t}-{m}-seed{s}" for t in tasks for m in methods for s in seeds)
+        if (name, cell) not in done
+    ]
+    return Study(
+        tuple(dict.fromkeys(os.fspath(w) for w in workdirs)),
+        tuple(results),
+        tuple(systems),
+        tuple(_sorted([get_task(t) for t in task_order if t in present])),
+        tuple(failures),
+        tuple(missing) if planned else None,
+        tuple(duplicates),
+    )
+
+
+def _sorted(tasks: list[Task]) -> list[Task]:
+    """The few-shot tasks last, by data set and shots; the others as they are."""
+    few = [t for t in tasks if isinstance(t, FewShotTask)]
+    sets = list(dict.fromkeys(t.dataset for t in few))
+    few.sort(key=lambda t: (sets.index(t.dataset), t.shots))
+    return [*(t for t in tasks if not isinstance(t, FewShotTask)), *few]
+
+
+def _planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
+    """Methods, tasks and seeds of a stored config."""
+    names = task_names(ConfigDict(config)) if config.get("tasks") else []
+    seeds = [int(s) for s in dict.fromkeys(config.get("seeds", ()))]
+    return split_names(config.get("methods", "")), names, seeds
+
+
+def _settings(result: Result) -> str:
+    """What must be equal for two results to be of one row, whatever their seed."""
+    settings = result.get("settings", {})
+    return json.dumps({k: v for k, v in settings.items() if k != "seed"}, sort_keys=True)
+
+
+def _systems(
+    results: list[Result], order: list[str], configs: dict[str, dict[str, Any] | None]
+) -> tuple[list[System], list[tuple[str, str, str]]]:
+    """Rows, and the cells that are there twice.
+
+    A method's results of two work directories are one row if the tasks that both have were run with
+    the same settings, or, where they share none, if some settings besides the task are the same.
+    """
+    duplicates, parts_of = [], {}
+    for method in order:
+        parts: list[dict[tuple[str, int], Result]] = []
+        by_workdir: dict[str, list[Result]] = defaultdict(list)
+        for result in results:
+            if result["method"] == method:
+                by_workdir[result["workdir"]].append(result)
+        for own in by_workdir.values():
+            part = next((p for p in parts if _one_row(list(p.values()), own)), None)
+            if part is None:
+                parts.append(part := {})
+            for result in own:
+                key = result["task"], result["seed"]
+                if key in part:
+                    twice = (result["cell"], part[key]["workdir"], result["workdir"])
+                    duplicates.append(twice)
+                else:
+                    part[key] = result
+        if parts:
+            parts_of[method] = parts
+    systems: list[System] = []
+    for method, parts in parts_of.items():
+        for label, part in zip(_labels(method, parts), parts, strict=True):
+            own = list(part.values())
+            config = configs.get(own[0]["workdir"]) or {}
+            known = (config.get(method) or {}).get("published", "")
+            systems.append(System(label, method, tuple(own), known, style(len(systems))))
+    return systems, duplicates
+
+
+def _one_row(a: list[Result], b: list[Result]) -> bool:
+    tasks = {r["task"] for r in a} & {r["task"] for r in b}
+    if tasks:
+        own, other = ({_settings(r) for r in side if r["task"] in tasks} for side in (a, b))
+        return own == other
+    own, other = (
+        {_settings({"settings": {**r.get("settings", {}), "task": ""}}) for r in s} for s in (a, b)
+    )
+    return bool(own & other)
+
+
+def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str]:
+    """By what differs in the method's own settings (rank=4), else by work directory."""
+    if len(parts) == 1:
+        return [method]
+    own = [method_settings(next(iter(part.values()))) for part in parts]
+    differ = [k for k in own[0] if len({json.dumps(s.get(k)) for s in own}) > 1]
+    labels = [f"{method} ({', '.join(f'{k}={s.get(k)}' for k in differ)})" for s in own]
+    if not differ or len(set(labels)) < len(labels):
+        names = [next(iter(part.values()))["workdir"] for part in parts]
+        short = [PurePath(name).name for name in names]
+        shown = short if len(set(short)) == len(short) else names
+        labels = [f"{method} ({name})" for name in shown]
+    return labels
+
+
+def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
+    """(settings that the results of a table should share and do not, with their values; the rows
+    whose seeds of one task were made with different settings)."""
+    shared: dict[str, list[Any]] = {}
+    for tasks in (study.vtab, study.others, study.few_shot):
+        names = {task.name for task in tasks}
+        own = dataclasses.replace(
+            study, results=tuple(r for r in study.results if r["task"] in names)
+        )
+        for key in _SHARED:
+            if key != "protocol" and len(values := own.values(key)) > 1:  # that has its own words
+                shared[key] = values
+    uneven = []
+    for system in study.systems:
+        by_task: dict[str, set[str]] = defaultdict(set)
+        for result in system.results:
+            by_task[result["task"]].add(_settings(result))
+        if any(len(texts) > 1 for texts in by_task.values()):
+            uneven.append(system.label)
+    return shared, uneven

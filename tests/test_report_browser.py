@@ -1,0 +1,108 @@
+"""The page in a real browser: sorting, themes, a phone. Needs playwright and a Chromium."""
+
+import shutil
+
+import pytest
+from report_results import result, write
+
+from benchmarks import report as benchmark
+from fact_jax.report.page import write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, benchmark.BROWSERS)), None)
+HOW = "no browser: `pip install playwright` and `apt-get install chromium` (or Chrome)"
+sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
+if CHROMIUM is None:
+    pytest.skip(HOW, allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def page_path(tmp_path_factory):
+    """Three methods, of which one lacks a task."""
+    folder = tmp_path_factory.mktemp("report")
+    accuracies = {"linear": 60.0, "lora": 90.0, "fact_tt": 80.0}
+    results = [
+        result(task, method, seed, accuracy + seed, num_factors=int(accuracy))
+        for task in ("digits", "fashion")
+        for method, accuracy in accuracies.items()
+        for seed in (0, 1)
+        if (task, method) != ("fashion", "lora")
+    ]
+    return write_report([write(folder, results)]) / "index.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(benchmark.BROWSER_ARGUMENTS)
+        )
+        yield browser
+        browser.close()
+
+
+def show(browser, path, **more):
+    """The page in a new tab, and the list of what went wrong in it or left it."""
+    tab = browser.new_page(**more)
+    wrong = []
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    tab.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r))
+    tab.goto(path.as_uri())
+    return tab, wrong
+
+
+def first_column(tab):
+    return tab.locator("table").first.locator("tbody th").all_inner_texts()
+
+
+def test_sorting(browser, page_path):
+    tab, wrong = show(browser, page_path)
+    assert first_column(tab) == ["fact_tt", "linear", "lora"]
+    heads = tab.locator("table").first.locator("thead tr").nth(1).locator("th")
+    numbers = heads.filter(has_text="numbers")
+    numbers.locator("button").click()  # the largest first
+    assert first_column(tab) == ["lora", "fact_tt", "linear"]
+    assert numbers.get_attribute("aria-sort") == "descending"
+    numbers.locator("button").press("Enter")
+    assert first_column(tab) == ["linear", "fact_tt", "lora"]
+    assert numbers.get_attribute("aria-sort") == "ascending"
+    fashion = heads.filter(has_text="fashion")
+    fashion.locator("button").click()  # a missing value is last in both directions
+    assert first_column(tab) == ["fact_tt", "linear", "lora"]
+    assert numbers.get_attribute("aria-sort") is None
+    fashion.locator("button").click()
+    assert first_column(tab) == ["linear", "fact_tt", "lora"]
+    heads.filter(has_text="method").locator("button").click()
+    assert first_column(tab) == ["fact_tt", "linear", "lora"]
+    assert wrong == []
+
+
+def test_themes(browser, page_path):
+    def background(tab):
+        return tab.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light, _ = show(browser, page_path, color_scheme="light")
+    dark, wrong = show(browser, page_path, color_scheme="dark")
+    of_light, of_dark = background(light), background(dark)
+    assert of_light != of_dark
+    assert light.locator("#theme").inner_text() == "Dark"
+    light.locator("#theme").click()
+    assert background(light) == of_dark
+    dark.locator("#theme").click()
+    assert background(dark) == of_light
+    # Figures follow: their ink is the theme's.
+    colour = "getComputedStyle(document.querySelector('figure svg text')).fill"
+    assert light.evaluate(colour) != dark.evaluate(colour)
+    assert wrong == []
+
+
+def test_on_a_phone_the_table_scrolls_and_the_page_does_not(browser, page_path):
+    tab, wrong = show(browser, page_path, viewport={"width": 390, "height": 844})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    box = tab.locator(".scroll").first
+    assert box.evaluate("e => e.scrollWidth > e.clientWidth")
+    name = box.locator("tbody th").first
+    before = name.bounding_box()["x"]
+    box.evaluate("e => { e.scrollLeft = 200 }")
+    assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
+    assert wrong == []

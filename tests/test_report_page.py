@@ -1,0 +1,419 @@
+"""The page and its Markdown: numbers, warnings, words, and nothing from outside."""
+
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from report_results import result, strip, write
+
+from benchmarks.report import METHODS, make
+from fact_jax.data.tasks import VTAB
+from fact_jax.errors import UserError
+from fact_jax.report.blocks import Notice
+from fact_jax.report.page import report_blocks, write_report
+from fact_jax.report.palette import COLOURS, style
+from fact_jax.report.provenance import notices
+from fact_jax.report.published import published
+from fact_jax.report.study import read_study
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of texts, all attributes, and whether every tag is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.attributes, self.open, self.text = [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, k, v) for k, v in attrs]
+        if tag not in ("meta", "br", "img", "link", "input"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "small":
+            self.tables[-1][-1][-1] += " "
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, k, v) for k, v in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "script" in self.open or "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory):
+    """The made-up study, two seeds: the work directory, its page, parsed, and its Markdown."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    make(folder, seeds=(0, 1))
+    report = write_report([folder])
+    html, text = ((report / name).read_text() for name in ("index.html", "report.md"))
+    return folder, html, Page(html), text
+
+
+def test_the_table_has_every_number(synthetic):
+    """All 19 tasks, group means and averages equal those computed by hand from the JSON files."""
+    folder, _, page, text = synthetic
+    results = [json.loads(p.read_text()) for p in (folder / "results").iterdir()]
+    assert len(results) == 19 * 5 * 2
+    table = page.tables[0]
+    head = table[1]
+    assert len(head) == 1 + 1 + 2 + 3 + 19 + 4
+    rows = {row[0]: row for row in table[2:]}
+    for method, (_, numbers) in METHODS.items():
+        cells = dict(zip(head, rows[method], strict=True))  # of equal heads ("mean") the last
+        by_task = {
+            t: [r["accuracy"] for r in results if (r["method"], r["task"]) == (method, t)]
+            for t in VTAB
+        }
+        a, b = by_task["cifar"]
+        assert cells["cifar"] == f"{(a + b) / 2:.1f} ± {abs(a - b) / 2:.1f}"
+        means = {
+            g: statistics.fmean(statistics.fmean(by_task[t]) for t in VTAB if VTAB[t].group == g)
+            for g in ("natural", "specialized", "structured")
+        }
+        of_tasks = statistics.fmean(statistics.fmean(v) for v in by_task.values())
+        assert cells["group mean"].split(" ")[0] == f"{statistics.fmean(means.values()):.2f}"
+        assert cells["mean of 19"].split(" ")[0] == f"{of_tasks:.2f}"
+        assert cells["mean"].split(" ")[0] == f"{means['structured']:.2f}"
+        assert cells["numbers"] == f"{numbers:,}"
+        assert cells["seeds"] == "2"
+        assert f"{means['natural']:.2f}" in text
+    known = published()["vtab1k"]["fact_tt_le16"]["tasks"]
+    row = dict(zip(head, rows["published fact_tt_le16 best on test"], strict=True))
+    assert (row["cifar"], row["group mean"]) == (str(known["cifar"]), "75.34")
+    assert "re-run fact_tt OSU, val" in rows
+    names = [row[0] for row in table[2:]]
+    assert names.index("published fact_tt_le16 best on test") == names.index("fact_tt") + 1
+
+
+def test_the_page_shouts_synthetic(synthetic):
+    _, html, page, text = synthetic
+    assert 'class="notice error"><b>Warning.</b> <strong>SYNTHETIC' in html
+    assert "SYNTHETIC" in text.split("## Results")[0]
+    assert "SYNTHETIC" in page.text
+
+
+def test_nothing_comes_from_outside(synthetic):
+    _, html, page, _ = synthetic
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "data", "action", "poster", "srcset"):
+            assert value.startswith("#"), (tag, name, value)
+    assert not re.search(r"url\((?!data:|#)", html)
+    assert "@import" not in html
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(", html)
+    assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
+    assert len(html) < 5e6
+
+
+def test_figures_have_words_and_files(synthetic):
+    folder, _, page, text = synthetic
+    labels = [v for tag, name, v in page.attributes if tag == "svg" and name == "aria-label"]
+    assert len(labels) == len(re.findall(r"!\[[^\]]*\]\([\w-]+\.png\)", text)) >= 5
+    assert all(len(label) > 20 for label in labels)
+    for name in re.findall(r"\]\(([\w.-]+)\)", text):
+        assert (folder / "report" / name).stat().st_size > 500, name
+    for stem in (
+        "vtab-size",
+        "vtab-bars",
+        "vtab-loss",
+        "vtab-test",
+        "vtab-scale",
+        "confusion-svhn",
+    ):
+        assert (folder / "report" / f"{stem}.png").exists()
+        svg = (folder / "report" / f"{stem}.svg").read_text()
+        assert svg.startswith("<?xml")
+        assert "<text" in svg
+
+
+def test_ids_are_unique(synthetic):
+    """Those of several figures in one page would take each other's clips and markers."""
+    ids = [value for _, name, value in synthetic[2].attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_failures_have_their_command(synthetic):
+    _, _, page, text = synthetic
+    assert "1 cell failed" in page.text
+    assert "NonFiniteLoss: The loss became nan in epoch 3." in page.text
+    command = "python -m experiments.vtab --config=configs/ssf.py --config.tasks=dtd"
+    assert command in page.text
+    assert command in text
+
+
+def test_confusions_and_worst_classes(synthetic):
+    folder, _, page, _ = synthetic
+    of = [json.loads((folder / f"results/synthetic-dtd-fact_tk-seed{s}.json").read_text())
+          for s in (0, 1)]  # fmt: skip
+    counts = {}
+    for true, predicted, n in (x for r in of for x in r["confusion"] if x[0] != x[1]):
+        counts[true, predicted] = counts.get((true, predicted), 0) + n
+    tables = [t for t in page.tables if t[0][0] == "true class"]
+    assert len(tables) == 7  # tasks of more than 20 classes
+    rows = next(t for t in tables if t[1][2] == str(max(counts.values())))
+    assert all(n.isdigit() for _, _, n, _ in rows[1:])
+    worst = [t for t in page.tables if t[0][:2] == ["class", "mean"]]
+    assert len(worst) == 19
+    means = [float(row[1]) for row in worst[0][1:]]
+    assert means == sorted(means)
+
+
+def small(tmp_path, **more):
+    return write(
+        tmp_path,
+        [
+            result(t, m, s, 70.0 + 5 * i + s, **more)
+            for t, (i, m), s in itertools.product(
+                ("digits", "fashion"), enumerate(("linear", "lora")), (0, 1, 2)
+            )
+        ],
+    )
+
+
+def texts(tmp_path, kind):
+    return " | ".join(n.text for n in notices(read_study(tmp_path)) if n.kind == kind)
+
+
+def test_the_best_of_ours_is_bold(tmp_path):
+    html = (write_report([small(tmp_path)]) / "index.html").read_text()
+    bold = re.findall(r"<b>([\d.]+)</b>", html.split("</table>")[0])
+    assert bold == ["76.00", "76.0", "76.0"]
+
+
+def test_names_are_escaped(tmp_path):
+    evil = "<script>alert(1)</script>|`x`"
+    names = [evil, "b & c"]
+    write(
+        tmp_path,
+        [
+            result(
+                seed=s, class_names=names, confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 4]],
+                per_class_accuracy=[62.5, 100.0], data={"note": evil},
+                examples={"file": "examples/x.jpg", "size": 8, "true": [0], "predicted": [1]},
+            )
+            for s in (0, 1)
+        ],
+        failures=[{"cell": "a", "error": evil, "message": evil, "traceback": evil}],
+    )  # fmt: skip
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "x.jpg").write_bytes(strip(1))
+    report = write_report([tmp_path])
+    html = (report / "index.html").read_text()
+    assert html.count("<script>") == 1
+    markdown = re.sub(r"```.*?```", "", (report / "report.md").read_text(), flags=re.DOTALL)
+    assert "<script>" not in markdown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|\\`x\\`" in markdown
+    page = Page(html)
+    assert page.text.count("alert(1)") >= 5
+    assert ("b", "aria-label", f"{evil}, taken for b & c") in page.attributes
+    assert (report / "examples-digits.jpg").read_bytes() == strip(1)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", strip(3)])
+def test_missing_and_broken_pictures_are_said(tmp_path, content):
+    examples = {"file": "../examples/x.jpg", "size": 8, "true": [0], "predicted": [1]}
+    write(tmp_path, [result(confusion=[[0, 1, 1]], examples=examples)])
+    (tmp_path / "examples").mkdir()
+    if content is not None:
+        (tmp_path / "examples" / "x.jpg").write_bytes(content)
+    html = (write_report([tmp_path]) / "index.html").read_text()
+    assert "missing or broken" in html
+    assert "image/jpeg" not in html
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "said"),
+    [
+        ({"settings": {"mock_data": True}}, "error", "Random mock data"),
+        ({"settings": {"eval_limit": 64}}, "error", "Shortened data (eval_limit)"),
+        ({"protocol": "paper"}, "error", "several protocols"),
+        ({"settings": {"epochs": 9}}, "error", "different settings: lora"),
+        ({"settings": {"dtype": "bfloat16"}}, "error", "dtype: None, bfloat16"),
+        ({"environment": {"commit": "c1"}}, "warning", "several commits: c0, c1"),
+        ({"environment": {"commit": "c1+changes"}}, "warning", "uncommitted changes"),
+        ({"data": {"mapped": True, "used_version": "4.0.0", "note": "other boxes"}}, "warning",
+         "digits was read from version 4.0.0 in the place of 1.*.*: other boxes"),
+    ],
+)  # fmt: skip
+def test_warnings(tmp_path, more, kind, said):
+    write(tmp_path, [result(seed=s) for s in (0, 1)])
+    assert said not in texts(tmp_path, kind)
+    write(tmp_path, [result(seed=2, **more)])
+    assert said in texts(tmp_path, kind)
+
+
+def test_older_results_and_missing_config_are_said(tmp_path):
+    old = {k: v for k, v in result().items() if k not in ("confusion", "examples")}
+    write(tmp_path, [old])
+    assert "older version" in texts(tmp_path, "info")
+    assert "No config.json" in texts(tmp_path, "warning")
+    assert "One seed" in texts(tmp_path, "warning")
+
+
+def test_a_part_of_vtab_has_no_group_means(tmp_path):
+    write(tmp_path, [result(t, m) for t in ("dtd", "svhn") for m in ("fact_tt", "lora")])
+    report = write_report([tmp_path])
+    page = Page((report / "index.html").read_text())
+    assert "2 of VTAB-1K's 19 tasks" in page.text
+    assert "The published rows are of ViT-B/16 at 224 px, not of vit_mini" in page.text
+    assert "group mean" not in page.tables[0][1]
+    assert "mean of 2" in page.tables[0][1]
+    assert [row[0] for row in page.tables[0] if "re-run lora" in row[0]] == ["re-run lora OSU, val"]
+    assert "One seed: no error bar" in page.text
+
+
+def test_a_sweep_of_which_only_failures_are_left(tmp_path):
+    write(tmp_path, [], failures=[{"cell": "x", "error": "ValueError", "message": "no"}])
+    page = Page((write_report([tmp_path]) / "index.html").read_text())
+    assert "ValueError: no" in page.text
+    assert page.tables == []
+
+
+def test_few_shot_only(tmp_path):
+    results = [
+        result(f"{d}_{k}shot", m, s, 10.0 * i + k + s, variant="vit_b16")
+        for d in ("food101", "oxford_pets") for k in (1, 16)
+        for i, m in enumerate(("lora", "fact_tt")) for s in (0, 1, 2)
+    ]  # fmt: skip
+    report = write_report([write(tmp_path, results)])
+    page = Page((report / "index.html").read_text())
+    head, rows = page.tables[0][1], page.tables[0][2:]
+    assert head[:5] == ["method", "data", "numbers", "1", "16"]
+    # 1 + 0, 1, 2 at one shot, 16 + 0, 1, 2 at sixteen; 31.8 and 72.5 are published.
+    assert rows[0][:5] == ["fact_tt", "food101", "1,000", "12.0 ± 0.6", "27.0 ± 0.6"]
+    assert ["published lora", "food101", "–", "31.8", "72.5"] in [row[:5] for row in rows]
+    assert ["lora", "mean", "1,000", "2.0", "17.0"] in [row[:5] for row in rows]
+    assert "cannot be tested with 2 data sets" in page.text
+    assert (report / "fewshot.svg").exists()
+    assert "train on K images a class" in page.text
+
+
+def test_rank_and_selection_figures(tmp_path):
+    selection = {"scale=0.1, learning_rate=0.01": 70.0, "scale=1, learning_rate=0.01": 75.0,
+                 "scale=0.1, learning_rate=0.1": 72.0,
+                 "scale=1, learning_rate=0.1": None}  # fmt: skip
+    for rank in (4, 8):
+        more = {"settings": {"rank": rank}, "selection": selection, "grid_size": 4}
+        write(tmp_path / f"r{rank}", [result("digits", "lora", s, 70 + rank + s, **more)
+                                      for s in (0, 1)])  # fmt: skip
+    blocks = report_blocks(read_study(tmp_path / "r4", tmp_path / "r8"))
+    figures = {b.name: b.figure for b in blocks if hasattr(b, "figure")}
+    (container,) = figures["rank"].axes[0].containers
+    assert container.lines[0].get_xydata().tolist() == [[4.0, 74.5], [8.0, 78.5]]
+    scale = figures["offline-scale"].axes[0].lines[0].get_xydata().tolist()
+    assert scale == [[0.1, 72.0], [1.0, 75.0]]  # the best over the learning rates
+    rate = figures["offline-learning-rate"].axes[0].lines[0].get_xydata().tolist()
+    assert rate == [[0.01, 75.0], [0.1, 72.0]]
+
+
+def test_found_architectures_are_drawn(tmp_path):
+    search = {"best": [[1, 2], [3, 4], [5, 6]], "fitness": 71.0,
+              "history": [{"best": 70.0, "tried": 5}]}  # fmt: skip
+    report = write_report([write(tmp_path, [result(search=search)])])
+    assert "found, of 5 tried: 71.0 %" in (report / "index.html").read_text()
+    assert (report / "architecture-digits.svg").exists()
+
+
+def test_what_is_said_of_differences(tmp_path):
+    """Five points apart with errors of 0.6: above the noise. Then the same numbers: not."""
+    text = (write_report([small(tmp_path / "a")]) / "report.md").read_text()
+    assert (
+        "**More than the noise of training, on these very tasks**: lora over linear by 5.00" in text
+    )
+    assert "needs at least 6" in text
+    # 797 test images: sqrt(77 x 23 / 797) and sqrt(70 x 30 / 797).
+    assert "alone good for 1.5 to 1.6 points on a single task" in text
+    equal = [result(t, m, s, 70.0 + s) for t, m, s in itertools.product(
+        ("digits", "fashion"), ("linear", "lora"), (0, 1, 2))]  # fmt: skip
+    text = (write_report([write(tmp_path / "b", equal)]) / "report.md").read_text()
+    assert "More than the noise" not in text
+    assert "**Not told apart by these seeds**: linear over lora by 0.00" in text
+
+
+def test_a_second_report_leaves_no_old_pictures(tmp_path):
+    report = write_report([small(tmp_path)])
+    (report / "mine.png").write_bytes(b"")
+    assert (report / "offline-bars.png").exists()
+    for path in (tmp_path / "results").iterdir():
+        path.unlink()
+    write(tmp_path, [result("digits_1shot")])
+    write_report([tmp_path])
+    assert {p.stem for p in report.glob("*.png")} == {"mine", "fewshot", "fewshot-loss"}
+
+
+def test_command(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "experiments.report", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    small(tmp_path / "a")
+    write(tmp_path / "b", [result("location", "lora")])
+    out = tmp_path / "out"
+    done = run("--workdir", str(tmp_path / "a"), "--workdir", str(tmp_path / "b"), f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert f"Wrote {out / 'index.html'}" in done.stdout
+    assert len((out / "results.csv").read_text().splitlines()) == 1 + 13
+    failed = run("--workdir", str(tmp_path / "nowhere"))
+    assert failed.returncode == 2
+    assert "no folder 'results'" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_benchmark(tmp_path):
+    """It prints sizes and times, and leaves a record."""
+    out = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.report", "--tasks=kitti", f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["results"] == "synthetic: 15 cells"
+    assert 50_000 < record["page_bytes"] < record["folder_bytes"]
+    assert record["load_s"] is None or min(record["load_s"]) > 0
+    assert "opens in" in done.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    small(tmp_path)
+    (tmp_path / "report").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written.*--out"):
+        write_report([tmp_path])
+
+
+def test_sixteen_methods_look_different_and_can_be_seen():
+    looks = [style(i) for i in range(16)]
+    assert len({look.marker for look in looks}) == 16
+    assert len({(look.color, look.linestyle) for look in looks}) == 16
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in COLOURS:
+        for background in ("#ffffff", "#171b21"):
+            low, high = sorted((luminance(colour), luminance(background)))
+            assert (high + 0.05) / (low + 0.05) > 2.5, (colour, background)
+
+
+def test_notices_have_known_kinds(tmp_path):
+    small(tmp_path)
+    blocks = report_blocks(read_study(tmp_path))
+    assert {b.kind for b in blocks if isinstance(b, Notice)} <= {"error", "warning", "info"}

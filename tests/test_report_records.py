@@ -1,0 +1,211 @@
+"""Results read from disk: checked, as CSV and as pandas, and grouped into the rows of a table."""
+
+import csv
+import io
+import itertools
+import json
+import math
+
+import pytest
+from report_results import result, write
+
+from fact_jax.errors import UserError
+from fact_jax.report.records import (
+    CSV_COLUMNS,
+    csv_text,
+    curves_frame,
+    read_failures,
+    read_results,
+    results_frame,
+)
+from fact_jax.report.sections import published_rows
+from fact_jax.report.study import mixed_settings, read_study
+
+
+def grid(methods=("linear", "lora"), tasks=("digits", "fashion"), seeds=(0, 1), **more):
+    return [
+        result(t, m, s, 80.0 + s, **more) for t, m, s in itertools.product(tasks, methods, seeds)
+    ]
+
+
+def test_results_are_read_sorted_with_their_workdir(tmp_path):
+    write(tmp_path / "a", reversed(grid()))
+    found = read_results(tmp_path / "a", tmp_path / "a")
+    assert [r["cell"] for r in found] == sorted(r["cell"] for r in grid())
+    assert {r["workdir"] for r in found} == {str(tmp_path / "a")}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not valid JSON"), ("[]", "holds a list"), ("{}", "cell is None"),
+     (json.dumps(result(accuracy=float("nan"))), "accuracy is nan"),
+     (json.dumps({**result(), "accuracy": "80"}), "accuracy is '80'")],
+)  # fmt: skip
+def test_what_is_no_result_is_named(tmp_path, text, said):
+    write(tmp_path, grid())
+    (tmp_path / "results" / "broken.json").write_text(text)
+    with pytest.raises(UserError, match=f"broken.json.*{said}"):
+        read_results(tmp_path)
+
+
+def test_half_written_files_are_not_results(tmp_path):
+    write(tmp_path, [result()])
+    (tmp_path / "results" / ".digits.json.1a2b3c4d").write_text("{")
+    assert len(read_results(tmp_path)) == 1
+
+
+def test_no_work_directory_and_no_results_are_said(tmp_path):
+    with pytest.raises(UserError, match="no folder 'results'"):
+        read_results(tmp_path)
+    write(tmp_path, [])
+    with pytest.raises(UserError, match="no cell has finished"):
+        read_study(tmp_path)
+
+
+def test_failures_of_finished_cells_are_not_shown(tmp_path):
+    failed = [
+        {"cell": c, "error": "ValueError"} for c in ("digits-lora-seed0", "digits-lora-seed1")
+    ]
+    write(tmp_path, [result(seed=0)], failures=failed)
+    assert [f["cell"] for f in read_failures(tmp_path)] == ["digits-lora-seed1"]
+
+
+def test_csv_has_every_cell_and_full_precision(tmp_path):
+    value = 96.86323547363281
+    write(tmp_path, [result(seed=s, accuracy=value + s, settings={"rank": 8}) for s in (1, 0)])
+    rows = list(csv.DictReader(io.StringIO(csv_text(read_results(tmp_path)))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [r["cell"] for r in rows] == ["digits-lora-seed0", "digits-lora-seed1"]
+    assert float(rows[0]["accuracy"]) == value
+    assert json.loads(rows[0]["method_settings"]) == {"rank": 8}
+    assert rows[0]["weights_sha256"] == "ab" * 32
+
+
+def test_csv_has_the_same_bytes_after_kills(tmp_path):
+    """Times, versions, commits and epochs run differ between such sweeps; accuracies do not."""
+    write(tmp_path / "a", grid())
+    other = [
+        {**r, "seconds": {"train": 77.0, "cell": 99.0}, "epochs_run": 1,
+         "environment": {**r["environment"], "commit": "other"}, "stack": {"runs": 3}}
+        for r in grid()
+    ]  # fmt: skip
+    write(tmp_path / "b", other)
+    assert csv_text(read_results(tmp_path / "a")) == csv_text(read_results(tmp_path / "b"))
+    other[0]["accuracy"] += 1e-12
+    write(tmp_path / "b", other)
+    assert csv_text(read_results(tmp_path / "a")) != csv_text(read_results(tmp_path / "b"))
+
+
+def test_csv_of_two_workdirs_tells_them_apart(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, [result()])
+    rows = list(csv.DictReader(io.StringIO(csv_text(read_results(tmp_path / "b", tmp_path / "a")))))
+    assert [r["workdir"] for r in rows] == [str(tmp_path / "b"), str(tmp_path / "a")]
+
+
+def test_frames(tmp_path):
+    write(tmp_path, grid())
+    frame = results_frame(read_results(tmp_path))
+    assert len(frame) == 8
+    assert frame["seconds_cell"].tolist() == [2.0] * 8
+    assert frame["commit"].tolist() == ["c0"] * 8
+    means = frame.groupby(["method", "task"])["accuracy"].mean()
+    assert means["lora", "digits"] == 80.5
+    curves = curves_frame(read_results(tmp_path))
+    assert len(curves) == 8 * 3
+    assert curves.groupby("cell")["loss"].sum().tolist() == [6.0] * 8
+    first = curves[curves["cell"] == "digits-lora-seed0"]["test_accuracy"].tolist()
+    assert math.isnan(first[0])
+    assert first[2] == 80.0
+    assert curves_frame([]).empty
+
+
+def labels(*workdirs):
+    return [s.label for s in read_study(*workdirs).systems]
+
+
+def test_seeds_of_two_workdirs_are_one_row(tmp_path):
+    write(tmp_path / "a", grid(seeds=(0,)))
+    write(tmp_path / "b", grid(seeds=(1, 2)))
+    study = read_study(tmp_path / "a", tmp_path / "b")
+    assert [s.label for s in study.systems] == ["linear", "lora"]
+    assert study.systems[1].accuracies["digits"] == {0: 80.0, 1: 81.0, 2: 82.0}
+    assert not study.duplicates
+
+
+def test_other_tasks_of_another_workdir_are_one_row(tmp_path):
+    write(tmp_path / "a", grid(tasks=("digits",)))
+    write(tmp_path / "b", grid(tasks=("fashion",)))
+    assert labels(tmp_path / "a", tmp_path / "b") == ["linear", "lora"]
+
+
+def test_the_same_cell_twice_counts_once_and_is_reported(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, [result(accuracy=80.0 if name == "a" else 90.0)])
+    study = read_study(tmp_path / "a", tmp_path / "b")
+    assert len(study.results) == 2
+    assert study.systems[0].accuracies == {"digits": {0: 80.0}}
+    assert study.duplicates == (
+        ("digits-lora-seed0", str(tmp_path / "a"), str(tmp_path / "b")),
+    )  # fmt: skip
+
+
+def test_another_rank_is_another_row(tmp_path):
+    for rank in (4, 8):
+        write(tmp_path / f"r{rank}", grid(methods=("lora",), settings={"rank": rank}))
+    assert labels(tmp_path / "r4", tmp_path / "r8") == ["lora (rank=4)", "lora (rank=8)"]
+    # Also where they have no task in common.
+    write(tmp_path / "r16", grid(methods=("lora",), tasks=("location",), settings={"rank": 16}))
+    assert len(labels(tmp_path / "r4", tmp_path / "r16")) == 2
+
+
+def test_other_run_settings_are_rows_by_workdir_and_said_to_be_mixed(tmp_path):
+    write(tmp_path / "short", grid(methods=("lora",)))
+    write(tmp_path / "long", grid(methods=("lora",), settings={"image_size": 64}))
+    study = read_study(tmp_path / "short", tmp_path / "long")
+    assert [s.label for s in study.systems] == ["lora (short)", "lora (long)"]
+    shared, uneven = mixed_settings(study)
+    assert set(shared) == {"image_size"}
+    assert sorted(shared["image_size"]) == [32, 64]
+    assert uneven == []
+
+
+def test_seeds_with_other_settings_in_a_row_are_found(tmp_path):
+    write(tmp_path, [result(seed=0), result(seed=1, settings={"epochs": 99})])
+    assert mixed_settings(read_study(tmp_path))[1] == ["lora"]
+
+
+def test_order_and_missing_cells_come_from_the_config(tmp_path):
+    config = {"methods": "lora,linear", "tasks": "fashion,digits", "seeds": [0, 1]}
+    write(tmp_path, grid()[:-1], config, [{"cell": "fashion-lora-seed1", "error": "E"}])
+    study = read_study(tmp_path)
+    assert [s.label for s in study.systems] == ["lora", "linear"]
+    assert [t.name for t in study.tasks] == ["fashion", "digits"]
+    assert study.missing == ()
+    (tmp_path / "failures" / "fashion-lora-seed1.json").unlink()
+    assert read_study(tmp_path).missing == ("fashion-lora-seed1",)
+
+
+def test_published_rows_and_their_sources(tmp_path):
+    """By the config's row, else by the method's name; what is said of the re-run stays with it."""
+    methods = ("fact_tt", "convpass", "fact_cp", "noah")
+    config = {"methods": ",".join(methods), "fact_tt": {"published": "fact_tt_4"}}
+    write(tmp_path, [result("dtd", m) for m in methods], config)
+    rows = {k.title: k for k in published_rows(read_study(tmp_path))}
+    assert list(rows) == [
+        "published fact_tt_4 (best on test)", "re-run fact_tt (OSU, val)",
+        "published convpass (best on test)", "re-run convpass (OSU, val)",
+        "published noah (best on test)",
+    ]  # fmt: skip
+    assert rows["published fact_tt_4 (best on test)"].row == {"group mean": 73.5}
+    assert rows["published fact_tt_4 (best on test)"].params == 8448
+    for title, row in rows.items():
+        assert ("One group's re-run" in row.source) == title.startswith("re-run")
+
+
+def test_few_shot_tasks_are_in_the_order_of_their_shots(tmp_path):
+    names = [f"digits_{k}shot" for k in (16, 1, 2)]
+    write(tmp_path, grid(tasks=("digits", *names)))
+    assert [t.name for t in read_study(tmp_path).tasks] == [
+        "digits", "digits_1shot", "digits_2shot", "digits_16shot"
+    ]  # fmt: skip

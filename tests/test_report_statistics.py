@@ -1,0 +1,130 @@
+"""Means, errors and tests between systems, against hand-worked cases and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fact_jax.data.tasks import VTAB
+from fact_jax.report.published import published
+from fact_jax.report.statistics import average, compare, holm, over_seeds, over_tasks, stat
+from fact_jax.report.tables import GROUPS, vtab_means
+
+
+def test_stat_of_three_and_of_one():
+    # 70, 72, 74: standard deviation 2 with n - 1, over the root of 3.
+    assert stat([70.0, 72.0, 74.0]) == (72.0, pytest.approx(2 / math.sqrt(3)), 3)
+    assert stat([70.0]) == (70.0, None, 1)
+
+
+def test_average_is_of_the_group_means_and_its_error_of_the_seeds_averages():
+    accuracies = {"a": {0: 60.0, 1: 64.0}, "b": {0: 80.0, 1: 80.0}, "c": {0: 10.0, 1: 30.0}}
+    # Groups (a, b) and (c): seed 0: (70 + 10) / 2 = 40, seed 1: (72 + 30) / 2 = 51.
+    found = average(accuracies, [["a", "b"], ["c"]])
+    assert found == (45.5, pytest.approx(5.5), 2)  # 11 / sqrt(2) / sqrt(2)
+    assert average(accuracies, [["a", "b", "c"]]).mean == pytest.approx(54.0)
+
+
+def test_average_without_a_task_or_with_other_seeds():
+    accuracies = {"a": {0: 60.0, 1: 64.0}, "b": {0: 80.0}}
+    assert average(accuracies, [["a", "c"]]) is None
+    assert average({"a": {}}, [["a"]]) is None
+    assert average(accuracies, [[]]) is None
+    assert average(accuracies, [["a", "b"]]) == (71.0, None, 1)
+
+
+def test_both_averages_of_a_published_row():
+    row = published()["vtab1k"]["fact_tt_le16"]
+    accuracies = {task: {0: value} for task, value in row["tasks"].items()}
+    groups = [[n for n, t in VTAB.items() if t.group == group] for group in GROUPS]
+    assert average(accuracies, groups).mean == pytest.approx(75.34, abs=0.005)
+    assert average(accuracies, [list(VTAB)]).mean == pytest.approx(73.04, abs=0.005)
+    assert average(accuracies, groups).mean == pytest.approx(vtab_means(row["tasks"])["group mean"])
+
+
+def test_holm_by_hand():
+    # 0.01 x 3, 0.02 x 2, 0.03 x 1 raised to what comes before; order and gaps are kept.
+    assert holm([0.03, None, 0.01, 0.02]) == [
+        pytest.approx(0.04), None, pytest.approx(0.03), pytest.approx(0.04)
+    ]  # fmt: skip
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([None]) == [None]
+
+
+def test_over_tasks_by_counting():
+    # Six differences of one sign: 2 of the 2^6 patterns of signs are as extreme.
+    assert over_tasks([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
+    # 21 - 1 against 1: the smallest one turned, two more patterns.
+    assert over_tasks([-1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(4 / 64)
+    assert over_tasks([1.0] * 5) is None
+    assert over_tasks([0.0] * 6) == 1.0
+
+
+def test_over_seeds_is_welchs_test():
+    a, b = [75.0, 75.4, 75.2], [74.1, 74.9, 74.2]
+    p, (low, high) = over_seeds(a, b)
+    errors = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 3
+    t = (np.mean(a) - np.mean(b)) / math.sqrt(sum(errors))
+    freedom = sum(errors) ** 2 / sum(e**2 / 2 for e in errors)
+    assert p == pytest.approx(2 * stats.t.sf(t, freedom))
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(errors))
+    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half))
+
+
+def test_over_seeds_needs_two_seeds_and_noise():
+    assert over_seeds([75.0], [74.0, 73.0]) is None
+    assert over_seeds([75.0, 75.0], [74.0, 74.0]) is None
+    assert over_seeds([75.0, 75.0], [74.0, 74.5]) is not None
+
+
+def systems(names, tasks, seeds=3, step=1.0):
+    rng = np.random.default_rng(0)
+    return {
+        name: {
+            task: {s: 60 + step * i + 5 * j + float(rng.normal(0, 0.1)) for s in range(seeds)}
+            for j, task in enumerate(tasks)
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def test_compare_puts_the_better_first_and_corrects_each_test_apart():
+    tasks = [f"t{i}" for i in range(8)]
+    three = systems(["low", "middle", "high"], tasks)
+    found = {(c.a, c.b): c for c in compare(three, [tasks])}
+    assert set(found) == {("middle", "low"), ("high", "low"), ("high", "middle")}
+    for (a, b), c in found.items():
+        assert (c.tasks, c.wins, c.seeds) == (8, 8, 3)
+        by_task = [
+            np.mean(list(three[a][t].values())) - np.mean(list(three[b][t].values())) for t in tasks
+        ]
+        assert c.difference == pytest.approx(np.mean(by_task))
+        assert c.interval[0] < c.difference < c.interval[1]
+        assert c.p_tasks == pytest.approx(3 * 2 / 2**8)  # all equal: three times the smallest
+        averages = [[np.mean([three[n][t][s] for t in tasks]) for s in range(3)] for n in (a, b)]
+        raw = stats.ttest_ind(*averages, equal_var=False).pvalue
+        assert raw <= c.p_seeds <= 3 * raw + 1e-12
+
+
+def test_compare_of_equal_noise_finds_nothing():
+    found = compare(systems(["a", "b"], [f"t{i}" for i in range(8)], step=0.0), [["t0", "t1"]])
+    assert found[0].p_seeds > 0.05
+    assert found[0].p_tasks is None  # two tasks
+
+
+def test_compare_uses_the_tasks_that_both_have():
+    two = systems(["a", "b"], ["t0", "t1", "t2"])
+    del two["a"]["t2"]
+    (c,) = compare(two, [["t0", "t1"], ["t2"]])
+    assert (c.a, c.tasks) == ("b", 2)
+    assert compare({"a": {"t0": {0: 1.0}}, "b": {"t1": {0: 1.0}}}, [["t0", "t1"]]) == []
+
+
+def test_few_shot_tasks_of_a_data_set_count_once():
+    tasks = [f"t{i}" for i in range(12)]
+    two = systems(["a", "b"], tasks)
+    pairs = [tasks[i : i + 2] for i in range(0, 12, 2)]
+    assert compare(two, [tasks])[0].p_tasks == pytest.approx(2 / 2**12)
+    assert compare(two, [tasks], pairs)[0].p_tasks == pytest.approx(2 / 2**6)
+    assert compare(two, [tasks], [tasks[:6], tasks[6:]])[0].p_tasks is None
