@@ -112,6 +112,10 @@ class Store:
             text = "{\n" + ",\n".join(fields) + "\n}"
         self.write(path, (text + "\n").encode())
 
+    def write_csv(self, text: str) -> None:
+        """results.csv."""
+        self.write(self.workdir / "results.csv", text.encode())
+
     def read_json(self, path: epath.Path) -> dict[str, Any] | None:
         """The file's object; None if there is no such file, or none that can be read."""
         try:
