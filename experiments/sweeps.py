@@ -20,7 +20,7 @@ from experiments.dry_run import show_plan
 from experiments.live import Bars, Scalars, Several
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
-from fact_jax.report.records import csv_text
+from fact_jax.report.records import csv_text, read_results
 from fact_jax.report.tables import parameter_table
 from fact_jax.sweep.plan import Cell, make_plan, split_names
 from fact_jax.sweep.runner import Runner
@@ -138,7 +138,6 @@ def run_sweep(
         _print_parameters(console, runner, cells)
         for name, result in results.items():
             _print_result(console, numbers[name], result, "finished before")
-        store.write_csv(csv_text(list(results.values())))
         for outcome in runner.run(cells, results, only):
             bars.finished(failed=isinstance(outcome, Failure))
             if isinstance(outcome, Failure):
@@ -147,11 +146,11 @@ def run_sweep(
                 console.print(f"{numbers[outcome.cell]} {outcome.cell}: FAILED, {text[:300]}")
                 continue
             results[outcome["cell"]] = outcome
-            store.write_csv(csv_text(list(results.values())))
             how = f"{outcome['seconds']['cell']:.0f} s"
             if (runs := outcome["stack"]["runs"]) > 1:
                 how += f", its share of {runs} together"
             _print_result(console, numbers[outcome["cell"]], outcome, how)
+    store.write_csv(csv_text(read_results(workdir)))  # of other plans in the same folder, too
     if failed and failures is None:
         raise _together(failed)
     return [results[cell.name] for cell in cells if cell.name in results]
