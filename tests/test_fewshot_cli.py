@@ -122,7 +122,7 @@ def test_the_same_without_augmentation(tmp_path, tiny):
 
 
 def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
-    config = fewshot.get_config("noah")
+    config = fewshot.get_config("noah,plain")
     config.update(
         mock_data=True, tasks="oxford_pets", shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0,
         train_limit=16, eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
