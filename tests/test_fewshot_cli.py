@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file
 
-from configs import fewshot, fewshot_tt
+from benchmarks import fewshot as benchmark
+from configs import compare, fewshot, fewshot_tt
 from experiments import fewshot as command_module
 from experiments.sweeps import run_sweep
 from fact_jax import VARIANTS, UserError
@@ -118,6 +119,28 @@ def test_the_same_without_augmentation(tmp_path, tiny):
     workdir = tmp_path / "work"
     command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
     check_five_sets(console.export_text(), workdir, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
+
+
+def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
+    config = fewshot.get_config("noah,plain")
+    config.update(
+        mock_data=True, tasks="oxford_pets", shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0,
+        train_limit=16, eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
+    )  # fmt: skip
+    config.noah.update(widths=(1, 2), supernet_epochs=1, population=2, parents=1, mutations=1,
+                       crossovers=0, generations=2)  # fmt: skip
+    reads, stream = [], FewShotData.stream
+
+    def spy(self, split, *args):
+        reads.append(split)
+        return stream(self, split, *args)
+
+    with mock.patch.object(FewShotData, "stream", spy):
+        (result,) = run_sweep(config, str(tmp_path / "work"), Console(quiet=True))
+    assert reads == ["train-seed0", "val", "test"]
+    assert result["search"]["best"]
+    assert np.isfinite(result["losses"]).all()
+    assert (result["num_train"], result["num_test"]) == (16, 24)
 
 
 METHODS = "fact_tt,vpt_deep+adapter"
@@ -271,6 +294,66 @@ def test_the_config_is_the_experiment_of_the_facts():
     assert (method.widths, method.supernet_epochs) == ((5, 10, 50, 100), 300)
     plain = fewshot_tt.get_config("plain")
     assert not any(plain[k] for k in ("augment", "mixup", "cutmix", "label_smoothing", "erasing"))
+
+
+def test_all_methods_with_one_word():
+    cells = make_plan(fewshot.get_config("all,plain"))
+    assert {cell.method_name for cell in cells} == set(compare.SMALL)
+    assert len(cells) == 16 * 5 * 5 * 3
+    assert not any(cell.settings["augment"] for cell in cells)
+    for cell in cells:
+        (candidate,) = cell.candidates
+        assert candidate.learning_rate == (5e-4 if cell.method_name == "full" else 5e-3)
+
+
+def test_quickstart_is_compares_settings_with_nothing_to_choose():
+    cells = make_plan(fewshot.get_config("quickstart"))
+    assert len(cells) == 16 * 2 * 5 * 3
+    theirs = {cell.method_name: cell for cell in make_plan(compare.get_config())}
+    for cell in cells:
+        (own,), three = cell.candidates, theirs[cell.method_name].candidates
+        assert own == three[1]
+        assert cell.settings["epochs"] == theirs[cell.method_name].settings["epochs"]
+        if cell.method_name != "noah":
+            assert cell.method == theirs[cell.method_name].method
+
+
+def test_what_the_config_does_not_set_can_still_be_given(tmp_path):
+    """All settings and grids of a method are there for the command line to change."""
+    lines = (
+        "import sys", "from absl import flags", "from ml_collections import config_flags",
+        "from fact_jax.sweep.plan import make_plan",
+        f"config_flags.DEFINE_config_file('config', {str(ROOT / 'configs' / 'fewshot.py')!r})",
+        "flags.FLAGS(sys.argv)", "cell = make_plan(flags.FLAGS.config)[0]",
+        "print(cell.method.population, cell.method.limit)",
+        "print([c.learning_rate for c in cell.candidates])",
+    )  # fmt: skip
+    out = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), f"--config={ROOT / 'configs/fewshot.py'}:noah",
+         "--config.noah.population=7", "--config.noah.learning_rates=1e-3,5e-3"],
+        cwd=ROOT, capture_output=True, text=True, env=ENV,
+    )  # fmt: skip
+    assert out.stdout.splitlines() == ["7 640000", "[0.001, 0.005]"], out.stderr
+
+
+def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    arguments = ["--methods=linear", "--tasks=digits", "--shots=1", "--seeds=0,1", "--epochs=1"]
+    monkeypatch.setattr(
+        sys, "argv", ["x", *arguments, "--workdir", str(tmp_path / "work"), "--out", str(out)]
+    )
+    benchmark.main()
+    record, stored = json.loads(out.read_text()), results(tmp_path / "work")
+    (row,) = record["rows"]
+    assert (row["task"], row["method"]) == ("digits_1shot", "linear")
+    assert row["accuracies"] == {
+        str(seed): stored[f"digits_1shot-linear-seed{seed}"]["accuracy"] for seed in (0, 1)
+    }
+    assert row["mean"] == pytest.approx(np.mean(list(row["accuracies"].values())))
+    assert row["grid_size"] == 1
+    assert record["command"].startswith("python -m benchmarks.fewshot --tasks digits")
+    assert all(f in record["command"] for f in ("--seeds 0,1", "--epochs 1", "--shots 1"))
+    assert (tmp_path / "work" / "fewshot.png").exists()
 
 
 @pytest.mark.parametrize(
