@@ -89,7 +89,10 @@ def run(main: Callable[[], None]) -> None:
             return app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             # What ml_collections says of an unknown setting, a wrong type or a missing file.
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            text = " ".join(str(error).split())
+            if isinstance(error, KeyError):
+                text = f"unknown setting {text}; the config's file shows those that there are."
+            print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
 
     def guarded(argv: list[str]) -> None:

@@ -133,6 +133,7 @@ def run_sweep(
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
         for cell in todo:  # missing data are better known now than after hours
             runner.trainer.feed.data(cell.task)
+        runner.check_sources(todo, results)
         bars.expect(sum(_epochs(cell) for cell in todo), len(todo), len(results))
         store.write_json(store.workdir / "config.json", config.to_dict())
         _print_parameters(console, runner, cells)

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.tasks import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches, candidates
@@ -41,6 +43,12 @@ def _advised(error: Exception) -> Exception:
     )
     advised.__cause__ = error
     return advised
+
+
+def _data_set(task: str) -> str:
+    """That of a few-shot task, whatever its shots; the task itself else."""
+    known = get_task(task)
+    return known.dataset if isinstance(known, FewShotTask) else task
 
 
 def _kind(cell: Cell) -> tuple:
@@ -87,6 +95,26 @@ class Runner:
                     "remove that file to run the cell again."
                 )
         return result
+
+    def check_sources(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
+        """UserError if a cell that is to run would read its data set (at other shots, with another
+        seed or method, too) from another source than a finished one did."""
+        known = {_data_set(result["task"]): result for result in results.values()}
+        for cell in cells:
+            before = known.get(_data_set(cell.task))
+            if cell.name in results or before is None:
+                continue
+            was, now = (
+                {k: data[k] for k in ("builder", "used_version")}
+                for data in (before["data"], self.trainer.feed.data(cell.task).provenance)
+            )
+            if was != now:
+                raise UserError(
+                    f"{cell.name} would be read from {now}, but "
+                    f"{self.store.result_path(before['cell'])} was made from {was}: accuracies on "
+                    "different images do not compare. Use another --workdir, or the "
+                    "--config.data_dir of before."
+                )
 
     def groups(self, cells: list[Cell]) -> list[Group]:
         """The whole sweep's cells in groups, in the plan's order: made of what is left of it they

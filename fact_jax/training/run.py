@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from fact_jax.training.mesh import fetch, put, replicated
+from fact_jax.training.mesh import agree, fetch, put, replicated
 from fact_jax.training.trial import NonFiniteLoss, TrialState, check_finite
 
 
@@ -25,6 +26,11 @@ class Outcome(NamedTuple):
     losses: list[np.ndarray]
     accuracies: list[np.ndarray]
     errors: list[NonFiniteLoss | None]
+
+
+# Seconds of work that a killed process may lose beside the epoch under way. Few-shot epochs
+# take a tenth of what their checkpoint takes.
+SAVE_EVERY = 2.0
 
 
 class UnreadableCheckpoint(Exception):
@@ -55,13 +61,16 @@ def train(
     eval_every: int = 0,
     on_epoch: Callable[[int, list[float], list[float]], None] = lambda *measured: None,
 ) -> Outcome:
-    """Runs ``states, losses = epoch(states, e)`` for e = 0 ... epochs - 1, a checkpoint after each.
+    """Runs ``states, losses = epoch(states, e)`` for e = 0 ... epochs - 1.
+
+    After an epoch there is a checkpoint if SAVE_EVERY seconds have passed since the last one, if it
+    is evaluated, and if `on_epoch` raises.
 
     `states` is a stack of at least as many trials as there are `steps` (batches of an epoch) and
     `settings` (named in errors); what is stacked beyond them is padding. ``evaluate(t, trainable)``
     gives the accuracy of trial t; it is called after every `eval_every` epochs and after the last.
-    ``on_epoch(done, losses, accuracies)`` is told of every epoch when its checkpoint is there, and
-    once more, before it goes on, of those that a resumed run had done.
+    ``on_epoch(done, losses, accuracies)`` is told of every epoch, and once more, before it goes on,
+    of those that a resumed run had done.
     A trial that leaves the finite numbers gets its error and is not evaluated, and the others go
     on, as long as there are any. A checkpoint in `directory` is resumed, so that the outcome equals
     that of a run never stopped; UnreadableCheckpoint if it cannot be read.
@@ -86,9 +95,13 @@ def train(
         except NonFiniteLoss as error:
             errors[t] = error
 
+    def due(e: int) -> bool:
+        """Whether it is time to evaluate."""
+        return e == epochs - 1 or bool(eval_every and (e + 1) % eval_every == 0)
+
     def measure(e: int) -> None:
         """Evaluates, if it is time, those for whom it was not done before."""
-        if evaluate and (e == epochs - 1 or (eval_every and (e + 1) % eval_every == 0)):
+        if evaluate and due(e):
             for t in range(count):
                 if errors[t] is None and np.isnan(curves["accuracies"][t, e]):
                     curves["accuracies"][t, e] = evaluate(t, trained[t])
@@ -101,7 +114,7 @@ def train(
     with ocp.training.Checkpointer(
         directory, preservation_policy=latest_only, cleanup_tmp_directories=True
     ) as checkpointer:
-        first, trained = 0, trained_of(states)
+        first, trained, saved = 0, trained_of(states), time.monotonic()
         if checkpointer.latest is not None:
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree()
@@ -139,9 +152,18 @@ def train(
                     check(t, losses[t, :own], trained[t], e)
             if all(errors):
                 break
-            checkpointer.save(e, tree())  # before evaluating: what fails there costs no training
+            # Before evaluating: what fails there costs no training.
+            if agree(np.array(due(e) or time.monotonic() - saved > SAVE_EVERY)):
+                checkpointer.save(e, tree())
+                saved = time.monotonic()
             measure(e)
-            on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
+            try:
+                on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
+            except BaseException as error:  # such as the end that SIGTERM asks for
+                alone = isinstance(error, KeyboardInterrupt) and jax.process_count() > 1
+                if not alone and (checkpointer.latest is None or checkpointer.latest.step < e):
+                    checkpointer.save(e, tree())
+                raise
         latest = checkpointer.latest
         if evaluate and not all(errors) and latest is not None and latest.step < epochs:
             checkpointer.save(epochs, tree())  # once more, with the last accuracies
