@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
 import time
 import traceback
@@ -17,13 +16,12 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory, unwritable
 from fact_jax.sweep.group import Group, batches, candidates
 from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.record import store_failure, stored_result
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
-from fact_jax.sweep.versions import environment
 from fact_jax.training.mesh import agree
 from fact_jax.training.run import UnreadableCheckpoint
-from fact_jax.training.trial import NonFiniteLoss
 
 POLL = 2.0  # seconds between looks at what other runs do
 
@@ -58,18 +56,7 @@ class Runner:
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
-        path = self.store.result_path(cell.name)
-        result = self.store.read_json(path)
-        if result is not None:
-            old, new = result.get("settings", {}), self.group([cell], 1).settings(cell)
-            changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-            if changed:
-                text = ", ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed)
-                raise UserError(
-                    f"{path} was made with other settings: {text}. Use another --workdir, or "
-                    "remove that file to run the cell again."
-                )
-        return result
+        return stored_result(self.store, cell, self.group([cell], 1).settings(cell))
 
     def groups(self, cells: list[Cell]) -> list[Group]:
         """The whole sweep's cells in groups, in the plan's order: made of what is left of it they
@@ -98,7 +85,7 @@ class Runner:
         done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
         if only:
             done |= {cell.name for cell in cells if cell.name not in only}
-        failed_before = {cell.name: self._failed_at(cell.name) for cell in cells}
+        failed_before = {cell.name: self.store.failed_at(cell.name) for cell in cells}
         waiting = self.groups(cells)
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
             worked = False
@@ -115,7 +102,8 @@ class Runner:
                     worked = True
                     for outcome in self._attempt(group, done):
                         if isinstance(outcome, Failure):
-                            self._record(outcome, group)
+                            (cell,) = (c for c in group.cells if c.name == outcome.cell)
+                            store_failure(self.store, cell, outcome, self.rerun(cell.name))
                             done.add(outcome.cell)
                         else:
                             done.add(outcome["cell"])
@@ -132,7 +120,7 @@ class Runner:
         for cell in group.cells:
             if cell.name in done:
                 continue
-            result, failed_at = self.finished(cell), self._failed_at(cell.name)
+            result, failed_at = self.finished(cell), self.store.failed_at(cell.name)
             if agree(np.array(result is not None)):
                 done.add(cell.name)
                 if result is not None:
@@ -141,10 +129,6 @@ class Runner:
                 done.add(cell.name)
                 record = self.store.read_json(self.store.failure_path(cell.name)) or {}
                 yield Failure(cell.name, UserError(f"{record.get('message')} (another run)"))
-
-    def _failed_at(self, name: str) -> str | None:
-        path = self.store.failure_path(name)
-        return (self.store.read_json(path) or {}).get("when") if path.exists() else None
 
     def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:
         """Runs a group; one that fails is tried again in parts, down to the cell at fault."""
@@ -180,24 +164,3 @@ class Runner:
         for part in parts:
             if any(cell.name not in done for cell in part):
                 yield from self._attempt(self.group(part, size), done)
-
-    def _record(self, failure: Failure, group: Group) -> None:
-        """DIR/failures/<cell>.json."""
-        error = failure.error
-        (cell,) = (cell for cell in group.cells if cell.name == failure.cell)
-        text = (
-            "" if isinstance(error, NonFiniteLoss) else "".join(traceback.format_exception(error))
-        )
-        content = {
-            "cell": failure.cell,
-            "method": cell.method_name,
-            "task": cell.task,
-            "seed": cell.seed,
-            "error": type(error).__name__,
-            "message": str(error),
-            "traceback": text,
-            "command": self.rerun(failure.cell),
-            "when": datetime.datetime.now(datetime.UTC).isoformat(),
-            "environment": environment(),
-        }
-        self.store.write_json(self.store.failure_path(failure.cell), content)
