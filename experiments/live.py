@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from etils import epath
+import rich.markup  # noqa: F401  rich imports it late, in the bars' thread, where TFDS's lazy
+from etils import epath  # imports make that fail
 from rich.console import Console
 from rich.progress import (
     BarColumn,

@@ -15,6 +15,7 @@ import logging
 import pickle
 import socket
 import uuid
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -168,11 +169,13 @@ class OnRay:
         if not ray.is_initialized():
             here = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
             try:
-                ray.init(
-                    o.address or "local",
-                    logging_level=logging.ERROR,
-                    **({} if o.address else here),
-                )
+                with warnings.catch_warnings():  # what Ray forks becomes another program at once
+                    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                    ray.init(
+                        o.address or "local",
+                        logging_level=logging.ERROR,
+                        **({} if o.address else here),
+                    )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"No Ray cluster answers at --launch.address={o.address}: "

@@ -13,6 +13,7 @@ import math
 import re
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -32,6 +33,8 @@ from fact_jax.sweep.record import stored_result
 from fact_jax.sweep.runner import POLL, Outcome
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store
+
+LOOK = 30.0  # seconds between questions to Slurm's controller
 
 
 class Job:
@@ -125,7 +128,12 @@ class OnSlurm:
             return
         self._bars.note(where)
         try:
-            while watch.left and not all(job.done() for job in jobs):
+            looked = time.monotonic()
+            while watch.left and any(not job.paths.result_pickle.exists() for job in jobs):
+                if time.monotonic() - looked > LOOK:
+                    looked = time.monotonic()
+                    if not self._alive(jobs):
+                        break
                 yield from watch.look()
                 cli.check_signals()
                 time.sleep(POLL)
@@ -161,7 +169,7 @@ class OnSlurm:
             )
             kind = executor.job_class
             before = [kind(self._folder, i) for i in self._store.read_json(path) or []]
-            jobs = [job for job in before if not job.done()]
+            jobs = self._alive(before)
             job = Job(
                 self._config, str(self._store.workdir), self._only,
                 rerun_command("CELL").removesuffix("CELL"),
@@ -175,14 +183,26 @@ class OnSlurm:
         self._store.write_json(path, [job.job_id for job in (*jobs, *new)])
         return [*jobs, *new]
 
+    def _alive(self, jobs: list[Any]) -> list[Any]:
+        """Those that wait or run. submitit asks sacct, which is not on all clusters."""
+        if self._options.cluster != "slurm" or not jobs:
+            return [job for job in jobs if not job.done()]
+        ids = ",".join(job.job_id for job in jobs)
+        asked = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={ids}"]
+        out = subprocess.run(asked, capture_output=True, text=True)
+        if out.returncode and "Invalid job id" not in out.stderr:
+            return jobs  # the controller may answer later
+        return [job for job in jobs if job.job_id in out.stdout.split()]
+
 
 def _end(job: Any) -> str:
     """How a job ended, in a sentence."""
+    if not job.paths.result_pickle.exists():
+        return f"Job {job.job_id} was cancelled or killed."
     try:
         return job.result() or f"Job {job.job_id} ended well."
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        return f"Job {job.job_id}: {job.state}, {lines[-1] if lines else type(error).__name__}."
+        return f"Job {job.job_id}: {str(error).strip().splitlines()[-1]}."
 
 
 def minutes(time_limit: str) -> int:
