@@ -7,8 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import rich.markup  # noqa: F401  rich imports it late, in the bars' thread, where TFDS's lazy
-from etils import epath  # imports make that fail
+from etils import epath
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,9 +28,12 @@ class Bars:
     """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
 
     def __init__(self, console: Console):
+        # Without markup, for which rich would import a module in the bars' thread: that fails there
+        # while another thread imports TFDS, whose lazy imports replace Python's own.
+        texts = {w: TextColumn(w, markup=False) for w in ("{task.description}", "epochs", "left")}
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            texts["{task.description}"], BarColumn(), MofNCompleteColumn(),
+            texts["epochs"], TimeElapsedColumn(), texts["left"], TimeRemainingColumn(),
         )  # fmt: skip
         self.progress = Progress(
             *columns, console=console, transient=True, speed_estimate_period=600
