@@ -174,8 +174,8 @@ class OnSlurm:
                 self._config, str(self._store.workdir), self._only,
                 rerun_command("CELL").removesuffix("CELL"),
             )  # fmt: skip
-            with executor.batch():
-                new = [executor.submit(job) for _ in range(number - len(jobs))]
+            missing = [job] * (number - len(jobs))
+            new = executor.submit_array(missing) if missing else []
         except (RuntimeError, ValueError, NameError, AssertionError, OSError) as error:
             raise UserError(f"No job could be submitted: {error}") from error
         except s.core.utils.FailedJobError as error:
