@@ -42,10 +42,10 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def end_gently() -> None:
-    """From now on SIGTERM ends the command at the next `check_signals`, and after GRACE seconds, or
-    if it comes again, at once."""
-    signal.signal(signal.SIGTERM, _terminate)
+def end_gently(signum: int = signal.SIGTERM) -> None:
+    """From now on SIGTERM, or another signal, ends the command at the next `check_signals`, and
+    after GRACE seconds, or if it comes again, at once."""
+    signal.signal(signum, _terminate)
 
 
 def _terminate(signum: int, frame: Any) -> None:
@@ -78,11 +78,18 @@ def join_processes(how: str) -> None:
     jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
 
 
+def prepare_process() -> None:
+    """Quiet logs, and the cache of compiled programs that all commands share."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
+    logging.set_verbosity(logging.ERROR)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C and
     SIGTERM say how to go on (status 130 and 143)."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -96,11 +103,9 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(2)
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)
+        prepare_process()
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _unraisable
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
         try:
             if len(argv) > 1:
                 raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")

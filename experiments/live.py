@@ -30,14 +30,17 @@ class Bars:
     """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
 
     def __init__(self, console: Console):
+        # Without markup, for which rich would import a module in the bars' thread: that fails there
+        # while another thread imports TFDS, whose lazy imports replace Python's own.
+        texts = {w: TextColumn(w, markup=False) for w in ("{task.description}", "epochs", "left")}
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            texts["{task.description}"], BarColumn(), MofNCompleteColumn(),
+            texts["epochs"], TimeElapsedColumn(), texts["left"], TimeRemainingColumn(),
         )  # fmt: skip
         self.progress = Progress(
             *columns, console=console, transient=True, speed_estimate_period=600
         )
-        self._console = console
+        self._console, self.width = console, console.width
         self._all = self.progress.add_task("sweep", total=None)
         self._run = self.progress.add_task("", total=1)
         self._epochs = self._before = 0
@@ -78,6 +81,13 @@ class Bars:
         cli.check_signals()
         self.progress.update(self._run, completed=done)
         self.progress.update(self._all, completed=self._epochs + done * self._running)
+
+    def elsewhere(self, running: int, epochs: int) -> None:
+        """What runs in other processes: cells under way, and epochs of the cells that ended."""
+        self._cells["running"] = min(running, self._cells["to do"])
+        self.progress.update(self._all, completed=epochs)
+        self.progress.update(self._run, visible=False)
+        self._describe()
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from experiments import cli
 from experiments.dry_run import show_plan
+from experiments.launchers import options
 from experiments.live import Bars, Scalars, Several
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
@@ -38,7 +40,7 @@ NOTES = {
 
 
 def define_flags(default_config: str) -> None:
-    """--config, --workdir, --cells, --dry_run and --distributed."""
+    """--config, --workdir, --cells, --dry_run, --distributed, --launcher and --launch."""
     config_flags.DEFINE_config_file("config", default_config, "Config file.")
     flags.DEFINE_string(
         "workdir",
@@ -53,12 +55,21 @@ def define_flags(default_config: str) -> None:
         "Several processes, the same command on each, on a shared --workdir: 'auto' on a TPU slice "
         "or under Slurm, else HOST:PORT,COUNT,INDEX with process 0's address.",
     )
+    options.define_flags()
 
 
 def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe; ``finish(config, results, console, workdir)`` shows
     what came out of it. Cells that failed end the command with an error after that."""
     cli.end_gently()
+    launch = options.launcher(flags.FLAGS.launcher, flags.FLAGS.launch)
+    if launch and flags.FLAGS.distributed:
+        raise UserError(
+            f"--distributed is for --launcher=local; with {flags.FLAGS.launcher} every task or job "
+            "is a process of its own."
+        )
+    if launch:  # this process only watches: the accelerators are for others
+        jax.config.update("jax_platforms", "cpu")
     if flags.FLAGS.distributed:
         cli.join_processes(flags.FLAGS.distributed)
     config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
@@ -69,7 +80,7 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         show_plan(config, workdir, console)
         return
     failures: list[Failure] = []
-    results = run_sweep(config, workdir, console, failures, split_names(flags.FLAGS.cells))
+    results = run_sweep(config, workdir, console, failures, split_names(flags.FLAGS.cells), launch)
     if results:
         finish(config, results, console, absolute(workdir))
         _draw_architectures(results, console, absolute(workdir))
@@ -81,7 +92,7 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         raise _together(failures)
 
 
-def _rerun(cell: str) -> str:
+def rerun_command(cell: str) -> str:
     """The command that runs one cell of this sweep again."""
     words = [w for w in sys.argv[1:] if not w.lstrip("-").startswith(("cells=", "distributed="))]
     module = getattr(sys.modules["__main__"], "__spec__", None)
@@ -101,17 +112,35 @@ def _draw_architectures(results: list[dict], console: Console, workdir: epath.Pa
     console.print(f"Found architectures are drawn in {folder}.")
 
 
+class LocalRunner(Runner):
+    """Runs cells in this process."""
+
+    def check_data(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
+        """UserError if data are missing, or others than the results': better known now than after
+        hours."""
+        for cell in cells:
+            self.trainer.feed.data(cell.task)
+        self.check_sources(cells, results)
+
+    def describe(self, console: Console, cells: list[Cell]) -> None:
+        """The model, the devices, and what each method trains."""
+        _print_parameters(console, self, cells)
+
+
 def run_sweep(
     config: ConfigDict,
     workdir: str,
     console: Console,
     failures: list[Failure] | None = None,
     only: list[str] | None = None,
+    launch: options.Launch | None = None,
+    rerun: Callable[[str], str] = rerun_command,
 ) -> list[dict]:
     """Runs what is not finished yet, of all cells or those named in `only`, printing a line per
     cell; all results, of cells finished before, too.
 
-    Cells that fail are added to `failures`, or raised at the end where none is given.
+    Cells that fail are added to `failures`, or raised at the end where none is given. They run in
+    this process, or where `launch` has them run; ``rerun(cell)`` is what a failure's record says.
     """
     failed: list[Failure] = [] if failures is None else failures
     cells, only = make_plan(config), only or []
@@ -128,15 +157,17 @@ def run_sweep(
         if config.tensorboard and jax.process_index() == 0:
             listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
         stack.enter_context(bars.progress)
-        runner = Runner(config, store, Several(listeners), _rerun)
+        runner: options.Launched = (
+            stack.enter_context(launch(config, store, bars, only))
+            if launch
+            else LocalRunner(config, store, Several(listeners), rerun)
+        )
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
-        for cell in todo:  # missing data are better known now than after hours
-            runner.trainer.feed.data(cell.task)
-        runner.check_sources(todo, results)
-        bars.expect(sum(_epochs(cell) for cell in todo), len(todo), len(results))
+        runner.check_data(todo, results)
+        bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
         store.write_json(store.workdir / "config.json", config.to_dict())
-        _print_parameters(console, runner, cells)
+        runner.describe(console, cells)
         for name, result in results.items():
             _print_result(console, numbers[name], result, "finished before")
         for outcome in runner.run(cells, results, only):
@@ -179,7 +210,8 @@ def _print_result(console: Console, number: str, result: dict, how: str) -> None
         console.print(architecture_text(result["search"]))
 
 
-def _epochs(cell: Cell) -> int:
+def epochs_of(cell: Cell) -> int:
+    """Epochs of all its trainings, and generations of its search."""
     grid = len(cell.candidates) if len(cell.candidates) > 1 else 0
     epochs, method = cell.settings["epochs"] * (1 + grid), cell.method
     if isinstance(method, SearchMethod):

@@ -22,7 +22,7 @@ def main():
     slow = Slow()
     del slow
     print("gone on", flush=True)
-    cli.check_interrupt()
+    cli.check_signals()
     print("not reached", flush=True)
 
 cli.run(main)

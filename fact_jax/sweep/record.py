@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
+import traceback
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from fact_jax.data.tasks import get_task
-from fact_jax.sweep.runs import Trained
+from fact_jax.errors import UserError
+from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
+from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import Method, count_parameters
 from fact_jax.tuning.files import to_bytes
 from fact_jax.tuning.method import SearchMethod
@@ -96,3 +101,40 @@ def store_result(
     store.write(store.factors_path(cell.name), content)
     store.write_json(store.result_path(cell.name), result)
     return result
+
+
+def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of a cell, if there is one; UserError if not made with these settings."""
+    path = store.result_path(cell.name)
+    result = store.read_result(cell.name)
+    if result is not None:
+        old = result.get("settings", {})
+        changed = [k for k in sorted({*old, *settings}) if old.get(k) != settings.get(k)]
+        if changed:
+            text = ", ".join(f"{k} was {old.get(k)!r}, is now {settings.get(k)!r}" for k in changed)
+            raise UserError(
+                f"{path} was made with other settings: {text}. Use another --workdir, or remove "
+                "that file to run the cell again."
+            )
+    return result
+
+
+def store_failure(store: Store, cell: Cell, failure: Failure, command: str) -> None:
+    """DIR/failures/<cell>.json; `command` runs the cell again."""
+    error = failure.error
+    text = "" if isinstance(error, NonFiniteLoss) else "".join(traceback.format_exception(error))
+    content = {
+        "cell": failure.cell,
+        "method": cell.method_name,
+        "task": cell.task,
+        "seed": cell.seed,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": text,
+        "command": command,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(),
+        "environment": environment(),
+    }
+    store.write_json(store.failure_path(failure.cell), content)
+    # The record has it in words; itself it would keep the cell's arrays until the sweep ends.
+    traceback.clear_frames(error.__traceback__)

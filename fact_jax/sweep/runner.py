@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import gc
 import time
@@ -20,13 +19,12 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches, candidates
 from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.record import store_failure, stored_result
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
-from fact_jax.sweep.versions import environment
 from fact_jax.training.mesh import agree
 from fact_jax.training.run import UnreadableCheckpoint
-from fact_jax.training.trial import NonFiniteLoss
 
 POLL = 2.0  # seconds between looks at what other runs do
 
@@ -84,17 +82,7 @@ class Runner:
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
-        path, result = self.store.result_path(cell.name), self.store.read_result(cell.name)
-        if result is not None:
-            old, new = result.get("settings", {}), self.group([cell], 1).settings(cell)
-            changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-            if changed:
-                text = ", ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed)
-                raise UserError(
-                    f"{path} was made with other settings: {text}. Use another --workdir, or "
-                    "remove that file to run the cell again."
-                )
-        return result
+        return stored_result(self.store, cell, self.group([cell], 1).settings(cell))
 
     def check_sources(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
         """UserError if a cell that is to run would read its data set (at other shots, with another
@@ -151,7 +139,7 @@ class Runner:
         done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
         if only:
             done |= {cell.name for cell in cells if cell.name not in only}
-        failed_before = {c.name: self._failed_at(c.name) for c in cells if c.name not in done}
+        failed_before = {c.name: self.store.failed_at(c.name) for c in cells if c.name not in done}
         waiting = self.groups(cells)
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
             worked = False
@@ -168,7 +156,8 @@ class Runner:
                     worked = True
                     for outcome in self._attempt(group, done):
                         if isinstance(outcome, Failure):
-                            self._record(outcome, group)
+                            (cell,) = (c for c in group.cells if c.name == outcome.cell)
+                            store_failure(self.store, cell, outcome, self.rerun(cell.name))
                             done.add(outcome.cell)
                         else:
                             done.add(outcome["cell"])
@@ -185,7 +174,7 @@ class Runner:
         for cell in group.cells:
             if cell.name in done:
                 continue
-            failed_at, result = self._failed_at(cell.name), self.finished(cell)
+            failed_at, result = self.store.failed_at(cell.name), self.finished(cell)
             if agree(np.array(result is not None)):
                 done.add(cell.name)
                 if result is not None:
@@ -194,10 +183,6 @@ class Runner:
                 done.add(cell.name)
                 record = self.store.read_json(self.store.failure_path(cell.name)) or {}
                 yield Failure(cell.name, UserError(f"{record.get('message')} (another run)"))
-
-    def _failed_at(self, name: str) -> str | None:
-        path = self.store.failure_path(name)
-        return (self.store.read_json(path) or {}).get("when") if path.exists() else None
 
     def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:
         """Runs a group; one that fails is tried again in parts, down to the cell at fault."""
@@ -247,26 +232,3 @@ class Runner:
         if len(group.cells) > 1:
             return [[cell] for cell in group.cells if cell.name not in done], group.size
         return [], group.size
-
-    def _record(self, failure: Failure, group: Group) -> None:
-        """DIR/failures/<cell>.json."""
-        error = failure.error
-        (cell,) = (cell for cell in group.cells if cell.name == failure.cell)
-        text = (
-            "" if isinstance(error, NonFiniteLoss) else "".join(traceback.format_exception(error))
-        )
-        content = {
-            "cell": failure.cell,
-            "method": cell.method_name,
-            "task": cell.task,
-            "seed": cell.seed,
-            "error": type(error).__name__,
-            "message": str(error),
-            "traceback": text,
-            "command": self.rerun(failure.cell),
-            "when": datetime.datetime.now(datetime.UTC).isoformat(),
-            "environment": environment(),
-        }
-        self.store.write_json(self.store.failure_path(failure.cell), content)
-        # The record has it in words; itself it would keep the cell's arrays until the sweep ends.
-        traceback.clear_frames(error.__traceback__)

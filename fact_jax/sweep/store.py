@@ -174,6 +174,11 @@ class Store:
         if jax.process_index() == 0:
             self.failure_path(cell).unlink(missing_ok=True)
 
+    def failed_at(self, cell: str) -> str | None:
+        """When the cell failed last, if it did."""
+        path = self.failure_path(cell)
+        return (self.read_json(path) or {}).get("when") if path.exists() else None
+
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage
 
