@@ -112,10 +112,8 @@ def train(
                 raise UnreadableCheckpoint(directory, error) from error
             found = fetch(stored.pop("checksum"))
             if not np.array_equal(found, _checksum(stored)):
-                error = ValueError(
-                    "its numbers are not those that were saved: the checksum differs"
-                )
-                raise UnreadableCheckpoint(directory, error)
+                text = "its numbers are not those that were saved: the checksum differs"
+                raise UnreadableCheckpoint(directory, ValueError(text))
             first = min(checkpointer.latest.step + 1, epochs)
             states = TrialState(stored["trainable"], stored["moments"])
             curves = {name: np.array(fetch(stored[name])) for name in curves}

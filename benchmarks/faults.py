@@ -1,0 +1,595 @@
+"""What sweeps lose by faults: kills, full and read-only disks, corrupt files, failing cells, clocks.
+
+    python -m benchmarks.faults [--only kill,full] [--kills 20] [--seed 0] [--out FILE.json]
+
+The command of a user (`python -m experiments.vtab`) runs in subprocesses, with this file as its
+config: the bundled model, an offline task, a linear probe and FacT-TT with grids and NOAH, cells
+in stacks of two. After each fault the same command runs again, until it is done. The results are
+then compared with those of a sweep that nothing happened to: every number but times, the factors'
+bytes and the pictures' must be equal, and no result that was there may have been written again.
+"full", "readonly" and "clock" need root (mount, chattr) or Debian's faketime and are left out, by
+name, where these are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from configs import quickstart
+
+ROOT = Path(__file__).parents[1]
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+TIMES = ("seconds", "epochs_run", "environment")  # what may differ in a result
+LIMIT = 900  # seconds that one command may take
+FAR = "from benchmarks import faults; faults.patched({what!r})"
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.update(
+        tasks="digits", methods="linear,fact_tt,noah", seeds=(0, 1, 2, 3), epochs=3,
+        warmup_epochs=1, train_limit=96, eval_limit=60, batch_size=32, trials_per_device=2,
+    )  # fmt: skip
+    config.linear = ConfigDict({"learning_rates": (1e-2, 3e-2)})
+    config.fact_tt = ConfigDict({"rank": 4, "scales": (0.1, 1.0), "learning_rate": 1e-2})
+    config.noah = ConfigDict(
+        {
+            "widths": (1, 2), "supernet_epochs": 2, "supernet_learning_rate": 5e-3,
+            "population": 4, "parents": 2, "mutations": 2, "crossovers": 1, "generations": 2,
+            "limit": 100_000,
+        }
+    )  # fmt: skip
+    return config
+
+
+SMALL = ("--config.methods=linear,fact_tt", "--config.seeds=(0,1)")  # 4 cells in 2 groups
+
+
+def patched(what: str) -> None:
+    """Runs experiments.vtab, in the subprocess, with what no file or signal can bring about."""
+    import runpy
+
+    import jax
+
+    from fact_jax.sweep import claims
+    from fact_jax.sweep.trainer import Trainer
+
+    train = Trainer.train
+
+    def no_memory(self, runs, size, directory):
+        if size > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory (injected)")
+        return train(self, runs, size, directory)
+
+    if what == "memory":
+        Trainer.train = no_memory
+    if what == "leases":
+        claims._has_locks = lambda folder: False
+        claims.BEAT, claims.DEAD_AFTER, claims.SETTLE = 0.5, 5.0, 0.3
+    runpy.run_module("experiments.vtab", run_name="__main__", alter_sys=True)
+
+
+class Done(NamedTuple):
+    status: int
+    text: str
+
+
+class Bench:
+    """Commands on work directories in one folder, and the results they should have."""
+
+    def __init__(self, folder: Path, seed: int, kills: int):
+        self.folder, self.kills = folder, kills
+        self.random = random.Random(seed)
+        self.rows: list[dict[str, Any]] = []
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT), "COLUMNS": "200",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        }  # fmt: skip
+        self._expected: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._count = 0
+
+    def workdir(self) -> Path:
+        self._count += 1
+        return self.folder / f"work{self._count}"
+
+    def start(self, workdir: Path, *words: str, patch: str = "", **more: str) -> subprocess.Popen:
+        how = ["-c", FAR.format(what=patch)] if patch else ["-m", "experiments.vtab"]
+        command = [sys.executable, *how, "--config=benchmarks/faults.py", f"--workdir={workdir}"]
+        log = (self.folder / f"{workdir.name}-{time.monotonic_ns()}.log").open("w+")
+        process = subprocess.Popen(
+            [*command, *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+            env={**self.environment, **more},
+        )  # fmt: skip
+        process.log = log  # type: ignore[attr-defined]
+        return process
+
+    def end(self, process: subprocess.Popen) -> Done:
+        try:
+            process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log = process.log  # type: ignore[attr-defined]
+        log.seek(0)
+        return Done(process.returncode, log.read())
+
+    def run(self, workdir: Path, *words: str, patch: str = "", **more: str) -> Done:
+        return self.end(self.start(workdir, *words, patch=patch, **more))
+
+    def expected(self, *words: str) -> dict[str, Any]:
+        """The results of a sweep that nothing happens to."""
+        if words not in self._expected:
+            workdir = self.workdir()
+            done = self.run(workdir, *words)
+            if done.status:
+                raise SystemExit(f"The sweep fails without any fault:\n{done.text}")
+            self._expected[words] = results(workdir)
+        return self._expected[words]
+
+    def row(self, what: str, times: int, lost: list[str], then: str) -> None:
+        self.rows.append({"what": what, "times": times, "lost": lost, "then": then})
+        print(f"{what}: {times} times, lost: {', '.join(lost) or 'nothing'}; {then}", flush=True)
+
+    def compare(self, workdir: Path, *words: str, last: Done | None = None) -> list[str]:
+        """What is not as it should be at the end."""
+        lost = [f"status {last.status}: {last.text[-300:]}"] if last and last.status else []
+        mine, theirs = results(workdir), self.expected(*words)
+        lost += [f"{cell} is missing" for cell in sorted(theirs.keys() - mine.keys())]
+        for cell in sorted(theirs.keys() & mine.keys()):
+            keys = {*mine[cell], *theirs[cell]}
+            lost += [
+                f"{cell}: {key} differs"
+                for key in sorted(keys)
+                if mine[cell].get(key) != theirs[cell].get(key)
+            ]
+        return lost
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    """All of each result but times, and digests of the files that belong to it."""
+    found = {}
+    for path in sorted(workdir.glob("results/*.json")):
+        result = json.loads(path.read_text())
+        own = {k: v for k, v in result.items() if k not in TIMES}
+        for file in (f"factors/{path.stem}.safetensors", f"examples/{path.stem}.jpg"):
+            own[file] = hashlib.sha256((workdir / file).read_bytes()).hexdigest()
+        found[path.stem] = own
+    return found
+
+
+def stamps(workdir: Path) -> dict[str, tuple[int, int]]:
+    paths = workdir.glob("results/*.json")
+    return {p.stem: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+
+def again(before: dict, after: dict) -> list[str]:
+    return [f"{cell} was written again" for cell in before if after.get(cell) != before[cell]]
+
+
+def files(workdir: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(workdir):
+        yield from (f"{folder}/{name}" for name in (*folders, *names))
+
+
+def temporary(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return "orbax-checkpoint-tmp" in path or (name.startswith(".") and name.count(".") > 2)
+
+
+def wait_for(process: subprocess.Popen, seen: Callable[[], bool]) -> bool:
+    """Until it is so; False if the command ended before."""
+    while process.poll() is None:
+        if seen():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def steps(workdir: Path) -> set[str]:
+    """The epochs' checkpoints that are whole."""
+    paths = workdir.glob("checkpoints/*/*/*")
+    return {str(p) for p in paths if p.name.isdigit()}
+
+
+def reached(workdir: Path) -> dict[str, int]:
+    """The last epoch of each training that is not finished."""
+    found: dict[str, int] = {}
+    for path in map(Path, steps(workdir)):
+        key = str(path.parent)
+        found[key] = max(found.get(key, 0), int(path.name))
+    return found
+
+
+def has(workdir: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: any(workdir.glob(pattern))
+
+
+def kill(b: Bench) -> None:
+    """SIGKILL at random moments, a third of them while something is being written."""
+    b.expected()
+    sent = writing = sweeps = 0
+    lost: list[str] = []
+    while sent < b.kills:
+        workdir, before, last = b.workdir(), {}, None
+        sweeps += 1
+        while last is None:
+            process = b.start(workdir)
+            if sent >= b.kills:
+                last = b.end(process)
+            elif b.random.random() < 1 / 3:
+                skip = b.random.randrange(4)  # of the files that are seen being written
+                known: set[str] = set()
+
+                def unfinished(workdir=workdir, known=known, skip=skip) -> bool:
+                    known |= {p for p in files(workdir) if temporary(p)}
+                    return len(known) > skip
+
+                if hit := wait_for(process, unfinished):
+                    writing += 1
+            else:
+                until = time.monotonic() + b.random.uniform(1, 25)
+                hit = wait_for(process, lambda until=until: time.monotonic() > until)
+            if last is None and hit:
+                process.kill()
+                b.end(process)
+                sent += 1
+            elif last is None:
+                last = b.end(process)
+            after = stamps(workdir)
+            lost += again(before, after)
+            before = after
+        lost += b.compare(workdir, last=last)
+    how = f"{writing} of them while a file was being written; {sweeps} sweeps went on to the end"
+    b.row("SIGKILL at random moments", sent, lost, how)
+
+
+def _signalled(b: Bench, number: signal.Signals, status: int, text: str) -> None:
+    lost: list[str] = []
+    epochs = 0
+    workdir, times = b.workdir(), 3
+    for i in range(times):
+        old, before = steps(workdir), stamps(workdir)
+        process = b.start(workdir, *SMALL)
+        if not wait_for(process, lambda n=i, old=old: len(steps(workdir) - old) > n % 2):
+            lost.append("nothing was trained")
+        there = reached(workdir)
+        process.send_signal(number)
+        done = b.end(process)
+        lost += again(before, stamps(workdir))
+        now = reached(workdir)
+        epochs += sum(max(0, step - now[d]) for d, step in there.items() if d in now)
+        if done.status != status or text not in done.text or "Traceback" in done.text:
+            lost.append(f"status {done.status}, said {done.text[-200:]!r}")
+    lost += [f"{epochs} finished epochs"] if epochs else []
+    lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
+    b.row(
+        f"{number.name} while it trains", times, lost,
+        f"status {status}, {text!r}",
+    )  # fmt: skip
+
+
+def term(b: Bench) -> None:
+    _signalled(b, signal.SIGTERM, 143, "Terminated. Run the same command again")
+
+
+def interrupt(b: Bench) -> None:
+    _signalled(b, signal.SIGINT, 130, "Interrupted. Run the same command again")
+
+
+def full(b: Bench) -> None:
+    """A disk that fills at different moments, and has space again."""
+    moments = {
+        "before the start": None,
+        "while a checkpoint is written": "checkpoints/*/*/*",
+        "before factors are written": "examples/*.jpg",
+        "before a result is written": "factors/*.safetensors",
+    }
+    for name, pattern in moments.items():
+        disk = b.folder / "disk"
+        disk.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
+        try:
+            workdir, filler = disk / "work", disk / "filler"
+            if pattern is None:
+                _fill(filler)
+            process = b.start(workdir, *SMALL)
+            if pattern:
+                wait_for(process, has(workdir, pattern))
+                _fill(filler)
+            done = b.end(process)
+            lost, before = _said(done, "is full"), stamps(workdir)
+            filler.unlink()
+            lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
+            b.row(f"disk full {name}", 1, lost + again(before, stamps(workdir)), _last(done))
+        finally:
+            subprocess.run(["umount", disk], check=True)
+
+
+def _fill(path: Path) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 12, 1):
+                while True:
+                    try:
+                        file.write(b"\0" * size)
+                    except OSError:
+                        break
+    except OSError:
+        pass
+
+
+def _said(done: Done, words: str) -> list[str]:
+    if done.status == 2 and words in " ".join(done.text.split()) and "Traceback" not in done.text:
+        return []
+    return [f"status {done.status}, said {done.text[-300:]!r}"]
+
+
+def _last(done: Done) -> str:
+    """The last paragraph that a command printed."""
+    text = " ".join(done.text[done.text.rfind("error: ") :].split())
+    return f"status {done.status}, {text[:160]}"
+
+
+def readonly(b: Bench) -> None:
+    """A work directory that is read-only from the start, or becomes so."""
+    for name, pattern in (("from the start", None), ("in the middle", "checkpoints/*/*/*")):
+        workdir = b.workdir()
+        workdir.mkdir()
+        if pattern is None:
+            subprocess.run(["chattr", "+i", workdir], check=True)
+        process = b.start(workdir, *SMALL)
+        if pattern:
+            wait_for(process, has(workdir, pattern))
+            subprocess.run(["chattr", "-R", "-f", "+i", workdir])  # files may go meanwhile
+        done = b.end(process)
+        subprocess.run(["chattr", "-R", "-f", "-i", workdir])
+        lost, before = _said(done, "cannot be written"), stamps(workdir)
+        lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
+        b.row(f"read-only {name}", 1, lost + again(before, stamps(workdir)), _last(done))
+
+
+def _damage(b: Bench, path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flipped bit" and content:
+        content[len(content) // 2] ^= 1
+    elif how == "cut short":
+        del content[len(content) // 2 :]
+    elif how == "zeros":
+        content = bytearray(len(content))
+    elif how == "garbage":
+        content = bytearray(b.random.randbytes(len(content)))
+    path.write_bytes(content)
+
+
+def corrupt(b: Bench) -> None:
+    """Files of every kind, damaged between two runs."""
+    b.expected(*SMALL)
+    half = b.workdir()
+    process = b.start(half, *SMALL)
+    seen = wait_for(process, lambda: has(half, "results/*")() and len(steps(half)) > 1)
+    process.kill()
+    b.end(process)
+    assert seen, "stopped too late for the trial"
+    results_now = sorted(half.glob("results/*.json"))
+
+    def trial(what: str, damage: Callable[[Path], int], *words: str, **more: str) -> None:
+        workdir = b.workdir()
+        shutil.copytree(half, workdir)
+        times = damage(workdir)
+        done = b.run(workdir, *SMALL, **more)
+        lost = b.compare(workdir, *SMALL, last=done)
+        flat = " ".join(done.text.split())
+        lost += [f"nothing was said of {word!r}" for word in words if word not in flat]
+        b.row(what, times, lost, f"status {done.status}" + (", said so" if words else ""))
+
+    for how in ("cut short", "zeros", "garbage"):
+
+        def results_and_records(workdir: Path, how=how) -> int:
+            (workdir / "failures").mkdir(exist_ok=True)
+            record = workdir / "failures" / f"{results_now[0].stem}.json"
+            record.write_text(json.dumps({"when": "1", "error": "x"}))
+            own = [workdir / "results" / results_now[0].name, record, workdir / "config.json"]
+            own += [p for p in (workdir / "claims").iterdir()]
+            for path in own:
+                _damage(b, path, how)
+            return len(own)
+
+        trial(f"results, records, claims: {how}", results_and_records, "cannot be read")
+    for how in ("flipped bit", "cut short", "zeros", "garbage", "deleted"):
+
+        def checkpoints(workdir: Path, how=how) -> int:
+            own = [Path(p) for p in files(workdir / "checkpoints") if "/d/" in p]
+            for path in own:
+                path.unlink() if how == "deleted" else _damage(b, path, how)
+            return len(own)
+
+        trial(f"checkpoints' data: {how}", checkpoints, "cannot be read")
+
+    def metadata(workdir: Path) -> int:
+        own = [Path(p) for p in files(workdir / "checkpoints") if p.endswith("METADATA")]
+        for path in own:
+            _damage(b, path, "garbage")
+        return len(own)
+
+    def factors(workdir: Path) -> int:
+        own = list(workdir.glob("factors/*"))
+        for path in own:
+            path.unlink()
+        return len(own)
+
+    trial("checkpoints' metadata: garbage", metadata, "cannot be read")
+    trial("factor files deleted", factors, "cannot be read", "is missing")
+    for how in ("flipped bit", "cut short", "garbage"):
+        cache = b.folder / f"xla-{how.replace(' ', '-')}"
+        shutil.copytree(b.folder / "xla", cache)
+
+        def compiled(workdir: Path, how=how, cache=cache) -> int:
+            own = [p for p in cache.iterdir() if p.name.endswith("-cache")]
+            for path in own:
+                _damage(b, path, how)
+            return len(own)
+
+        trial(f"compiled programs: {how}", compiled, JAX_COMPILATION_CACHE_DIR=str(cache))
+
+
+def failing(b: Bench) -> None:
+    """Cells that raise, that leave the finite numbers, and for which memory does not suffice."""
+    cases = {
+        "a cell that raises": ("noah", "--config.noah.limit=1", "No architecture"),
+        "a cell that gives NaN": ("fact_tt", "--config.fact_tt.learning_rate=1e38", "finite"),
+    }
+    for what, (method, setting, text) in cases.items():
+        workdir = b.workdir()
+        done = b.run(workdir, "--config.seeds=(0,1)", setting)
+        theirs = {c: r for c, r in b.expected().items() if method not in c and c[-1] in "01"}
+        mine = results(workdir)
+        lost = [c for c in theirs if mine.get(c) != theirs[c]]
+        lost += [] if mine.keys() == theirs.keys() else ["not the cells that were expected"]
+        records = [json.loads(p.read_text()) for p in workdir.glob("failures/*.json")]
+        lost += [] if len(records) == 2 else [f"{len(records)} records of 2 failures"]
+        lost += [r["cell"] for r in records if text not in r["message"]]
+        lost += _said(done, "2 cells failed")
+        command = [sys.executable, *shlex.split(records[0]["command"])[1:]]
+        one = subprocess.run(
+            command, cwd=ROOT, env=b.environment, capture_output=True, text=True, timeout=LIMIT
+        )
+        lost += (
+            [] if one.returncode == 2 and "1 cells failed" in one.stderr else [one.stderr[-300:]]
+        )
+        b.row(what, 2, lost, "the others' results are equal; the record's command runs it again")
+    workdir = b.workdir()
+    done = b.run(workdir, *SMALL, patch="memory")
+    mine, theirs = results(workdir), b.expected(*SMALL)
+    lost = [] if done.status == 0 and mine.keys() == theirs.keys() else [done.text[-300:]]
+    lost += [] if "going on with 1" in done.text else ["the stack was not halved"]
+    both = [(mine[c]["losses"], theirs[c]["losses"]) for c in theirs]
+    gap = max(abs(x - y) for pair in both for x, y in zip(*pair, strict=True))
+    moved = max(abs(mine[c]["accuracy"] - theirs[c]["accuracy"]) for c in theirs)
+    b.row(
+        "out of memory in stacks of two (injected)", 1, lost,
+        f"went on one by one; losses differ by up to {gap:.1e}, accuracies by up to {moved:.1f} %",
+    )  # fmt: skip
+
+
+def together(b: Bench) -> None:
+    """Several runs on one work directory, one of which is killed."""
+    for number, patch, killed in ((2, "", False), (3, "", True), (2, "leases", True)):
+        words = () if number == 3 else SMALL
+        b.expected(*words)
+        workdir = b.workdir()
+        runs = [b.start(workdir, *words, patch=patch) for _ in range(number)]
+        seen: dict[str, set] = {}
+        done_by: list[Done] = []
+        while any(run.poll() is None for run in runs):
+            for cell, stamp in stamps(workdir).items():
+                seen.setdefault(cell, set()).add(stamp)
+            if killed and steps(workdir):
+                runs.pop(0).kill()
+                killed = False
+            time.sleep(0.02)
+        done_by = [b.end(run) for run in runs]
+        lost = [cell for cell, own in seen.items() if len(own) > 1]
+        for done in done_by:
+            lost += b.compare(workdir, *words, last=done)
+        tables = {done.text[done.text.find("Top-1") :] for done in done_by}
+        lost += [] if len(tables) == 1 else ["their tables differ"]
+        one = f"{number} runs at once" + (", by leases" if patch else "")
+        more = ", one killed" if len(done_by) < number else ""
+        b.row(one + more, 1, lost, f"{len(seen)} cells, each once; the same table by each")
+
+
+def clock(b: Bench) -> None:
+    """The system's clock set back and forward while a sweep runs."""
+    workdir, offset = b.workdir(), b.folder / "offset"
+    offset.write_text("+0")
+    process = b.start(
+        workdir, *SMALL, "--config.tensorboard=True", LD_PRELOAD=str(FAKETIME),
+        FAKETIME_TIMESTAMP_FILE=str(offset), FAKETIME_NO_CACHE="1",
+        FAKETIME_DONT_FAKE_MONOTONIC="1",
+    )  # fmt: skip
+    jumps = 0
+    for text in ("-30d", "+400d", "-1d", "+0"):
+        before = len(list(files(workdir)))
+        if wait_for(process, lambda n=before: len(list(files(workdir))) > n + 6):
+            offset.write_text(text)
+            jumps += 1
+    lost = b.compare(workdir, *SMALL, last=b.end(process))
+    for path in workdir.glob("results/*.json"):
+        times = json.loads(path.read_text())["seconds"]
+        lost += [f"{path.stem}: {k} took {v} s" for k, v in times.items() if not 0 <= v < LIMIT]
+    b.row("the clock jumps by days and months", jumps, lost, "no time is negative or too long")
+
+
+NEEDS = {"full": "mount", "readonly": "chattr", "clock": str(FAKETIME)}
+TRIALS = {f.__name__: f for f in (
+    kill, term, interrupt, full, readonly, corrupt, failing, together, clock,
+)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help=f"of {', '.join(TRIALS)}, commas between")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where it works, kept; by default temporary")
+    parser.add_argument("--out", type=Path)
+    a = parser.parse_args()
+    from fact_jax.sweep.versions import environment
+
+    names = a.only.split(",") if a.only else list(TRIALS)
+    began, folder = time.monotonic(), a.folder or Path(tempfile.mkdtemp(prefix="faults-"))
+    bench, left_out, seconds = Bench(folder.resolve(), a.seed, a.kills), {}, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        need = NEEDS.get(name)
+        if need and (shutil.which(need) or (need == str(FAKETIME) and FAKETIME.exists())) is False:
+            left_out[name] = f"{need} is missing"
+        elif name in ("full", "readonly") and os.geteuid() != 0:
+            left_out[name] = "needs root"
+        else:
+            since = time.monotonic()
+            TRIALS[name](bench)
+            seconds[name] = time.monotonic() - since
+    table = Table("tried", "times", "lost", "and then", title="Faults")
+    for row in bench.rows:
+        table.add_row(
+            row["what"], str(row["times"]), "; ".join(row["lost"]) or "nothing", row["then"]
+        )
+    Console().print(table)
+    for name, why in left_out.items():
+        print(f"left out: {name}, {why}")
+    if a.out:
+        words = f" --only {a.only}" if a.only else ""
+        content = {
+            "command": f"python -m benchmarks.faults{words} --kills {a.kills} --seed {a.seed}",
+            "rows": bench.rows, "left_out": left_out, "seconds": seconds,
+            "wall": time.monotonic() - began, "environment": environment(),
+        }  # fmt: skip
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+    if not a.folder:
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(any(row["lost"] for row in bench.rows))
+
+
+if __name__ == "__main__":
+    main()
