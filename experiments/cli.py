@@ -93,7 +93,7 @@ def run(main: Callable[[], None]) -> None:
             sys.exit(2)
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.ERROR)
+        logging.set_verbosity(logging.FATAL)  # what Orbax's threads log is raised, too
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _unraisable
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -104,6 +104,10 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            if error.at_once:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
