@@ -396,7 +396,9 @@ def corrupt(b: Bench) -> None:
     b.expected(*SMALL)
     half = b.workdir()
     process = b.start(half, *SMALL)
-    seen = wait_for(process, lambda: has(half, "results/*")() and len(steps(half)) > 1)
+    seen = wait_for(
+        process, lambda: has(half, "results/*.json")() and any("fact_tt" in p for p in steps(half))
+    )
     process.kill()
     b.end(process)
     assert seen, "stopped too late for the trial"
