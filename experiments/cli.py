@@ -115,5 +115,7 @@ def run(main: Callable[[], None]) -> None:
         except Terminated:
             print("\nTerminated. Run the same command again to go on.", file=sys.stderr)
             sys.exit(143)
+        finally:
+            signal.alarm(0)  # of a grace period: when Python ends, it would kill
 
     app.run(guarded, flags_parser=parse)
