@@ -232,8 +232,24 @@ def has(workdir: Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(workdir.glob(pattern))
 
 
+def _moment(b: Bench, workdir: Path, old: set[str], how: str) -> Callable[[], bool]:
+    """Whether it is time to kill a command that is starting on a folder with these files."""
+    until, many = time.monotonic() + b.random.uniform(0, 15), b.random.randrange(25)
+    seen: set[str] = set()
+
+    def now() -> bool:
+        if how == "time":
+            return time.monotonic() > until
+        new = (p for p in files(workdir) if p not in old)
+        seen.update(p for p in new if how == "event" or temporary(p))
+        return len(seen) > (many if how == "event" else many // 4)
+
+    return now
+
+
 def kill(b: Bench) -> None:
-    """SIGKILL at random moments, a third of them while something is being written."""
+    """SIGKILL at random moments: of the first seconds, while a file is being written, or after so
+    many things have happened in the work directory."""
     b.expected()
     sent = writing = sweeps = 0
     lost: list[str] = []
@@ -241,22 +257,14 @@ def kill(b: Bench) -> None:
         workdir, before, last = b.workdir(), {}, None
         sweeps += 1
         while last is None:
+            old = set(files(workdir))
             process = b.start(workdir)
             if sent >= b.kills:
                 last = b.end(process)
-            elif b.random.random() < 1 / 3:
-                skip = b.random.randrange(4)  # of the files that are seen being written
-                known: set[str] = set()
-
-                def unfinished(workdir=workdir, known=known, skip=skip) -> bool:
-                    known |= {p for p in files(workdir) if temporary(p)}
-                    return len(known) > skip
-
-                if hit := wait_for(process, unfinished):
-                    writing += 1
             else:
-                until = time.monotonic() + b.random.uniform(1, 25)
-                hit = wait_for(process, lambda until=until: time.monotonic() > until)
+                how = b.random.choice(["time", *["file", "event"] * 3])
+                hit = wait_for(process, _moment(b, workdir, old, how))
+                writing += hit and how == "file"
             if last is None and hit:
                 process.kill()
                 b.end(process)
