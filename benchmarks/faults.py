@@ -2,6 +2,8 @@
 
     python -m benchmarks.faults [--only kill,full] [--kills 20] [--seed 0] [--out FILE.json]
 
+With --only the other trials that are in FILE.json stay there.
+
 The command of a user (`python -m experiments.vtab`) runs in subprocesses, with this file as its
 config: the bundled model, an offline task, a linear probe and FacT-TT with grids and NOAH, cells
 in stacks of two. After each fault the same command runs again, until it is done. The results are
@@ -560,7 +562,16 @@ def clock(b: Bench) -> None:
     b.row("the clock jumps by days and months", jumps, lost, "no time is negative or too long")
 
 
-NEEDS = {"full": "mount", "readonly": "chattr", "clock": str(FAKETIME)}
+def lacking(name: str) -> str:
+    """What this trial needs and the machine does not have."""
+    if name == "clock":
+        return "" if FAKETIME.exists() else "faketime (apt-get install faketime)"
+    tool = {"full": "mount", "readonly": "chattr"}.get(name)
+    if tool and (shutil.which(tool) is None or os.geteuid() != 0):
+        return f"{tool}, as root"
+    return ""
+
+
 TRIALS = {f.__name__: f for f in (
     kill, term, interrupt, full, readonly, corrupt, failing, together, clock,
 )}  # fmt: skip
@@ -577,34 +588,33 @@ def main() -> None:
     from fact_jax.sweep.versions import environment
 
     names = a.only.split(",") if a.only else list(TRIALS)
-    began, folder = time.monotonic(), a.folder or Path(tempfile.mkdtemp(prefix="faults-"))
-    bench, left_out, seconds = Bench(folder.resolve(), a.seed, a.kills), {}, {}
+    if unknown := [name for name in names if name not in TRIALS]:
+        parser.error(f"--only: {unknown[0]!r} is none of {', '.join(TRIALS)}")
+    folder = a.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
+    bench, found = Bench(folder.resolve(), a.seed, a.kills), {}
     for name in names:
-        need = NEEDS.get(name)
-        if need and (shutil.which(need) or (need == str(FAKETIME) and FAKETIME.exists())) is False:
-            left_out[name] = f"{need} is missing"
-        elif name in ("full", "readonly") and os.geteuid() != 0:
-            left_out[name] = "needs root"
-        else:
-            since = time.monotonic()
-            TRIALS[name](bench)
-            seconds[name] = time.monotonic() - since
+        since, before = time.monotonic(), len(bench.rows)
+        if missing := lacking(name):
+            print(f"left out: {name}, which needs {missing}")
+            continue
+        TRIALS[name](bench)
+        found[name] = {
+            "command": f"python -m benchmarks.faults --only {name} --kills {a.kills} "
+            f"--seed {a.seed}",
+            "rows": bench.rows[before:],
+            "seconds": time.monotonic() - since,
+            "environment": environment(),
+        }
     table = Table("tried", "times", "lost", "and then", title="Faults")
     for row in bench.rows:
         table.add_row(
             row["what"], str(row["times"]), "; ".join(row["lost"]) or "nothing", row["then"]
         )
     Console().print(table)
-    for name, why in left_out.items():
-        print(f"left out: {name}, {why}")
-    if a.out:
-        words = f" --only {a.only}" if a.only else ""
-        content = {
-            "command": f"python -m benchmarks.faults{words} --kills {a.kills} --seed {a.seed}",
-            "rows": bench.rows, "left_out": left_out, "seconds": seconds,
-            "wall": time.monotonic() - began, "environment": environment(),
-        }  # fmt: skip
+    if a.out:  # trials of an earlier command stay
+        known = json.loads(a.out.read_text()) if a.out.exists() else {}
+        content = {name: {**known, **found}.get(name, "left out") for name in TRIALS}
         a.out.write_text(json.dumps(content, indent=1) + "\n")
     if not a.folder:
         shutil.rmtree(folder, ignore_errors=True)
