@@ -414,11 +414,13 @@ def corrupt(b: Bench) -> None:
     assert seen, "stopped too late for the trial"
     results_now = sorted(half.glob("results/*.json"))
 
-    def trial(what: str, damage: Callable[[Path], int], *words: str, **more: str) -> None:
+    def trial(
+        what: str, damage: Callable[[Path], int], *words: str, flags: tuple = (), **more: str
+    ) -> None:
         workdir = b.workdir()
         shutil.copytree(half, workdir)
         times = damage(workdir)
-        done = b.run(workdir, *SMALL, **more)
+        done = b.run(workdir, *SMALL, *flags, **more)
         lost = b.compare(workdir, *SMALL, last=done)
         flat = " ".join(done.text.split())
         lost += [f"nothing was said of {word!r}" for word in words if word not in flat]
@@ -461,6 +463,18 @@ def corrupt(b: Bench) -> None:
 
     trial("checkpoints' metadata: garbage", metadata, "cannot be read")
     trial("factor files deleted", factors, "cannot be read", "is missing")
+    splits = b.folder / "splits"
+    cached = f"--config.data_cache={splits}"
+    b.run(b.workdir(), *SMALL, cached)
+
+    def decoded(workdir: Path) -> int:
+        """Each split's pixels, labels or record in turn."""
+        own = [p for d in sorted(splits.iterdir()) for p in sorted(d.iterdir())][::2]
+        for path in own:
+            _damage(b, path, "cut short")
+        return len(own)
+
+    trial("decoded splits: cut short", decoded, "is corrupt", flags=(cached,))
     for how in ("flipped bit", "cut short", "garbage"):
         cache = b.folder / f"xla-{how.replace(' ', '-')}"
         shutil.copytree(b.folder / "xla", cache)
