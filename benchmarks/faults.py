@@ -4,11 +4,11 @@
 
 With --only the other trials that are in FILE.json stay there.
 
-The command of a user (`python -m experiments.vtab`) runs in subprocesses, with this file as its
-config: the bundled model, an offline task, a linear probe and FacT-TT with grids and NOAH, cells
-in stacks of two. After each fault the same command runs again, until it is done. The results are
-then compared with those of a sweep that nothing happened to: every number but times, the factors'
-numbers and the pictures must be equal, and no result that was there may have been written again.
+The command of a user (`python -m experiments.vtab`) runs in subprocesses on the sweep of
+benchmarks/faults_bench.py. After each fault the same command runs again, until it is done. The
+results are then compared with those of a sweep that nothing happened to: every number but times,
+the factors' numbers and the pictures must be equal, and no result that was there may have been
+written again.
 "full", "readonly" and "clock" need root (mount, chattr) or Debian's faketime and are left out, by
 name, where these are missing.
 """
@@ -16,10 +16,8 @@ name, where these are missing.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -27,211 +25,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
-from safetensors import safe_open
 
-from configs import quickstart
+from benchmarks.faults_bench import (
+    LIMIT,
+    ROOT,
+    SMALL,
+    Bench,
+    Done,
+    again,
+    damage_file,
+    files,
+    fill,
+    has,
+    last_words,
+    reached,
+    results,
+    said,
+    stamps,
+    steps,
+    temporary,
+    wait_for,
+)  # fmt: skip
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.faults_bench import get_config, patched  # noqa: E402,F401
+
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-TIMES = ("seconds", "epochs_run", "environment")  # what may differ in a result
-LIMIT = 900  # seconds that one command may take
-FAR = "from benchmarks import faults; faults.patched({what!r})"
-
-
-def get_config() -> ConfigDict:
-    config = quickstart.get_config()
-    config.update(
-        tasks="digits", methods="linear,fact_tt,noah", seeds=(0, 1, 2, 3), epochs=3,
-        warmup_epochs=1, train_limit=96, eval_limit=60, batch_size=32, trials_per_device=2,
-    )  # fmt: skip
-    config.linear = ConfigDict({"learning_rates": (1e-2, 3e-2)})
-    config.fact_tt = ConfigDict({"rank": 4, "scales": (0.1, 1.0), "learning_rate": 1e-2})
-    config.noah = ConfigDict(
-        {
-            "widths": (1, 2), "supernet_epochs": 2, "supernet_learning_rate": 5e-3,
-            "population": 4, "parents": 2, "mutations": 2, "crossovers": 1, "generations": 2,
-            "limit": 100_000,
-        }
-    )  # fmt: skip
-    return config
-
-
-SMALL = ("--config.methods=linear,fact_tt", "--config.seeds=(0,1)")  # 4 cells in 2 groups
-
-
-def patched(what: str) -> None:
-    """Runs experiments.vtab, in the subprocess, with what no file or signal can bring about."""
-    import runpy
-
-    import jax
-
-    from fact_jax.sweep import claims
-    from fact_jax.sweep.trainer import Trainer
-
-    train = Trainer.train
-
-    def no_memory(self, runs, size, directory):
-        if size > 1:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory (injected)")
-        return train(self, runs, size, directory)
-
-    if what == "memory":
-        Trainer.train = no_memory
-    if what == "leases":
-        claims._has_locks = lambda folder: False
-        claims.BEAT, claims.DEAD_AFTER, claims.SETTLE = 0.5, 5.0, 0.3
-    runpy.run_module("experiments.vtab", run_name="__main__", alter_sys=True)
-
-
-class Done(NamedTuple):
-    status: int
-    text: str
-
-
-class Bench:
-    """Commands on work directories in one folder, and the results they should have."""
-
-    def __init__(self, folder: Path, seed: int, kills: int):
-        self.folder, self.kills = folder, kills
-        self.random = random.Random(seed)
-        self.rows: list[dict[str, Any]] = []
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT), "COLUMNS": "200",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        }  # fmt: skip
-        self._expected: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._count = 0
-
-    def workdir(self) -> Path:
-        self._count += 1
-        return self.folder / f"work{self._count}"
-
-    def start(self, workdir: Path, *words: str, patch: str = "", **more: str) -> subprocess.Popen:
-        how = ["-c", FAR.format(what=patch)] if patch else ["-m", "experiments.vtab"]
-        command = [sys.executable, *how, "--config=benchmarks/faults.py", f"--workdir={workdir}"]
-        log = (self.folder / f"{workdir.name}-{time.monotonic_ns()}.log").open("w+")
-        process = subprocess.Popen(
-            [*command, *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-            env={**self.environment, **more},
-        )  # fmt: skip
-        process.log = log  # type: ignore[attr-defined]
-        return process
-
-    def end(self, process: subprocess.Popen) -> Done:
-        try:
-            process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        log = process.log  # type: ignore[attr-defined]
-        log.seek(0)
-        return Done(process.returncode, log.read())
-
-    def run(self, workdir: Path, *words: str, patch: str = "", **more: str) -> Done:
-        return self.end(self.start(workdir, *words, patch=patch, **more))
-
-    def expected(self, *words: str) -> dict[str, Any]:
-        """The results of a sweep that nothing happens to."""
-        if words not in self._expected:
-            workdir = self.workdir()
-            done = self.run(workdir, *words)
-            if done.status:
-                raise SystemExit(f"The sweep fails without any fault:\n{done.text}")
-            self._expected[words] = results(workdir)
-        return self._expected[words]
-
-    def row(self, what: str, times: int, lost: list[str], then: str) -> None:
-        self.rows.append({"what": what, "times": times, "lost": lost, "then": then})
-        print(f"{what}: {times} times, lost: {', '.join(lost) or 'nothing'}; {then}", flush=True)
-
-    def compare(self, workdir: Path, *words: str, last: Done | None = None) -> list[str]:
-        """What is not as it should be at the end."""
-        lost = [f"status {last.status}: {last.text[-300:]}"] if last and last.status else []
-        mine, theirs = results(workdir), self.expected(*words)
-        lost += [f"{cell} is missing" for cell in sorted(theirs.keys() - mine.keys())]
-        for cell in sorted(theirs.keys() & mine.keys()):
-            keys = {*mine[cell], *theirs[cell]}
-            lost += [
-                f"{cell}: {key} differs"
-                for key in sorted(keys)
-                if mine[cell].get(key) != theirs[cell].get(key)
-            ]
-        return lost
-
-
-def results(workdir: Path) -> dict[str, Any]:
-    """All of each result but times, and digests of the files that belong to it."""
-    found = {}
-    for path in sorted(workdir.glob("results/*.json")):
-        result = json.loads(path.read_text())
-        own = {k: v for k, v in result.items() if k not in TIMES}
-        own["pictures"] = _digest((workdir / f"examples/{path.stem}.jpg").read_bytes())
-        # Not the file as such: its metadata are in any order.
-        with safe_open(workdir / f"factors/{path.stem}.safetensors", "np") as file:
-            own["metadata"] = file.metadata()
-            own["factors"] = {k: _digest(file.get_tensor(k).tobytes()) for k in file.keys()}  # noqa: SIM118
-        found[path.stem] = own
-    return found
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def stamps(workdir: Path) -> dict[str, tuple[int, int]]:
-    paths = workdir.glob("results/*.json")
-    return {p.stem: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
-
-
-def again(before: dict, after: dict) -> list[str]:
-    return [f"{cell} was written again" for cell in before if after.get(cell) != before[cell]]
-
-
-def files(workdir: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(workdir):
-        yield from (f"{folder}/{name}" for name in (*folders, *names))
-
-
-def temporary(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return "orbax-checkpoint-tmp" in path or (name.startswith(".") and name.count(".") > 2)
-
-
-def wait_for(process: subprocess.Popen, seen: Callable[[], bool]) -> bool:
-    """Until it is so; False if the command ended before."""
-    while process.poll() is None:
-        if seen():
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def steps(workdir: Path) -> set[str]:
-    """The epochs' checkpoints that are whole."""
-    paths = workdir.glob("checkpoints/*/*/*")
-    return {str(p) for p in paths if p.name.isdigit()}
-
-
-def reached(workdir: Path) -> dict[str, int]:
-    """The last epoch of each training that is not finished."""
-    found: dict[str, int] = {}
-    for path in map(Path, steps(workdir)):
-        key = str(path.parent)
-        found[key] = max(found.get(key, 0), int(path.name))
-    return found
-
-
-def has(workdir: Path, pattern: str) -> Callable[[], bool]:
-    return lambda: any(workdir.glob(pattern))
 
 
 def _moment(b: Bench, workdir: Path, old: set[str], how: str) -> Callable[[], bool]:
@@ -329,45 +152,18 @@ def full(b: Bench) -> None:
         try:
             workdir, filler = disk / "work", disk / "filler"
             if pattern is None:
-                _fill(filler)
+                fill(filler)
             process = b.start(workdir, *SMALL)
             if pattern:
                 wait_for(process, has(workdir, pattern))
-                _fill(filler)
+                fill(filler)
             done = b.end(process)
-            lost, before = _said(done, "is full"), stamps(workdir)
+            lost, before = said(done, "is full"), stamps(workdir)
             filler.unlink()
             lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
-            b.row(f"disk full {name}", 1, lost + again(before, stamps(workdir)), _last(done))
+            b.row(f"disk full {name}", 1, lost + again(before, stamps(workdir)), last_words(done))
         finally:
             subprocess.run(["umount", disk], check=True)
-
-
-def _fill(path: Path) -> None:
-    try:
-        with path.open("wb", buffering=0) as file:
-            for size in (1 << 16, 1 << 12, 1):
-                while True:
-                    try:
-                        file.write(b"\0" * size)
-                    except OSError:
-                        break
-    except OSError:
-        pass
-
-
-def _said(done: Done, words: str) -> list[str]:
-    """Nothing if the last paragraph says this; Orbax's threads may have printed before it."""
-    last = " ".join(done.text[done.text.rfind("error: ") :].split())
-    if done.status == 2 and words in last and "Traceback" not in last:
-        return []
-    return [f"status {done.status}, said {done.text[-300:]!r}"]
-
-
-def _last(done: Done) -> str:
-    """The last paragraph that a command printed."""
-    text = " ".join(done.text[done.text.rfind("error: ") :].split())
-    return f"status {done.status}, {text[:160]}"
 
 
 def readonly(b: Bench) -> None:
@@ -383,22 +179,9 @@ def readonly(b: Bench) -> None:
             subprocess.run(["chattr", "-R", "-f", "+i", workdir])  # files may go meanwhile
         done = b.end(process)
         subprocess.run(["chattr", "-R", "-f", "-i", workdir])
-        lost, before = _said(done, "cannot be written"), stamps(workdir)
+        lost, before = said(done, "cannot be written"), stamps(workdir)
         lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
-        b.row(f"read-only {name}", 1, lost + again(before, stamps(workdir)), _last(done))
-
-
-def _damage(b: Bench, path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how == "flipped bit" and content:
-        content[len(content) // 2] ^= 1
-    elif how == "cut short":
-        del content[len(content) // 2 :]
-    elif how == "zeros":
-        content = bytearray(len(content))
-    elif how == "garbage":
-        content = bytearray(b.random.randbytes(len(content)))
-    path.write_bytes(content)
+        b.row(f"read-only {name}", 1, lost + again(before, stamps(workdir)), last_words(done))
 
 
 def corrupt(b: Bench) -> None:
@@ -435,7 +218,7 @@ def corrupt(b: Bench) -> None:
             own = [workdir / "results" / results_now[0].name, record, workdir / "config.json"]
             own += [p for p in (workdir / "claims").iterdir()]
             for path in own:
-                _damage(b, path, how)
+                damage_file(b, path, how)
             return len(own)
 
         trial(f"results, records, claims: {how}", results_and_records, "cannot be read")
@@ -444,7 +227,7 @@ def corrupt(b: Bench) -> None:
         def checkpoints(workdir: Path, how=how) -> int:
             own = [Path(p) for p in files(workdir / "checkpoints") if "/d/" in p]
             for path in own:
-                path.unlink() if how == "deleted" else _damage(b, path, how)
+                path.unlink() if how == "deleted" else damage_file(b, path, how)
             return len(own)
 
         trial(f"checkpoints' data: {how}", checkpoints, "cannot be read")
@@ -452,7 +235,7 @@ def corrupt(b: Bench) -> None:
     def metadata(workdir: Path) -> int:
         own = [Path(p) for p in files(workdir / "checkpoints") if p.endswith("METADATA")]
         for path in own:
-            _damage(b, path, "garbage")
+            damage_file(b, path, "garbage")
         return len(own)
 
     def factors(workdir: Path) -> int:
@@ -471,7 +254,7 @@ def corrupt(b: Bench) -> None:
         """Each split's pixels, labels or record in turn."""
         own = [p for d in sorted(splits.iterdir()) for p in sorted(d.iterdir())][::2]
         for path in own:
-            _damage(b, path, "cut short")
+            damage_file(b, path, "cut short")
         return len(own)
 
     trial("decoded splits: cut short", decoded, "is corrupt", flags=(cached,))
@@ -482,7 +265,7 @@ def corrupt(b: Bench) -> None:
         def compiled(workdir: Path, how=how, cache=cache) -> int:
             own = [p for p in cache.iterdir() if p.name.endswith("-cache")]
             for path in own:
-                _damage(b, path, how)
+                damage_file(b, path, how)
             return len(own)
 
         trial(f"compiled programs: {how}", compiled, JAX_COMPILATION_CACHE_DIR=str(cache))
@@ -504,7 +287,7 @@ def failing(b: Bench) -> None:
         records = [json.loads(p.read_text()) for p in workdir.glob("failures/*.json")]
         lost += [] if len(records) == 2 else [f"{len(records)} records of 2 failures"]
         lost += [r["cell"] for r in records if text not in r["message"]]
-        lost += _said(done, "2 cells failed")
+        lost += said(done, "2 cells failed")
         command = [sys.executable, *shlex.split(records[0]["command"])[1:]]
         one = subprocess.run(
             command, cwd=ROOT, env=b.environment, capture_output=True, text=True, timeout=LIMIT
