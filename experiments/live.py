@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -26,6 +26,17 @@ from fact_jax.sweep.runs import Progress as Listener
 from fact_jax.sweep.runs import Run
 
 
+def _patient(refresh: Callable[[], None]) -> Callable[[], None]:
+    """It imports modules whenever it draws, and its thread would die of it while TFDS is imported,
+    which replaces Python's import by one that refuses relative names (etils' lazy imports)."""
+
+    def patient() -> None:
+        with contextlib.suppress(ValueError, ImportError):  # a tenth of a second later it is drawn
+            refresh()
+
+    return patient
+
+
 class Bars:
     """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
 
@@ -37,6 +48,8 @@ class Bars:
         self.progress = Progress(
             *columns, console=console, transient=True, speed_estimate_period=600
         )
+        live = self.progress.live
+        live.refresh = _patient(live.refresh)  # type: ignore[method-assign]
         self._console = console
         self._all = self.progress.add_task("sweep", total=None)
         self._run = self.progress.add_task("", total=1)

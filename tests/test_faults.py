@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -494,3 +495,32 @@ def test_sigterm_ends_at_a_good_moment_or_after_the_grace_period(how, status):
     assert out.returncode == status
     said = out.stderr.strip()
     assert said == ("Terminated. Run the same command again to go on." if status else "")
+
+
+def test_the_bars_are_drawn_while_imports_are_lazy():
+    """As while TFDS is imported: its thread would die, and print a traceback."""
+    import builtins
+    from io import StringIO
+
+    from rich.console import Console
+
+    from experiments.live import Bars
+
+    screen = StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=120))
+    bars.expect(10, 4, 1)
+    real = builtins.__import__
+
+    def refuse(name, globals=None, locals=None, fromlist=(), level=0):
+        if level:
+            raise ValueError(f"Relative import statements not supported ({name}).")
+        return real(name, globals, locals, fromlist, level)
+
+    with pytest.MonkeyPatch.context() as patch, bars.progress:
+        patch.setattr(builtins, "__import__", refuse)
+        time.sleep(0.5)  # a few times, in its own thread
+        patch.undo()
+        bars.progress.update(bars._all, completed=7)
+        time.sleep(0.5)
+        assert "7/10" in screen.getvalue()  # it still draws
+    assert "cells: 1 done, 4 to do" in screen.getvalue()
