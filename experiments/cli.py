@@ -82,7 +82,7 @@ def prepare_process() -> None:
     """Quiet logs, and the cache of compiled programs that all commands share."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what Orbax's threads log is raised, too
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 
@@ -112,6 +112,10 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            if error.at_once:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt:
             print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
@@ -119,5 +123,7 @@ def run(main: Callable[[], None]) -> None:
         except Terminated:
             print("\nTerminated. Run the same command again to go on.", file=sys.stderr)
             sys.exit(143)
+        finally:
+            signal.alarm(0)  # of a grace period: when Python ends, it would kill
 
     app.run(guarded, flags_parser=parse)

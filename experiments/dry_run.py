@@ -29,7 +29,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
         ]
     )
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
-    table.add_column("cell")
+    table.add_column("cell", overflow="fold")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
         table.add_column(name, justify="right")
     table.add_column("state")

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -26,20 +26,30 @@ from fact_jax.sweep.runs import Progress as Listener
 from fact_jax.sweep.runs import Run
 
 
+def _patient(refresh: Callable[[], None]) -> Callable[[], None]:
+    """It imports modules whenever it draws, and its thread would die of it while TFDS is imported,
+    which replaces Python's import by one that refuses relative names (etils' lazy imports)."""
+
+    def patient() -> None:
+        with contextlib.suppress(ValueError, ImportError):  # a tenth of a second later it is drawn
+            refresh()
+
+    return patient
+
+
 class Bars:
     """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
 
     def __init__(self, console: Console):
-        # Without markup, for which rich would import a module in the bars' thread: that fails there
-        # while another thread imports TFDS, whose lazy imports replace Python's own.
-        texts = {w: TextColumn(w, markup=False) for w in ("{task.description}", "epochs", "left")}
         columns = (
-            texts["{task.description}"], BarColumn(), MofNCompleteColumn(),
-            texts["epochs"], TimeElapsedColumn(), texts["left"], TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         self.progress = Progress(
             *columns, console=console, transient=True, speed_estimate_period=600
         )
+        live = self.progress.live
+        live.refresh = _patient(live.refresh)  # type: ignore[method-assign]
         self._console, self.width = console, console.width
         self._all = self.progress.add_task("sweep", total=None)
         self._run = self.progress.add_task("", total=1)

@@ -24,10 +24,12 @@ class Cost(NamedTuple):
 
 
 def forward_flops(config: ViTConfig) -> float:
-    """FLOPs (two a multiply-add) of the matrix products of one image's forward pass."""
+    """FLOPs (two a multiply-add) of the matrix products of one image's forward pass, whose last
+    block computes nothing but the keys and values for tokens other than the class token."""
     n, d, m = config.num_tokens, config.width, config.mlp_dim
     block = 2 * n * (4 * d * d + 2 * d * m) + 4 * n * n * d
-    return config.depth * block + 2 * (n - 1) * 3 * config.patch_size**2 * d
+    last = 2 * n * 2 * d * d + 2 * (2 * d * d + 2 * d * m) + 4 * n * d
+    return (config.depth - 1) * block + last + 2 * (n - 1) * 3 * config.patch_size**2 * d
 
 
 def cell_cost(cell: Cell, config: ViTConfig) -> Cost:

@@ -47,7 +47,12 @@ def absolute(workdir: str | os.PathLike) -> epath.Path:
 
 
 class Unwritable(UserError):
-    """The work directory takes no more: no cell could be finished, so the sweep stops."""
+    """The work directory takes no more: no cell could be finished, so the sweep stops.
+
+    At once: Orbax's threads wait for minutes for folders that could not be made.
+    """
+
+    at_once = True
 
 
 class Store:

@@ -1,0 +1,262 @@
+"""What benchmarks/faults.py breaks: a small sweep, its command, and what should come of it.
+
+The command takes this file as its config: the bundled model, an offline task, a linear probe and
+FacT-TT with grids and NOAH, 12 cells in stacks of two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from safetensors import safe_open
+
+from configs import quickstart
+
+ROOT = Path(__file__).parents[1]
+TIMES = ("seconds", "epochs_run", "environment")  # what may differ in a result
+LIMIT = 900  # seconds that one command may take
+FAR = "from benchmarks import faults_bench; faults_bench.patched({what!r})"
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.update(
+        tasks="digits", methods="linear,fact_tt,noah", seeds=(0, 1, 2, 3), epochs=3,
+        warmup_epochs=1, train_limit=96, eval_limit=60, batch_size=32, trials_per_device=2,
+    )  # fmt: skip
+    config.linear = ConfigDict({"learning_rates": (1e-2, 3e-2)})
+    config.fact_tt = ConfigDict({"rank": 4, "scales": (0.1, 1.0), "learning_rate": 1e-2})
+    config.noah = ConfigDict(
+        {
+            "widths": (1, 2), "supernet_epochs": 2, "supernet_learning_rate": 5e-3,
+            "population": 4, "parents": 2, "mutations": 2, "crossovers": 1, "generations": 2,
+            "limit": 100_000,
+        }
+    )  # fmt: skip
+    return config
+
+
+SMALL = ("--config.methods=linear,fact_tt", "--config.seeds=(0,1)")  # 4 cells in 2 groups
+
+
+def patched(what: str) -> None:
+    """Runs experiments.vtab, in the subprocess, with what no file or signal can bring about."""
+    import runpy
+
+    import jax
+
+    from fact_jax.sweep import claims
+    from fact_jax.sweep.trainer import Trainer
+
+    train = Trainer.train
+
+    def no_memory(self, runs, size, directory):
+        if size > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory (injected)")
+        return train(self, runs, size, directory)
+
+    if what == "memory":
+        Trainer.train = no_memory
+    if what == "leases":
+        claims._has_locks = lambda folder: False
+        claims.BEAT, claims.DEAD_AFTER, claims.SETTLE = 0.5, 5.0, 0.3
+    runpy.run_module("experiments.vtab", run_name="__main__", alter_sys=True)
+
+
+class Done(NamedTuple):
+    status: int
+    text: str
+
+
+class Bench:
+    """Commands on work directories in one folder, and the results they should have."""
+
+    def __init__(self, folder: Path, seed: int, kills: int):
+        self.folder, self.kills = folder, kills
+        self.random = random.Random(seed)
+        self.rows: list[dict[str, Any]] = []
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT), "COLUMNS": "200",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        }  # fmt: skip
+        self._expected: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._count = 0
+
+    def workdir(self) -> Path:
+        self._count += 1
+        return self.folder / f"work{self._count}"
+
+    def start(self, workdir: Path, *words: str, patch: str = "", **more: str) -> subprocess.Popen:
+        how = ["-c", FAR.format(what=patch)] if patch else ["-m", "experiments.vtab"]
+        command = [
+            sys.executable,
+            *how,
+            "--config=benchmarks/faults_bench.py",
+            f"--workdir={workdir}",
+        ]
+        log = (self.folder / f"{workdir.name}-{time.monotonic_ns()}.log").open("w+")
+        process = subprocess.Popen(
+            [*command, *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+            env={**self.environment, **more},
+        )  # fmt: skip
+        process.log = log  # type: ignore[attr-defined]
+        return process
+
+    def end(self, process: subprocess.Popen) -> Done:
+        try:
+            process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log = process.log  # type: ignore[attr-defined]
+        log.seek(0)
+        return Done(process.returncode, log.read())
+
+    def run(self, workdir: Path, *words: str, patch: str = "", **more: str) -> Done:
+        return self.end(self.start(workdir, *words, patch=patch, **more))
+
+    def expected(self, *words: str) -> dict[str, Any]:
+        """The results of a sweep that nothing happens to."""
+        if words not in self._expected:
+            workdir = self.workdir()
+            done = self.run(workdir, *words)
+            if done.status:
+                raise SystemExit(f"The sweep fails without any fault:\n{done.text}")
+            self._expected[words] = results(workdir)
+        return self._expected[words]
+
+    def row(self, what: str, times: int, lost: list[str], then: str) -> None:
+        self.rows.append({"what": what, "times": times, "lost": lost, "then": then})
+        print(f"{what}: {times} times, lost: {', '.join(lost) or 'nothing'}; {then}", flush=True)
+
+    def compare(self, workdir: Path, *words: str, last: Done | None = None) -> list[str]:
+        """What is not as it should be at the end."""
+        lost = [f"status {last.status}: {last.text[-300:]}"] if last and last.status else []
+        mine, theirs = results(workdir), self.expected(*words)
+        lost += [f"{cell} is missing" for cell in sorted(theirs.keys() - mine.keys())]
+        for cell in sorted(theirs.keys() & mine.keys()):
+            keys = {*mine[cell], *theirs[cell]}
+            lost += [
+                f"{cell}: {key} differs"
+                for key in sorted(keys)
+                if mine[cell].get(key) != theirs[cell].get(key)
+            ]
+        return lost
+
+
+def results(workdir: Path) -> dict[str, Any]:
+    """All of each result but times, and digests of the files that belong to it."""
+    found = {}
+    for path in sorted(workdir.glob("results/*.json")):
+        result = json.loads(path.read_text())
+        own = {k: v for k, v in result.items() if k not in TIMES}
+        own["pictures"] = digest((workdir / f"examples/{path.stem}.jpg").read_bytes())
+        # Not the file as such: its metadata are in any order.
+        with safe_open(workdir / f"factors/{path.stem}.safetensors", "np") as file:
+            own["metadata"] = file.metadata()
+            own["factors"] = {k: digest(file.get_tensor(k).tobytes()) for k in file.keys()}  # noqa: SIM118
+        found[path.stem] = own
+    return found
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def stamps(workdir: Path) -> dict[str, tuple[int, int]]:
+    paths = workdir.glob("results/*.json")
+    return {p.stem: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+
+def again(before: dict, after: dict) -> list[str]:
+    return [f"{cell} was written again" for cell in before if after.get(cell) != before[cell]]
+
+
+def files(workdir: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(workdir):
+        yield from (f"{folder}/{name}" for name in (*folders, *names))
+
+
+def temporary(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return "orbax-checkpoint-tmp" in path or (name.startswith(".") and name.count(".") > 2)
+
+
+def wait_for(process: subprocess.Popen, seen: Callable[[], bool]) -> bool:
+    """Until it is so; False if the command ended before."""
+    while process.poll() is None:
+        if seen():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def steps(workdir: Path) -> set[str]:
+    """The epochs' checkpoints that are whole."""
+    paths = workdir.glob("checkpoints/*/*/*")
+    return {str(p) for p in paths if p.name.isdigit()}
+
+
+def reached(workdir: Path) -> dict[str, int]:
+    """The last epoch of each training that is not finished."""
+    found: dict[str, int] = {}
+    for path in map(Path, steps(workdir)):
+        key = str(path.parent)
+        found[key] = max(found.get(key, 0), int(path.name))
+    return found
+
+
+def has(workdir: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: any(workdir.glob(pattern))
+
+
+def fill(path: Path) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            for size in (1 << 16, 1 << 12, 1):
+                while True:
+                    try:
+                        file.write(b"\0" * size)
+                    except OSError:
+                        break
+    except OSError:
+        pass
+
+
+def said(done: Done, words: str) -> list[str]:
+    """Nothing if the last paragraph says this; Orbax's threads may have printed before it."""
+    last = " ".join(done.text[done.text.rfind("error: ") :].split())
+    if done.status == 2 and words in last and "Traceback" not in last:
+        return []
+    return [f"status {done.status}, said {done.text[-300:]!r}"]
+
+
+def last_words(done: Done) -> str:
+    """The last paragraph that a command printed."""
+    text = " ".join(done.text[done.text.rfind("error: ") :].split())
+    return f"status {done.status}, {text[:160]}"
+
+
+def damage_file(b: Bench, path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flipped bit" and content:
+        content[len(content) // 2] ^= 1
+    elif how == "cut short":
+        del content[len(content) // 2 :]
+    elif how == "zeros":
+        content = bytearray(len(content))
+    elif how == "garbage":
+        content = bytearray(b.random.randbytes(len(content)))
+    path.write_bytes(content)

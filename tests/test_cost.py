@@ -1,0 +1,139 @@
+"""What a dry run says, and that it does nothing."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import quickstart, tt_paper
+from experiments.dry_run import show_plan
+from fact_jax import ViT, get_variant
+from fact_jax.backbone.vit import features, init_base
+from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
+from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.store import Store
+
+
+def plan(**changes):
+    config = quickstart.get_config()
+    config.update(tasks="digits", methods="fact_tt", seeds=(0, 1), epochs=5)
+    config.update(changes)
+    return config, make_plan(config)
+
+
+@pytest.mark.parametrize("name", ["vit_mini", "vit_ti16"])
+def test_flops_of_the_forward_pass_are_xlas(name):
+    """Within 3 % of what the compiler counts. Depths of 1 and 2 tell of all others: it counts the
+    scanned block once."""
+    whole = get_variant(name)
+    counts = []
+    for depth in (1, 2):
+        config = whole.replace(depth=depth)
+        base = jax.eval_shape(lambda config=config: init_base(config, jax.random.key(0)))
+        images = jax.ShapeDtypeStruct((4, config.image_size, config.image_size, 3), jnp.float32)
+        vit = ViT(config)
+        program = jax.jit(lambda base, images, vit=vit: features(vit, base, images, None))
+        cost = program.lower(base, images).compile().cost_analysis()
+        counts.append(cost["flops"] / images.shape[0])
+    one, two = counts
+    assert forward_flops(whole.replace(depth=1)) == pytest.approx(one, rel=0.03)
+    expected = one + (whole.depth - 1) * (two - one)
+    assert forward_flops(whole) == pytest.approx(expected, rel=0.03)
+
+
+def test_trainings_epochs_and_images_are_those_of_the_runner():
+    _, (cell, _) = plan(fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0, 10.0)}))
+    cost = cell_cost(cell, get_variant("vit_mini"))
+    assert cost[:2] == (4, 20)
+    assert cost.train_images == 5 * (3 * 800 + 1000)
+    assert cost.test_images == 3 * 200 + 797
+    _, (cell, _) = plan(train_limit=64, eval_limit=50)
+    assert cell_cost(cell, get_variant("vit_mini"))[:4] == (1, 5, 5 * 64, 50)
+
+
+@pytest.mark.parametrize(("every", "evaluations"), [(10, 1), (5, 1), (2, 3), (1, 5), (0, 1)])
+def test_the_papers_protocol_evaluates_in_between_and_at_the_end(every, evaluations):
+    _, (cell, _) = plan(protocol="paper", eval_every=every)
+    assert cell_cost(cell, get_variant("vit_mini")).test_images == evaluations * 797
+
+
+def test_a_search_counts_its_supernet_and_every_architecture():
+    noah = dict(
+        widths=(1, 2), supernet_epochs=7, supernet_learning_rate=1e-3, limit=10**6, population=6,
+        parents=2, mutations=2, crossovers=1, generations=3,
+    )  # fmt: skip
+    _, (cell, _) = plan(methods="noah", noah=ConfigDict(noah))
+    cost = cell_cost(cell, get_variant("vit_mini"))
+    assert cost[:2] == (2, 12)
+    assert cost.train_images == 7 * 800 + 5 * 1000
+    assert cost.test_images == 3 * 6 * 200 + 797  # each generation is filled up to 6
+
+
+def test_what_moves_costs_passes():
+    flops = {}
+    for method in ("linear", "fact_tt", "full"):
+        config = quickstart.get_config()
+        config.update(tasks="digits", methods=method, epochs=100)
+        if method == "full":
+            config.full = ConfigDict({})
+        flops[method] = cell_cost(make_plan(config)[0], get_variant("vit_mini")).flops
+    trained = 100 * 1000 * forward_flops(get_variant("vit_mini"))
+    assert flops["fact_tt"] - flops["linear"] == pytest.approx(trained)
+    assert flops["full"] - flops["fact_tt"] == pytest.approx(trained)
+
+
+def test_the_rate_is_that_of_what_is_finished():
+    assert seconds_per_flop([]) is None
+    cost = Cost(1, 1, 1, 1, 1e9)
+    results = [(cost, {"seconds": {"cell": 2.0}}), (cost, {"seconds": {"cell": 4.0}})]
+    assert seconds_per_flop(results) == pytest.approx(3e-9)
+
+
+def shown(config, workdir):
+    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    show_plan(config, str(workdir), console)
+    return console.export_text()
+
+
+def test_a_dry_run_needs_no_data_and_no_weights_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = tt_paper.get_config()
+    config.data_dir, config.weights = str(tmp_path / "no data"), str(tmp_path / "none.npz")
+    text = shown(config, tmp_path / "work")
+    assert text.count("to do") == 19
+    assert "all: 19 cells" in text
+    assert "left: 19 cells" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path):
+    config, cells = plan(seeds=(0, 1, 2, 3, 4))
+    store = Store(tmp_path)
+    done = {"accuracy": 87.5, "seconds": {"cell": 3600.0}}
+    own = {**cells[0].as_stored, "weights_sha256": "of any weights"}
+    store.write_json(store.result_path(cells[0].name), {**done, "settings": own})
+    # Made with other settings; its time says nothing of these.
+    other = {**own, "seed": 1, "epochs": 1}
+    content = {**done, "seconds": {"cell": 1.0}, "settings": other}
+    store.write_json(store.result_path(cells[1].name), content)
+    store.write_json(store.failure_path(cells[2].name), {"error": "NonFiniteLoss"})
+    store.result_path(cells[3].name).write_text("{")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    text = shown(config, tmp_path)
+    lines = {
+        cell.name: next(x for x in text.splitlines() if cell.name in x and "│" in x)
+        for cell in cells
+    }
+    assert "done: 87.5 %" in lines[cells[0].name]
+    assert "1 h 00 min" in lines[cells[0].name]
+    assert "done with other settings" in lines[cells[1].name]
+    assert "1 h 00 min" in lines[cells[1].name]
+    assert "failed: NonFiniteLoss" in lines[cells[2].name]
+    assert "to do" in lines[cells[3].name]
+    assert "to do" in lines[cells[4].name]
+    assert "left: 3 cells" in text
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert json.loads(store.failure_path(cells[2].name).read_text())

@@ -1,0 +1,90 @@
+"""What an evaluation shows beyond its accuracy."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fact_jax.sweep.findings import MOST, TILE, Findings
+
+
+def stream(number=500, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 255, (number, 8, 8, 3)).astype(np.uint8)
+    return images, rng.integers(0, classes, number), rng.integers(0, classes, number)
+
+
+def collect(images, labels, predicted, batch, classes=4):
+    findings = Findings(classes)
+    for i in range(0, len(labels), batch):
+        findings.add(images[i : i + batch], labels[i : i + batch], predicted[i : i + batch])
+    return findings
+
+
+def test_confusion_and_per_class_accuracy_are_counts():
+    images, labels, predicted = stream()
+    found = collect(images, labels, predicted, 64, classes=5)
+    table = np.zeros((5, 5), int)
+    for true, other, number in found.confusion:
+        table[true, other] = number
+    expected = np.zeros((5, 5), int)
+    np.add.at(expected, (labels, predicted), 1)
+    np.testing.assert_array_equal(table, expected)
+    *own, none = found.per_class_accuracy
+    assert own == pytest.approx([100 * (predicted[labels == c] == c).mean() for c in range(4)])
+    assert none is None
+
+
+def test_the_draw_is_the_same_whatever_the_batches():
+    data = stream()
+    one, other = collect(*data, 64), collect(*data, 7)
+    assert one.pictures() == other.pictures()
+    assert one.confusion == other.confusion
+
+
+def test_the_draw_is_fair():
+    """All of a stream's wrong images are kept equally often, the last as often as the first."""
+    number, times = 40, np.zeros(40)
+    images = np.zeros((number, 1, 1, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(number)
+    labels, predicted = np.zeros(number, int), np.ones(number, int)
+    for seed in range(400):
+        findings = Findings(2)
+        findings._rng = np.random.default_rng(seed)
+        for i in range(0, number, 8):
+            findings.add(images[i : i + 8], labels[i : i + 8], predicted[i : i + 8])
+        kept = [e.image[0, 0, 0] for e in findings._kept[False]]
+        assert len(set(kept)) == MOST
+        times[kept] += 1
+    # 80 expected each, with a standard deviation of 8.
+    assert 80 - 5 * 8 < times.min() <= times.max() < 80 + 5 * 8
+
+
+def test_pictures_are_wrong_ones_and_then_right_ones():
+    images = np.repeat(np.array([10, 120, 240], np.uint8), 3).reshape(3, 1, 1, 3)
+    images = np.tile(images, (1, 8, 8, 1))
+    findings = Findings(3)
+    findings.add(images, np.array([0, 1, 2]), np.array([0, 2, 2]))
+    content, what = findings.pictures()
+    assert what["size"] == TILE
+    assert (what["true"][0], what["predicted"][0]) == (1, 2)
+    assert sorted(zip(what["true"][1:], what["predicted"][1:], strict=True)) == [(0, 0), (2, 2)]
+    strip = np.asarray(Image.open(io.BytesIO(content)))
+    assert strip.shape == (TILE, 3 * TILE, 3)
+    shades = [strip[:, i * TILE + 8 : (i + 1) * TILE - 8].mean() for i in range(3)]
+    expected = [{0: 10, 1: 120, 2: 240}[true] for true in what["true"]]
+    assert shades == pytest.approx(expected, abs=4)
+
+
+def test_without_images_there_is_an_empty_picture():
+    content, what = Findings(3).pictures()
+    assert what["true"] == []
+    assert Image.open(io.BytesIO(content)).size == (TILE, TILE)
+
+
+def test_what_is_kept_holds_on_to_no_batch():
+    findings = collect(*stream(), 64)
+    kept = [e.image for examples in findings._kept.values() for e in examples]
+    assert kept
+    assert all(image.base is None for image in kept)
