@@ -35,7 +35,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     table.add_column("state")
     for cell, cost, result in zip(cells, costs, results, strict=True):
         texts = _texts(cost, rate)
-        if result is not None:
+        if result is not None and _as_planned(cell, result):
             texts[-1] = _time(result["seconds"]["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]

@@ -212,6 +212,18 @@ def test_other_weights_are_other_settings(spied):
         runner.finished(cell)
 
 
+def test_another_source_of_a_data_set_is_refused_and_the_same_is_not(spied):
+    make, _ = spied
+    runner, cells = make(tasks="digits_1shot,digits_4shot,fashion_1shot")
+    before = runner.trainer.feed.data("digits_1shot").provenance
+    results = {cells[0].name: {"cell": cells[0].name, "task": "digits_1shot", "data": before}}
+    runner.check_sources(cells, results)
+    results[cells[0].name]["data"] = {**before, "builder": "folder"}
+    with pytest.raises(UserError, match="digits_4shot.* would be read from"):
+        runner.check_sources(cells, results)
+    runner.check_sources([cells[2]], results)
+
+
 def test_a_damaged_result_is_set_aside_and_made_anew(spied):
     make, _ = spied
     runner, (cell,) = make()

@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
+from orbax.checkpoint import v1 as ocp
 
 from fact_jax import FacTTT, Linear, features
+from fact_jax.training import run as run_module
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import normalise
 from fact_jax.training.mesh import make_mesh, stack
@@ -218,6 +220,31 @@ def run_train(small_vit, split, directory, stop_after=None, epochs=6):
     return out.trainable[0], out.losses[0], out.accuracies[0]
 
 
+def test_a_checkpoint_is_written_now_and_then_and_when_a_run_is_told_to_end(
+    small_vit, split, tmp_path, monkeypatch
+):
+    """Not after every short epoch: evaluations (every second epoch here), the end, and a stop."""
+    saved = []
+    save = ocp.training.Checkpointer.save
+
+    def spy(self, step, *args, **kwargs):
+        saved.append(step)
+        return save(self, step, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "save", spy)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 3600.0)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(small_vit, split, tmp_path / "a", stop_after=3)
+    assert saved == [1, 2]
+    saved.clear()
+    run_train(small_vit, split, tmp_path / "a")
+    assert saved == [3, 5, 6]  # 6: the last one with its accuracies
+    saved.clear()
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    run_train(small_vit, split, tmp_path / "b")
+    assert saved == [0, 1, 2, 3, 4, 5, 6]
+
+
 def test_a_resumed_run_equals_one_never_stopped(small_vit, split, tmp_path):
     whole = run_train(small_vit, split, tmp_path / "whole")
     for stop in (1, 3, 4):
@@ -336,6 +363,7 @@ import jax, numpy as np, jax.numpy as jnp
 from fact_jax import FacTTT, ViT, ViTConfig
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_evaluate
+from fact_jax.training import run as run_module
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
