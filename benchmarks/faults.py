@@ -137,8 +137,8 @@ def full(b: Bench) -> None:
     moments = {
         "before the start": None,
         "while a checkpoint is written": "checkpoints/*/*/*",
-        "before factors are written": "examples/*.jpg",
-        "before a result is written": "factors/*.safetensors",
+        "when the first pictures are there": "examples/*.jpg",
+        "when the first factors are there": "factors/*.safetensors",
     }
     for name, pattern in moments.items():
         disk = b.folder / "disk"
@@ -270,7 +270,7 @@ def failing(b: Bench) -> None:
     """Cells that raise, that leave the finite numbers, and for which memory does not suffice."""
     cases = {
         "a cell that raises": ("noah", "--config.noah.limit=1", "No architecture"),
-        "a cell that gives NaN": ("fact_tt", "--config.fact_tt.learning_rate=1e38", "finite"),
+        "a cell that gives NaN": ("fact_tt", "--config.fact_tt.learning_rate=1e38", "became nan"),
     }
     for what, (method, setting, text) in cases.items():
         workdir = b.workdir()
