@@ -9,8 +9,7 @@ benchmarks/faults_bench.py. After each fault the same command runs again, until 
 results are then compared with those of a sweep that nothing happened to: every number but times,
 the factors' numbers and the pictures must be equal, and no result that was there may have been
 written again.
-"full", "readonly" and "clock" need root (mount, chattr) or Debian's faketime and are left out, by
-name, where these are missing.
+"full" and "readonly" need root (mount, chattr) and are left out, by name, without.
 """
 
 from __future__ import annotations
@@ -53,8 +52,6 @@ from benchmarks.faults_bench import (  # noqa: E402,F401
     temporary,
     wait_for,
 )  # fmt: skip
-
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 def _moment(b: Bench, workdir: Path, old: set[str], how: str) -> Callable[[], bool]:
@@ -142,8 +139,8 @@ def full(b: Bench) -> None:
     moments = {
         "before the start": None,
         "while a checkpoint is written": "checkpoints/*/*/*",
-        "before factors are written": "examples/*.jpg",
-        "before a result is written": "factors/*.safetensors",
+        "when the first pictures are there": "examples/*.jpg",
+        "when the first factors are there": "factors/*.safetensors",
     }
     for name, pattern in moments.items():
         disk = b.folder / "disk"
@@ -275,7 +272,7 @@ def failing(b: Bench) -> None:
     """Cells that raise, that leave the finite numbers, and for which memory does not suffice."""
     cases = {
         "a cell that raises": ("noah", "--config.noah.limit=1", "No architecture"),
-        "a cell that gives NaN": ("fact_tt", "--config.fact_tt.learning_rate=1e38", "finite"),
+        "a cell that gives NaN": ("fact_tt", "--config.fact_tt.learning_rate=1e38", "became nan"),
     }
     for what, (method, setting, text) in cases.items():
         workdir = b.workdir()
@@ -338,19 +335,17 @@ def together(b: Bench) -> None:
 
 
 def clock(b: Bench) -> None:
-    """The system's clock set back and forward while a sweep runs."""
+    """The time of day (Python's) set back and forward while a sweep runs."""
     workdir, offset = b.workdir(), b.folder / "offset"
-    offset.write_text("+0")
+    offset.write_text("0")
     process = b.start(
-        workdir, *SMALL, "--config.tensorboard=True", LD_PRELOAD=str(FAKETIME),
-        FAKETIME_TIMESTAMP_FILE=str(offset), FAKETIME_NO_CACHE="1",
-        FAKETIME_DONT_FAKE_MONOTONIC="1",
-    )  # fmt: skip
+        workdir, *SMALL, "--config.tensorboard=True", patch="clock", OFFSET=str(offset)
+    )
     jumps = 0
-    for text in ("-30d", "+400d", "-1d", "+0"):
+    for days in (-30, 400, -1, 0):
         before = len(list(files(workdir)))
         if wait_for(process, lambda n=before: len(list(files(workdir))) > n + 6):
-            offset.write_text(text)
+            offset.write_text(str(86400 * days))
             jumps += 1
     lost = b.compare(workdir, *SMALL, last=b.end(process))
     for path in workdir.glob("results/*.json"):
@@ -361,8 +356,6 @@ def clock(b: Bench) -> None:
 
 def lacking(name: str) -> str:
     """What this trial needs and the machine does not have."""
-    if name == "clock":
-        return "" if FAKETIME.exists() else "faketime (apt-get install faketime)"
     tool = {"full": "mount", "readonly": "chattr"}.get(name)
     if tool and (shutil.which(tool) is None or os.geteuid() != 0):
         return f"{tool}, as root"
