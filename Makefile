@@ -17,7 +17,7 @@ quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -14,6 +14,22 @@ import pytest  # noqa: E402
 from fact_jax import ViT, ViTConfig  # noqa: E402
 from fact_jax.backbone.vit import init_base  # noqa: E402
 
+# Files of minutes, which begin first, so that no process of `make test` is left alone with one.
+LONG = (
+    "trials",
+    "vtab_cli",
+    "launchers",
+    "notebook_fewshot",
+    "noah_runs",
+    "fewshot_cli",
+    "methods",
+)
+
+
+def pytest_collection_modifyitems(items):
+    names = [f"test_{name}" for name in LONG]
+    items.sort(key=lambda i: names.index(i.path.stem) if i.path.stem in names else len(names))
+
 
 @pytest.fixture(scope="session")
 def small_config() -> ViTConfig:
