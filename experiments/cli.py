@@ -42,18 +42,18 @@ def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def end_gently(signum: int = signal.SIGTERM) -> None:
+def end_gently(signum: int = signal.SIGTERM, grace: int = GRACE) -> None:
     """From now on SIGTERM, or another signal, ends the command at the next `check_signals`, and
-    after GRACE seconds, or if it comes again, at once."""
-    signal.signal(signum, _terminate)
+    after `grace` seconds, or if it comes again, at once."""
 
+    def terminate(signum: int, frame: Any) -> None:
+        if _terminated.is_set():
+            raise Terminated
+        _terminated.set()
+        signal.signal(signal.SIGALRM, terminate)
+        signal.alarm(grace)
 
-def _terminate(signum: int, frame: Any) -> None:
-    if _terminated.is_set():
-        raise Terminated
-    _terminated.set()
-    signal.signal(signal.SIGALRM, _terminate)
-    signal.alarm(GRACE)
+    signal.signal(signum, terminate)
 
 
 def _unraisable(what: Any) -> None:

@@ -94,7 +94,13 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
 
 def rerun_command(cell: str) -> str:
     """The command that runs one cell of this sweep again."""
-    words = [w for w in sys.argv[1:] if not w.lstrip("-").startswith(("cells=", "distributed="))]
+    words, given = [], iter(sys.argv[1:])
+    for word in given:
+        flag, is_value, _ = word.partition("=")
+        if flag.lstrip("-") not in ("cells", "distributed") or not flag.startswith("-"):
+            words.append(word)
+        elif not is_value:
+            next(given, None)  # the flag's value is the next word
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = module.name if module else sys.argv[0]
     return shlex.join(["python", "-m", name, *words, f"--cells={cell}"])
@@ -182,7 +188,12 @@ def run_sweep(
             if (runs := outcome["stack"]["runs"]) > 1:
                 how += f", its share of {runs} together"
             _print_result(console, numbers[outcome["cell"]], outcome, how)
-    store.write_csv(csv_text(read_results(workdir)))  # of other plans in the same folder, too
+    try:
+        store.write_csv(csv_text(read_results(workdir)))  # of other plans in the same folder, too
+    except UserError as error:
+        if error.at_once:
+            raise
+        bars.note(f"No results.csv: {error}")
     if failed and failures is None:
         raise _together(failed)
     return [results[cell.name] for cell in cells if cell.name in results]

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from configs import quickstart
 from experiments.live import Scalars
 from fact_jax import UserError
 from fact_jax.sweep import group as group_module
+from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.evolution import search
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.plan import make_plan
@@ -99,10 +101,9 @@ def sweep(tmp_path, monkeypatch):
         config.update(tasks="digits", methods="fact_tt", seeds=tuple(range(seeds)))
         config.fact_tt = ConfigDict({"rank": 4})
         cells = make_plan(config)
-        runner = Runner.__new__(Runner)
         told = Told()
-        runner.config, runner.store, runner.trainer = config, Store(workdir, told.note), trainer
-        runner.progress, runner.rerun = told, lambda name: f"run --cells={name}"
+        store, command = Store(workdir, told.note), lambda name: f"run --cells={name}"
+        runner = Runner(config, store, told, command, trainer)
         seed_of = {cell.name: cell.seed for cell in cells}
         before = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         outcomes = list(runner.run(cells, before, [cells[i].name for i in only]))
@@ -113,6 +114,49 @@ def sweep(tmp_path, monkeypatch):
         return done, dict(failed), told.notes, workdir
 
     return run
+
+
+def test_what_another_run_finished_meanwhile_is_not_trained(sweep, tmp_path):
+    """It is told of, from its result."""
+
+    class Beside(Fake):
+        """While it trains the first group, another run finishes the second."""
+
+        def train(self, runs, size, directory):
+            if len(self.calls) == 0:
+                self.calls.append("another run")
+                other = Fake(size=2)
+                sweep(other, only=(2, 3))
+                assert other.calls == [([2, 3], 2)]
+            return super().train(runs, size, directory)
+
+    trainer = Beside(size=2)
+    done, failed, *_ = sweep(trainer)
+    assert trainer.calls == ["another run", ([0, 1], 2)]
+    assert (done, failed) == ([0, 1, 2, 3], {})
+
+
+def test_runs_that_want_different_cells_of_a_group_train_it_one_after_the_other(sweep, monkeypatch):
+    """They would train the same stack in the same checkpoints."""
+    monkeypatch.setattr(runner_module, "POLL", 0.01)
+    inside, most, first = [], [], threading.Event()
+
+    class Slow(Fake):
+        def train(self, runs, size, directory):
+            inside.append(1)
+            most.append(len(inside))
+            first.set()
+            time.sleep(0.3)
+            inside.pop()
+            return super().train(runs, size, directory)
+
+    thread = threading.Thread(target=lambda: sweep(Slow(), only=(0,)))
+    thread.start()
+    first.wait()
+    done, *_ = sweep(Slow(), only=(1,))
+    thread.join()
+    assert 1 in done
+    assert most == [1] * len(most)
 
 
 def checkpoints(workdir):

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +19,8 @@ from configs import quickstart
 from experiments.launchers import on_slurm, watch
 from experiments.launchers.options import OPTIONS, chosen_options, launcher
 from experiments.launchers.watch import Watch
-from experiments.sweeps import run_sweep
+from experiments.live import Bars
+from experiments.sweeps import rerun_command, run_sweep
 from fact_jax import UserError
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Failure
@@ -177,7 +180,7 @@ def test_a_ray_node_is_lost_in_the_middle_of_a_cell(tmp_path):
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    epochs, config = 40, small(methods="linear", epochs=40, seeds=(0, 1))
+    epochs, config = 40, small(methods="linear", epochs=40, seeds=(0, 1), train_limit=512)
     launched("local", config, tmp_path / "local")
     cluster = Cluster(
         initialize_head=True,
@@ -235,6 +238,34 @@ def test_two_jobs_share_a_sweep(tmp_path, local):
     assert len(list((tmp_path / "slurm").glob("*_result.pkl"))) == 2
 
 
+def test_the_same_command_follows_jobs_that_are_there(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    number, submitted = iter(range(9)), []
+
+    def submit_array(self, jobs):
+        submitted.append(len(jobs))
+        return [submitit.LocalJob(self.folder, str(next(number))) for _ in jobs]
+
+    monkeypatch.setattr(submitit.AutoExecutor, "submit_array", submit_array)
+    monkeypatch.setattr(submitit.LocalJob, "done", lambda self, *_: self.job_id == "0")
+    for wanted in (2, 2, 3):
+        config = small()
+        with launcher("slurm", ConfigDict({"cluster": "local"}))(
+            config, Store(tmp_path), Bars(Console(quiet=True)), []
+        ) as runner:
+            assert len(runner._jobs(wanted)) == wanted
+    assert submitted == [2, 1, 1]  # job 0 ended; then there is one more
+
+
+@pytest.mark.parametrize("flag", ["--cells=a", "--cells a", "-cells='a b'", "--distributed=h:1,2,0",
+                                  "--distributed h:1,2,0"])  # fmt: skip
+def test_the_command_that_runs_a_cell_again(monkeypatch, flag):
+    words = ["x", "--config", "c.py", *shlex.split(flag), "--workdir", "my runs"]
+    monkeypatch.setattr(sys, "argv", words)
+    again = shlex.split(rerun_command("b"))
+    assert again[3:] == ["--config", "c.py", "--workdir", "my runs", "--cells=b"]
+
+
 def test_what_keeps_jobs_from_running_is_said(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setattr(watch, "DELAY", 0.5)
@@ -250,7 +281,7 @@ def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
     pytest.importorskip("submitit")
     epochs, config, workdir = (
         40,
-        small(tasks="digits", methods="linear", epochs=40),
+        small(tasks="digits", methods="linear", epochs=40, train_limit=512),
         tmp_path / "jobs",
     )
     launched("local", config, tmp_path / "local")
@@ -261,7 +292,7 @@ def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
             time.sleep(0.05)
             steps = [int(p.name) for p in workdir.glob("checkpoints/*/*/*") if p.name.isdigit()]
             if max(steps, default=0) >= 3:
-                (job,) = json.loads((workdir / "slurm/jobs.json").read_text())
+                (job,) = json.loads((workdir / "slurm/jobs.json").read_text())["jobs"]
                 task = int(Path(f"/proc/{job}/task/{job}/children").read_text().split()[0])
                 os.kill(task, signal.SIGUSR2)
                 told.append(max(steps))

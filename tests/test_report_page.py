@@ -199,7 +199,7 @@ def test_the_best_of_ours_is_bold(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    evil = "<script>alert(1)</script>|`x`"
+    evil = "<script>alert(1)</script>|`x`$\\foo$"
     names = [evil, "b & c"]
     write(
         tmp_path,
@@ -357,6 +357,15 @@ def test_a_second_report_leaves_no_old_pictures(tmp_path):
     write(tmp_path, [result("digits_1shot")])
     write_report([tmp_path])
     assert {p.stem for p in report.glob("*.png")} == {"mine", "fewshot", "fewshot-loss"}
+
+
+def test_pictures_of_others_stay(tmp_path):
+    out = tmp_path / "docs"
+    out.mkdir()
+    (out / "report.md").write_text("![mine](mine.png)")
+    (out / "mine.png").write_bytes(b"")
+    write_report([small(tmp_path)], out)
+    assert (out / "mine.png").exists()
 
 
 def test_command(tmp_path):

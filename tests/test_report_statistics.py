@@ -121,6 +121,24 @@ def test_compare_uses_the_tasks_that_both_have():
     assert compare({"a": {"t0": {0: 1.0}}, "b": {"t1": {0: 1.0}}}, [["t0", "t1"]]) == []
 
 
+def test_compare_tests_nothing_where_tasks_have_different_seeds():
+    """All seeds make the difference: a test of the common ones could say the opposite."""
+    a = {"x": {0: 50.0, 1: 50.5, 2: 41.0}, "y": {0: 60.0, 1: 60.5}}
+    b = {"x": {0: 49.0, 1: 49.5}, "y": {0: 59.0, 1: 59.5, 2: 62.0}}
+    (found,) = compare({"a": a, "b": b}, {"x": 0.5, "y": 0.5})
+    assert (found.p_seeds, found.interval) == (None, None)
+    whole = {name: {t: {s: v[s] for s in (0, 1)} for t, v in own.items()}
+             for name, own in {"a": a, "b": b}.items()}  # fmt: skip
+    (found,) = compare(whole, {"x": 0.5, "y": 0.5})
+    assert found.p_seeds is not None
+
+
+def test_over_tasks_counts_differences_that_are_not_zero():
+    five = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert over_tasks(five + [0.0] * 14) is None
+    assert over_tasks([*five, 6.0] + [0.0] * 13) is not None
+
+
 def test_few_shot_tasks_of_a_data_set_count_once():
     tasks = [f"t{i}" for i in range(12)]
     two = systems(["a", "b"], tasks)

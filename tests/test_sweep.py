@@ -313,9 +313,7 @@ def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
     config.update(tasks="digits", methods="fact_tt", seeds=(0, 1, 2))
     config.fact_tt = ConfigDict({"rank": 4, "scales": scales})
     cells = make_plan(config)
-    runner = Runner.__new__(Runner)
-    runner.config, runner.store, runner.trainer = config, Store(workdir), trainer
-    runner.progress, runner.rerun = Silent(), lambda name: f"run {name}"
+    runner = Runner(config, Store(workdir), Silent(), lambda name: f"run {name}", trainer)
     results = {c.name: r for c, r in zip(cells, results, strict=True) if r is not None}
     failures = []
     for count, outcome in enumerate(runner.run(cells, results), 1):

@@ -40,8 +40,9 @@ LOOK = 30.0  # seconds between questions to Slurm's controller
 class Job:
     """The sweep as a job runs it; submitit pickles it, and to queue it again calls `checkpoint`."""
 
-    def __init__(self, config: ConfigDict, workdir: str, only: list[str], command: str):
+    def __init__(self, config: ConfigDict, workdir: str, only: list[str], command: str, grace: int):
         self.config, self.workdir, self.only, self.command = config, workdir, only, command
+        self.grace = grace  # seconds in which an epoch may end
 
     def __call__(self) -> str:
         """What kept it from running, '' if nothing did."""
@@ -50,7 +51,7 @@ class Job:
         number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
         queue_again = signal.getsignal(number)
         cli.prepare_process()
-        cli.end_gently(number)
+        cli.end_gently(number, self.grace)
         try:
             failures: list[Failure] = []
             run_sweep(
@@ -167,12 +168,14 @@ class OnSlurm:
                 slurm_account=o.account,
                 **{f"slurm_{name}": value for name, value in self._more.items()},
             )
-            kind = executor.job_class
-            before = [kind(self._folder, i) for i in self._store.read_json(path) or []]
+            kind = s.LocalJob if o.cluster == "local" else s.SlurmJob
+            known = (self._store.read_json(path) or {}).get("jobs", [])
+            before = [kind(self._folder, i) for i in known]
             jobs = self._alive(before)
+            delay = int(self._more.get("signal_delay_s", 90))  # submitit's
             job = Job(
                 self._config, str(self._store.workdir), self._only,
-                rerun_command("CELL").removesuffix("CELL"),
+                rerun_command("CELL").removesuffix("CELL"), max(cli.GRACE, delay - 15),
             )  # fmt: skip
             missing = [job] * (number - len(jobs))
             new = executor.submit_array(missing) if missing else []
@@ -180,7 +183,7 @@ class OnSlurm:
             raise UserError(f"No job could be submitted: {error}") from error
         except s.core.utils.FailedJobError as error:
             raise UserError(f"sbatch refuses: {' '.join(str(error).split())}") from error
-        self._store.write_json(path, [job.job_id for job in (*jobs, *new)])
+        self._store.write_json(path, {"jobs": [job.job_id for job in (*jobs, *new)]})
         return [*jobs, *new]
 
     def _alive(self, jobs: list[Any]) -> list[Any]:

@@ -131,8 +131,9 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
     axis.set_ylim(size - 0.5, -0.5)
     axis.set_aspect("equal")
     long = max(map(len, short)) > 2
-    axis.set_xticks(range(size), short, rotation=90 if long else 0)
-    axis.set_yticks(range(size), short)
+    texts = [name.replace("$", r"\$") for name in short]  # else mathematics
+    axis.set_xticks(range(size), texts, rotation=90 if long else 0)
+    axis.set_yticks(range(size), texts)
     axis.tick_params(length=0, labelcolor=INK, labelsize=8)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")

@@ -43,6 +43,7 @@ def page(title: str, blocks: Sequence[Block]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
 style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
+<meta name="generator" content="fact-jax report">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <style>{(here / "page.css").read_text()}</style>

@@ -75,8 +75,10 @@ def write_report(
 
 
 def _remove_old(folder: epath.Path) -> None:
-    """The pictures of the report that lies there: those that its Markdown shows, and no others."""
-    old = folder / "report.md"
+    """The pictures of the report that lies there, if one does: those that its Markdown shows."""
+    page, old = folder / "index.html", folder / "report.md"
+    if not page.exists() or "fact-jax report" not in page.read_text()[:1000]:
+        return
     names = re.findall(r"\]\(([\w.+-]+)\.(?:png|jpg)\)", old.read_text()) if old.exists() else []
     for name in dict.fromkeys(names):
         for suffix in ("png", "svg", "jpg"):

@@ -79,13 +79,14 @@ class Comparison(NamedTuple):
 
 
 def over_tasks(differences: Sequence[float]) -> float | None:
-    """p-value of Wilcoxon's signed-rank test, two-sided; None below six differences."""
+    """p-value of Wilcoxon's signed-rank test, two-sided; None below six differences that are not
+    zero, which it leaves out."""
     from scipy.stats import wilcoxon
 
-    if len(differences) < MIN_TASKS:
-        return None
-    if not any(differences):
+    if len(differences) >= MIN_TASKS and not any(differences):
         return 1.0
+    if sum(map(bool, differences)) < MIN_TASKS:
+        return None
     return float(wilcoxon(differences).pvalue)
 
 
@@ -159,7 +160,11 @@ def compare(
 
 
 def _averages(accuracies: Accuracies, weights: Mapping[str, float]) -> list[float]:
-    """The weighted mean over the tasks that each seed has for itself; seeds that lack one are left
-    out."""
-    seeds = sorted(set.intersection(*(set(accuracies[task]) for task in weights)))
-    return [math.fsum(w * accuracies[task][s] for task, w in weights.items()) for s in seeds]
+    """The weighted mean over the tasks that each seed has for itself; none if not all tasks have
+    the same seeds, since a difference of all would not be what is tested."""
+    first, *others = (set(accuracies[task]) for task in weights)
+    if any(seeds != first for seeds in others):
+        return []
+    return [
+        math.fsum(w * accuracies[task][s] for task, w in weights.items()) for s in sorted(first)
+    ]

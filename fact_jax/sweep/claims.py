@@ -107,10 +107,8 @@ def _read(path: epath.Path) -> str | None:
 
 def _has_locks(folder: Path) -> bool:
     """Whether this file system locks: tried on a file that no other process knows."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
+    import fcntl
+
     probe = folder / f".locks-{uuid.uuid4().hex[:8]}"
     descriptor = os.open(probe, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import time
 import traceback
@@ -68,14 +67,11 @@ class Runner:
         store: Store,
         progress: Progress,
         rerun: Callable[[str], str] = lambda name: "",
+        trainer: Trainer | None = None,
     ):
         self.config, self.store, self.progress, self.rerun = config, store, progress, rerun
-        self.trainer = Trainer(config, progress)
-
-    @functools.cached_property
-    def _fits(self) -> dict[tuple, int]:
-        """Runs together, of the kinds for which memory did not suffice."""
-        return {}
+        self.trainer = trainer or Trainer(config, progress)
+        self._fits: dict[tuple, int] = {}  # runs together, of kinds that were too many for memory
 
     def group(self, cells: list[Cell], size: int) -> Group:
         return Group(self.config, self.store, self.trainer, cells, size)
@@ -144,14 +140,15 @@ class Runner:
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
             worked = False
             for group in waiting:
-                names = [cell.name for cell in group.cells if cell.name not in done]
-                if not names:
+                # The whole group trains, in its checkpoints, whatever of it is wanted.
+                names = [cell.name for cell in group.cells]
+                if done.issuperset(names):
                     continue
                 with self.store.claims.hold(names if jax.process_index() == 0 else ()) as held:
                     mine = bool(agree(np.array(held)))
                     for outcome in self._of_others(group, done, failed_before):
                         yield outcome
-                    if not mine:
+                    if not mine or done.issuperset(names):
                         continue
                     worked = True
                     for outcome in self._attempt(group, done):

@@ -6,8 +6,8 @@
     DIR/factors/<cell>.safetensors      factors and head, with metadata
     DIR/examples/<cell>.jpg             pictures of the test split, wrongly and rightly predicted
     DIR/failures/<cell>.json            why a cell is not finished; goes when it is
-    DIR/checkpoints/<group>/<stage>/    Orbax, one per epoch, the latest kept, and that until the
-                                        results of the group's cells are there;
+    DIR/checkpoints/<group>/<stage>/    Orbax, the latest, until the results of the group's cells
+                                        are there;
                                         of a search for an architecture, search.json
     DIR/architectures/<cell>.png        those that were found
     DIR/claims/<cell>                   while a run works on the cell (claims.py)

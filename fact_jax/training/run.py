@@ -160,7 +160,8 @@ def train(
             try:
                 on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
             except BaseException as error:  # such as the end that SIGTERM asks for
-                alone = isinstance(error, KeyboardInterrupt) and jax.process_count() > 1
+                # One process's own error is not the others', who would not save with it.
+                alone = jax.process_count() > 1 and isinstance(error, Exception | KeyboardInterrupt)
                 if not alone and (checkpointer.latest is None or checkpointer.latest.step < e):
                     checkpointer.save(e, tree())
                 raise
