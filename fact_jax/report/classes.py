@@ -35,7 +35,9 @@ def task_details(study: Study, task: str) -> Details | None:
         results = with_counts[shown]
         names = _names(results)
         seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
-        blocks.append(Text(f"Shown is **{shown.label}** ({why}), test split, {seeds} added up."))
+        blocks.append(
+            Text(f"Shown is **{shown.label}** ({why}), test split, last epoch, {seeds} added up.")
+        )
         blocks += _confusion(task, results, names)
     blocks += _worst(own)
     if with_counts:
