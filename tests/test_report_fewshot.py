@@ -5,6 +5,7 @@ import itertools
 import matplotlib.figure
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
 
@@ -197,6 +198,7 @@ def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
 def fake_flags(workdir):
     class Flags(dict):
         config, distributed = quickstart.get_config(), ""
+        launcher, launch, dry_run, cells = "local", ConfigDict(), False, ""
 
     flags = Flags(config=None)
     flags.workdir = str(workdir)
