@@ -95,6 +95,7 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         }  # fmt: skip
         self._expected: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._tables: dict[tuple[str, ...], str] = {}
         self._count = 0
 
     def workdir(self) -> Path:
@@ -138,6 +139,7 @@ class Bench:
             if done.status:
                 raise SystemExit(f"The sweep fails without any fault:\n{done.text}")
             self._expected[words] = results(workdir)
+            self._tables[words] = (workdir / "results.csv").read_text()
         return self._expected[words]
 
     def row(self, what: str, times: int, lost: list[str], then: str) -> None:
@@ -156,6 +158,9 @@ class Bench:
                 for key in sorted(keys)
                 if mine[cell].get(key) != theirs[cell].get(key)
             ]
+        if last and not last.status:
+            table = (workdir / "results.csv").read_text()
+            lost += [] if table == self._tables[words] else ["results.csv differs"]
         return lost
 
 
