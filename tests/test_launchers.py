@@ -232,10 +232,11 @@ def test_two_jobs_share_a_sweep(tmp_path, local):
     failures = []
     launched("slurm", small(), tmp_path, failures, cluster="local", jobs=2)
     assert_as_local(tmp_path, failures, local)
-    assert len(list((tmp_path / "slurm").glob("*_result.pkl"))) == 2
+    submitted = (tmp_path / "slurm/jobs.json").read_text()  # one may be ending still
+    assert len(json.loads(submitted)["jobs"]) == 2
     # Where all is finished nothing is submitted.
     launched("slurm", small(methods="linear"), tmp_path, cluster="local", jobs=2)
-    assert len(list((tmp_path / "slurm").glob("*_result.pkl"))) == 2
+    assert (tmp_path / "slurm/jobs.json").read_text() == submitted
 
 
 def test_the_same_command_follows_jobs_that_are_there(tmp_path, monkeypatch):
