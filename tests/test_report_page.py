@@ -359,6 +359,13 @@ def test_a_second_report_leaves_no_old_pictures(tmp_path):
     assert {p.stem for p in report.glob("*.png")} == {"mine", "fewshot", "fewshot-loss"}
 
 
+def test_a_class_name_is_no_mathematics(tmp_path):
+    own = result(class_names=[r"$\foo$", "b"], confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 8]],
+                 per_class_accuracy=[62.5, 100.0])  # fmt: skip
+    write(tmp_path, [own])
+    assert r"$\foo$" in (write_report([tmp_path]) / "report.md").read_text()
+
+
 def test_pictures_of_others_stay(tmp_path):
     out = tmp_path / "docs"
     out.mkdir()
