@@ -16,9 +16,20 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from fact_jax.data import VTAB, FewShotTask, Task, checks, get_task, lists, prepare
+from fact_jax.data import (
+    VTAB,
+    DataSettings,
+    FewShotTask,
+    Task,
+    checks,
+    get_task,
+    lists,
+    open_task,
+    prepare,
+)
 from fact_jax.data.fewshot import FEW_SHOT
 from fact_jax.data.source import data_root
+from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
@@ -32,6 +43,14 @@ COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
 
 def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
     """State of a task's data: state, version used, examples in test, and what to know."""
+    if task.builder == FOLDER:
+        try:
+            data = open_task(task, DataSettings(data_dir))
+        except UserError as error:
+            return "wrong", "-", "-", str(error)
+        record = data.provenance
+        words = f"{data.task.num_classes} classes; {record['note']}"
+        return "ready", record["used_version"], str(data.size("test")), words
     if isinstance(task, FewShotTask) and task.folders:
         try:
             found_lists = lists.find_lists(task, data_root(data_dir))
@@ -64,7 +83,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     console, notes, states = Console(width=max(Console().width, 110)), {}, []
     if prepare_first:
         for task in tasks:
-            if inspect(task, data_dir)[0] == "ready":
+            if task.builder == FOLDER or inspect(task, data_dir)[0] == "ready":
                 continue
             console.print(f"Preparing {task.builder} for {task.name} ...")
             try:
@@ -76,7 +95,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
         state, used, test, words = inspect(task, data_dir)
         states.append(state)
         coloured = f"[{COLOURS.get(state, 'red')}]{state}[/]"
-        expected = str(task.test_size)
+        expected = str(task.test_size or "-")
         table.add_row(task.name, task.builder, task.versions, used, coloured, test, expected)
         if words:
             notes.setdefault(task.name, words)

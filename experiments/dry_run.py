@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,6 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fact_jax.backbone.config import get_variant
+from fact_jax.data import DataSettings, Task, get_task, open_task
+from fact_jax.data.tasks import FOLDER
+from fact_jax.errors import UserError
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.store import Store
@@ -19,7 +23,8 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     needed. Times are those of cells finished in the same work directory, by FLOPs."""
     cells, store = make_plan(config), Store(workdir, create=False)
     vit = get_variant(config.variant).replace(image_size=config.image_size)
-    costs = [cell_cost(cell, vit) for cell in cells]
+    tasks = {name: _with_sizes(name, config) for name in dict.fromkeys(c.task for c in cells)}
+    costs = [cell_cost(cell, vit, tasks[cell.task]) for cell in cells]
     results = [store.read_result(cell.name) for cell in cells]
     rate = seconds_per_flop(
         [
@@ -46,6 +51,9 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
         )
         table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
     console.print(table)
+    for name, task in tasks.items():
+        if task.builder == FOLDER and not task.num_classes:
+            console.print(f"{name}: its folder is not there, so its images are not counted.")
     hours = sum(cost.flops for cost in left) / 1e14 / 3600
     console.print(
         "Images: trained on and predicted. TFLOP: the frozen network's matrix products, forward "
@@ -56,6 +64,15 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
             else " Times are shown as soon as a cell is done."
         )
     )
+
+
+def _with_sizes(name: str, config: ConfigDict) -> Task:
+    """The task; a folder's with its sizes, if it can be read."""
+    task = get_task(name)
+    if task.builder == FOLDER:
+        with contextlib.suppress(UserError):
+            return open_task(task, DataSettings(config.data_dir or None)).task
+    return task
 
 
 def _texts(cost: Cost, rate: float | None) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fact_jax.data.offline import OFFLINE
-from fact_jax.data.tasks import Task
+from fact_jax.data.tasks import FOLDER, Task
 from fact_jax.errors import UserError
 
 PUBLISHED_SHOTS = (1, 2, 4, 8, 16)
@@ -49,6 +49,12 @@ class FewShotTask(Task):
     @property
     def sizes(self) -> dict[str, int]:
         return dict(self.split_sizes)
+
+    def train_split(self, seed: int, final: bool) -> str:
+        return f"train-seed{seed}"
+
+    def eval_split(self, final: bool) -> str:
+        return "test" if final else "val"
 
 
 def _sizes(train: int, val: int, test: int) -> dict[str, int]:
@@ -137,7 +143,7 @@ def _elsewhere(folders: tuple[str, ...], json: str | None) -> str:
 
 
 def few_shot_task(dataset: str, shots: int) -> FewShotTask:
-    """The K-shot task of one of `NAMES`; UserError if K is less than 1."""
+    """The K-shot task of one of `NAMES` or of folder_NAME; UserError if K is less than 1."""
     name = f"{dataset}_{shots}shot"
     if shots < 1:
         raise UserError(f"Task {name}: the number of shots must be at least 1.")
@@ -153,6 +159,11 @@ def few_shot_task(dataset: str, shots: int) -> FewShotTask:
             elsewhere=_elsewhere(fields["folders"], fields.get("json")),
             **fields,
         )
+    if dataset.startswith(f"{FOLDER}_"):  # its classes are known when it is read
+        return FewShotTask(
+            name, "fewshot", num_classes=0, builder=FOLDER, versions="-", splits={}, test_size=0,
+            dataset=dataset, shots=shots, folders=(dataset.removeprefix(f"{FOLDER}_"),),
+        )  # fmt: skip
     whole = OFFLINE[dataset]
     fields = {f.name: getattr(whole, f.name) for f in dataclasses.fields(Task)}
     fields |= {
@@ -166,8 +177,9 @@ def few_shot_task(dataset: str, shots: int) -> FewShotTask:
 
 def find(name: str) -> FewShotTask | None:
     """The task of this name, None if it is not the name of a few-shot task."""
-    match = re.fullmatch(r"(\w+)_(0|[1-9]\d{0,3})shot", name)
-    return few_shot_task(match[1], int(match[2])) if match and match[1] in NAMES else None
+    match = re.fullmatch(r"(folder_[A-Za-z0-9][\w.-]*|\w+)_(0|[1-9]\d{0,3})shot", name, re.ASCII)
+    known = match and (match[1] in NAMES or match[1].startswith(f"{FOLDER}_"))
+    return few_shot_task(match[1], int(match[2])) if match and known else None
 
 
 def published_names() -> list[str]:

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from fact_jax.data import augment, images, lists, prepare
+from fact_jax.data import augment, folders, images, lists, prepare
 from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.folders import FolderData, with_sizes
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData, data_root, find_prepared
+from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 
-_KINDS = {"noah": "NOAH's lists", "coop": "CoOp's lists", "official": "the official lists"}
+_KINDS = {
+    "noah": "NOAH's lists", "coop": "CoOp's lists", "official": "the official lists",
+    "classes": "the folders of classes",
+}  # fmt: skip
 HELD_OUT_SEED = 2**31  # of the images kept for 'val'; lists are drawn with small seeds
 
 
@@ -24,6 +29,10 @@ def open_few_shot(task: FewShotTask, settings: DataSettings) -> FewShotData:
     Raises:
       UserError: lists that are not as they should be, or what `open_task` raises.
     """
+    if task.builder == FOLDER:
+        folders.refuse_mock(task, settings)
+        own = folders.read_folder(task.name, task.folders[0], settings.data_dir)
+        return ListedData(with_sizes(task, own, split_sizes=own.sizes), settings, own)
     if task.folders and not settings.mock:
         found = lists.find_lists(task, data_root(settings.data_dir))
         if found:
@@ -177,39 +186,17 @@ class FewShotData(TaskData):
         }
 
 
-class ListedData(FewShotData):
-    """A few-shot task from a folder of images with lists."""
+class ListedData(FolderData, FewShotData):
+    """A few-shot task from a folder of images, with lists or with a subfolder for each class."""
+
+    task: FewShotTask
 
     def __init__(self, task: FewShotTask, settings: DataSettings, found: lists.Lists):
-        import PIL
-
-        self.task, self._settings, self._lists, self._mocked = task, settings, found, False
-        self._place, self._remedy = str(found.images), "Put a sound copy in its place."
-        self.provenance = {
-            "task": task.name,
-            "builder": "folder",
-            "requested_version": None,
-            "used_version": found.kind,
-            "mapped": False,
-            "note": "",
-            "file_format": "files",
-            "splits": {split: len(items) for split, items in found.items.items()},
-            "mock": False,
-            "data_dir": str(found.folder),
-            "fingerprint": found.fingerprint,
-            "pillow": PIL.__version__,
-            **self._pixels(),
-        }
+        FolderData.__init__(self, task, settings, found)
         drawn = f"{task.shots} images a class drawn from its train list with default_rng(seed)"
         how = "its own lists for each seed" if found.kind == "noah" else drawn
-        self._few_shot_record(f"{_KINDS[found.kind]} in {found.folder}; train: {how}")
-
-    @property
-    def class_names(self) -> list[str] | None:
-        return self._lists.class_names
-
-    def _whole_size(self, split: str) -> int:
-        return len(self._items(split))
+        note = f" ({found.note})" if found.note else ""
+        self._few_shot_record(f"{_KINDS[found.kind]} in {found.folder}{note}; train: {how}")
 
     def _items(self, split: str) -> list[lists.Item]:
         seed, items = self._seed(split), self._lists.items
@@ -226,17 +213,6 @@ class ListedData(FewShotData):
                 f"train_meta.list.num_shot_{self.task.shots}.seed_{seed}; it has those of {known}."
             )
         return items[f"train-seed{seed}"]
-
-    def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
-        for path, label in self._items(split)[: self.size(split, limit)]:
-            try:
-                data = (self._lists.images / path).read_bytes()
-            except OSError as error:
-                raise UserError(
-                    f"Task {self.task.name}: image {path} in {self._place} cannot be read "
-                    f"({error}). {self._remedy}"
-                ) from error
-            yield {"path": path, self.task.image_key: data, "label": label}
 
     def _cache_key(self, split: str, size: int) -> dict[str, Any]:
         seed, prints = self._seed(split), self._lists.fingerprints

@@ -13,6 +13,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+# Pillow also opens vector graphics (.eps by running Ghostscript), films and scientific files, most
+# of which it cannot decode; pictures come in these.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -32,6 +36,18 @@ def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer)
 
 
+def formats() -> list[str]:
+    """Those that are opened, of the ones that this Pillow has."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def suffixes() -> set[str]:
+    """Of the names of pictures: '.jpg' and so on."""
+    known = formats()
+    return {s for s, kind in Image.registered_extensions().items() if kind in known}
+
+
 def open_rgb(data: bytes, jpeg_quality: int | None = None, binary: bool = False) -> Image.Image:
     """Decodes, and optionally passes through JPEG.
 
@@ -46,7 +62,7 @@ def open_rgb(data: bytes, jpeg_quality: int | None = None, binary: bool = False)
     Raises:
       OSError: the bytes are no image, or a truncated one.
     """
-    image: Image.Image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=formats())
     if binary:
         image = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
     image = image.convert("RGB")

@@ -42,12 +42,13 @@ class Lists:
     """The lists of one folder.
 
     Attributes:
-      kind: 'noah', 'coop' or 'official'.
+      kind: 'noah', 'coop' or 'official'; 'classes' of a folder without lists (`folders.py`).
       folder: where the lists are.
       images: what their paths begin at.
       items: the lists: 'val', 'test', and either 'train' or 'train-seed0' and so on.
       class_names: None where the lists have none.
       fingerprints: of each list: its lines, and the sizes of the image files.
+      note: how the lists were made, where they were not read.
     """
 
     kind: str
@@ -56,6 +57,12 @@ class Lists:
     items: dict[str, list[Item]]
     class_names: list[str] | None
     fingerprints: dict[str, str]
+    note: str = ""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of each list."""
+        return {split: len(items) for split, items in self.items.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -214,10 +221,11 @@ def _checked(
     if images is None:
         tried = " or ".join(str(folder / name / first) for name in _IMAGE_FOLDERS)
         raise UserError(f"{where} name images that are not there: expected {tried}.")
-    return Lists(kind, folder, images, items, class_names, _fingerprints(where, images, items))
+    return Lists(kind, folder, images, items, class_names, fingerprints(where, images, items))
 
 
-def _fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -> dict[str, str]:
+def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -> dict[str, str]:
+    """Of each list; UserError if images are not there."""
     digests, missing = {}, []
     for split, lines in items.items():
         digest = hashlib.sha256()

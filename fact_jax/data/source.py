@@ -74,7 +74,8 @@ class DataSettings:
 def open_task(task: Task, settings: DataSettings) -> "TaskData":
     """Finds the task's builder and checks that its data are there and are what the task says.
 
-    A `FewShotTask` gives a `FewShotData`, which is read from a folder with lists if there is one.
+    A `FewShotTask` gives a `FewShotData`, which is read from a folder with lists if there is one; a
+    `FolderTask` a `FolderData`. The `task` of either has the classes and sizes that were found.
 
     Raises:
       UserError: unknown builder or version, missing data, or features, class counts or split
@@ -84,6 +85,10 @@ def open_task(task: Task, settings: DataSettings) -> "TaskData":
         from fact_jax.data import fewshot_data  # here, because it imports this module
 
         return fewshot_data.open_few_shot(task, settings)
+    from fact_jax.data import folders  # for the same reason
+
+    if isinstance(task, folders.FolderTask):
+        return folders.open_folder(task, settings)
     return TaskData(task, settings, *find_prepared(task, settings))
 
 

@@ -14,6 +14,7 @@ from fact_jax.data import labels
 from fact_jax.errors import UserError
 
 TRAIN, VAL, TRAIN_VAL, TEST = "train800", "val200", "train800val200", "test"
+FOLDER = "folder"  # the builder of what is read from files, without TFDS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Task:
 
     Attributes:
       name: as in the result tables.
-      group: 'natural', 'specialized', 'structured', or 'offline'.
+      group: 'natural', 'specialized', 'structured', 'offline', 'fewshot' or 'own'.
       num_classes: number of classes after the label formula.
       builder: TFDS name with its config, 'eurosat/rgb'.
       versions: the published version request, '3.*.*'.
@@ -67,6 +68,14 @@ class Task:
     def sizes(self) -> dict[str, int]:
         """Number of examples each split must have."""
         return {TRAIN: 800, VAL: 200, TRAIN_VAL: 1000, TEST: self.test_size}
+
+    def train_split(self, seed: int, final: bool) -> str:
+        """What a run of this seed is trained on, with its settings chosen (`final`) or before."""
+        return TRAIN_VAL if final else TRAIN
+
+    def eval_split(self, final: bool) -> str:
+        """What a run is measured on."""
+        return TEST if final else VAL
 
 
 def make_splits(val: str, test: str = "test", train: str = "train[:800]") -> dict[str, str]:
@@ -279,20 +288,22 @@ def all_tasks() -> dict[str, Task]:
 def get_task(name: str) -> Task:
     """The task of this name; UserError with the nearest names if there is none.
 
-    Few-shot tasks (`fact_jax/data/fewshot.py`) are named NAME_Kshot: food101_4shot.
+    Few-shot tasks (`fact_jax/data/fewshot.py`) are named NAME_Kshot: food101_4shot. A folder of
+    pictures (`fact_jax/data/folders.py`) is folder_NAME.
     """
     if name in VTAB:
         return VTAB[name]
     tasks = all_tasks()
     if name in tasks:
         return tasks[name]
-    from fact_jax.data import fewshot  # here, because it imports this module
+    from fact_jax.data import fewshot, folders  # here, because they import this module
 
-    if found := fewshot.find(name):
+    if found := fewshot.find(name) or folders.find(name):
         return found
     near = difflib.get_close_matches(name, [*tasks, *fewshot.published_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UserError(
         f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; and NAME_Kshot, K at "
-        f"least 1, where NAME is one of {', '.join(fewshot.NAMES)}."
+        f"least 1, where NAME is one of {', '.join(fewshot.NAMES)}; and folder_NAME (and "
+        "folder_NAME_Kshot) for a folder of pictures in the data directory."
     )

@@ -144,7 +144,7 @@ def report_blocks(study: Study) -> list[Block]:
 def _title(study: Study) -> str:
     names = [title for have, title in (
         (study.vtab, "VTAB-1K"), (study.few_shot, "few-shot classification"),
-        (study.others, "the offline suite"),
+        (study.offline, "the offline suite"), (study.own, ", ".join(t.name for t in study.own)),
     ) if have]  # fmt: skip
     methods = [s.label for s in study.systems]
     what = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"

@@ -73,9 +73,11 @@ def sections(study: Study) -> list[Section]:
         else:
             title = f"VTAB-1K, {len(tasks)} of its {len(VTAB)} tasks"
             found.append(Section("vtab", title, _single(tasks), _mean_of(tasks), False))
-    if tasks := study.others:
+    if tasks := study.offline:
         title = "Offline suite (not VTAB-1K)"
         found.append(Section("offline", title, _single(tasks), _mean_of(tasks), False))
+    if tasks := study.own:
+        found.append(Section("own", "Own data sets", _single(tasks), _mean_of(tasks), False))
     return found
 
 

@@ -87,9 +87,14 @@ class Study:
         return [t for t in self.tasks if isinstance(t, FewShotTask)]
 
     @property
-    def others(self) -> list[Task]:
+    def offline(self) -> list[Task]:
         """The offline suite's."""
-        return [t for t in self.tasks if t.name not in VTAB and not isinstance(t, FewShotTask)]
+        return [t for t in self.tasks if t.group == "offline"]
+
+    @property
+    def own(self) -> list[Task]:
+        """Folders of the user's own pictures."""
+        return [t for t in self.tasks if t.group == "own"]
 
     @property
     def protocols(self) -> list[str]:
@@ -230,7 +235,7 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
     """(settings that the results of a table should share and do not, with their values; the rows
     whose seeds of one task were made with different settings)."""
     shared: dict[str, list[Any]] = {}
-    for tasks in (study.vtab, study.others, study.few_shot):
+    for tasks in (study.vtab, study.offline, study.own, study.few_shot):
         names = {task.name for task in tasks}
         own = dataclasses.replace(
             study, results=tuple(r for r in study.results if r["task"] in names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -11,16 +10,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from fact_jax.backbone.tensor_files import read_npy_header
-from fact_jax.data.images import decode, map_ahead
+from fact_jax.data.images import decode, map_ahead, suffixes
 from fact_jax.errors import UserError
 from fact_jax.training.images import check_normalisation, normalise
-
-# Pillow also opens vector graphics (.eps by running Ghostscript), films and scientific files, most
-# of which it cannot decode; pictures come in these.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
 
 def check_side(what: str, side: int, patch_size: int) -> None:
@@ -81,21 +76,20 @@ def find_pictures(path: Path) -> list[Path]:
 
     A picture is known by its suffix; hidden files, and those in hidden folders, are left out.
     """
-    formats = _formats()
-    suffixes = {s for s, kind in Image.registered_extensions().items() if kind in formats}
+    known = suffixes()
     if path.is_file():
-        found = [path] if path.suffix.lower() in suffixes else []
+        found = [path] if path.suffix.lower() in known else []
     else:
         found = sorted(
             p
             for p in path.rglob("*")
-            if p.suffix.lower() in suffixes
+            if p.suffix.lower() in known
             and not any(part.startswith(".") for part in p.relative_to(path).parts)
             and p.is_file()
         )
     if not found:
         raise UserError(
-            f"{path} holds no picture: no file whose name ends in {', '.join(sorted(suffixes))}. "
+            f"{path} holds no picture: no file whose name ends in {', '.join(sorted(known))}. "
             "Arrays come as .npy files."
         )
     return found
@@ -134,17 +128,10 @@ class Pictures:
                 rows = []
 
 
-def _formats() -> list[str]:
-    """Those of `_FORMATS` that this Pillow has."""
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
-
-
 def _read(path: Path, size: int, jpeg_quality: int | None) -> np.ndarray | str:
     """The pixels uint8 [s, s, 3], or why there are none."""
     try:
         data = path.read_bytes()
-        Image.open(io.BytesIO(data), formats=_formats()).close()  # whatever its name says
         return decode(data, size, jpeg_quality)
     except UnidentifiedImageError:
         return "no picture that Pillow can read"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import get_task
+from fact_jax.data.tasks import Task, get_task
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Run
 from fact_jax.tuning import Full, Linear
@@ -32,46 +32,48 @@ def forward_flops(config: ViTConfig) -> float:
     return (config.depth - 1) * block + last + 2 * (n - 1) * 3 * config.patch_size**2 * d
 
 
-def cell_cost(cell: Cell, config: ViTConfig) -> Cost:
+def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
     """An estimate: what the methods add to the frozen network's products (some percent) is left
-    out, and few-shot splits are taken at their lists' sizes.
+    out, and few-shot splits are taken at their lists' sizes. `task` is the cell's with the sizes of
+    its data, where these are not in the table; without them its images count as none.
 
     A training step takes two forward passes where the network is frozen, three where all of it
     moves, and one where only the head does.
     """
+    task = task or get_task(cell.task)
     runs = [Run(cell, "final", cell.candidates[0])]
     if len(cell.candidates) > 1:
         runs += [Run(cell, "selection", candidate) for candidate in cell.candidates]
     epochs = sum(run.epochs for run in runs)
-    predicted = sum(_size(run, "eval_split") for run in runs)
-    trained = sum(run.epochs * _size(run, "split") for run in runs)
+    predicted = sum(_size(task, run, "eval_split") for run in runs)
+    trained = sum(run.epochs * _size(task, run, "split") for run in runs)
     if isinstance(cell.method, SearchMethod):
         supernet = Run(cell, "supernet", cell.candidates[0])
         runs.append(supernet)
         epochs += supernet.epochs
-        trained += supernet.epochs * _size(supernet, "split")
+        trained += supernet.epochs * _size(task, supernet, "split")
         m = cell.method
         later = max(m.population, m.mutations + m.crossovers)  # than the first generation
         tried = m.population + (m.generations - 1) * later
-        predicted += tried * _size(supernet, "eval_split")
+        predicted += tried * _size(task, supernet, "eval_split")
     if cell.settings["protocol"] == "paper" and (every := cell.settings["eval_every"]):
         more = -(-cell.settings["epochs"] // every) - 1  # evaluations before the last
-        predicted += more * _size(runs[0], "eval_split")
+        predicted += more * _size(task, runs[0], "eval_split")
     passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
     flops = forward_flops(config) * (passes * trained + predicted)
     return Cost(len(runs), epochs, trained, predicted, flops)
 
 
-def _size(run: Run, which: str) -> int:
+def _size(task: Task, run: Run, which: str) -> int:
     """Images of the split that a run trains on, or is measured on."""
-    task, split = get_task(run.cell.task), getattr(run, which)
+    split = getattr(run, which)
     limit = run.cell.settings["train_limit" if which == "split" else "eval_limit"]
     if isinstance(task, FewShotTask) and which == "split":
         size = task.shots * task.num_classes
     elif isinstance(task, FewShotTask):
         size = task.list_sizes.get(split) or task.sizes.get(split, 0)
     else:
-        size = task.sizes[split]
+        size = task.sizes.get(split, 0)
     return min(size, limit) if limit else size
 
 

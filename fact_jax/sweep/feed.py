@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.fewshot_data import FewShotData
 from fact_jax.data.source import DataSettings, Examples, TaskData, open_task
-from fact_jax.data.tasks import get_task
+from fact_jax.data.tasks import Task, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.runs import Run
 from fact_jax.training.mesh import stack
@@ -44,6 +44,10 @@ class Feed:
             self._data[task] = open_task(get_task(task), settings)
         return self._data[task]
 
+    def task(self, name: str) -> Task:
+        """The task, with the classes and sizes that its data have."""
+        return self.data(name).task
+
     def stack(self, runs: list[Run], size: int, mesh: Mesh) -> tuple[TrainSet, list[int]]:
         """The runs' train splits as a stack of `size`, padded by the last one's, and the number of
         images of each run. Only the last stack is kept."""
@@ -54,7 +58,7 @@ class Feed:
             capacity = max(self.capacity(run.cell.task) for run in runs)
             capacity = max(capacity, *(len(split.labels) for split in splits))
             sets = [
-                train_set(*split, get_task(run.cell.task).num_classes, capacity)
+                train_set(*split, self.task(run.cell.task).num_classes, capacity)
                 for run, split in zip(runs, splits, strict=True)
             ]
             if self.config.augment:
@@ -103,12 +107,14 @@ class Feed:
 
     def capacity(self, task: str) -> int:
         """Rows to pad a task's train splits to, so that a few programs serve all sizes: VTAB's
-        1,000, and for few-shot lists the next power of two."""
-        known, limit = get_task(task), self.config.train_limit
+        1,000 (of a folder all that is not for test, if that is more), for few-shot lists the next
+        power of two."""
+        known, limit = self.task(task), self.config.train_limit
         if isinstance(known, FewShotTask):
             number = known.shots * known.num_classes
             return 1 << ((min(number, limit) if limit else number) - 1).bit_length()
-        return limit or VTAB_TRAIN_SIZE
+        number = max(known.sizes[known.train_split(0, final)] for final in (False, True))
+        return limit or max(number, VTAB_TRAIN_SIZE)
 
 
 def _padded(items: list, size: int) -> list:

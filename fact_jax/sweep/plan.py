@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from fact_jax.data.tasks import VTAB, get_task
+from fact_jax.data.tasks import FOLDER, VTAB, get_task
 from fact_jax.errors import UserError
 from fact_jax.training.recipe import Recipe
 from fact_jax.tuning import METHODS, Method
@@ -100,6 +100,11 @@ def task_names(config: ConfigDict) -> list[str]:
     for name in names:
         get_task(name)
     return names
+
+
+def own_folders(config: ConfigDict) -> list[str]:
+    """Those of the tasks whose classes are not known before their folder is read."""
+    return [name for name in task_names(config) if get_task(name).builder == FOLDER]
 
 
 def make_plan(config: ConfigDict) -> list[Cell]:

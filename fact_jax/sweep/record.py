@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from fact_jax.data.tasks import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Failure, Trained
@@ -41,7 +40,7 @@ def store_result(
     """
     cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
     accuracies, data = trained.accuracies, trainer.feed.data(cell.task)
-    task, paper = get_task(cell.task), cell.settings["protocol"] == "paper"
+    task, paper = data.task, cell.settings["protocol"] == "paper"
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
     method: Method = cell.method

@@ -88,10 +88,11 @@ class Runner:
             before = known.get(_data_set(cell.task))
             if cell.name in results or before is None:
                 continue
-            was, now = (
-                {k: data[k] for k in ("builder", "used_version")}
-                for data in (before["data"], self.trainer.feed.data(cell.task).provenance)
-            )
+            new = self.trainer.feed.data(cell.task).provenance
+            keys = ["builder", "used_version"]
+            if new["used_version"] == "classes":  # a folder to which pictures may be added
+                keys.append("fingerprint")
+            was, now = ({k: data.get(k) for k in keys} for data in (before["data"], new))
             if was != now:
                 raise UserError(
                     f"{cell.name} would be read from {now}, but "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import TEST, TRAIN, TRAIN_VAL, VAL, get_task
+from fact_jax.data.tasks import get_task
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Candidate, Cell
@@ -34,15 +33,11 @@ class Run(NamedTuple):
     @property
     def split(self) -> str:
         """What it is trained on."""
-        if isinstance(get_task(self.cell.task), FewShotTask):
-            return f"train-seed{self.cell.seed}"
-        return TRAIN_VAL if self.stage == "final" else TRAIN
+        return get_task(self.cell.task).train_split(self.cell.seed, self.stage == "final")
 
     @property
     def eval_split(self) -> str:
-        if isinstance(get_task(self.cell.task), FewShotTask):
-            return "test" if self.stage == "final" else "val"
-        return TEST if self.stage == "final" else VAL
+        return get_task(self.cell.task).eval_split(self.stage == "final")
 
     @property
     def epochs(self) -> int:

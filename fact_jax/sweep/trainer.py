@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from fact_jax.backbone.config import get_variant
 from fact_jax.backbone.download import find_weights
 from fact_jax.backbone.weights import checksum, load_vit
-from fact_jax.data.tasks import all_tasks, get_task
+from fact_jax.data.tasks import all_tasks
 from fact_jax.errors import UserError
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.packing import group_size, most_per_device
-from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.plan import Cell, own_folders
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.images import check_normalisation
@@ -64,8 +64,9 @@ class Trainer:
         self.eval_batch = -(-config.eval_batch_size // devices) * devices  # some for each
         self.eval_mesh = make_mesh(self.eval_batch)
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
-        # depend on which other tasks run with it.
-        self.padded_classes = max(task.num_classes for task in all_tasks().values())
+        # depend on which other tasks run with it (but for a folder of more classes than those).
+        known = [*all_tasks().values(), *(self.feed.task(name) for name in own_folders(config))]
+        self.padded_classes = max(task.num_classes for task in known)
         self._bases: dict[Mesh, dict] = {}
         self._epochs: dict[tuple[Method, Mesh, Recipe, bool], Callable] = {}
         self._evaluations: dict[Method, Callable] = {}
@@ -111,7 +112,7 @@ class Trainer:
         counted, totals, findings = {"epochs": 0}, {}, {}
 
         def fresh(run: Run) -> TrialState:
-            classes = get_task(run.cell.task).num_classes
+            classes = self.feed.task(run.cell.task).num_classes
             return init_trial(
                 self.model, run.cell.method, run.cell.seed, classes, self.padded_classes,
                 self.base, recipe,
@@ -142,7 +143,7 @@ class Trainer:
             t, cell = time.perf_counter(), runs[i].cell
             limit = cell.settings["eval_limit"] or None
             batches = self.feed.data(cell.task).stream(runs[i].eval_split, self.eval_batch, limit)
-            classes = get_task(cell.task).num_classes
+            classes = self.feed.task(cell.task).num_classes
             findings[i] = Findings(classes)
             correct, totals[i] = self._evaluation(cell.method)(
                 trainable, np.float32(runs[i].candidate.scale), classes, batches,
@@ -199,7 +200,7 @@ class Trainer:
         run, cell = trained.run, trained.run.cell
         limit = cell.settings["eval_limit"] or None
         batches = list(self.feed.data(cell.task).stream(run.eval_split, self.eval_batch, limit))
-        classes, evaluate = get_task(cell.task).num_classes, self._evaluation(cell.method)
+        classes, evaluate = self.feed.task(cell.task).num_classes, self._evaluation(cell.method)
 
         def accuracy(architecture: Architecture) -> float:
             scale, choice = np.float32(run.candidate.scale), _array(architecture)

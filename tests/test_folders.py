@@ -1,0 +1,314 @@
+"""A data set of one's own: a folder of pictures with a subfolder for each class."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from configs import fewshot, quickstart
+from experiments.data import inspect
+from experiments.dry_run import show_plan
+from experiments.sweeps import run_sweep
+from fact_jax import UserError, get_variant, load_factors
+from fact_jax.data import VTAB, DataSettings, FewShotTask, get_task, open_task
+from fact_jax.data.folders import FolderTask
+from fact_jax.report.page import write_report
+from fact_jax.sweep.cost import cell_cost
+from fact_jax.sweep.plan import make_plan
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("ant", "bee", "cat")
+
+
+def pictures(folder, counts, first=0, suffix=".png"):
+    """For each class so many pictures in a subfolder; of class i they are of the colour 40 i."""
+    for i, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for j in range(count):
+            pixels = np.full((9, 12, 3), 40 * i % 256, np.uint8)
+            pixels[0, 0] = first + j  # no two alike
+            Image.fromarray(pixels).save(folder / name / f"{first + j}{suffix}")
+
+
+@pytest.fixture
+def flat(tmp_path):
+    pictures(tmp_path / "pets", dict.fromkeys(NAMES, 10))
+    return tmp_path
+
+
+def opened(root, name="folder_pets", **settings):
+    return open_task(get_task(name), DataSettings(data_dir=str(root), image_size=8, **settings))
+
+
+def paths(data, split):
+    return [example["path"] for example in data._records(split, None)]
+
+
+def test_parts_are_drawn_class_by_class_where_there_is_one_folder_only(flat):
+    data = opened(flat)
+    parts = {split: paths(data, split) for split in ("train", "val", "test", "train+val")}
+    # 10 of each class: 2 for test, and one in five (1) of the other 8 to choose on.
+    assert {split: len(found) for split, found in parts.items()} == {
+        "train": 21, "val": 3, "test": 6, "train+val": 24,
+    }  # fmt: skip
+    whole = {str(p.relative_to(flat / "pets")) for p in (flat / "pets").rglob("*.png")}
+    assert whole == {p for split in ("train", "val", "test") for p in parts[split]}
+    assert parts["train+val"] == parts["train"] + parts["val"]
+    for split, found in parts.items():
+        assert {p.split("/")[0] for p in found} == set(NAMES), split
+    assert paths(opened(flat), "test") == parts["test"]  # the same in every run
+    assert data.class_names == list(NAMES)
+    assert (data.task.num_classes, data.task.test_size) == (3, 6)
+    assert "drew test and val from train" in data.provenance["note"]
+
+
+def test_labels_and_pixels_belong_together(flat):
+    images, labels = opened(flat).load("train")
+    assert images.shape == (21, 8, 8, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images[:, 4, 4, 0], 40 * labels)
+
+
+def test_a_limit_does_not_take_the_pictures_of_one_class(flat):
+    assert len(set(opened(flat).load("train", 9).labels.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        ({"train": 5, "test": 2}, (12, 3, 6)),
+        ({"train": 5, "val": 3, "test": 2}, (15, 9, 6)),
+        ({"train": 5, "valid": 3, "test": 2}, (15, 9, 6)),
+        ({"train": 5, "validation": 3}, (12, 3, 9)),  # without test, it is the final measure
+        ({"train": 10}, (21, 3, 6)),
+    ],
+)
+def test_folders_of_parts_are_taken_and_missing_parts_drawn(tmp_path, folders, sizes):
+    for i, (name, count) in enumerate(folders.items()):
+        pictures(tmp_path / "pets" / name, dict.fromkeys(NAMES, count), first=10 * i)
+    data = opened(tmp_path)
+    assert tuple(data.size(split) for split in ("train", "val", "test")) == sizes
+
+
+def test_a_test_folder_without_labels_is_no_test_part(tmp_path):
+    """Kaggle's way: test/1.jpg, test/2.jpg."""
+    for name in ("train", "val"):
+        pictures(tmp_path / "pets" / name, dict.fromkeys(NAMES, 5))
+    pictures(tmp_path / "pets", {"test": 4})
+    data = opened(tmp_path)
+    assert {p.split("/")[0] for p in paths(data, "test")} == {"val"}
+    assert "val/, there being no labelled test/" in data.provenance["note"]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    pictures(tmp_path / "pets", {"bus": 5, "train": 5})
+    assert opened(tmp_path).class_names == ["bus", "train"]
+
+
+def test_other_files_and_hidden_ones_are_left_out_and_subfolders_are_not(flat):
+    own = flat / "pets" / "ant"
+    (own / "notes.txt").write_text("no picture")
+    (own / ".hidden.png").write_bytes(b"")
+    (flat / "pets" / ".cache").mkdir()
+    pictures(own, {"more": 5}, first=50, suffix=".JPG")
+    data = opened(flat)
+    assert sum(data.size(split) for split in ("train", "val", "test")) == 35
+    assert data.class_names == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: (root / "pets").rename(root / "other"), "is no folder"),
+        (lambda root: (root / "pets" / "dog").mkdir(), "class folder .*dog has no pictures"),
+        (
+            lambda root: [(root / "pets" / n).rename(root / f"{n}-away") for n in NAMES[:2]],
+            "has one class, 'cat'",
+        ),
+        (
+            lambda root: [(root / "pets" / n).rename(root / f"{n}-away") for n in NAMES],
+            "has no subfolders",
+        ),
+        (
+            lambda root: [p.unlink() for p in (root / "pets").rglob("*.png") if p.stem != "1"],
+            "too few pictures to keep some for test",
+        ),
+        (
+            lambda root: [
+                p.unlink() for p in (root / "pets").rglob("*.png") if p.stem not in ("1", "2")
+            ],
+            "too few pictures to keep some to choose settings on",
+        ),
+    ],
+)
+def test_folders_that_cannot_serve_are_refused_by_name(flat, change, words):
+    change(flat)
+    with pytest.raises(UserError, match=f"folder_pets: .*{words}"):
+        opened(flat)
+
+
+def test_parts_that_contradict_each_other_are_refused(tmp_path):
+    root = tmp_path / "pets"
+    pictures(root / "train", dict.fromkeys(NAMES, 5))
+    pictures(root / "test", {"ant": 2, "dog": 2})
+    with pytest.raises(UserError, match="pictures of 'dog' in its test part, but none in train"):
+        opened(tmp_path)
+    (root / "test" / "dog").rename(tmp_path / "dog")
+    for name in ("val", "valid"):
+        pictures(root / name, {"ant": 2})
+    with pytest.raises(UserError, match="both val/ and valid/"):
+        opened(tmp_path)
+
+
+def test_a_damaged_picture_is_named(flat):
+    (flat / "pets" / "bee" / "3.png").write_bytes(b"GIF89a, or not")
+    with pytest.raises(UserError, match=r"bee/3\.png .*cannot be decoded .*sound copy"):
+        [opened(flat).load(split) for split in ("train", "val", "test")]
+
+
+def test_settings_that_make_no_sense_for_a_folder_are_refused(flat):
+    for name in ("folder_pets", "folder_pets_2shot"):
+        with pytest.raises(UserError, match="a folder has no mock data"):
+            opened(flat, name, mock=True)
+        with pytest.raises(UserError, match="data_dir .*is empty"):
+            open_task(get_task(name), DataSettings())
+    with pytest.raises(UserError, match="has no split 'train800'; it has train, val, test"):
+        opened(flat).load("train800")
+    with pytest.raises(UserError, match="folder_NAME"):
+        get_task("folder_../secrets")
+
+
+def test_decoded_splits_are_cached_until_a_picture_changes(flat, tmp_path):
+    cache = tmp_path / "cache"
+    first = opened(flat, cache_dir=str(cache)).load("train+val")
+    again = opened(flat, cache_dir=str(cache)).load("train+val")
+    np.testing.assert_array_equal(first.images, again.images)
+    assert len(list(cache.iterdir())) == 1
+    path = next((flat / "pets").rglob(paths(opened(flat), "train")[0]))
+    Image.new("RGB", (30, 30), (255, 0, 0)).save(path)
+    changed = opened(flat, cache_dir=str(cache)).load("train+val")
+    assert (changed.images != first.images).any()
+
+
+def test_few_shot_lists_are_drawn_from_the_train_part(flat):
+    task = get_task("folder_pets_2shot")
+    assert isinstance(task, FewShotTask)
+    data, whole = opened(flat, "folder_pets_2shot"), opened(flat)
+    assert data.size("train-seed0") == 6
+    lists = [paths(data, f"train-seed{seed}") for seed in (0, 1)]
+    assert lists[0] != lists[1]
+    for own in lists:
+        assert set(own) <= set(paths(whole, "train"))
+        assert sorted(p.split("/")[0] for p in own) == sorted(NAMES * 2)
+    for split in ("val", "test"):
+        assert paths(data, split) == paths(whole, split)
+    assert data.views("train-seed0", 1).shape == (6, 8, 8, 3)
+    with pytest.raises(UserError, match="7 images of class 0, fewer than the 8 asked for"):
+        opened(flat, "folder_pets_8shot").load("train-seed0")
+
+
+def test_the_data_command_says_what_a_folder_holds(flat):
+    state, used, test, words = inspect(get_task("folder_pets"), str(flat))
+    assert (state, used, test) == ("ready", "classes", "6")
+    assert "3 classes" in words
+    assert inspect(get_task("folder_none"), str(flat))[0] == "wrong"
+
+
+def sweep_config(root, **changes):
+    config = quickstart.get_config()
+    config.update(
+        tasks="folder_pets", methods="linear,fact_tt", data_dir=str(root), epochs=2, warmup_epochs=0
+    )
+    config.update(changes)
+    config.linear.update(epochs=30, learning_rate=0.1)
+    config.fact_tt.learning_rates = (1e-2, 1e-3)  # chosen on 'val'
+    return config
+
+
+def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(flat, tmp_path):
+    config, workdir = sweep_config(flat), tmp_path / "run"
+    console = Console(record=True, width=150)
+    show_plan(config, str(workdir), console)
+    # Two epochs of 24, and 6 of test; and twice 21, and 3, for each of two candidates.
+    assert str(2 * 24 + 6 + 2 * (2 * 21 + 3)) in console.export_text()
+    linear, fact = run_sweep(config, str(workdir), console)
+    assert (fact["num_train"], fact["num_test"], fact["group"]) == (24, 6, "own")
+    assert linear["accuracy"] == 100.0  # three flat colours
+    assert sum(number for _, _, number in fact["confusion"]) == 6
+    assert len(fact["per_class_accuracy"]) == 3
+    factors = load_factors(workdir / "factors" / f"{fact['cell']}.safetensors")
+    assert factors.metadata["class_names"] == list(NAMES)
+    write_report([workdir])
+    text = (workdir / "report" / "report.md").read_text()
+    assert "Own data sets" in text
+    assert "folder_pets" in text
+    assert "VTAB-1K:" not in text
+    # Pictures that are added later would make another data set of it.
+    config.seeds = (0, 1)
+    pictures(flat / "pets", {"ant": 5}, first=100)
+    with pytest.raises(UserError, match=r"accuracies on different images do not compare"):
+        run_sweep(config, str(workdir), console)
+
+
+def test_a_few_shot_sweep_over_a_folder(flat, tmp_path):
+    config = fewshot.get_config("quickstart")
+    config.update(
+        tasks="folder_pets", methods="fact_tt", shots=(1, 2), seeds=(0,), data_dir=str(flat),
+        epochs=2,
+    )  # fmt: skip
+    found = run_sweep(config, str(tmp_path / "run"), Console(quiet=True))
+    assert [(r["task"], r["num_train"], r["num_test"]) for r in found] == [
+        ("folder_pets_1shot", 3, 6), ("folder_pets_2shot", 6, 6),
+    ]  # fmt: skip
+    assert "the folders of classes" in found[0]["data"]["split_source"]
+
+
+def test_more_classes_than_any_published_task_has(tmp_path):
+    number = max(task.num_classes for task in VTAB.values()) + 3
+    pictures(tmp_path / "pets", {f"{i:04}": 3 for i in range(number)})
+    config = sweep_config(tmp_path, methods="linear", seeds=(0,))
+    config.linear.epochs = 1
+    (result,) = run_sweep(config, str(tmp_path / "run"), Console(quiet=True))
+    assert len(result["class_names"]) == number
+    assert result["num_head"] == (128 + 1) * number
+
+
+def test_the_cost_of_a_folder_that_is_not_there_is_its_epochs(tmp_path):
+    (cell,) = make_plan(sweep_config(tmp_path, methods="linear"))
+    assert cell_cost(cell, get_variant("vit_mini"))[:4] == (1, 30, 0, 0)
+    console = Console(record=True, width=150)
+    show_plan(sweep_config(tmp_path), str(tmp_path / "run"), console)
+    assert "folder_pets: its folder is not there" in console.export_text()
+
+
+def test_a_task_of_a_folder_is_known_by_its_name_alone():
+    """Reports are made where the pictures are not."""
+    task = get_task("folder_my-pets.v2")
+    assert isinstance(task, FolderTask)
+    assert (task.folder, task.group) == ("my-pets.v2", "own")
+
+
+def test_a_folder_needs_no_tensorflow(flat, tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
+        "sys.argv[0] = 'experiments.vtab'\n"
+        "from absl import app\n"
+        "from experiments import sweeps, vtab\n"
+        "sweeps.define_flags('configs/quickstart.py')\n"
+        "app.run(lambda _: vtab.main())\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "-c", code, "--config.tasks=folder_pets", f"--config.data_dir={flat}",
+            "--config.methods=linear", "--config.epochs=1", "--config.warmup_epochs=0",
+            f"--workdir={tmp_path / 'run'}",
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "folder_pets-linear-seed0:" in done.stdout
