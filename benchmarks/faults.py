@@ -50,6 +50,7 @@ from benchmarks.faults_bench import (  # noqa: E402,F401
     stamps,
     steps,
     temporary,
+    trained_otherwise,
     wait_for,
 )  # fmt: skip
 
@@ -313,7 +314,11 @@ def together(b: Bench) -> None:
         words = () if number == 3 else SMALL
         b.expected(*words)
         workdir = b.workdir()
-        runs = [b.start(workdir, *words, patch=patch) for _ in range(number)]
+        log = b.folder / f"{workdir.name}.trainings"
+        runs = [
+            b.start(workdir, *words, patch=patch or "counted", TRAININGS=str(log))
+            for _ in range(number)
+        ]
         seen: dict[str, set] = {}
         done_by: list[Done] = []
         while any(run.poll() is None for run in runs):
@@ -327,11 +332,17 @@ def together(b: Bench) -> None:
         lost = [cell for cell, own in seen.items() if len(own) > 1]
         for done in done_by:
             lost += b.compare(workdir, *words, last=done)
+        lost += trained_otherwise(log, killed=len(done_by) < number)
         tables = {done.text[done.text.find("Top-1") :] for done in done_by}
         lost += [] if len(tables) == 1 else ["their tables differ"]
         one = f"{number} runs at once" + (", by leases" if patch else "")
         more = ", one killed" if len(done_by) < number else ""
-        b.row(one + more, 1, lost, f"{len(seen)} cells, each once; the same table by each")
+        b.row(
+            one + more,
+            1,
+            lost,
+            f"{len(seen)} cells, each trained and written once; the same table by each",
+        )
 
 
 def clock(b: Bench) -> None:
