@@ -1,9 +1,14 @@
-"""The comparison that benchmarks/quickstart.py prints."""
+"""The comparisons of benchmarks/quickstart.py and benchmarks/compare.py."""
 
+import json
 import math
+import sys
 
 import pytest
+from PIL import Image
 
+from benchmarks import compare as all_methods
+from benchmarks import plot_compare
 from benchmarks.quickstart import compare
 
 
@@ -28,3 +33,28 @@ def test_differences_are_in_standard_errors_of_the_difference():
 def test_one_seed_gives_no_errors():
     rows = compare([result("linear", 80.0), result("fact_tt", 90.0)])
     assert all(row["error"] is None and "difference" not in row for row in rows)
+
+
+def test_the_comparison_of_methods_is_stored_and_drawn(tmp_path, monkeypatch):
+    out, picture = tmp_path / "compare.json", tmp_path / "compare.png"
+    words = ["--methods=linear,fact_tk", "--tasks=digits", "--seeds=0,1", "--epochs=1"]
+    words += [f"--workdir={tmp_path / 'run'}", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", ["compare", *words])
+    all_methods.main()
+    record = json.loads(out.read_text())
+    rows = {(row["method"], row["task"]): row for row in record["rows"]}
+    assert set(rows) == {("linear", "digits"), ("fact_tk", "digits")}
+    row = rows["fact_tk", "digits"]
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("run/results/digits-fact_tk-*")]
+    assert row["mean"] == pytest.approx(sum(r["accuracy"] for r in results) / 2)
+    assert row["grid_size"] == 3
+    assert row["num_factors"] == [9344, 9344]
+    assert "--tasks digits --methods linear,fact_tk --seeds 0,1 --epochs 1" in record["command"]
+    plot_compare.draw(record, picture)
+    assert Image.open(picture).size == (1472, 352)
+
+
+def test_numbers_are_short():
+    assert [plot_compare.numbers(n) for n in (0, 1024, 99_949, 99_950, 1_216_896)] == [
+        "0", "1.0K", "99.9K", "100K", "1.2M",
+    ]  # fmt: skip

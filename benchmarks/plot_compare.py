@@ -1,0 +1,92 @@
+"""docs/compare.png, from benchmarks/results/compare_quickstart.json: methods down, tasks across."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+NAMES = {
+    "full": "Full fine-tuning", "linear": "Linear probe", "bitfit": "BitFit",
+    "vpt_shallow": "VPT-shallow", "vpt_deep": "VPT-deep", "adapter": "Adapter",
+    "adaptformer": "AdaptFormer", "lora": "LoRA", "ssf": "SSF", "convpass": "Convpass",
+    "repadapter": "RepAdapter", "noah": "NOAH", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK",
+    "fact_cp": "FacT, CP", "fact_shared": "FacT, shared",
+}  # fmt: skip
+OURS, OTHERS, QUIET = "#1f6feb", "#4b5563", "#b8bcc4"
+
+
+def numbers(value: float) -> str:
+    """'0', '8.4K', '1.2M'."""
+    if value < 1000:
+        return f"{value:.0f}"
+    if value < 99_950:
+        return f"{value / 1e3:.1f}K"
+    return f"{value / 1e3:.0f}K" if value < 999_500 else f"{value / 1e6:.1f}M"
+
+
+def draw(record: dict, path: Path) -> None:
+    """Methods by their mean over the tasks, dots with the standard error over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = {(r["method"], r["task"]): r for r in record["rows"]}
+    tasks = list(dict.fromkeys(task for _, task in rows))
+    methods = list(dict.fromkeys(method for method, _ in rows))
+    means = {m: statistics.fmean(rows[m, t]["mean"] for t in tasks) for m in methods}
+    methods.sort(key=means.__getitem__)
+    sizes = {
+        m: statistics.fmean(n for t in tasks for n in rows[m, t]["num_factors"]) for m in methods
+    }
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for y, method in enumerate(methods):
+            row, fact = rows[method, task], method.startswith("fact_")
+            axis.axhline(y, color=QUIET, linewidth=0.5, alpha=0.5, zorder=0)
+            axis.errorbar(
+                row["mean"], y, xerr=row["error"] or 0, marker="o" if fact else "s",
+                markersize=6.5 if fact else 5, color=OURS if fact else OTHERS, capsize=2.5,
+                elinewidth=1.2, linestyle="",
+            )  # fmt: skip
+        axis.set_title(task, fontsize=10.5, loc="left")
+        axis.set_xlabel("accuracy on test, %", fontsize=9)
+        axis.tick_params(labelsize=9)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.margins(x=0.09)
+    names = axes[0, 0]
+    names.set_yticks(range(len(methods)), [""] * len(methods))
+    beside = names.get_yaxis_transform()  # x from the panel's edge, y by method
+    for y, method in enumerate(methods):
+        fact = method.startswith("fact_")
+        style = {
+            "transform": beside, "va": "center", "fontsize": 9.5,
+            "color": OURS if fact else OTHERS, "fontweight": "bold" if fact else "normal",
+        }  # fmt: skip
+        names.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
+        names.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
+    names.text(
+        -0.05, len(methods) - 0.2, "numbers\nstored", transform=beside, ha="right", fontsize=8.5,
+        color=OTHERS,
+    )  # fmt: skip
+    figure.savefig(path, dpi=160)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    results = Path("benchmarks/results")
+    parser.add_argument("--record", type=Path, default=results / "compare_quickstart.json")
+    parser.add_argument("--out", type=Path, default=Path("docs/compare.png"))
+    args = parser.parse_args()
+    draw(json.loads(args.record.read_text()), args.out)
+    print(f"Wrote {args.out}.")
+
+
+if __name__ == "__main__":
+    main()
