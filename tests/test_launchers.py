@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 
 from configs import quickstart
 from experiments.launchers import on_slurm, watch
+from experiments.launchers.on_ray import OnRay, Survey
 from experiments.launchers.options import OPTIONS, chosen_options, launcher
 from experiments.launchers.watch import Watch
 from experiments.live import Bars
@@ -144,6 +146,38 @@ def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_
 
 
 # ---- Ray
+
+
+def test_what_a_cell_said_of_its_failure_stays_when_its_task_is_lost(tmp_path):
+    cells, store = make_plan(small(tasks="digits", seeds=(0, 1))), Store(tmp_path)
+    names = [cell.name for cell in cells]
+
+    class Ray:
+        def wait(self, tasks, timeout):
+            return tasks, []
+
+        def get(self, task):
+            store.write_json(store.failure_path(names[0]), {"message": "It broke.", "when": "now"})
+            raise RuntimeError("The node was lost.")
+
+        class exceptions:  # noqa: N801
+            class RayTaskError(Exception):
+                pass
+
+        def cancel(self, task):
+            raise AssertionError
+
+    class Bars:
+        def elsewhere(self, running, epochs):
+            pass
+
+    on = OnRay.__new__(OnRay)
+    on._ray, on._store, on._bars = Ray(), store, Bars()
+    on._survey = Survey(set(), [names], "")
+    on._work = SimpleNamespace(command="python -m experiments.vtab --cells=")
+    on._task = lambda *about: "task"
+    failures = {failure.cell: str(failure.error) for failure in on.run(cells, {}, [])}
+    assert failures == {names[0]: "It broke.", **dict.fromkeys(names[1:], "The node was lost.")}
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ class OnRay:
                 ready, _ = self._ray.wait(list(tasks), timeout=POLL)
                 cli.check_signals()
                 for task in ready:
-                    self._end(task, [watch.left[n] for n in tasks.pop(task) if n in watch.left])
+                    yield from self._end(task, watch, tasks.pop(task))
                 yield from watch.look()
         finally:
             for task in tasks:
@@ -126,14 +126,15 @@ class OnRay:
         for cell in watch.left.values():
             yield self._lost(cell, UserError("Its task ended, but there is no result."))
 
-    def _end(self, task: Any, cells: list[Cell]) -> None:
+    def _end(self, task: Any, watch: Watch, names: list[str]) -> Iterator[Outcome]:
         """UserError if nothing can run; else a failure's record where a task could not end."""
         try:
             self._get(task)
         except UserError:
             raise
         except Exception as error:
-            for cell in cells:
+            yield from watch.look()  # what its cells have said goes before what Ray says
+            for cell in [watch.left[name] for name in names if name in watch.left]:
                 if not self._store.result_path(cell.name).exists():
                     self._lost(cell, error)
 
