@@ -165,9 +165,10 @@ def checkpoints(workdir):
 
 def test_a_cell_that_raises_stops_no_other_and_leaves_a_record(sweep):
     trainer = Fake(lambda seeds, size: ValueError("seed 2 is bad") if 2 in seeds else None)
-    done, failed, _, workdir = sweep(trainer, 6)
+    done, failed, notes, workdir = sweep(trainer, 6)
     assert done == [0, 1, 3, 4, 5]
     assert list(failed) == [2]
+    assert "4 runs together, now each alone, after ValueError: seed 2 is bad." in notes
     # The group, its cells one by one in stacks of the same size, the next group.
     assert trainer.calls == [([0, 1, 2, 3], 4), *[([s], 4) for s in range(4)], ([4, 5], 4)]
     (path,) = (workdir / "failures").iterdir()
@@ -221,6 +222,29 @@ def test_memory_that_does_not_suffice_halves_the_stack_for_good(sweep):
     assert tried == [4, 2, *[1] * 6]  # the second group begins with what the first has learnt
     assert [note for note in notes if "Out of memory with 4 runs together: going on with 2" in note]
     assert not checkpoints(workdir)
+
+
+def test_what_waited_too_long_is_tried_again_together(sweep):
+    """Orbax waits by the time of day: a clock that is set ends its waiting."""
+    errors = [TimeoutError("timed out after 0.00 seconds")]
+    trainer = Fake(lambda seeds, size: errors.pop() if errors else None)
+    done, failed, notes, _ = sweep(trainer)
+    assert (done, failed) == ([0, 1, 2, 3], {})
+    assert trainer.calls == [([0, 1, 2, 3], 4)] * 2
+    assert "timed out after 0.00 seconds" in notes[0]
+
+
+def test_what_always_waits_too_long_fails(sweep):
+    trainer = Fake(lambda seeds, size: TimeoutError("still") if 1 in seeds else None)
+    done, failed, _, _ = sweep(trainer)
+    assert (done, list(failed)) == ([0, 2, 3], [1])
+    assert trainer.calls == [
+        *[([0, 1, 2, 3], 4)] * 2,
+        ([0], 4),
+        *[([1], 4)] * 2,
+        ([2], 4),
+        ([3], 4),
+    ]
 
 
 def test_one_cell_too_large_for_memory_fails_alone(sweep):

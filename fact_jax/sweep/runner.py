@@ -30,11 +30,15 @@ POLL = 2.0  # seconds between looks at what other runs do
 Outcome = dict[str, Any] | Failure
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def _advised(error: Exception) -> Exception:
     if not out_of_memory(error):
         return error
     advised = UserError(
-        f"One run alone needs more memory than there is ({' '.join(str(error).split())[:300]}). "
+        f"One run alone needs more memory than there is ({_one_line(error)}). "
         "Try --config.remat=block, a smaller --config.batch_size or --config.eval_batch_size, or "
         "--config.dtype=bfloat16."
     )
@@ -72,6 +76,9 @@ class Runner:
         self.config, self.store, self.progress, self.rerun = config, store, progress, rerun
         self.trainer = trainer or Trainer(config, progress)
         self._fits: dict[tuple, int] = {}  # runs together, of kinds that were too many for memory
+        # Groups that were tried again as they are. Orbax waits by the time of day, so that a clock
+        # that is set ends its waiting.
+        self._late: set[frozenset[str]] = set()
 
     def group(self, cells: list[Cell], size: int) -> Group:
         return Group(self.config, self.store, self.trainer, cells, size)
@@ -220,6 +227,13 @@ class Runner:
         self.store.check()  # a work directory that went away fails no cell
         if jax.process_count() > 1:  # the others may not have failed
             raise error
+        names, text = frozenset(cell.name for cell in group.cells), _one_line(error)
+        if isinstance(error, TimeoutError) and names not in self._late:
+            self._late.add(names)
+            self.progress.note(
+                f"{group.cells[0].name} and what trains with it: again, after {text}."
+            )
+            return [group.cells], group.size
         if out_of_memory(error) and group.size > 1:
             size = group.size // 2
             self._fits[_kind(group.cells[0])] = size
@@ -228,5 +242,6 @@ class Runner:
             )
             return list(batches(group.cells, size)), size
         if len(group.cells) > 1:
+            self.progress.note(f"{len(group.cells)} runs together, now each alone, after {text}.")
             return [[cell] for cell in group.cells if cell.name not in done], group.size
         return [], group.size
