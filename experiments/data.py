@@ -28,7 +28,8 @@ from fact_jax.data import (
     prepare,
 )
 from fact_jax.data.fewshot import FEW_SHOT
-from fact_jax.data.source import data_root
+from fact_jax.data.folders import FolderData
+from fact_jax.data.source import TaskData, data_root
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 
@@ -45,12 +46,9 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
     """State of a task's data: state, version used, examples in test, and what to know."""
     if task.builder == FOLDER:
         try:
-            data = open_task(task, DataSettings(data_dir))
+            return _inspect_folder(open_task(task, DataSettings(data_dir)))
         except UserError as error:
             return "wrong", "-", "-", str(error)
-        record = data.provenance
-        words = f"{data.task.num_classes} classes; {record['note']}"
-        return "ready", record["used_version"], str(data.size("test")), words
     if isinstance(task, FewShotTask) and task.folders:
         try:
             found_lists = lists.find_lists(task, data_root(data_dir))
@@ -76,6 +74,17 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
         return "wrong", found.version, "-", str(error)
     test = str(found.builder.info.splits[task.splits["test"]].num_examples)
     return "ready", found.version, test, mapped + task.note
+
+
+def _inspect_folder(data: TaskData) -> tuple[str, str, str, str]:
+    if damaged := data.damaged() if isinstance(data, FolderData) else {}:
+        shown = "; ".join(f"{path}: {why}" for path, why in list(damaged.items())[:10])
+        more = f"; and {len(damaged) - 10} more" if len(damaged) > 10 else ""
+        raise UserError(f"{len(damaged)} pictures cannot be decoded: {shown}{more}.")
+    train = data.task.train_split(0, final=False)
+    sizes = ", ".join(f"{split} {data.size(split)}" for split in (train, "val", "test"))
+    words = f"{data.task.num_classes} classes; {sizes} pictures; {data.provenance['note']}"
+    return "ready", data.provenance["used_version"], str(data.size("test")), words
 
 
 def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bool:

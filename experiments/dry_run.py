@@ -33,6 +33,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
             if result is not None and _as_planned(cell, result)
         ]
     )
+    console.width = max(console.width, 120)  # the names of cells are looked for in it
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell", overflow="fold")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):

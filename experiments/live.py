@@ -71,7 +71,8 @@ class Bars:
         self._describe()
 
     def _describe(self) -> None:
-        text = ", ".join(f"{number} {what}" for what, number in self._cells.items() if number)
+        cells = {**self._cells, "to do": self._cells["to do"] - self._cells["running"]}
+        text = ", ".join(f"{number} {what}" for what, number in cells.items() if number)
         self.progress.update(self._all, description=f"cells: {text or 'none'}")
 
     def start(self, runs: list[Run], epochs: int) -> None:

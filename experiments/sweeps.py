@@ -85,11 +85,18 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         finish(config, results, console, absolute(workdir))
         _draw_architectures(results, console, absolute(workdir))
         notes = [NOTES[config.protocol]]
+        settings = {cell.name: cell.settings for cell in make_plan(config)}
+        cold = [name for name, s in settings.items() if s["warmup_epochs"] >= s["epochs"]]
+        if cold:
+            notes.append(
+                f"{cold[0]}{' and others' if len(cold) > 1 else ''} ended before the learning rate "
+                "had warmed up: set config.warmup_epochs below config.epochs."
+            )
         if config.train_limit or config.eval_limit or config.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
         console.print(" ".join(notes), f"Results and factors are in {workdir}.")
     if failures:
-        raise _together(failures)
+        raise _together(failures, workdir)
 
 
 def rerun_command(cell: str) -> str:
@@ -126,6 +133,7 @@ class LocalRunner(Runner):
         hours."""
         for cell in cells:
             self.trainer.feed.data(cell.task)
+        self.check_folders(results)
         self.check_sources(cells, results)
 
     def describe(self, console: Console, cells: list[Cell]) -> None:
@@ -181,7 +189,8 @@ def run_sweep(
             if isinstance(outcome, Failure):
                 failed.append(outcome)
                 text = " ".join(str(outcome.error).split())
-                console.print(f"{numbers[outcome.cell]} {outcome.cell}: FAILED, {text[:300]}")
+                text = text if len(text) <= 300 else f"{text[:299]}…"
+                console.print(f"{numbers[outcome.cell]} {outcome.cell}: FAILED, {text}")
                 continue
             results[outcome["cell"]] = outcome
             how = f"{outcome['seconds']['cell']:.0f} s"
@@ -195,17 +204,18 @@ def run_sweep(
             raise
         bars.note(f"No results.csv: {error}")
     if failed and failures is None:
-        raise _together(failed)
+        raise _together(failed, workdir)
     return [results[cell.name] for cell in cells if cell.name in results]
 
 
-def _together(failures: list[Failure]) -> UserError:
+def _together(failures: list[Failure], workdir: str) -> UserError:
     texts = [f"{failure.cell}: {failure.error}" for failure in failures[:10]]
     if len(failures) > 10:
         texts.append(f"and {len(failures) - 10} more")
+    cells = "1 cell" if len(failures) == 1 else f"{len(failures)} cells"
     return UserError(
-        f"{len(failures)} cells failed; what is known of each is in DIR/failures. The same command "
-        "runs them again.\n" + "\n".join(texts)
+        f"{cells} failed; what is known of each is in {workdir}/failures. The same command runs "
+        "them again.\n" + "\n".join(texts)
     )
 
 

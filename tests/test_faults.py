@@ -595,4 +595,7 @@ def test_the_bars_are_drawn_while_imports_are_lazy():
         bars.progress.update(bars._all, completed=7)
         time.sleep(0.5)
         assert "7/10" in screen.getvalue()  # it still draws
+        bars.start([SimpleNamespace(cell=SimpleNamespace(name="a"), stage="final")] * 2, 5)
+        time.sleep(0.5)
     assert "cells: 1 done, 4 to do" in screen.getvalue()
+    assert "cells: 1 done, 2 running, 2 to do" in screen.getvalue()

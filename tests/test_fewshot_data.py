@@ -182,7 +182,9 @@ def test_labels_are_read_without_the_images(settings):
 
 
 def test_more_shots_than_there_are_images_are_refused(settings):
-    with pytest.raises(UserError, match="3 a class kept for val, has 5 images of class 0") as error:
+    with pytest.raises(
+        UserError, match="3 a class kept for val, has 5 images of class apple_pie"
+    ) as error:
         open_task(SIX, settings).load("train-seed0")
     assert "the 6 asked for" in str(error.value)
 

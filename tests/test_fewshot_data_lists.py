@@ -156,7 +156,7 @@ def test_coops_lists_are_read_and_drawn_from(coop):
     assert "2 images a class drawn from its train list" in data.provenance["split_source"]
     fours = opened(coop, small("oxford_pets_4shot"))
     assert set(drawn[0]) <= set(read(fours, "train-seed0"))
-    with pytest.raises(UserError, match="has 5 images of class 0, fewer than the 6"):
+    with pytest.raises(UserError, match="has 5 images of class abyssinian, fewer than the 6"):
         opened(coop, small("oxford_pets_6shot")).load("train-seed0")
 
 

@@ -178,8 +178,10 @@ def test_settings_that_make_no_sense_for_a_folder_are_refused(flat):
             open_task(get_task(name), DataSettings())
     with pytest.raises(UserError, match="has no split 'train800'; it has train, val, test"):
         opened(flat).load("train800")
-    with pytest.raises(UserError, match="folder_NAME"):
+    with pytest.raises(UserError, match="letters of ASCII"):
         get_task("folder_../secrets")
+    with pytest.raises(UserError, match="letters of ASCII"):
+        get_task("folder_my flowers")
 
 
 def test_decoded_splits_are_cached_until_a_picture_changes(flat, tmp_path):
@@ -207,7 +209,7 @@ def test_few_shot_lists_are_drawn_from_the_train_part(flat):
     for split in ("val", "test"):
         assert paths(data, split) == paths(whole, split)
     assert data.views("train-seed0", 1).shape == (6, 8, 8, 3)
-    with pytest.raises(UserError, match="7 images of class 0, fewer than the 8 asked for"):
+    with pytest.raises(UserError, match="7 images of class ant, fewer than the 8 asked for"):
         opened(flat, "folder_pets_8shot").load("train-seed0")
 
 
@@ -215,7 +217,16 @@ def test_the_data_command_says_what_a_folder_holds(flat):
     state, used, test, words = inspect(get_task("folder_pets"), str(flat))
     assert (state, used, test) == ("ready", "classes", "6")
     assert "3 classes" in words
+    assert "train 21, val 3, test 6 pictures" in words
     assert inspect(get_task("folder_none"), str(flat))[0] == "wrong"
+    state, *_, words = inspect(get_task("folder_pets_8shot"), str(flat))
+    assert (state, "7 images of class ant, fewer than the 8" in words) == ("wrong", True)
+    for name in ("bee/3.png", "ant/1.png"):
+        (flat / "pets" / name).write_text("no picture")
+    state, *_, words = inspect(get_task("folder_pets"), str(flat))
+    assert state == "wrong"
+    assert "2 pictures cannot be decoded" in words
+    assert "bee/3.png: it is no image of a known format" in words
 
 
 def sweep_config(root, **changes):
@@ -247,11 +258,14 @@ def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(fla
     assert "Own data sets" in text
     assert "folder_pets" in text
     assert "VTAB-1K:" not in text
-    # Pictures that are added later would make another data set of it.
-    config.seeds = (0, 1)
-    pictures(flat / "pets", {"ant": 5}, first=100)
-    with pytest.raises(UserError, match=r"accuracies on different images do not compare"):
+    # Another picture of the same size in bytes makes another data set of it.
+    path = flat / "pets" / "ant" / "0.png"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(UserError, match=r"pets are others than those .* do not compare"):
         run_sweep(config, str(workdir), console)
+    path.write_bytes(content)
+    assert run_sweep(config, str(workdir), console) == [linear, fact]
 
 
 def test_a_few_shot_sweep_over_a_folder(flat, tmp_path):

@@ -287,6 +287,34 @@ def test_a_sweep_of_which_only_failures_are_left(tmp_path):
     assert page.tables == []
 
 
+def test_what_was_trained_on_is_said_by_kind_of_task(tmp_path):
+    def text(*results):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return Page((write_report([write(folder, results)]) / "index.html").read_text()).text
+
+    own = text(result("folder_pets", settings={"train_limit": 64}))
+    assert "Own data sets: sizes are in the table" in own
+    assert "Shortened" in own
+    assert "lora alone has all tasks: accuracy on folder_pets 80.00" in own
+    for words in ("train800", "1,000 images", "Group mean", "the order is"):
+        assert words not in own
+    vtab = text(result("dtd"), result("dtd", "fact_tt"))
+    assert "train800 and val200" in vtab
+    assert "Group mean" in vtab
+    assert "Shortened" not in vtab
+    few = text(result("digits_4shot"))
+    assert "K images a class" in few
+    assert "1,000 images" not in few
+
+
+def test_a_method_counts_once_in_the_title_however_many_rows_it_has(tmp_path):
+    methods = ("lora", "fact_tt", "fact_tk", "linear")
+    one = write(tmp_path / "one", [result(method=m) for m in methods])
+    two = write(tmp_path / "two", [result(method=m, settings={"epochs": 9}) for m in methods])
+    page = Page((write_report([one, two]) / "index.html").read_text())
+    assert "4 methods on the offline suite" in page.text
+
+
 def test_few_shot_only(tmp_path):
     results = [
         result(f"{d}_{k}shot", m, s, 10.0 * i + k + s, variant="vit_b16")

@@ -478,3 +478,5 @@ def test_a_work_directory_may_begin_at_home_or_be_a_bucket():
     assert str(absolute("~/x")).endswith("/x")
     assert "~" not in str(absolute("~/x"))
     assert str(absolute("gs://bucket/run")) == "gs://bucket/run"
+    with pytest.raises(UserError, match="--workdir memory://run: nothing is known of 'memory://'"):
+        absolute("memory://run")

@@ -307,7 +307,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split
         broken, state, epochs=3, steps=[5], directory=epath.Path(tmp_path / "x"),
         settings=[{"task": "dtd", "scale": 100}],
     )  # fmt: skip
-    assert re.search(r"inf at step 7 \(epoch 1\) with task=dtd, scale=100", str(out.errors[0]))
+    assert re.search(r"inf at step 7 \(epoch 1\)\..* with task=dtd, scale=100", str(out.errors[0]))
 
 
 def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):

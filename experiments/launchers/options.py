@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
@@ -68,11 +69,16 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "launcher", "local", LAUNCHERS, "Where cells run: in this process, on Ray, under Slurm."
     )
-    config_flags.DEFINE_config_dict(
-        "launch",
-        ConfigDict({name: config_dict.placeholder(o.type) for name, o in OPTIONS.items()}),
-        "Settings of --launcher (docs/clusters.md).",
-    )
+    try:
+        config_flags.DEFINE_config_dict(
+            "launch",
+            ConfigDict({name: config_dict.placeholder(o.type) for name, o in OPTIONS.items()}),
+            "Settings of --launcher (docs/clusters.md).",
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # it reads the command line
+        text = " ".join(str(error).split())
+        print(f"error: --launch: {text}; its settings are {', '.join(OPTIONS)}.", file=sys.stderr)
+        sys.exit(2)
 
 
 def chosen_options(launcher: str, given: ConfigDict) -> ConfigDict:

@@ -165,7 +165,7 @@ class FewShotData(TaskData):
         return free[self._draw(self._pool_labels[free], task.shots, seed, what)]
 
     def _draw(self, labels: Any, shots: int, seed: int, what: str) -> np.ndarray:
-        return lists.draw(labels, self.task.num_classes, shots, seed, what)
+        return lists.draw(labels, self.task.num_classes, shots, seed, what, self.class_names)
 
     def _cache_key(self, split: str, size: int) -> dict[str, Any]:
         """As `TaskData`'s; val and test of one set are shared by all numbers of shots."""

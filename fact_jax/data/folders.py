@@ -11,6 +11,7 @@ on. Classes are numbered in the order of their names, as by torchvision's ImageF
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import PIL
 from etils import epath
 
 from fact_jax.data import images
-from fact_jax.data.lists import Item, Lists, fingerprints
+from fact_jax.data.lists import Item, Lists
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData
 from fact_jax.data.tasks import FOLDER, TEST, Task
 from fact_jax.errors import UserError
@@ -120,7 +121,7 @@ def read_folder(task: str, folder: str, data_dir: str | None) -> Lists:
     note = "; ".join(f"{part}: {source[part]}" for part in (TRAIN, VAL, TEST))
     if drawn := [part for part in (TEST, VAL) if "one image" in source[part]]:
         note += f" (default_rng({_SEED}) drew {' and '.join(drawn)} from train)"
-    return Lists("classes", root, root, items, names, fingerprints(where, root, items), note)
+    return Lists("classes", root, root, items, names, _fingerprints(where, root, items), note)
 
 
 def _parts(where: str, root: epath.Path) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
@@ -193,6 +194,25 @@ def _mixed(items: list[Item]) -> list[Item]:
     return [items[i] for i in np.random.default_rng(_SEED).permutation(len(items))]
 
 
+def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]]) -> dict[str, str]:
+    """Of each part: paths, classes and contents."""
+
+    def digest(item: Item) -> bytes:
+        try:
+            content = (root / item.path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{where} {root / item.path} cannot be read ({error}).") from error
+        return f"{item.path} {item.label} {hashlib.sha256(content).hexdigest()}\n".encode()
+
+    found = {}
+    for part, own in items.items():
+        whole = hashlib.sha256()
+        for line in images.map_ahead(digest, own, ahead=64):
+            whole.update(line)
+        found[part] = whole.hexdigest()[:16]
+    return found
+
+
 class FolderData(TaskData):
     """A task that is read from the files of a folder: 'train', 'val', 'train+val' and 'test'."""
 
@@ -214,6 +234,20 @@ class FolderData(TaskData):
             "pillow": PIL.__version__,
             **self._pixels(),
         }
+
+    def damaged(self) -> dict[str, str]:
+        """Pictures that cannot be decoded, and why."""
+
+        def reason(item: Item) -> str:
+            try:
+                images.open_rgb((self._lists.images / item.path).read_bytes())
+            except OSError as error:
+                return images.explained(error)
+            return ""
+
+        every = [item for own in self._lists.items.values() for item in own]
+        reasons = images.map_ahead(reason, every, 64, self._settings.num_threads)
+        return {item.path: why for item, why in zip(every, reasons, strict=True) if why}
 
     @property
     def class_names(self) -> list[str] | None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Pillow also opens vector graphics (.eps by running Ghostscript), films and scientific files, most
 # of which it cannot decode; pictures come in these.
@@ -46,6 +46,13 @@ def suffixes() -> set[str]:
     """Of the names of pictures: '.jpg' and so on."""
     known = formats()
     return {s for s, kind in Image.registered_extensions().items() if kind in known}
+
+
+def explained(error: OSError) -> str:
+    """Why an image cannot be decoded."""
+    if isinstance(error, UnidentifiedImageError):  # its own words name an object in memory
+        return "it is no image of a known format"
+    return " ".join(str(error).split())
 
 
 def open_rgb(data: bytes, jpeg_quality: int | None = None, binary: bool = False) -> Image.Image:

@@ -72,7 +72,12 @@ class Lists:
 
 
 def draw(
-    labels: Sequence[int] | np.ndarray, num_classes: int, shots: int, seed: int, what: str
+    labels: Sequence[int] | np.ndarray,
+    num_classes: int,
+    shots: int,
+    seed: int,
+    what: str,
+    names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Rows of K images of each class, in rising order: the first K of each class's rows, permuted.
 
@@ -84,7 +89,8 @@ def draw(
         own = np.flatnonzero(labels == label)
         if len(own) < shots:
             raise UserError(
-                f"{what} has {len(own)} images of class {label}, fewer than the {shots} asked for."
+                f"{what} has {len(own)} images of class {names[label] if names else label}, fewer "
+                f"than the {shots} asked for."
             )
         rows.append(rng.permutation(own)[:shots])
     return np.sort(np.concatenate(rows))

@@ -266,7 +266,7 @@ class TaskData:
         except OSError as error:
             raise UserError(
                 f"Task {self.task.name}: image {example.get('path', index)} in {self._place} "
-                f"cannot be decoded ({error}). {self._remedy}"
+                f"cannot be decoded ({images.explained(error)}). {self._remedy}"
             ) from error
 
     def _label(self, index: int, example: Mapping[str, Any]) -> int:

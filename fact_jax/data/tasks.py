@@ -300,6 +300,12 @@ def get_task(name: str) -> Task:
 
     if found := fewshot.find(name) or folders.find(name):
         return found
+    if name.startswith(f"{FOLDER}_"):
+        raise UserError(
+            f"Task {name!r}: the name of a folder begins with a letter or digit and holds letters "
+            "of ASCII, digits, '_', '-' and '.', since files are called after it. Rename it, or "
+            "make a link of such a name to it."
+        )
     near = difflib.get_close_matches(name, [*tasks, *fewshot.published_names()], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UserError(

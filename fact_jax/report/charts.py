@@ -80,7 +80,7 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     legend(figure, handles, 6)
     shown = "; ".join(f"{s.label} {n:,.0f} numbers, {v.mean:.1f} %" for s, n, v in points)
     caption = (
-        f"{section.title}: {section.headline} of the accuracy on test against what a task stores. "
+        f"{section.title}: {section.headline}, top-1 on test, against what a task stores. "
         "Bars: standard error over seeds"
         + ("; the published rows of the table have none." if known else ".")
     )

@@ -56,6 +56,9 @@ def _ranking(values: dict[str, Stat], section: Section) -> list[str]:
         return [
             f"No method has finished all tasks, so there is no {section.headline} to rank them by."
         ]
+    if len(values) == 1:
+        ((name, value),) = values.items()
+        return [f"**{name}** alone has all tasks: {section.headline} {_stat(value)} (in %)."]
     order = sorted(values, key=lambda name: -values[name].mean)
     shown = ", ".join(f"{name} {_stat(values[name])}" for name in order[:3])
     more = f", and {len(order) - 3} more below" if len(order) > 3 else ""

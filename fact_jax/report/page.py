@@ -137,7 +137,7 @@ def report_blocks(study: Study) -> list[Block]:
         blocks += [Heading("Failures", "failures"), *provenance.failures(study)]
     if study.results:
         blocks += [Heading("How the numbers are made", "provenance")]
-        blocks += [provenance.methods_of_counting(), *provenance.tables(study)]
+        blocks += [provenance.methods_of_counting(study), *provenance.tables(study)]
     return blocks
 
 
@@ -146,7 +146,9 @@ def _title(study: Study) -> str:
         (study.vtab, "VTAB-1K"), (study.few_shot, "few-shot classification"),
         (study.offline, "the offline suite"), (study.own, ", ".join(t.name for t in study.own)),
     ) if have]  # fmt: skip
-    methods = [s.label for s in study.systems]
+    methods = list(dict.fromkeys(s.method for s in study.systems))
+    if len(methods) == len(study.systems):
+        methods = [s.label for s in study.systems]
     what = ", ".join(methods) if len(methods) <= 3 else f"{len(methods)} methods"
     return f"{what} on {' and '.join(names)}" if names else "A sweep without results"
 

@@ -30,6 +30,8 @@ def _panels(
     markers: bool = False,
 ) -> Any | None:
     """A panel a task with `curve(results of the seeds)` of each system; None if all are empty."""
+    from matplotlib.ticker import MaxNLocator
+
     curves = {
         task: {s: c for s in study.systems
                if (c := curve([r for r in s.results if r["task"] == task]))}
@@ -55,6 +57,8 @@ def _panels(
             if not markers:
                 look.pop("marker")
             axis.plot(*zip(*points, strict=True), **look, linewidth=1.3, markersize=4)
+        if xlabel == "epoch":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "x" in log and all(x > 0 for points in own.values() for x, _ in points):
             axis.set_xscale("log")
             places = sorted({x for points in own.values() for x, _ in points})

@@ -23,18 +23,23 @@ from fact_jax.report.study import Study, mixed_settings
 
 PROTOCOLS = {
     "val": "**Protocol `val`**: what has several candidates (scale, learning rate, weight decay) "
-    "is chosen on val200 after training on train800; then the method is trained anew on all 1,000 "
-    "images, and the accuracy on test after the last epoch is reported. The test set chooses "
-    "nothing.",
-    "paper": "**Protocol `paper`**: settings are given, training is on all 1,000 images, and the "
+    "is chosen on validation images; then the method is trained anew, on the whole training set, "
+    "and the accuracy on test after the last epoch is reported. The test set chooses nothing.",
+    "paper": "**Protocol `paper`**: settings are given, training is on the whole set, and the "
     "best of the evaluations on test along the way is reported, as the published numbers do. The "
     "test set chose the epoch: every number is too high, by about half a point.",
 }
 
-FEW_SHOT = (
-    "**Few-shot tasks** train on K images a class, drawn anew for each seed, and not on 1,000; "
-    "what has candidates is chosen on their validation list."
-)
+# What is trained on and chosen on, by kind of task.
+SPLITS = {
+    "vtab": "**VTAB-1K**: train800 and val200; the whole training set is both, 1,000 images.",
+    "offline": "**The offline suite**: 800 images and 200 to choose on; the whole training set is "
+    "both, 1,000 images.",
+    "own": "**Own data sets**: sizes are in the table of data below; the whole training set is "
+    "`train` and `val` together.",
+    "few_shot": "**Few-shot tasks** train on K images a class, drawn anew for each seed; what has "
+    "candidates is chosen on their validation list, which is not trained on.",
+}
 
 
 def opening(study: Study) -> list[Block]:
@@ -59,8 +64,11 @@ def opening(study: Study) -> list[Block]:
         Text(PROTOCOLS.get(p, f"**Protocol {p}**, which this version does not know."))
         for p in study.protocols
     ]
-    if study.few_shot:
-        known.append(Text(FEW_SHOT))
+    known += [Text(text) for kind, text in SPLITS.items() if getattr(study, kind)]
+    if any(_setting(r, "train_limit") or _setting(r, "eval_limit") for r in results):
+        known.append(
+            Text("**Shortened**: `train_limit` or `eval_limit` took the first images only.")
+        )
     return [Text(text), *known]
 
 
@@ -190,14 +198,19 @@ def failures(study: Study) -> list[Block]:
     return blocks
 
 
-def methods_of_counting() -> Items:
+def methods_of_counting(study: Study) -> Items:
+    means = (
+        "**Group mean**: the mean of the three group means, the figure that papers print. "
+        "**Mean of 19**: the plain mean of the tasks, 2 to 3 points lower. "
+        if study.vtab
+        else ""
+    )
     return Items(
         [
             "A number in a table is the mean over seeds of the accuracy on test (top-1, %); `±` is "
             "the standard error of that mean, the standard deviation (n - 1) over √n.",
-            "**Group mean**: the mean of the three group means, the figure that papers print. "
-            "**Mean of 19**: the plain mean of the tasks, 2 to 3 points lower. The error of an "
-            "average is that of the averages which the seeds have each for itself.",
+            f"{means}The error of an average is that of the averages which the seeds have each "
+            "for itself.",
             "**numbers**: what is trained and stored for a task besides the head, the mean over "
             "tasks where it differs. **bytes**: the stored file, head included.",
             "**grid**: among how many settings the method could choose on validation data.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -103,6 +104,8 @@ class Group:
         if jax.process_index() == 0 and all(stored):
             for directory in self._directories:
                 directory.rmtree(missing_ok=True)
+                with contextlib.suppress(OSError, ValueError):  # not empty
+                    directory.parent.rmdir()
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """All that the cell's result depends on, as it is read back from a result."""

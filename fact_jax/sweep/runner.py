@@ -95,17 +95,29 @@ class Runner:
             before = known.get(_data_set(cell.task))
             if cell.name in results or before is None:
                 continue
-            new = self.trainer.feed.data(cell.task).provenance
-            keys = ["builder", "used_version"]
-            if new["used_version"] == "classes":  # a folder to which pictures may be added
-                keys.append("fingerprint")
-            was, now = ({k: data.get(k) for k in keys} for data in (before["data"], new))
+            was, now = (
+                {k: data[k] for k in ("builder", "used_version")}
+                for data in (before["data"], self.trainer.feed.data(cell.task).provenance)
+            )
             if was != now:
                 raise UserError(
                     f"{cell.name} would be read from {now}, but "
                     f"{self.store.result_path(before['cell'])} was made from {was}: accuracies on "
                     "different images do not compare. Use another --workdir, or the "
                     "--config.data_dir of before."
+                )
+
+    def check_folders(self, results: dict[str, dict[str, Any]]) -> None:
+        """UserError if the pictures of a folder are others than those of a finished cell."""
+        for result in results.values():
+            if result["data"]["used_version"] != "classes":
+                continue
+            data = self.trainer.feed.data(result["task"]).provenance
+            if data["fingerprint"] != result["data"]["fingerprint"]:
+                raise UserError(
+                    f"The pictures in {data['data_dir']} are others than those that "
+                    f"{self.store.result_path(result['cell'])} was made from: accuracies on "
+                    "different images do not compare. Use another --workdir."
                 )
 
     def groups(self, cells: list[Cell]) -> list[Group]:

@@ -43,7 +43,13 @@ def absolute(workdir: str | os.PathLike) -> epath.Path:
     path = os.fspath(workdir)
     if "://" not in path:
         path = os.path.abspath(os.path.expanduser(path))
-    return epath.Path(path)
+    try:
+        return epath.Path(path)
+    except KeyError as error:
+        raise UserError(
+            f"--workdir {path}: nothing is known of {error}. Give a folder, or a bucket as "
+            "gs://... or s3://..."
+        ) from error
 
 
 class Unwritable(UserError):

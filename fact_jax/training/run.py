@@ -137,8 +137,9 @@ def train(
                     epoch_of = int(bad[0]) if bad.size else first - 1
                     text = ", ".join(f"{k}={v}" for k, v in settings[t].items())
                     errors[t] = NonFiniteLoss(
-                        f"Training had left the finite numbers in epoch {epoch_of} with {text}, "
-                        "before it was stopped. Lower the scale or the learning rate."
+                        f"Training had left the finite numbers in epoch {epoch_of}, before it was "
+                        "stopped. Lower the scale or the learning rate. It was trained with "
+                        f"{text}."
                     )
             measure(first - 1)  # what was not done before
             for e in range(first):

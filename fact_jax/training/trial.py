@@ -265,6 +265,6 @@ def check_finite(losses: np.ndarray, trainable: dict, epoch: int, settings: dict
     what = f"The loss became {losses[first]}" if bad.size else "A trained number became non-finite"
     text = ", ".join(f"{k}={v}" for k, v in settings.items())
     raise NonFiniteLoss(
-        f"{what} at step {epoch * len(losses) + first} (epoch {epoch}) with {text}. Lower the "
-        "scale or the learning rate, or check the images."
+        f"{what} at step {epoch * len(losses) + first} (epoch {epoch}). Lower the scale or the "
+        f"learning rate, or check the images. It was trained with {text}."
     )

@@ -90,7 +90,12 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
         **metadata,
     }
     tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in _flat(trainable).items()}
-    return save(tensors, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    content = save(tensors, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    # safetensors writes its header in any order; sorted, equal numbers make equal files.
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_factors(
