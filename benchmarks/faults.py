@@ -290,9 +290,7 @@ def failing(b: Bench) -> None:
         one = subprocess.run(
             command, cwd=ROOT, env=b.environment, capture_output=True, text=True, timeout=LIMIT
         )
-        lost += (
-            [] if one.returncode == 2 and "1 cell failed" in one.stderr else [one.stderr[-300:]]
-        )
+        lost += [] if one.returncode == 2 and "1 cell failed" in one.stderr else [one.stderr[-300:]]
         b.row(what, 2, lost, "the others' results are equal; the record's command runs it again")
     workdir = b.workdir()
     done = b.run(workdir, *SMALL, patch="memory")
