@@ -18,7 +18,7 @@ from rich.console import Console
 
 from configs import compare
 from experiments.vtab import run_sweep
-from fact_jax.report.tables import comparison_table, mean_and_error
+from fact_jax.report.tables import comparison_table, mean_and_error, print_table
 from fact_jax.sweep.plan import task_names
 
 
@@ -68,7 +68,7 @@ def main() -> None:
         config.seeds = tuple(int(seed) for seed in a.seeds.split(","))
     console = Console()
     results = run_sweep(config, a.workdir or f"runs/compare-{a.which}", console)
-    console.print(comparison_table(results, task_names(config)))
+    print_table(console, comparison_table(results, task_names(config)))
     out = a.out or Path(f"benchmarks/results/compare_{a.which}.json")
     record = {
         "command": f"python -m benchmarks.compare --which {a.which}"

@@ -20,6 +20,7 @@ from benchmarks.compare import summarise
 from configs import fewshot
 from experiments.sweeps import run_sweep
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
+from fact_jax.report.tables import print_table
 
 NUMBERS = ("shots", "seeds")
 CHANGES = ("tasks", "methods", "epochs", *NUMBERS)
@@ -40,7 +41,7 @@ def main() -> None:
         config[name] = tuple(map(int, value.split(","))) if name in NUMBERS else value
     console = Console()
     results = run_sweep(config, a.workdir, console)
-    console.print(few_shot_table(results))
+    print_table(console, few_shot_table(results))
     draw_few_shot(results, epath.Path(a.workdir))
     record = {
         "command": " ".join(

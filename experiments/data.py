@@ -32,6 +32,7 @@ from fact_jax.data.folders import FolderData
 from fact_jax.data.source import TaskData, data_root
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
+from fact_jax.report.tables import print_table
 
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
 _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
@@ -89,7 +90,7 @@ def _inspect_folder(data: TaskData) -> tuple[str, str, str, str]:
 
 def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bool:
     """Prints the table, after preparing what is missing if asked; whether all tasks are ready."""
-    console, notes, states = Console(width=max(Console().width, 110)), {}, []
+    console, notes, states = Console(), {}, []
     if prepare_first:
         for task in tasks:
             if task.builder == FOLDER or inspect(task, data_dir)[0] == "ready":
@@ -108,7 +109,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
         table.add_row(task.name, task.builder, task.versions, used, coloured, test, expected)
         if words:
             notes.setdefault(task.name, words)
-    console.print(table)
+    print_table(console, table)
     for name, words in notes.items():
         console.print(f"{name}: {words}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{states.count('ready')} of {len(tasks)} tasks are ready.")

@@ -13,6 +13,7 @@ from fact_jax.backbone.config import get_variant
 from fact_jax.data import DataSettings, Task, get_task, open_task
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
+from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.store import Store
@@ -33,9 +34,8 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
             if result is not None and _as_planned(cell, result)
         ]
     )
-    console.width = max(console.width, 120)  # the names of cells are looked for in it
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
-    table.add_column("cell", overflow="fold")
+    table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
         table.add_column(name, justify="right")
     table.add_column("state")
@@ -51,7 +51,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
             Cost(*(sum(part) for part in zip(*some, strict=True))) if some else Cost(0, 0, 0, 0, 0)
         )
         table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
-    console.print(table)
+    print_table(console, table)
     for name, task in tasks.items():
         if task.builder == FOLDER and not task.num_classes:
             console.print(f"{name}: its folder is not there, so its images are not counted.")

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from experiments import cli, sweeps
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
+from fact_jax.report.tables import print_table
 
 
 def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
-    console.print(few_shot_table(results))
+    print_table(console, few_shot_table(results))
     if jax.process_index() == 0:
         if find_spec("matplotlib") is None:
             console.print("No figure: matplotlib is not installed (pip install matplotlib).")

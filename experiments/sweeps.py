@@ -23,7 +23,7 @@ from experiments.live import Bars, Scalars, Several
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results
-from fact_jax.report.tables import parameter_table
+from fact_jax.report.tables import parameter_table, print_table
 from fact_jax.sweep.plan import Cell, make_plan, split_names
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Progress
@@ -256,4 +256,4 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
         text = ", ".join(f"{k}={v}" for k, v in fields.items())
         console.print(f"\n{name}({text}), and a head of ({config.width} + 1) x classes")
         if factors:
-            console.print(parameter_table(factors))
+            print_table(console, parameter_table(factors))

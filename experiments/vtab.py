@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments import cli, sweeps
 from experiments.sweeps import run_sweep
-from fact_jax.report.tables import comparison_table, result_table
+from fact_jax.report.tables import comparison_table, print_table, result_table
 from fact_jax.sweep.plan import task_names
 
 __all__ = ["run_sweep"]
@@ -21,10 +21,10 @@ __all__ = ["run_sweep"]
 def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
     methods = dict.fromkeys(r["method"] for r in results)
     if len(methods) > 4:
-        console.print(comparison_table(results, task_names(config)))
+        print_table(console, comparison_table(results, task_names(config)))
         return
     rows = {m: config[m].get("published", "") if m in config else "" for m in methods}
-    console.print(result_table(results, task_names(config), rows))
+    print_table(console, result_table(results, task_names(config), rows))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The plan, the protocol's wiring, and the tables."""
 
+import io
 import json
 from types import SimpleNamespace
 
@@ -12,7 +13,13 @@ from configs import base, quickstart, tt_paper, tt_rank16
 from fact_jax import UserError, get_variant
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
-from fact_jax.report.tables import comparison_table, mean_and_error, result_table, vtab_means
+from fact_jax.report.tables import (
+    comparison_table,
+    mean_and_error,
+    print_table,
+    result_table,
+    vtab_means,
+)
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import group as group_module
 from fact_jax.sweep import trainer as trainer_module
@@ -465,6 +472,23 @@ def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
         "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5", "7", "2,048", "3"
     ]  # fmt: skip
     assert [c.strip() for c in ssf.split("│")[1:-1]][2:4] == ["-", "-"]  # no mean of a part
+
+
+def test_a_narrow_terminal_cuts_no_name_and_no_number():
+    tasks = ["digits", "fashion", "texture"]
+    methods = ("vpt_shallow", "fact_tt", "convpass", "a_method_of_ones_own_of_a_long_name")
+    results = [r for m in methods for r in rows_of(m, {t: [90.0, 92.0] for t in tasks})]
+    for table in (
+        comparison_table(results, tasks),
+        result_table(results, tasks, dict.fromkeys(methods, "")),
+    ):
+        console = Console(width=40, file=io.StringIO())
+        print_table(console, table)
+        text = console.file.getvalue()
+        assert text.count("91.0 ± 1.0") == len(methods) * len(tasks)
+        assert all(name in text for name in (*methods, *tasks))
+        assert "…" not in text
+        assert len({len(line) for line in text.splitlines()[1:]}) == 1  # no line is cut or folded
 
 
 def test_each_method_has_its_own_re_run_column():

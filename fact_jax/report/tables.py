@@ -9,7 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
@@ -17,6 +20,19 @@ from fact_jax.report.published import published
 # Published rows of the VPT paper, chosen on validation data; how the last two chose is not known.
 _CHOSEN_OTHERWISE = ("full", "linear", "bitfit", "vpt_shallow", "vpt_deep", "ssf", "adaptformer")
 GROUPS = ("natural", "specialized", "structured")
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints every cell whole: on a narrow terminal only headers wrap, then lines go beyond it.
+    (Rich cuts names and numbers, in files and pipes too.)"""
+    for column in table.columns:
+        width = max((Text.from_markup(str(cell)).cell_len for cell in column.cells), default=0)
+        column.no_wrap = width >= Text.from_markup(str(column.header)).cell_len
+        column.min_width = width
+    options = console.options.update(width=10_000)
+    least = Measurement.get(console, options, table).minimum
+    table.width = least if least > console.width else None
+    console.print(table, crop=False)
 
 
 def parameter_table(factors: Any) -> Table:
