@@ -57,11 +57,12 @@ def main() -> None:
     parser.add_argument("--methods", default="")
     parser.add_argument("--seeds", default="")
     parser.add_argument("--epochs", type=int, default=0)
+    parser.add_argument("--image_size", type=int, default=0)
     parser.add_argument("--workdir")
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     config = compare.get_config(a.which)
-    for name in ("weights", "tasks", "methods", "epochs"):
+    for name in ("weights", "tasks", "methods", "epochs", "image_size"):
         if getattr(a, name):
             config[name] = getattr(a, name)
     if a.seeds:
@@ -74,7 +75,7 @@ def main() -> None:
         "command": f"python -m benchmarks.compare --which {a.which}"
         + "".join(
             f" --{name} {getattr(a, name)}"
-            for name in ("weights", "tasks", "methods", "seeds", "epochs")
+            for name in ("weights", "tasks", "methods", "seeds", "epochs", "image_size")
             if getattr(a, name)
         ),
         "weights_sha256": results[0]["settings"]["weights_sha256"],
