@@ -43,11 +43,12 @@ def rows_of(table):
 
 
 def test_curves_are_by_set_method_and_shots_of_few_shot_tasks_only():
-    whole = {"task": "digits", "method": "lora", "accuracy": 99.0}
+    whole = {"task": "digits", "method": "lora", "seed": 0, "accuracy": 99.0}
     curves = few_shot_curves([*results(), whole])
     assert list(curves) == list(SETS)
     assert curves["stanford_cars"]["lora"] == {
-        1: [25.25, 26.25, 27.25], 2: [25.5, 26.5, 27.5], 16: [29.0, 30.0, 31.0]
+        1: {0: 25.25, 1: 26.25, 2: 27.25}, 2: {0: 25.5, 1: 26.5, 2: 27.5},
+        16: {0: 29.0, 1: 30.0, 2: 31.0},
     }  # fmt: skip
 
 
@@ -88,8 +89,9 @@ def test_the_table_has_means_errors_and_published_rows():
     assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6"] in rows
     at = rows.index(["food101", "lora", "16.2 ± 0.6", "16.5 ± 0.6", "20.0 ± 0.6"])
     assert rows[at + 1] == ["", "published", "31.8", "48.7", "72.5"]
-    assert ["mean", "fact_tt", "31.2", "31.5", "35.0"] in rows
-    assert ["mean", "lora", "36.2", "36.5", "40.0"] in rows
+    # The seeds' means over the sets are 30.25, 31.25, 32.25: an error of 1 / sqrt(3).
+    assert ["mean", "fact_tt", "31.2 ± 0.6", "31.5 ± 0.6", "35.0 ± 0.6"] in rows
+    assert ["mean", "lora", "36.2 ± 0.6", "36.5 ± 0.6", "40.0 ± 0.6"] in rows
 
 
 def test_a_mean_needs_all_sets_and_one_seed_has_no_error():
@@ -98,6 +100,9 @@ def test_a_mean_needs_all_sets_and_one_seed_has_no_error():
     assert ["food101", "fact_tt", "10.2", "10.5", "14.0"] in rows
     assert ["oxford_pets", "fact_tt", "50.2", "50.5", "-"] in rows
     assert ["mean", "fact_tt", "30.2", "30.5", "-"] in rows
+    other = [r for r in results(seeds=2) if r["seed"] == 0 or r["task"] != "food101_1shot"]
+    rows = rows_of(few_shot_table(other))  # of food101 one seed, of the others two
+    assert ["mean", "fact_tt", "30.6", "31.0 ± 0.5", "34.5 ± 0.5"] in rows
     alone = rows_of(few_shot_table(results(sets=("food101",))))
     assert not [row for row in alone if row[0] == "mean"]
 

@@ -22,17 +22,18 @@ _ROWS = {"fact_tt": "fact_tt_16", "lora": "lora", "adapter": "adapter", "noah": 
          "vpt_deep": "vpt", "adaptformer": "adaptformer"}  # fmt: skip
 _SETS = {"oxford_flowers": "oxford_flowers102"}
 
-Points = dict[str, dict[int, list[float]]]  # by method and shots
+Seeds = dict[int | None, float]  # by seed; None: of no seed, as published ones
+Points = dict[str, dict[int, Seeds]]  # by method and shots
 Curves = dict[str, Points]  # by data set
 
 
 def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
     """Accuracies of the seeds by data set, method and shots; other tasks' are left out."""
-    curves: Curves = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    curves: Curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for result in results:
         task = get_task(result["task"])
         if isinstance(task, FewShotTask):
-            curves[task.dataset][result["method"]][task.shots].append(result["accuracy"])
+            curves[task.dataset][result["method"]][task.shots][result["seed"]] = result["accuracy"]
     return curves
 
 
@@ -60,7 +61,7 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
             table.add_section()
         last = dataset
         if known:
-            texts = (f"{row[k][0]:.1f}" if k in row else "-" for k in shots)
+            texts = (f"{row[k][None]:.1f}" if k in row else "-" for k in shots)
             table.add_row("", "  published", *texts, style="dim")
         else:
             table.add_row(dataset, method, *(_text(row.get(k)) for k in shots))
@@ -68,14 +69,14 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, list[float]], bool]]:
+def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], bool]]:
     """(data set, method, accuracies by shots, whether they are published ones); of several data
     sets their mean comes last."""
     for dataset, rows in curves.items():
         for method, row in rows.items():
             yield dataset, method, row, False
             if known := published_points(dataset, method):
-                yield dataset, method, {k: [v] for k, v in known.items()}, True
+                yield dataset, method, {k: {None: v} for k, v in known.items()}, True
     for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
         yield "mean", method, row, False
 
@@ -104,28 +105,31 @@ def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
     return remarks
 
 
-def _text(values: list[float] | None) -> str:
+def _text(values: Seeds | None) -> str:
     if not values:
         return "-"
-    mean, error = mean_and_error(values)
+    mean, error = mean_and_error([*values.values()])
     return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
 
 
-def _mean(parts: list[list[float] | None]) -> float | None:
-    """Mean over data sets; None if one is missing."""
-    if not parts or not all(parts):
-        return None
-    return statistics.fmean(statistics.fmean(values) for values in parts if values)
+def _mean(parts: list[Seeds]) -> Seeds:
+    """Mean over data sets of each seed, or one of all where they have different ones; empty if a
+    data set is missing."""
+    if not all(parts):
+        return {}
+    if any(set(part) != set(parts[0]) for part in parts):
+        return {None: statistics.fmean(statistics.fmean(part.values()) for part in parts)}
+    return {seed: statistics.fmean(part[seed] for part in parts) for seed in parts[0]}
 
 
 def _panels(curves: Curves) -> list[tuple[str, Points, Points]]:
     """(title, accuracies of the seeds, published ones) of each data set, and of their mean."""
-    panels = [
+    panels: list[tuple[str, Points, Points]] = [
         (
             dataset,
             dict(rows),
             {
-                m: {k: [v] for k, v in p.items()}
+                m: {k: {None: v} for k, v in p.items()}
                 for m in rows
                 if (p := published_points(dataset, m))
             },
@@ -143,9 +147,10 @@ def _over_sets(parts: list[Any]) -> Points:
     methods = {m: None for rows in parts for m in rows}
     shots = sorted({k for rows in parts for row in rows.values() for k in row})
     means = {
-        m: {k: _mean([rows.get(m, {}).get(k) for rows in parts]) for k in shots} for m in methods
+        m: {k: _mean([rows.get(m, {}).get(k, {}) for rows in parts]) for k in shots}
+        for m in methods
     }
-    return {m: {k: [v] for k, v in row.items() if v is not None} for m, row in means.items()}
+    return {m: {k: v for k, v in row.items() if v} for m, row in means.items()}
 
 
 def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) -> Any:
@@ -162,11 +167,11 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
         tidy(axis, title)
         for method, row in known.items():
             axis.plot(
-                list(row), [v for (v,) in row.values()], **_plain(styles[method]), linestyle="--",
-                markersize=4, linewidth=1, markerfacecolor=PAPER,
+                list(row), [v[None] for v in row.values()], **_plain(styles[method]),
+                linestyle="--", markersize=4, linewidth=1, markerfacecolor=PAPER,
             )  # fmt: skip
         for method, row in ours.items():
-            points = [mean_and_error(row[k]) for k in sorted(row)]
+            points = [mean_and_error([*row[k].values()]) for k in sorted(row)]
             axis.errorbar(
                 sorted(row), [mean for mean, _ in points], [error or 0 for _, error in points],
                 **_plain(styles[method]), markersize=5, linewidth=1.5, capsize=2, label=method,

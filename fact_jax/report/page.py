@@ -169,7 +169,7 @@ def _few_shot(study: Study) -> list[Block]:
         cells = []
         for k in shots:
             own = values.get(k)
-            value = stat(own) if own else None
+            value = stat([*own.values()]) if own else None
             text = Cell("–") if value is None else Cell(
                 f"{value.mean:.1f}", value.mean,
                 "" if value.error is None else f"± {value.error:.1f}",
