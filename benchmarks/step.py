@@ -32,12 +32,16 @@ OURS: dict[str, dict[str, Any]] = {
     "ours: FacT-TT 16, dropout": {"method": "fact_tt", "rank": 16, "rate": 0.1},
     "ours: FacT-TT 16, remat=attention": {"method": "fact_tt", "rank": 16, "remat": "attention"},
     "ours: FacT-TT 16, remat=block": {"method": "fact_tt", "rank": 16, "remat": "block"},
+    "ours: FacT-TT 16, attention=cudnn": {
+        "method": "fact_tt", "rank": 16, "attention": "cudnn",
+    },
     "ours: FacT-TK 32": {"method": "fact_tk", "rank": 32},
     "ours: FacT-TK 32, dropout": {"method": "fact_tk", "rank": 32, "rate": 0.1},
     "ours: linear": {"method": "linear"},
     "ours: full": {"method": "full"},
     "ours: evaluation": {"method": "evaluate"},
-}
+    "ours: evaluation, attention=cudnn": {"method": "evaluate", "attention": "cudnn"},
+}  # fmt: skip
 PEERS: dict[str, dict[str, Any]] = {
     "torch: FacT-TT 16": {"peer": "fact"},
     "torch: FacT-TT 16, dropout": {"peer": "fact", "rate": 0.1},
@@ -89,7 +93,9 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
     from fact_jax.tuning import METHODS, FacTTT
 
     batch, count = a.batch, a.count
-    config = get_variant(a.variant).replace(dtype=a.dtype, remat=s.get("remat", "none"))
+    config = get_variant(a.variant).replace(
+        dtype=a.dtype, remat=s.get("remat", "none"), attention=s.get("attention", "xla")
+    )
     size = a.image_size or config.image_size
     config = config.replace(image_size=size, unroll=count)
     model = ViT(config)
@@ -159,13 +165,15 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
         return {"flops": compiled.cost_analysis()["flops"]}
     memory = compiled.memory_analysis()
 
+    loss = None
+
     def one():
-        nonlocal arguments
+        nonlocal arguments, loss
         out = compiled(*arguments)
         if s["method"] == "full":
             arguments = (*out[:2], *arguments[2:])
         elif s["method"] != "evaluate":
-            arguments = (base, out[0], *arguments[2:])
+            arguments, loss = (base, out[0], *arguments[2:]), out[1]
         return out
 
     jax.block_until_ready(one())
@@ -177,6 +185,7 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
         "compile_s": compile_s,
         "peak_bytes": stats.get("peak_bytes_in_use") or peak_memory(),
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "last_loss": None if loss is None else float(np.ravel(loss)[-1]),  # of equal steps: equal
     }
 
 
@@ -257,7 +266,10 @@ def main() -> None:
         print(json.dumps(worker(a)))
         return
     console = Console(width=140)
-    names = [n.strip() for n in a.only.split(";") if n.strip()] or [*OURS, *PEERS]
+    fused = {name for name, s in OURS.items() if s.get("attention") == "cudnn"}
+    names = [n.strip() for n in a.only.split(";") if n.strip()] or [
+        name for name in (*OURS, *PEERS) if name not in fused or a.dtype == "bfloat16"
+    ]
     systems: dict[str, dict[str, Any]] = {name: {} for name in names}
     for i in range(a.rounds):
         for name in list(systems):

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.gelu = ""  # 'exact' or 'tanh'; empty: what the weights say, else exact
     config.dtype = "float32"  # compute type; 'bfloat16' on TPU and GPU
     config.remat = "none"  # 'attention', 'block': less memory, more time (docs/performance.md)
+    config.attention = "xla"  # or 'cudnn': the fused kernel of NVIDIA GPUs, in bfloat16
     config.trials_per_device = 0  # at most, that train together; 0: what fits
     config.tensorboard = False  # scalars in DIR/tensorboard; needs tensorboardX
     config.precision = "default"  # of float32 products; 'highest': true float32 on TPU and GPU

@@ -73,17 +73,37 @@ def _softmax_jvp(primals, tangents):
     return named, (y * (t - (y * t).sum(axis=-1, keepdims=True))).astype(named.dtype)
 
 
+def _fused_attention(q: Array, k: Array, v: Array) -> Array:
+    """cuDNN's attention on [b, n, h, d/h]. Its gradient, as jax calls it, wants an even number of
+    tokens, and a ViT has an odd one: a token is added that is not looked at."""
+    n = q.shape[1]
+    if n % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    # Under vmap the kernel wants lengths that are mapped as q is, hence made from it.
+    lengths = n + 0 * jnp.isnan(q[:, 0, 0, 0]).astype(jnp.int32)
+    q, k, v = (jnp.pad(y, ((0, 0), (0, 1), (0, 0), (0, 0))) for y in (q, k, v))
+    return jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
+    )[:, :n]
+
+
 def _attention(
     config: ViTConfig, q: Array, k: Array, v: Array, hidden: Array | None = None
 ) -> Array:
     """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
 
-    `hidden` [p] are those of the tokens after the first that nobody sees. Head-major: XLA's CPU
-    code is far faster on [b, h, n, d/h].
+    `hidden` [p] are those of the tokens after the first that nobody sees; the fused kernel takes
+    none, and no single query. Head-major: XLA's CPU code is far faster on [b, h, n, d/h].
     """
 
+    def heads(y):
+        return y.reshape(*y.shape[:2], config.num_heads, -1)
+
+    if config.attention == "cudnn" and hidden is None and q.shape == k.shape:
+        return _fused_attention(heads(q), heads(k), heads(v)).reshape(q.shape)
+
     def split(y):
-        return y.reshape(*y.shape[:2], config.num_heads, -1).swapaxes(1, 2)
+        return heads(y).swapaxes(1, 2)
 
     scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
     if hidden is not None:

@@ -8,6 +8,7 @@ from fact_jax.errors import UserError
 
 PRECISIONS = ("default", "high", "highest")
 REMATS = ("none", "attention", "block")
+ATTENTIONS = ("xla", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,9 @@ class ViTConfig:
     true float32 (docs/numerics.md).
 
     `remat` says what the backward pass computes again in order to save memory: 'none', 'attention'
-    (scores and probabilities) or 'block' (all of a block). `unroll` writes the scan over the blocks
-    out: slower to compile, for measurements.
+    (scores and probabilities) or 'block' (all of a block). `attention` 'cudnn' is the fused kernel
+    of NVIDIA GPUs, which never keeps the probabilities; bfloat16 only. `unroll` writes the scan
+    over the blocks out: slower to compile, for measurements.
     """
 
     width: int
@@ -37,6 +39,7 @@ class ViTConfig:
     dtype: str = "float32"
     precision: str = "default"
     remat: str = "none"
+    attention: str = "xla"
     unroll: bool = False
 
     def __post_init__(self) -> None:
@@ -50,9 +53,16 @@ class ViTConfig:
             raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
-        for name, choices in (("precision", PRECISIONS), ("remat", REMATS)):
+        for name, choices in (
+            ("precision", PRECISIONS), ("remat", REMATS), ("attention", ATTENTIONS)
+        ):  # fmt: skip
             if (value := getattr(self, name)) not in choices:
                 raise UserError(f"{name} is {value!r}; expected one of {choices}.")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise UserError(
+                f"attention 'cudnn' computes in bfloat16, and dtype is {self.dtype!r}. Set dtype "
+                "to 'bfloat16', or attention to 'xla'."
+            )
 
     @property
     def grid(self) -> int:

@@ -11,6 +11,7 @@ Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -29,11 +30,22 @@ from fact_jax.errors import UserError
 # computed again: it is elementwise, or of rank r, or a slice of the stacked weights (keeping these
 # would be a copy of the model).
 _KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
-_POLICIES = {
-    "none": jax.checkpoint_policies.save_only_these_names(*_KEPT, "probabilities"),
-    "attention": jax.checkpoint_policies.save_only_these_names(*_KEPT),
-    "block": jax.checkpoint_policies.nothing_saveable,
-}
+
+
+def _policy(config: ViTConfig) -> Callable[..., Any]:
+    policies = jax.checkpoint_policies
+    if config.remat == "block":
+        return policies.nothing_saveable
+    if config.attention == "xla":
+        probabilities = ("probabilities",) if config.remat == "none" else ()
+        return policies.save_only_these_names(*_KEPT, *probabilities)
+
+    def fused(primitive, *_, **params):
+        """The kernel's output and row sums: only the kernel could name them before its gradient."""
+        return primitive.name.startswith("dot_product_attention_fwd")
+
+    kept = policies.save_only_these_names(*(name for name in _KEPT if name != "attended"))
+    return policies.save_from_both_policies(kept, fused)
 
 
 def _layer(tree: Any, i: int | Array) -> Any:
@@ -64,7 +76,7 @@ def _blocks(
             return block(config, class_only, x, _layer(weights, i), *changes)
 
         # Outside of a loop XLA would take what is computed again for the same thing, and keep it.
-        one = jax.checkpoint(one, policy=_POLICIES[config.remat], prevent_cse=not in_loop)
+        one = jax.checkpoint(one, policy=_policy(config), prevent_cse=not in_loop)
         x, outputs = one(x, weights, i, *changes)
         return x, {**outputs, "tokens": x} if collect else None
 

@@ -49,7 +49,13 @@ class Trainer:
     def __init__(self, config: ConfigDict, progress: Progress):
         check_normalisation(config.normalisation)
         self.config, self.progress = config, progress
-        changes = {k: config[k] for k in ("gelu", "dtype", "precision", "remat") if config[k]}
+        settings = ("gelu", "dtype", "precision", "remat", "attention")
+        changes = {k: config[k] for k in settings if config[k]}
+        if config.attention == "cudnn" and jax.default_backend() != "gpu":
+            raise UserError(
+                "config.attention 'cudnn' is a kernel of NVIDIA GPUs, and jax runs on "
+                f"{jax.default_backend()} here. Set it to 'xla'."
+            )
         vit = get_variant(config.variant)
         if config.image_size % vit.patch_size:
             raise UserError(
