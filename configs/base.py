@@ -5,7 +5,20 @@ on val200, trains on all 1,000 images and reports the last epoch; 'paper' report
 test evaluations, as the published numbers do.
 """
 
+import dataclasses
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from fact_jax.sweep.plan import GRID
+from fact_jax.tuning import METHODS
+
+
+def method_settings(name: str) -> dict[str, Any]:
+    """All settings of a method at their defaults, and no grid, so that the command line knows
+    their names."""
+    fields = dataclasses.fields(METHODS[name]) if name in METHODS else ()
+    return {**{field.name: field.default for field in fields}, **dict.fromkeys(GRID, ())}
 
 
 def get_config() -> ConfigDict:

@@ -53,8 +53,11 @@ def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
     for name, settings in SMALL.items():
         own = {"full": factor / 10, "linear": 1.0}.get(name, factor)
         config[name] = ConfigDict(
-            {**settings, "learning_rates": tuple(own * rate for rate in RATES)}
-        )
+            {
+                **base.method_settings(name), **settings,
+                "learning_rates": tuple(own * rate for rate in RATES),
+            }
+        )  # fmt: skip
     config.noah.limit = noah_limit  # about two thirds of the largest
 
 

@@ -19,14 +19,9 @@ our choice. Every setting of a method can be changed, or chosen on val where sev
 flip changes digits. Nothing is chosen on data, but NOAH's architecture on the 200 images of val.
 """
 
-import dataclasses
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from configs import base, compare
-from fact_jax.sweep.plan import GRID
-from fact_jax.tuning import METHODS
 
 # What of a method's settings is not its class's default.
 _METHODS = {
@@ -42,13 +37,6 @@ _METHODS = {
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (0, 1, 2)
-
-
-def _settings(name: str) -> dict[str, Any]:
-    """All of a method's settings and no grid, so that the command line knows their names."""
-    fields = dataclasses.fields(METHODS[name]) if name in METHODS else ()
-    settings = {field.name: field.default for field in fields}
-    return {**settings, **dict.fromkeys(GRID, ()), **_METHODS.get(name, {})}
 
 
 def _quickstart() -> ConfigDict:
@@ -75,7 +63,7 @@ def get_config(arg: str = "fact_tt") -> ConfigDict:
     config.shots, config.seeds = SHOTS, SEEDS
     config.methods = ",".join(methods)
     for name in {part for method in methods for part in method.split("+")}:
-        config[name] = ConfigDict(_settings(name))
+        config[name] = ConfigDict({**base.method_settings(name), **_METHODS.get(name, {})})
     config.resize = "crop"
     config.learning_rate = 5e-3
     config.decay_vectors = False

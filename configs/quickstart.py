@@ -21,10 +21,15 @@ def get_config() -> ConfigDict:
     config.epochs = 20
     config.warmup_epochs = 2
     config.linear = ConfigDict(
-        {"learning_rate": 1e-2, "per_task": {"location": {"learning_rate": 3e-2}}}
-    )
+        {
+            **base.method_settings("linear"),
+            "learning_rate": 1e-2, "per_task": {"location": {"learning_rate": 3e-2}},
+        }
+    )  # fmt: skip
     per_task = {"fashion": {"learning_rate": 3e-3}}
     fact = {"rank": 16, "scale": 1.0, "learning_rate": 1e-2, "per_task": per_task}
-    config.fact_tt = ConfigDict(fact)
-    config.fact_tk = ConfigDict({**fact, "mlp_cores": "released"})
+    config.fact_tt = ConfigDict({**base.method_settings("fact_tt"), **fact})
+    config.fact_tk = ConfigDict(
+        {**base.method_settings("fact_tk"), **fact, "mlp_cores": "released"}
+    )
     return config

@@ -97,8 +97,15 @@ def run(main: Callable[[], None]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             # What ml_collections says of an unknown setting, a wrong type or a missing file.
             text = " ".join(str(error).split())
-            if isinstance(error, KeyError):
-                text = f"unknown setting {text}; the config's file shows those that there are."
+            what = error.args[0] if error.args else error
+            if isinstance(what, KeyError):
+                name, _, hint = what.args[0].partition("\n")
+                text = f"unknown setting {name}. {hint}".strip()
+                text += " The config's file shows those that there are."
+            elif text.startswith("malformed node"):
+                text = (
+                    "the name of a setting has characters that no name has; see the config's file."
+                )
             print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
 

@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 
 from fact_jax import ViT, ViTConfig  # noqa: E402
 from fact_jax.backbone.vit import init_base  # noqa: E402
+from fact_jax.sweep.packing import free_programs  # noqa: E402
 
 # Files of minutes, which begin first, so that no process of `make test` is left alone with one.
 LONG = (
@@ -29,6 +30,11 @@ LONG = (
 def pytest_collection_modifyitems(items):
     names = [f"test_{name}" for name in LONG]
     items.sort(key=lambda i: names.index(i.path.stem) if i.path.stem in names else len(names))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_of_other_files():
+    free_programs(most=0.3)
 
 
 @pytest.fixture(scope="session")

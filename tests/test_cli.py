@@ -43,3 +43,22 @@ def test_a_ctrl_c_in_a_finaliser_is_not_lost():
 def test_what_distributed_expects(how):
     with pytest.raises(UserError, match="expected 'auto', or HOST:PORT,COUNT,INDEX"):
         cli.join_processes(how)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.fact_tt.scalez=1", ["unknown setting 'scalez'. Did you mean \"scale\"", "file"]),
+        ("--config.foo=1", ["unknown setting 'foo'. The config's file"]),
+        ("--config.fact_tt+vpt_deep.x=1", ["characters that no name has"]),
+        ("--config.seeds=(0,a)", ["config.seeds is ('(0,a)',); expected whole numbers"]),
+    ],
+)
+def test_settings_that_are_none_are_named(override, words):
+    command = [sys.executable, "-m", "experiments.vtab", "--config", "configs/quickstart.py"]
+    out = subprocess.run(
+        [*command, override, "--dry_run"], capture_output=True, text=True, check=False
+    )
+    assert out.returncode == 2
+    assert all(word in out.stderr for word in words), out.stderr
+    assert "Traceback" not in out.stderr

@@ -1,5 +1,6 @@
 """Every config makes the plan that its text promises."""
 
+import dataclasses
 import importlib
 import re
 import statistics
@@ -228,3 +229,12 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
                 assert f"{known['mean']['group_mean']:.2f}" in cells[-2]
         else:
             assert "not published" in cells[-2]
+
+
+@pytest.mark.parametrize("name", ["quickstart", "compare", "fewshot"])
+def test_the_command_line_knows_every_setting_of_a_method(name):
+    argument = {"fewshot": ("all",)}.get(name, ())
+    config = importlib.import_module(f"configs.{name}").get_config(*argument)
+    for method in config.methods.split(","):
+        fields = dataclasses.fields(METHODS[method]) if method in METHODS else ()
+        assert set(config[method]) >= {*(f.name for f in fields), *GRID}, method

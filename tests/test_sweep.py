@@ -22,6 +22,7 @@ from fact_jax.report.tables import (
 )
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import group as group_module
+from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
@@ -360,6 +361,16 @@ def test_groups_train_together_and_leave_no_checkpoints(tmp_path):
     assert results == [(1.0, {})] * 3
     assert not failures
     assert left_behind(tmp_path) == 0
+
+
+def test_programs_may_be_forgotten_between_groups(tmp_path, monkeypatch):
+    called_after = []
+    trainer = FakeTrainer()
+    monkeypatch.setattr(
+        runner_module, "free_programs", lambda: called_after.append(len(trainer.calls))
+    )
+    sweep_with(trainer, tmp_path, [None] * 3)
+    assert called_after == [1, 2]
 
 
 def test_a_group_that_was_stopped_while_it_was_stored_is_found_again(tmp_path):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -21,7 +22,7 @@ from experiments.vtab import run_sweep
 from fact_jax import FacTTT, ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.data.tasks import VTAB
-from fact_jax.sweep.packing import group_size, most_per_device, step_bytes
+from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.run import train
 from fact_jax.training.trial import Hyper, NonFiniteLoss, init_trial, make_epoch, train_set
@@ -66,6 +67,27 @@ def farthest(a, b):
 def part(out, *rows):
     states, losses = jax.tree.map(lambda x: x[list(rows)], out)
     return states, np.nan_to_num(losses, nan=-1.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a limit of Linux")
+def test_programs_are_forgotten_before_linux_runs_out_of_mappings():
+    def mappings():
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+
+    @jax.jit
+    def program(x):
+        return jnp.sort(jnp.cumsum(jnp.exp(x)) @ jnp.outer(x, x))
+
+    free_programs(most=0)
+    before = mappings()
+    expected = {n: program(jnp.ones(n)) for n in range(3, 13)}
+    full = mappings()
+    assert full > before + 10
+    free_programs(most=(full + 5_000) / int(Path("/proc/sys/vm/max_map_count").read_text()))
+    assert mappings() > (before + full) / 2  # there is room
+    free_programs(most=0)
+    assert mappings() < (before + full) / 2
+    assert all((program(jnp.ones(n)) == out).all() for n, out in expected.items())
 
 
 def test_a_stack_on_one_device_is_its_trials_alone():
@@ -200,6 +222,7 @@ def test_a_sweep_of_19_tasks_compiles_its_programs_once(tmp_path, compiled):
 SWEEP = """
 import sys
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from safetensors.numpy import load_file
 from configs import quickstart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +71,17 @@ def group_size(stages: list[int], num_devices: int, batch_size: int, per_device:
     best = min(costs.values())
     k, trials = max(choice for choice, cost in costs.items() if cost <= 1.1 * best)
     return k * trials
+
+
+def free_programs(most: float = 0.7) -> None:
+    """Forgets the compiled programs once they fill this share of the mappings that Linux allows.
+
+    A process may have 65,530 (vm.max_map_count), and a training program of XLA for the CPU takes
+    about a thousand: with none left, LLVM ends the process. What is needed again comes from the
+    compilation cache on disk.
+    """
+    maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if not (maps.exists() and limit.exists()):
+        return
+    if maps.read_bytes().count(b"\n") > most * int(limit.read_text()):
+        jax.clear_caches()

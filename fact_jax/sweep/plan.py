@@ -121,6 +121,10 @@ def make_plan(config: ConfigDict) -> list[Cell]:
         )
     if not config.seeds:
         raise UserError("config.seeds is empty; give at least one, such as (42,).")
+    if any(not isinstance(seed, int) for seed in config.seeds):
+        raise UserError(
+            f"config.seeds is {config.seeds}; expected whole numbers such as (0, 1, 2)."
+        )
     cells = []
     methods = split_names(config.methods)
     if not methods:

@@ -17,6 +17,7 @@ from fact_jax.data.tasks import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches, candidates
+from fact_jax.sweep.packing import free_programs
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import store_failure, stored_result
 from fact_jax.sweep.runs import Failure, Progress
@@ -180,6 +181,7 @@ class Runner:
                             done.add(outcome["cell"])
                             self.store.forget_failure(outcome["cell"])
                         yield outcome
+                free_programs()
             if not worked:
                 self.progress.waiting()
                 time.sleep(POLL)
