@@ -26,9 +26,9 @@ part() { # seconds, name, module and arguments
     }
 }
 failed=0
-part 180 step_gpu benchmarks.step --batch 64 --dtype bfloat16 --rounds 1 --steps 10
+part 230 step_gpu benchmarks.step --batch 64 --dtype bfloat16 --rounds 1 --steps 10
 part 30 ceiling_gpu benchmarks.ceiling --step "$out/step_gpu.json"
-part 90 scaling_gpu benchmarks.scaling --variant vit_b16 --batch 64 --dtype bfloat16 --rounds 2
+part 80 scaling_gpu benchmarks.scaling --variant vit_b16 --batch 64 --dtype bfloat16 --rounds 2
 part 40 evaluate_gpu benchmarks.evaluate --variant vit_b16 --dtype bfloat16 --images 4096
-part 190 sweep_gpu benchmarks.sweep --dtype bfloat16 --epochs 10 --test_fraction 0.1
+part 160 sweep_gpu benchmarks.sweep --dtype bfloat16 --epochs 10 --test_fraction 0.1
 exit $failed

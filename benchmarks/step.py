@@ -283,6 +283,7 @@ def main() -> None:
             found.update(result)
             best = min(found["seconds"])
             console.print(f"round {i + 1}: {name}: {best:.2f} s a step", highlight=False)
+            store(systems, a)  # what is measured is kept, should the time not suffice for the rest
     if not a.no_flops:
         forward = call("forward", a, "--count")["flops"]
         for name, found in systems.items():
@@ -311,11 +312,20 @@ def report(console: Console, systems: dict[str, dict[str, Any]], a: argparse.Nam
         flops = found.get("flops_over_forward")
         table.add_row(name, *row, f"{flops:.3f}" if flops else "")
     console.print(table)
+    store(systems, a, environment())
+
+
+def store(
+    systems: dict[str, dict[str, Any]],
+    a: argparse.Namespace,
+    environment: dict[str, Any] | None = None,
+) -> None:
+    """`environment` last: asking jax for its devices may take memory that the workers need."""
     if a.out:
-        settings = {
-            k: getattr(a, k) for k in ("variant", "image_size", "batch", "dtype", "steps", "rounds")
-        }
-        content = {"settings": settings, "systems": systems, "environment": environment()}
+        names = ("variant", "image_size", "batch", "dtype", "steps", "rounds")
+        settings = {name: getattr(a, name) for name in names}
+        measured = {name: found for name, found in systems.items() if found}
+        content = {"settings": settings, "systems": measured, "environment": environment}
         a.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
