@@ -9,16 +9,19 @@ import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from fact_jax.sweep.plan import GRID
 from fact_jax.tuning import METHODS
 
 
 def method_settings(name: str) -> dict[str, Any]:
-    """All settings of a method at their defaults, and no grid, so that the command line knows
-    their names."""
+    """The names and types of all settings of a method, for the command line; unset, they say
+    nothing."""
     fields = dataclasses.fields(METHODS[name]) if name in METHODS else ()
-    return {**{field.name: field.default for field in fields}, **dict.fromkeys(GRID, ())}
+    types = {f.name: type(f.default) for f in fields if f.default is not dataclasses.MISSING}
+    types |= dict.fromkeys(GRID, tuple)
+    return {setting: placeholder(kind) for setting, kind in types.items()}
 
 
 def get_config() -> ConfigDict:

@@ -97,9 +97,11 @@ def run(main: Callable[[], None]) -> None:
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             # What ml_collections says of an unknown setting, a wrong type or a missing file.
             text = " ".join(str(error).split())
-            what = error.args[0] if error.args else error
+            what: Any = error  # ml_collections puts the KeyError of a name into an AttributeError
+            while isinstance(what, Exception) and what.args and not isinstance(what, KeyError):
+                what = what.args[0]
             if isinstance(what, KeyError):
-                name, _, hint = what.args[0].partition("\n")
+                name, _, hint = str(what.args[0]).partition("\n")
                 text = f"unknown setting {name}. {hint}".strip()
                 text += " The config's file shows those that there are."
             elif text.startswith("malformed node"):

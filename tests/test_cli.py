@@ -49,6 +49,8 @@ def test_what_distributed_expects(how):
     ("override", "words"),
     [
         ("--config.fact_tt.scalez=1", ["unknown setting 'scalez'. Did you mean \"scale\"", "file"]),
+        ("--config.fact_tt.x.y=1", ["unknown setting 'x'. The config's file"]),
+        ("--config.fact_tt.scales=a,b", ["config.fact_tt.scales is ('a,b',); expected numbers"]),
         ("--config.foo=1", ["unknown setting 'foo'. The config's file"]),
         ("--config.fact_tt+vpt_deep.x=1", ["characters that no name has"]),
         ("--config.seeds=(0,a)", ["config.seeds is ('(0,a)',); expected whole numbers"]),

@@ -238,3 +238,24 @@ def test_the_command_line_knows_every_setting_of_a_method(name):
     for method in config.methods.split(","):
         fields = dataclasses.fields(METHODS[method]) if method in METHODS else ()
         assert set(config[method]) >= {*(f.name for f in fields), *GRID}, method
+
+
+def test_settings_that_nobody_sets_change_no_cell():
+    """A sweep that was begun before the command line knew them goes on."""
+    config = compare.get_config()
+    for name, settings in compare.SMALL.items():
+        said = {k: v for k, v in config[name].to_dict().items() if v is not None}
+        own = {**settings, "learning_rates": said["learning_rates"]}
+        if name == "noah":
+            own["limit"] = said["limit"]
+        assert said == own
+
+
+def test_a_combination_takes_one_scale_of_its_parts():
+    config = compare.get_config()
+    config.methods, config.tasks = "fact_tt+vpt_deep", "digits"
+    config.fact_tt.scales = (0.1, 1.0)
+    with pytest.raises(UserError, match="config.fact_tt has several scales"):
+        make_plan(config)
+    config.fact_tt.scales = (0.1,)
+    assert make_plan(config)[0].settings["fact_tt"] == {"rank": 16, "scale": 0.1}

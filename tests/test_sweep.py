@@ -1,6 +1,7 @@
 """The plan, the protocol's wiring, and the tables."""
 
 import io
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -489,17 +490,38 @@ def test_a_narrow_terminal_cuts_no_name_and_no_number():
     tasks = ["digits", "fashion", "texture"]
     methods = ("vpt_shallow", "fact_tt", "convpass", "a_method_of_ones_own_of_a_long_name")
     results = [r for m in methods for r in rows_of(m, {t: [90.0, 92.0] for t in tasks})]
-    for table in (
-        comparison_table(results, tasks),
-        result_table(results, tasks, dict.fromkeys(methods, "")),
+    for table, width in itertools.product(
+        (
+            comparison_table(results, tasks),
+            result_table(results, tasks, dict.fromkeys(methods, "")),
+        ),
+        (20, 40, 80),
     ):
-        console = Console(width=40, file=io.StringIO())
+        console = Console(width=width, file=io.StringIO())
         print_table(console, table)
         text = console.file.getvalue()
         assert text.count("91.0 ± 1.0") == len(methods) * len(tasks)
         assert all(name in text for name in (*methods, *tasks))
         assert "…" not in text
         assert len({len(line) for line in text.splitlines()[1:]}) == 1  # no line is cut or folded
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 100, 104])
+def test_vtabs_tables_are_whole_on_a_narrow_terminal(width):
+    methods = ("fact_tt_mean", "adaptformer", "vpt_shallow", "lora")
+    results = [r for m in methods for r in rows_of(m, {t: [90.0, 92.0] for t in VTAB})]
+    tables = (
+        comparison_table(results, list(VTAB)),
+        result_table(
+            results, list(VTAB), {"fact_tt_mean": "", "adaptformer": "adaptformer", "lora": "lora"}
+        ),
+    )
+    for table in tables:
+        console = Console(width=width, file=io.StringIO())
+        print_table(console, table)
+        text = console.file.getvalue()
+        assert "…" not in text
+        assert all(name in text for name in ("specialized", "structured", "adaptformer"))
 
 
 def test_each_method_has_its_own_re_run_column():

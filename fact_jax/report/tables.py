@@ -23,12 +23,16 @@ GROUPS = ("natural", "specialized", "structured")
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints every cell whole: on a narrow terminal only headers wrap, then lines go beyond it.
-    (Rich cuts names and numbers, in files and pipes too.)"""
+    """Prints every cell and word whole: on a narrow terminal headers wrap, and then lines go beyond
+    it. (Rich cuts names and numbers, in files and pipes too.)"""
+
+    def width(text: Any) -> int:
+        return Text.from_markup(str(text)).cell_len
+
     for column in table.columns:
-        width = max((Text.from_markup(str(cell)).cell_len for cell in column.cells), default=0)
-        column.no_wrap = width >= Text.from_markup(str(column.header)).cell_len
-        column.min_width = width
+        cells = [*column.cells, *f"{column.header} {column.footer}".split()]
+        column.min_width = max(map(width, cells), default=0)
+        column.no_wrap = column.min_width >= width(column.header)
     options = console.options.update(width=10_000)
     least = Measurement.get(console, options, table).minimum
     table.width = least if least > console.width else None

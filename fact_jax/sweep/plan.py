@@ -139,9 +139,20 @@ def make_plan(config: ConfigDict) -> list[Cell]:
 def _own_settings(config: ConfigDict, name: str, task: str) -> dict[str, Any]:
     """What the config says of a method, the task's own in the place of the others'."""
     own = config[name].to_dict() if name in config else {}
+    own = {k: v for k, v in own.items() if v is not None}  # placeholders of configs/base.py
     own.update(own.pop("per_task", {}).get(task, {}))
     own.pop("published", None)
     return own
+
+
+def _numbers(name: str, several: str, values: Any) -> tuple[float, ...]:
+    """Each candidate once."""
+    try:
+        return tuple(dict.fromkeys(float(v) for v in values))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"config.{name}.{several} is {values!r}; expected numbers with commas between them."
+        ) from None
 
 
 def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
@@ -169,7 +180,7 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
         raise UserError(f"config.{name}.epochs is {run['epochs']}; expected 1 or more.")
     values = {"scale": own.pop("scale", None), **run}
     grid = {
-        field: tuple(dict.fromkeys(float(v) for v in own.pop(several, ()))) or (values[field],)
+        field: _numbers(name, several, own.pop(several, ())) or (values[field],)
         for several, field in GRID.items()
     }
     try:
