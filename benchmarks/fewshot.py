@@ -1,22 +1,22 @@
-"""All methods at 1 to 16 images a class of digits and fashion, as a committed result.
+"""All methods at 1 to 16 images a class of the offline tasks, as a committed result.
 
     python -m benchmarks.fewshot [--methods NAMES] [--tasks NAMES] [--shots 1,4] [--seeds 0,1]
 
 Runs `configs/fewshot.py:quickstart` (or what is left of it in --workdir) through the same code as
 `python -m experiments.fewshot`, prints its table, draws its figure in --workdir and writes mean,
-standard error and each seed's accuracy. The offline tasks are not the paper's five sets.
+standard error and each seed's accuracy, or adds them to what --out has of other cells. The offline
+tasks are not the paper's five sets.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from etils import epath
 from rich.console import Console
 
-from benchmarks.compare import summarise
+from benchmarks import cells
 from configs import fewshot
 from experiments.sweeps import run_sweep
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
@@ -43,20 +43,8 @@ def main() -> None:
     results = run_sweep(config, a.workdir, console)
     print_table(console, few_shot_table(results))
     draw_few_shot(results, epath.Path(a.workdir))
-    record = {
-        "command": " ".join(
-            ["python -m benchmarks.fewshot", *(f"--{name} {v}" for name, v in given.items())]
-        ),
-        "weights_sha256": results[0]["settings"]["weights_sha256"],
-        "seconds": sum(r["seconds"]["cell"] for r in results),
-        "rows": summarise(results),
-        "environments": [
-            json.loads(text)
-            for text in dict.fromkeys(json.dumps(r["environment"], sort_keys=True) for r in results)
-        ],
-    }
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    a.out.write_text(json.dumps(record, indent=1) + "\n")
+    words = ["python -m benchmarks.fewshot", *(f"--{name} {v}" for name, v in given.items())]
+    cells.write(a.out, " ".join(words), results)
     console.print(f"Wrote {a.out}.")
 
 

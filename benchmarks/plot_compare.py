@@ -38,9 +38,7 @@ def draw(record: dict, path: Path) -> None:
     methods = list(dict.fromkeys(method for method, _ in rows))
     means = {m: statistics.fmean(rows[m, t]["mean"] for t in tasks) for m in methods}
     methods.sort(key=means.__getitem__)
-    sizes = {
-        m: statistics.fmean(n for t in tasks for n in rows[m, t]["num_factors"]) for m in methods
-    }
+    sizes = {m: statistics.fmean(rows[m, t]["num_factors"] for t in tasks) for m in methods}
     figure, axes = plt.subplots(
         1, len(tasks), figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)), sharey=True,
         layout="constrained", squeeze=False,

@@ -14,9 +14,10 @@ all three, here each seed is searched. VPT's number of tokens and the rate of fu
 our choice. Every setting of a method can be changed, or chosen on val where several are given:
 --config.fact_tt.rank=8 --config.fact_tt.scales=0.1,1,10
 
-`quickstart`: digits and fashion at the same shots and seeds, with what configs/compare.py has for
-`vit_mini`: 20 epochs, every method's size, the middle one of its three rates. No augmentation: its
-flip changes digits. Nothing is chosen on data, but NOAH's architecture on the 200 images of val.
+`quickstart`: digits, fashion and location at the same shots and seeds, with what configs/compare.py
+has for `vit_mini`: 20 epochs, every method's size, the middle one of its three rates. No
+augmentation: its flip changes digits. Nothing is chosen on data, but NOAH's architecture on the 200
+images of val.
 """
 
 from ml_collections import ConfigDict
@@ -41,7 +42,6 @@ SEEDS = (0, 1, 2)
 
 def _quickstart() -> ConfigDict:
     config = compare.get_config("quickstart")
-    config.tasks = "digits,fashion"
     config.shots, config.seeds = SHOTS, SEEDS
     config.noah.supernet_epochs = 3 * config.epochs  # as above
     config.decay_vectors = False

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-BASE_RATES = (5e-3, 1e-3, 5e-4, 1e-4)
+BASE_RATES = (1e-4, 5e-4, 1e-3, 5e-3)  # the smallest first, see configs/linear.py
 
 
 def settings(config: ConfigDict) -> dict[str, Any]:

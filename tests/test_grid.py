@@ -139,7 +139,7 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
         ("fact_tt", {}, {"optimizer": "adam"}, "optimizer is 'adam'; expected 'adamw' or 'sgd'"),
         ("fact_tt+vpt", {}, {}, "Unknown method 'vpt'"),
         ("fact_tt+fact_tt", {}, {}, "names a method twice"),
-        ("fact_tt+lora", {"scales": (0.1, 1.0)}, {}, "config.fact_tt has several scales; in"),
+        ("fact_tt+lora", {"scales": (0.1, 1.0)}, {}, "one, such as --config.fact_tt.scales=0.1,"),
         ("fact_tt+lora", {"ranks": 3}, {}, "has no setting 'ranks'"),
     ],
 )  # fmt: skip
@@ -149,6 +149,13 @@ def test_grids_and_combinations_that_make_no_sense_are_refused(
     config = tiny(methods, fact_tt=ConfigDict(settings), **changes)
     with pytest.raises(UserError, match=words):
         [cell.recipe for cell in make_plan(config)]
+
+
+def test_a_method_without_settings_is_not_called_unknown(tiny):
+    config = tiny("fact_tt")
+    config.methods = "fact_tt+ssf"
+    with pytest.raises(UserError, match="has 'ssf', but this config has no settings .*compare.py"):
+        make_plan(config)
 
 
 def test_the_grid_is_chosen_on_validation_data_alone(tiny, tmp_path, monkeypatch):

@@ -14,6 +14,8 @@ from fact_jax.backbone.adaptation import Bottleneck, combine
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import checksum
 from fact_jax.tuning import (
+    METHODS,
+    NOAH,
     SSF,
     Adapter,
     AdaptFormer,
@@ -27,6 +29,7 @@ from fact_jax.tuning import (
     Full,
     Linear,
     LoRA,
+    NOAHSubnet,
     RepAdapter,
     VPTDeep,
     VPTShallow,
@@ -59,6 +62,28 @@ STAYS = {  # and what is left of it
     "vpt_shallow": (VPTShallow(3), "prompts"),
     "vpt_deep": (VPTDeep(3), "prompts"),
 }
+
+
+CHOICE = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]])  # prompts, LoRA, adapters of three blocks
+
+
+def test_every_method_is_tried_here():
+    tried = [*MERGES.values(), *(method for method, _ in STAYS.values()), NOAHSubnet.of(CHOICE)]
+    assert {type(method) for method in tried} == set(METHODS.values()) - {
+        NOAH
+    }  # NOAH's is a subnet
+
+
+def test_of_noah_the_lora_merges(small_vit, images):
+    model, base = small_vit
+    adaptation = adaptation_of(NOAHSubnet.of(CHOICE), model.config, base)
+    with pytest.raises(UserError, match="it has prompts, after_mlp, which"):
+        merge(base, adaptation)
+    weights, rest = absorb(base, adaptation)
+    assert rest.q is rest.k is rest.v is None
+    run = compiled(model)
+    close(run(weights, images, rest), run(base, images, adaptation))
+    assert checksum(weights) != checksum(base)
 
 
 def random_factors(method, config, base, seed=0):

@@ -358,6 +358,7 @@ def test_found_architectures_are_drawn(tmp_path):
     report = write_report([write(tmp_path, [result(search=search)])])
     assert "found, of 5 tried: 71.0 %" in (report / "index.html").read_text()
     assert (report / "architecture-digits.svg").exists()
+    assert "| 1 + 5 |" in (report / "report.md").read_text()  # the grid: settings, architectures
 
 
 def test_what_is_said_of_differences(tmp_path):

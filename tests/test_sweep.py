@@ -461,7 +461,7 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
 
 
 def rows_of(method, accuracies, **fields):
-    own = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, **fields}
+    own = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
     return [
         {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **own}
         for task, values in accuracies.items()
@@ -478,8 +478,13 @@ def printed(table):
 def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
     results = rows_of("lora", {"digits": [90.0, 92.0], "fashion": [80.0, 80.0]})
     results += rows_of("ssf", {"digits": [50.0]}, grid_size=1)
+    searched = {"history": [{"tried": 10}, {"tried": 30}]}
+    results += rows_of("noah", {"digits": [60.0], "fashion": [60.0]}, search=searched)
     lines = printed(comparison_table(results, ["digits", "fashion"])).splitlines()
-    (lora,), (ssf,) = ([line for line in lines if f" {m} " in line] for m in ("lora", "ssf"))
+    (lora,), (ssf,), (noah,) = (
+        [line for line in lines if f" {m} " in line] for m in ("lora", "ssf", "noah")
+    )
+    assert noah.split("│")[-2].strip() == "3 + 30"
     assert [c.strip() for c in lora.split("│")[1:-1]] == [
         "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5", "7", "2,048", "3"
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from fact_jax.report.blocks import Cell, Column, Row, Table
 from fact_jax.report.published import published
 from fact_jax.report.statistics import Stat, average, stat
 from fact_jax.report.study import Study, System
-from fact_jax.report.tables import GROUPS, published_columns
+from fact_jax.report.tables import GROUPS, architectures_tried, published_columns
 
 # Rows of methods whose configs name none.
 _ROWS = {"fact_tt": "fact_tt_le16", "fact_tk": "fact_tk_le32"}
@@ -26,7 +26,9 @@ COST_COLUMNS = (
     Column("numbers", hint="trained and stored for a task, without the head"),
     Column("with head", "Cost", hint="numbers trained for a task, the head's included"),
     Column("bytes", "Cost", hint="size of the stored file of a task"),
-    Column("grid", "Cost", hint="settings that were chosen from on validation data"),
+    Column(
+        "grid", "Cost", hint="settings, + architectures, that were chosen from on validation data"
+    ),
     Column("seeds", "Cost"),
 )
 
@@ -221,9 +223,15 @@ def cost_cells(system: System, tasks: Sequence[str]) -> list[Cell]:
     cells.append(_mean_cell([r.get("factor_file_bytes") for r in own]))
     seeds = [len(values) for t, values in system.accuracies.items() if t in tasks]
     for numbers in ([r.get("grid_size", 1) for r in own], seeds):
-        low, high = min(numbers), max(numbers)
-        cells.append(Cell(f"{low}" if low == high else f"{low} to {high}", high))
+        cells.append(Cell(_range(numbers), max(numbers)))
+    if tried := [n for r in own if (n := architectures_tried(r))]:
+        cells[-2] = Cell(f"{cells[-2].text} + {_range(tried)}", max(tried))
     return cells
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _sum(a: Any, b: Any) -> Any:

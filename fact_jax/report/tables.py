@@ -95,9 +95,16 @@ def published_columns(method: str, row: str) -> dict[str, dict[str, float]]:
     }
 
 
+def architectures_tried(result: dict[str, Any]) -> int:
+    """How many a method that searches measured on validation data; 0 for the others."""
+    search = result.get("search")
+    return search["history"][-1]["tried"] if search else 0
+
+
 def comparison_table(results: list[dict[str, Any]], tasks: list[str]) -> Table:
     """Methods down, tasks across (of many tasks only the means), accuracy in % (± standard error
-    over seeds), what is trained and stored for a task, and how many settings were chosen from."""
+    over seeds), what is trained and stored for a task, and how many settings were chosen from; a
+    search among architectures is a second choice: 3 + 30."""
     by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for r in results:
         by_method[r["method"]].append(r)
@@ -123,6 +130,8 @@ def comparison_table(results: list[dict[str, Any]], tasks: list[str]) -> Table:
             for k in ("num_factors", "factor_file_bytes")
         ]
         grid = f"{max(r['grid_size'] for r in own)}"
+        if tried := max((architectures_tried(r) for r in own), default=0):
+            grid += f" + {tried}"
         table.add_row(method, *(_text(values.get(t)) for t in columns), *summary, *stored, grid)
     return table
 

@@ -157,10 +157,16 @@ def _numbers(name: str, several: str, values: Any) -> tuple[float, ...]:
 
 def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     parts = name.split("+")
-    if unknown := [part for part in parts if part not in METHODS or part not in config]:
+    if unknown := [part for part in parts if part not in METHODS]:
         raise UserError(
             f"Unknown method {unknown[0]!r} in config.methods; choose from {', '.join(METHODS)}, "
-            "several with + between them being one, and give their settings as config.<method>."
+            "several with + between them being one."
+        )
+    if absent := [part for part in parts if part not in config]:
+        raise UserError(
+            f"config.methods has {absent[0]!r}, but this config has no settings for it; "
+            "configs/compare.py, configs/compare.py:vtab and configs/fewshot.py:all have those of "
+            "all methods."
         )
     own = _own_settings(config, name, task)
     if len(parts) > 1:  # the parts' own settings; those of the run are the combination's
@@ -168,7 +174,8 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             settings = _own_settings(config, part, task)
             if len(scales := tuple(settings.pop("scales", ()))) > 1 and "scale" not in settings:
                 raise UserError(
-                    f"config.{part} has several scales; in {name} it needs one: config.{part}.scale"
+                    f"config.{part} has several scales; in {name} it needs one, such as "
+                    f"--config.{part}.scales={scales[0]:g},"
                 )
             if scales:
                 settings.setdefault("scale", scales[0])

@@ -1,0 +1,81 @@
+"""Cells of a sweep as a committed result that later runs add to.
+
+`cells` has one entry for each method, task and seed, `rows` the mean of each method and task with
+its standard error over the seeds, `commands` what was run, `seconds` the time of all of that. A run
+replaces its own cells in an existing file and leaves the others.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fact_jax.report.tables import architectures_tried, mean_and_error
+
+SAME = ("weights_sha256", "epochs", "image_size")  # what all cells of a file have in common
+_KEPT = (
+    "method", "task", "seed", "accuracy", "learning_rate", "selection", "grid_size", "num_factors",
+    "factor_file_bytes",
+)  # fmt: skip
+
+
+def cell_of(result: dict[str, Any], environment: int) -> dict[str, Any]:
+    """What is kept of a result; `environment` is its place in the record's list."""
+    cell = {name: result[name] for name in _KEPT}
+    if result["search"]:
+        cell["architecture"] = result["search"]["best"]
+        cell["architectures_tried"] = architectures_tried(result)
+    return {**cell, "environment": environment}
+
+
+def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each method and task, in the order of their first cells."""
+    rows = []
+    for method in dict.fromkeys(c["method"] for c in cells):
+        for task in dict.fromkeys(c["task"] for c in cells):
+            own = [c for c in cells if (c["method"], c["task"]) == (method, task)]
+            if not own:
+                continue
+            mean, error = mean_and_error([c["accuracy"] for c in own])
+            sizes = {
+                name: statistics.fmean(c[name] for c in own)
+                for name in ("num_factors", "factor_file_bytes")
+            }
+            row = {"method": method, "task": task, "mean": mean, "error": error}
+            rows.append({**row, "seeds": len(own), "grid_size": own[0]["grid_size"], **sizes})
+    return rows
+
+
+def write(path: Path, command: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds a sweep's results to the record at `path`, or begins one; gives the record.
+
+    SystemExit, and nothing is written, if what is there was made with other weights or settings.
+    """
+    settings = {name: results[0]["settings"][name] for name in SAME}
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if old and old["settings"] != settings:
+        raise SystemExit(
+            f"{path} has results of {old['settings']}, these are of {settings}. Choose another "
+            "file with --out; the results themselves are in --workdir."
+        )
+    environments = old.get("environments", [])
+    cells = {(c["method"], c["task"], c["seed"]): c for c in old.get("cells", [])}
+    for result in results:
+        if result["environment"] not in environments:
+            environments.append(result["environment"])
+        at = environments.index(result["environment"])
+        cells[result["method"], result["task"], result["seed"]] = cell_of(result, at)
+    together = sorted(cells.values(), key=lambda c: c["seed"])
+    record = {
+        "commands": list(dict.fromkeys([*old.get("commands", []), command])),
+        "settings": settings,
+        "seconds": old.get("seconds", 0) + sum(r["seconds"]["cell"] for r in results),
+        "rows": summarise(together),
+        "cells": together,
+        "environments": environments,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return record
