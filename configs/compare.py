@@ -7,9 +7,9 @@
 
 `quickstart` (the default): the three offline tasks, seeds 0, 1, 2, the bundled `vit_mini`, 20
 epochs of AdamW. Every method chooses among three learning rates on val200, and nothing else: the
-same three, but a tenth of them where all weights move. Only NOAH also trains a supernet and searches
-among up to 30 architectures there, which the table's grid shows ("3 + 30"). Ranks, widths and
-prompts suit a ViT of width 128.
+same three, but a tenth of them where all weights move. Only NOAH also trains a supernet and
+searches among up to 30 architectures there, which the table's grid shows ("3 + 30"). Ranks, widths
+and prompts suit a ViT of width 128.
 `dinov2`: the same, one seed, from DINOv2-S at 56 pixels, a third of the rates but the head's alone.
 `vtab`: the 19 tasks, each method with the settings of its own config. Their grids differ in size
 (1 to 40), which the results report. Normalisation is ImageNet's for all, SSF too.

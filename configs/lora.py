@@ -1,9 +1,9 @@
 """LoRA of rank 8 on the 19 tasks of VTAB-1K, 294,912 numbers in either form.
 
 `lora.py`: NOAH's, one A for query, key and value; group mean 74.60 %, the best test epoch. AdamW at
-1e-3, weight decay 1e-4 but not on biases; nothing to choose. Two things are not NOAH's: dropout acts
-on the r values behind A, there on A's input, and the head begins as PyTorch's Linear does, there as
-N(0, 0.02) with a zero bias.
+1e-3, weight decay 1e-4 but not on biases; nothing to choose. Two things are not NOAH's: dropout
+acts on the r values behind A, there on A's input, and the head begins as PyTorch's Linear does,
+there as N(0, 0.02) with a zero bias.
 Source: ZhangYuanhan-AI/NOAH, configs/LoRA/VTAB/slurm_train_lora_vtab.sh as of fde4c09; a later
 commit has 5e-3 there.
 

@@ -330,7 +330,7 @@ def test_all_methods_with_one_word():
 
 def test_quickstart_is_compares_settings_with_nothing_to_choose():
     cells = make_plan(fewshot.get_config("quickstart"))
-    assert len(cells) == 16 * 2 * 5 * 3
+    assert len(cells) == 16 * 3 * 5 * 3
     theirs = {cell.method_name: cell for cell in make_plan(compare.get_config())}
     for cell in cells:
         (own,), three = cell.candidates, theirs[cell.method_name].candidates
