@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from test_grid import predicted_accuracy
 
 from configs import quickstart
 from experiments.vtab import run_sweep
@@ -80,3 +81,5 @@ def test_a_sweep_trains_it_and_its_file_can_be_read(vera, tmp_path):
     read = load_factors(tmp_path / "run" / "factors" / f"{result['cell']}.safetensors")
     assert read.method == vera(8)
     assert all(abs(read.factors[name]).max() > 0 for name in ("b_q", "b_v"))  # they were trained
+    accuracy, _ = predicted_accuracy(config, tmp_path / "run", result)
+    assert accuracy == pytest.approx(result["accuracy"])
