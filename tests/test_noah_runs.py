@@ -94,6 +94,7 @@ def test_the_result_says_what_was_found_and_how(whole, config):
     # With the idle prompts at the input, and their positions, the limit's count.
     idle = (found["best"][0][0] + 2) * 24
     assert found["parameters"] == subnet.count(vit) + idle <= 1000
+    assert found["families"] == ["prompts", "lora", "adapters"]
     assert len(found["history"]) == 3
     assert found["history"][-1]["best"] == found["fitness"]
     assert [g["tried"] for g in found["history"]][0] == 6
