@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -240,6 +241,9 @@ def test_noah_s_released_subnets_are_retrained(count):
     assert round(statistics.fmean(noah.count(c, vit) for c in choices.values())) == 442_512
     assert all(set(c.ravel()) <= {1, 5, 10} for c in choices.values())
     assert NOAH().count(choices["dtd"], vit) == noah.count(choices["dtd"], vit) - 90 * vit.width
+    # Whichever width of whichever row moves.
+    places = sum(np.arange(1, 13) * (k + 1) * c for k, c in enumerate(choices.values()))
+    assert places.sum(1).tolist() == [85_710, 78_981, 82_564]
     (kitti,) = (cell for cell in cells if cell.task == "kitti")
     assert kitti.method == NOAHSubnet(
         (1, 5, 10, 1, 10, 5, 1, 1, 1, 5, 5, 5),
