@@ -6,9 +6,11 @@ is not known. Its authors did not report VTAB-1K.
 Source: ShoufaChen/AdaptFormer, models/adapter.py, main_image.py.
 
 `adaptformer.py:petl`: PETL-ViT's, without biases, 147,456 numbers, on inputs that are not
-normalised; 76.2 % (FPET's table; its width is not known). That code has a scale per task, from 0.01
-to 100, and does not say how it was chosen; here the five are compared on val200.
-Source: JieShibo/PETL-ViT, binary_adapter/adaptformer.py.
+normalised; 76.2 % (FPET's table; its width is not known). No scale is published for it:
+that code's files have one per task, but for weights of one bit, at widths 1 and 32, and do not say
+how it was chosen. The few read, of AdaptFormer and LoRA, go from 0.01 to 100; here five of that
+range are compared on val200.
+Source: JieShibo/PETL-ViT, binary_adapter/{main,adaptformer}.py, configs/adaptformer (bdfcee9).
 """
 
 from ml_collections import ConfigDict

@@ -10,8 +10,11 @@ resized to 256 and cut to 224. FacT's few-shot code was not released: its transf
 are not known, and these are NOAH's. What differs from NOAH: the last epoch is reported and not the
 best test evaluation (protocol 'paper' does that); a list shorter than a batch is one short batch,
 where NOAH's loader would give none; NOAH searched on seed 0 only and retrained what it found with
-all three, here each seed is searched. VPT's number of tokens and the rate of full fine-tuning are
-our choice. Every setting of a method can be changed, or chosen on val where several are given:
+all three, here each seed is searched. RepAdapter has its own code's rate, 1e-3, and scale, 1 for
+all five sets, and its biases decay; that code does not cut the test images, and its loader is not
+told the number of shots (luogen1996/RepAdapter, train.py, dataset.py, configs/repblock_few_shot).
+VPT's number of tokens and the rate of full fine-tuning are our choice. Every setting of a method
+can be changed, or chosen on val where several are given:
 --config.fact_tt.rank=8 --config.fact_tt.scales=0.1,1,10
 
 `quickstart`: digits, fashion and location at the same shots and seeds, with what configs/compare.py
@@ -31,6 +34,7 @@ _METHODS = {
     "fact_tk": {"rank": 32},
     "lora": {"sites": "q,k,v", "shared_input": True},
     "vpt_deep": {"num_tokens": 8},
+    "repadapter": {"learning_rate": 1e-3, "decay_vectors": True},
     # A search space of its own, up to width 100, and 300 epochs.
     "noah": {"widths": (5, 10, 50, 100), "supernet_epochs": 300},
 }

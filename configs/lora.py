@@ -8,9 +8,10 @@ Source: ZhangYuanhan-AI/NOAH, configs/LoRA/VTAB/slurm_train_lora_vtab.sh as of f
 commit has 5e-3 there.
 
 `lora.py:petl`: PETL-ViT's, pairs of query and value, on inputs that are not normalised; 75.7 %
-(FPET's table; its rank is not known). That code has a scale per task, from 0.01 to 100, and does
-not say how it was chosen; here the five are compared on val200.
-Source: JieShibo/PETL-ViT, binary_adapter/lora.py.
+(FPET's table; its rank is not known). No scale is published for it: that code's files have one per
+task, but for weights of one bit, at ranks 1 and 32, and do not say how it was chosen. The few read,
+of LoRA and AdaptFormer, go from 0.01 to 100; here five of that range are compared on val200.
+Source: JieShibo/PETL-ViT, binary_adapter/{main,lora}.py, configs/lora (bdfcee9).
 """
 
 from ml_collections import ConfigDict

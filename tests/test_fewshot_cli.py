@@ -325,7 +325,9 @@ def test_all_methods_with_one_word():
     assert not any(cell.settings["augment"] for cell in cells)
     for cell in cells:
         (candidate,) = cell.candidates
-        assert candidate.learning_rate == (5e-4 if cell.method_name == "full" else 5e-3)
+        rate = {"full": 5e-4, "repadapter": 1e-3}.get(cell.method_name, 5e-3)
+        assert candidate.learning_rate == rate
+        assert cell.settings["decay_vectors"] == (cell.method_name == "repadapter")
 
 
 def test_quickstart_is_compares_settings_with_nothing_to_choose():

@@ -126,7 +126,7 @@ def test_released_widths_have_the_facts_counts():
     assert count_parameters(factors) == expected
     # For the limit: 5 tokens at the input and a table of 10 positions more.
     assert NOAH().count(fives.choice, config) == expected + 15 * d
-    # Facts: 442,512 - 360,134 with a table of 100, of subnets whose first prompts are 7.26 long.
+    assert NOAH(prompt_positions=100).count(fives.choice, config) == expected + 105 * d
     few_shot = NOAH(widths=(5, 10, 50, 100))
     assert few_shot.count(fives.choice, config) == expected + 105 * d
     mixed = NOAHSubnet((10, 0), (0, 1), (0, 5))
@@ -185,6 +185,7 @@ def test_depths_may_be_given():
         ({"supernet_epochs": 0}, "supernet_epochs is 0"),
         ({"population": 0}, "population is 0"),
         ({"generations": 0}, "generations is 0"),
+        ({"prompt_positions": -1}, "prompt_positions is -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change, words):

@@ -94,6 +94,7 @@ def test_the_result_says_what_was_found_and_how(whole, config):
     # With the idle prompts at the input, and their positions, the limit's count.
     idle = (found["best"][0][0] + 2) * 24
     assert found["parameters"] == subnet.count(vit) + idle <= 1000
+    assert found["families"] == ["prompts", "lora", "adapters"]
     assert len(found["history"]) == 3
     assert found["history"][-1]["best"] == found["fitness"]
     assert [g["tried"] for g in found["history"]][0] == 6
@@ -131,6 +132,20 @@ def test_retraining_begins_anew_and_not_with_the_supernet(config, tmp_path):
 def test_nothing_is_left_of_the_search_that_another_would_find(whole):
     workdir, *_ = whole
     assert not [p for p in (workdir / "checkpoints").rglob("*") if p.is_file()]
+
+
+def test_a_given_architecture_is_trained_without_a_search(config, tmp_path):
+    given = {"prompts": (1, 0, 2), "lora": (2, 1, 1), "adapters": (0, 1, 2)}
+    other = config.copy_and_resolve_references()
+    other.methods = "noah_subnet"
+    other.noah_subnet = ConfigDict({"per_task": {other.tasks: given}})
+    (result,) = sweep(other, tmp_path)
+    subnet = NOAHSubnet(**given)
+    assert (result["search"], result["num_factors"]) == (None, subnet.count(VARIANTS["vit_tiny"]))
+    accuracy, task = predicted_accuracy(other, tmp_path, result)
+    assert (task.method, accuracy) == (subnet, pytest.approx(result["accuracy"]))
+    (again,) = sweep(other, tmp_path)  # found done
+    assert again == result
 
 
 class Stopped(BaseException):

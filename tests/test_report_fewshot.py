@@ -184,6 +184,17 @@ def test_an_architecture_in_words():
     assert lines[2].split()[2:] == ["1"] * 3 + ["0"] * 9
 
 
+def test_an_architecture_of_other_families(tmp_path, figure):
+    search = {**SEARCH, "families": ["experts", "gates"], "best": [[1, 2], [3, 4]]}
+    _, *lines = architecture_text(search).splitlines()
+    assert [line.split()[0] for line in lines] == ["experts", "gates"]
+    draw_architecture(search, tmp_path / "a.png")
+    axes = {axis.get_title(loc="left"): axis for axis in figure[0].axes}
+    assert [bar.get_height() for bar in axes["gates"].patches] == [3, 4]
+    labels = [axes[name].get_xlabel() for name in search["families"]]
+    assert labels == ["", "block"]  # under the last
+
+
 def test_an_architecture_in_a_picture(tmp_path, figure):
     draw_architecture(SEARCH, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as image:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from etils import epath
 
 from fact_jax.report.figures import new_figure, save_figure, tidy
 from fact_jax.report.palette import COLOURS, INK, SOFT
+from fact_jax.tuning import NOAH
 
 _BARS = " ▁▂▃▄▅▆▇█"
-FAMILIES = ("prompts", "lora", "adapters")
+
+
+def _rows(search: dict[str, Any]) -> dict[str, list[int]]:
+    """Widths by family; a record that does not name its families is an older one, of NOAH."""
+    return dict(zip(search.get("families", NOAH.families), search["best"], strict=True))
 
 
 def architecture_text(search: dict[str, Any]) -> str:
@@ -19,7 +25,7 @@ def architecture_text(search: dict[str, Any]) -> str:
     lines = [
         f"  {name:<9}{''.join(_BARS[-(-width * 8 // widest)] for width in row)}  "
         + " ".join(str(width) for width in row)
-        for name, row in zip(FAMILIES, search["best"], strict=True)
+        for name, row in _rows(search).items()
     ]
     tried = search["history"][-1]["tried"]
     return "\n".join(
@@ -36,18 +42,20 @@ def architecture_figure(search: dict[str, Any]) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(8.4, 4.0)
-    axes = figure.subplot_mosaic([[name, "curve"] for name in FAMILIES], width_ratios=(2, 1))
+    rows = _rows(search)
+    axes = figure.subplot_mosaic([[name, "curve"] for name in rows], width_ratios=(2, 1))
     widest = max(max(row) for row in search["best"]) or 1
-    for name, row, colour in zip(FAMILIES, search["best"], COLOURS, strict=False):
+    for (name, row), colour in zip(rows.items(), itertools.cycle(COLOURS), strict=False):
         axis = axes[name]
         tidy(axis, name, grid="")
         bars = axis.bar(range(len(row)), row, color=colour, width=0.8)
         axis.bar_label(bars, fontsize=8, color=INK)
         axis.set_ylim(0, 1.25 * widest)
         axis.set_yticks([])
-        axis.set_xticks(range(len(row)) if name == FAMILIES[-1] else [])
+        axis.set_xticks([])
         axis.spines["left"].set_visible(False)
-    axes[FAMILIES[-1]].set_xlabel("block")
+    axis.set_xticks(range(len(row)))
+    axis.set_xlabel("block")
     axis = axes["curve"]
     tidy(axis, "best so far on validation data, %")
     best = [generation["best"] for generation in search["history"]]

@@ -131,7 +131,7 @@ class Group:
         run = trained.run._replace(stage="search")
         path = self._directory([run]) / "search.json"
         progress.start([run], method.generations)
-        return search(
+        found = search(
             space,
             self.trainer.fitness(trained),
             cell.seed,
@@ -139,6 +139,7 @@ class Group:
             save=lambda state: self.store.write_json(path, state),
             on_generation=lambda done, best: progress.epoch(done, [], [best]),
         )
+        return {"families": list(method.families), **found}
 
     def _directory(self, runs: list[Run]) -> epath.Path:
         """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size

@@ -87,8 +87,9 @@ class NOAH:
     `widths` may be chosen in a block, for the first blocks up to one of `depths` (empty: quarters
     of the ViT's). The search: `generations` of `population`, of which `mutations` and `crossovers`
     come from the best `parents` so far and the rest is random; an architecture counts at most
-    `limit` numbers. A mutation changes a family with `mutation_probability`, and then its depth
-    with `depth_probability`. `scale` is not used.
+    `limit` numbers, `prompt_positions` of width d among them (0: as many as the largest width). A
+    mutation changes a family with `mutation_probability`, and then its depth with
+    `depth_probability`. `scale` is not used.
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
@@ -97,6 +98,7 @@ class NOAH:
     supernet_epochs: int = 500
     supernet_learning_rate: float = 5e-4
     limit: int = 640_000
+    prompt_positions: int = 0
     population: int = 50
     parents: int = 10
     mutations: int = 25
@@ -112,6 +114,8 @@ class NOAH:
         for name in ("supernet_epochs", "population", "parents", "generations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.prompt_positions < 0:
+            raise UserError(f"prompt_positions is {self.prompt_positions}; expected 0 or more.")
 
     def depths_of(self, config: ViTConfig) -> tuple[int, ...]:
         quarters = tuple(sorted({max(1, config.depth * i // 4) for i in (1, 2, 3, 4)}))
@@ -142,7 +146,8 @@ class NOAH:
     def count(self, choice: Any, config: ViTConfig) -> int:
         """Numbers of an architecture, as the released code counts them for its limit: those of the
         blocks, the (idle) prompts at the input and their whole table of positions."""
-        idle = (int(choice[0][0]) + max(self.widths)) * config.width
+        positions = self.prompt_positions or max(self.widths)
+        idle = (int(choice[0][0]) + positions) * config.width
         return NOAHSubnet.of(choice).count(config) + idle
 
     def subnet(self, factors: Factors, choice: Any) -> tuple[NOAHSubnet, Factors]:

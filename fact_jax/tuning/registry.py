@@ -28,6 +28,13 @@ def build(name: str, settings: dict[str, Any]) -> Method:
         return Combination(built, **settings)
     _check(name, settings, {field.name for field in dataclasses.fields(METHODS[name])})
     _check_scale(name, settings)
+    missing = [
+        f.name
+        for f in dataclasses.fields(METHODS[name])
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in settings
+    ]
+    if missing:
+        raise UserError(f"Method {name} needs {', '.join(missing)}.")
     # JSON has lists where a dataclass that is a key has tuples.
     return METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
 
