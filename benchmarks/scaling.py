@@ -59,9 +59,7 @@ def prepare(a: argparse.Namespace, sweep: str, value: int):
     from fact_jax.training.mesh import make_mesh, put, replicated, stack
     from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
 
-    config = get_variant(a.variant).replace(
-        dtype=a.dtype, remat=a.remat, attention=a.attention
-    )
+    config = get_variant(a.variant).replace(dtype=a.dtype, remat=a.remat, attention=a.attention)
     config = config.replace(
         image_size=a.image_size or config.image_size,
         depth=value if sweep == "depth" else config.depth,
@@ -173,11 +171,12 @@ def main() -> None:
     names = [n.strip() for n in a.only.split(";") if n.strip()] or list(SWEEPS)
     if unknown := set(names) - set(SWEEPS):
         parser.error(f"--only has {', '.join(unknown)}; known are {', '.join(SWEEPS)}")
-    console, sweeps = Console(width=110), {}
+    console, sweeps, environment = Console(width=110), {}, None
     for name in names:
         found = call(name, sys.argv[1:])
         # Not asked for here: that would take memory of the GPU that the workers need.
-        environment = found.pop("environment")
+        own = found.pop("environment")
+        environment = environment or own
         sweeps[name] = {"title": SWEEPS[name], **found}
         for line in found["left_out"]:
             console.print(f"{SWEEPS[name]}: left out {line}", markup=False, highlight=False)
