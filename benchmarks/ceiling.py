@@ -3,8 +3,8 @@
     python -m benchmarks.ceiling [--size 8192] [--step results/step.json] [--out FILE]
 
 `--step` is what `benchmarks.step` wrote on the same device. A system's rate is its `useful_flops`
-(XLA's count; those of a frozen base: no gradient of a frozen kernel is computed or counted, nor what
-rematerialisation computes again) over its time.
+(XLA's count; those of a frozen base: no gradient of a frozen kernel is computed or counted, and
+what rematerialisation computes again is not counted) over its time.
 """
 
 from __future__ import annotations

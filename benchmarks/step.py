@@ -11,9 +11,9 @@ with the same dropout, or to its evaluation. What fails is left out with a line,
 measured is stored at once.
 
 FLOPs are XLA's own count for the CPU (for a GPU it leaves out the products that go to cuBLAS), in
-float32, with the loop over the blocks written out. `flops_over_forward` compares them with a forward
-pass through all tokens; what rematerialisation computes again is in it. `useful_flops` are those of
-the same system without rematerialisation and with XLA's attention: what the result needs.
+float32, with the loop over the blocks written out. `flops_over_forward` compares them with a
+forward pass through all tokens; what rematerialisation computes again is in it. `useful_flops` are
+those of the same system without rematerialisation and with XLA's attention: what the result needs.
 """
 
 from __future__ import annotations

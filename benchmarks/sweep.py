@@ -6,9 +6,10 @@
 What runs is `experiments.vtab`'s own sweep (1,000 training images a task, heads of 397 classes, the
 test sets' true sizes times `--test_fraction`), with random weights, and with random pixels that are
 already decoded in the place of TFDS. Accuracies mean nothing. There is one candidate scale, so that
-no task is trained to choose one: each trains once, on all its images, and is tested once. Wall time is split into compiling
-(XLA's own events), training and evaluation (both without the compiling), and the rest: checkpoints,
-splits copied to the devices, results. "input" is the part of all that in which pixels were copied.
+no task is trained to choose one: each trains once, on all its images, and is tested once. Wall
+time is split into compiling (XLA's own events), training and evaluation (both without the
+compiling), and the rest: checkpoints, splits copied to the devices, results. "input" is the part of
+all that in which pixels were copied.
 A shorter run also says what 100 epochs and whole test sets would take, as an estimate.
 """
 
