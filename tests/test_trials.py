@@ -107,9 +107,12 @@ def test_a_stack_on_one_device_is_its_trials_alone():
     together, _ = one_epoch([0, 1, 2], jax.devices()[:1])
     assert np.isfinite(together[1]).sum(axis=1).tolist() == [4, 5, 4]
     assert together[0].moments.count.tolist() == [4, 5, 4]
+    errors = []
     for t in range(3):
         alone, _ = one_epoch([t], jax.devices()[:1])
-        assert farthest(part(together, t), part(alone, 0)) < 2e-4
+        errors.append(farthest(part(together, t), part(alone, 0)))
+    print(f"in a stack and alone: {max(errors):.1e} of the largest number of an array")
+    assert max(errors) < 2e-4
     assert farthest(part(together, 0), part(together, 1)) > 0.1
 
 

@@ -212,7 +212,7 @@ def block(
             return [dense(y, (name,), changes.site(name))[0] for name in names]
         first, width = "qkv".index(names), pair.a.shape[-1] // 3
         a = pair.a[:, width * first : width * (first + len(names))]
-        return dense(y, tuple(names), (pair.replace(a=a),))
+        return dense(y, tuple(names), (LowRank(a, pair.b, pair.u),))
 
     def branch(y: Array, name: str) -> Array:
         if config.layer_scale:
