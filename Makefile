@@ -38,11 +38,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Wheels that benchmarks/gpu.sh takes along to a machine with Python 3.12, jax and no network.
+# What benchmarks/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
+# .git: wheels, and the name of the commit.
 gpu-packages:
 	rm -rf .gpu_packages
 	$(PYTHON) -m pip download --dest .gpu_packages --python-version 3.12 --only-binary :all: \
 		--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --no-deps $(GPU_PACKAGES)
+	git describe --always --abbrev=40 --exclude='*' --dirty=+changes > .gpu_packages/commit
 
 # Compiles the programs for v5e slices with the real TPU compiler; needs no TPU.
 tpu-compile:

@@ -1,34 +1,71 @@
 #!/usr/bin/env bash
-# All benchmarks on one GPU in under 9 minutes, without TensorFlow or network:
+# The benchmarks on one GPU, each call in under 9 minutes, without TensorFlow or network:
 #
-#     bash benchmarks/gpu.sh OUT_FOLDER
+#     bash benchmarks/gpu.sh OUT_FOLDER          # numbers against the CPU's, then all, a short sweep
+#     bash benchmarks/gpu.sh OUT_FOLDER check    # numbers against the CPU's alone, in a minute
+#     bash benchmarks/gpu.sh OUT_FOLDER sweep    # the whole sweep, its wall time; takes more options
+#                                                # of benchmarks.sweep, such as --attention cudnn
 #
 # Where .gpu_packages is there (`make gpu-packages`: wheels for Python 3.12), they are installed
 # first, beside the jax that the machine has. Every part has a limit of its own and writes its JSON
-# as soon as it is done, so that what is late costs only itself.
+# as it goes, so that what is late costs only itself. SMOKE=1 tries the script on a tiny network.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: gpu.sh OUT_FOLDER}
+out=${1:?usage: gpu.sh OUT_FOLDER [check|sweep [OPTIONS]]}
+mode=${2:-all}
+shift $(($# < 2 ? $# : 2))
 mkdir -p "$out"
-if [ -d .gpu_packages ]; then
-    packages=$(mktemp -d)
-    python3 -m pip install --quiet --no-index --no-deps --target "$packages" .gpu_packages/*.whl
-    export PYTHONPATH=$packages
-fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 export PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
+export JAX_COMPILATION_CACHE_DIR=$scratch/xla
+failed=0
+if [ -d .gpu_packages ]; then
+    timeout 40 python3 -m pip install --quiet --no-compile --no-index --no-deps \
+        --target "$scratch/packages" .gpu_packages/*.whl || failed=1
+    export PYTHONPATH=$scratch/packages${PYTHONPATH:+:$PYTHONPATH}
+    FACT_JAX_COMMIT=$(cat .gpu_packages/commit)
+    export FACT_JAX_COMMIT
+fi
 part() { # seconds, name, module and arguments
     local limit=$1 name=$2
     shift 2
     echo "== $name"
-    timeout "$limit" python3 -m "$@" --out "$out/$name.json" || {
+    timeout -k 5 "$limit" python3 -m "$@" --out "$out/$name.json" || {
         echo "$name: exit status $?" # 124: over its limit
         failed=1
     }
 }
-failed=0
-part 230 step_gpu benchmarks.step --batch 64 --dtype bfloat16 --rounds 1 --steps 10
-part 30 ceiling_gpu benchmarks.ceiling --step "$out/step_gpu.json"
-part 80 scaling_gpu benchmarks.scaling --variant vit_b16 --batch 64 --dtype bfloat16 --rounds 2
-part 40 evaluate_gpu benchmarks.evaluate --variant vit_b16 --dtype bfloat16 --images 4096
-part 160 sweep_gpu benchmarks.sweep --dtype bfloat16 --epochs 10 --test_fraction 0.1
+network=(--variant vit_b16 --dtype bfloat16)
+step=(--batch 64 --rounds 1 --steps 10)
+ceiling=() check=(--variant vit_b16)
+scaling=(--batch 64 --rounds 2 --only "trials;rank")
+evaluate=(--images 1024 --rounds 1)
+short=(--epochs 4 --test_fraction 0.05) whole=()
+if [ -n "${SMOKE:-}" ]; then
+    network=(--variant vit_mini --image_size 32 --dtype float32)
+    step=(--batch 2 --rounds 1 --steps 1 --only "ours: linear")
+    ceiling=(--size 64 --rounds 1) check=(--variant vit_mini --image_size 32 --batch 2)
+    scaling=(--batch 2 --rounds 1 --only split)
+    evaluate=(--images 8 --batch 4 --rounds 1)
+    short=(--epochs 1 --tasks "dtd,kitti" --train_limit 8 --batch 8 --test_fraction 0.001)
+    whole=("${short[@]}")
+fi
+# The limits, with 40 seconds for pip: 500 seconds in all, and 540 for the whole sweep.
+case $mode in
+check) part 90 check_device benchmarks.check_device "${check[@]}" ;;
+sweep) part 500 sweep_gpu benchmarks.sweep "${network[@]}" "${whole[@]}" "$@" ;;
+all)
+    part 70 check_device benchmarks.check_device "${check[@]}"
+    part 190 step_gpu benchmarks.step "${network[@]}" "${step[@]}"
+    part 20 ceiling_gpu benchmarks.ceiling --step "$out/step_gpu.json" "${ceiling[@]}"
+    part 50 scaling_gpu benchmarks.scaling "${network[@]}" "${scaling[@]}"
+    part 40 evaluate_gpu benchmarks.evaluate "${network[@]}" "${evaluate[@]}"
+    part 90 sweep_short_gpu benchmarks.sweep "${network[@]}" "${short[@]}"
+    ;;
+*)
+    echo "unknown mode $mode: check, sweep, or nothing" >&2
+    exit 2
+    ;;
+esac
 exit $failed

@@ -1,7 +1,8 @@
 """What a FacT-TT training step costs as one thing grows: rank, images, depth, trials, devices.
 
     python -m benchmarks.scaling [--variant vit_b16] [--batch 8] [--image_size 0] [--dtype float32]
-        [--rank 16] [--rate RATE] [--remat none] [--rounds 3] [--only NAMES] [--out FILE.json]
+        [--rank 16] [--rate RATE] [--remat none] [--attention xla] [--rounds 3] [--only NAMES]
+        [--out FILE.json]
 
 One variable at a time around a base point: one trial of --batch images and --rank on one device,
 without dropout unless there is a --rate. A sweep over a variable is a process of its own: its
@@ -58,7 +59,7 @@ def prepare(a: argparse.Namespace, sweep: str, value: int):
     from fact_jax.training.mesh import make_mesh, put, replicated, stack
     from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
 
-    config = get_variant(a.variant).replace(dtype=a.dtype, remat=a.remat)
+    config = get_variant(a.variant).replace(dtype=a.dtype, remat=a.remat, attention=a.attention)
     config = config.replace(
         image_size=a.image_size or config.image_size,
         depth=value if sweep == "depth" else config.depth,
@@ -102,6 +103,8 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
     """The rows of one sweep."""
     import jax
 
+    from fact_jax.sweep.versions import environment
+
     steps, rows, left_out = [], [], []
     for value in values_of(a.sweep, a.batch):
         try:
@@ -128,7 +131,10 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
         row["time_ratio"] = row["best_seconds"] / rows[0]["best_seconds"]
         row["memory_ratio"] = row["temporary_bytes"] / rows[0]["temporary_bytes"]
     shared = jax.devices()[0].platform == "cpu" and a.sweep in ("devices", "split")
-    return {"rows": rows, "left_out": left_out, "shared_cores": os.cpu_count() if shared else None}
+    return {
+        "rows": rows, "left_out": left_out, "shared_cores": os.cpu_count() if shared else None,
+        "environment": environment(),
+    }  # fmt: skip
 
 
 def call(sweep: str, arguments: list[str]) -> dict[str, Any]:
@@ -153,6 +159,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, help="of dropout and drop path; none by default")
     parser.add_argument("--remat", default="none", choices=["none", "attention", "block"])
+    parser.add_argument("--attention", default="xla", choices=["xla", "cudnn"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help=f"of {';'.join(SWEEPS)}, with ';' between them")
     parser.add_argument("--out", type=Path)
@@ -164,17 +171,23 @@ def main() -> None:
     names = [n.strip() for n in a.only.split(";") if n.strip()] or list(SWEEPS)
     if unknown := set(names) - set(SWEEPS):
         parser.error(f"--only has {', '.join(unknown)}; known are {', '.join(SWEEPS)}")
-    console, sweeps = Console(width=110), {}
+    console, sweeps, environment = Console(width=110), {}, None
     for name in names:
-        sweeps[name] = {"title": SWEEPS[name], **call(name, sys.argv[1:])}
-        for line in sweeps[name]["left_out"]:
+        found = call(name, sys.argv[1:])
+        # Not asked for here: that would take memory of the GPU that the workers need.
+        own = found.pop("environment")
+        environment = environment or own
+        sweeps[name] = {"title": SWEEPS[name], **found}
+        for line in found["left_out"]:
             console.print(f"{SWEEPS[name]}: left out {line}", markup=False, highlight=False)
-    report(console, sweeps, a)
+        if a.out:  # at once, should the time not suffice for the rest
+            settings = {k: v for k, v in vars(a).items() if k not in ("out", "sweep", "only")}
+            content = {"settings": settings, "sweeps": sweeps, "environment": environment}
+            a.out.write_text(json.dumps(content, indent=1) + "\n")
+    console.print(table_of(sweeps))
 
 
-def report(console: Console, sweeps: dict[str, dict[str, Any]], a: argparse.Namespace) -> None:
-    from fact_jax.sweep.versions import environment
-
+def table_of(sweeps: dict[str, dict[str, Any]]) -> Table:
     columns = ("s a step", "time ratio", "images/s", "temporary MB", "memory ratio", "compile s")
     table = Table("variable", "value", *columns)
     for sweep in sweeps.values():
@@ -187,11 +200,7 @@ def report(console: Console, sweeps: dict[str, dict[str, Any]], a: argparse.Name
             values += [f"{row['memory_ratio']:.2f}", f"{row['compile_s']:.1f}"]
             table.add_row("" if i else title, *values)
         table.add_section()
-    console.print(table)
-    if a.out:
-        settings = {k: v for k, v in vars(a).items() if k not in ("out", "sweep", "only")}
-        content = {"settings": settings, "sweeps": sweeps, "environment": environment()}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+    return table
 
 
 if __name__ == "__main__":

@@ -3,249 +3,123 @@
     python -m benchmarks.step [--batch 8] [--rounds 3] [--dtype float32] [--only NAMES] [--out FILE]
 
 --variant and --image_size make another network of ours; the peers are ViT-B/16 at 224 pixels only.
-Every system runs in a process of its own, in `--rounds` rounds one after the other, so that a noisy
-minute hits them all; a system's time is its best step of all rounds. A step is forward, backward
-and AdamW. Memory is the process's largest resident set during steps (on a GPU the allocator's
-peak), the frozen weights included. FLOPs are XLA's own count with the loop over the blocks written
-out, over the same count of a forward pass through all tokens. Ratios are to PyTorch's FacT with
-the same dropout, or to its evaluation. Peers that cannot be imported are left out with a line.
+Every system runs in a process of its own (`benchmarks/step_worker.py`), in `--rounds` rounds one
+after the other, so that a noisy minute hits them all; a system's time is its best step of all
+rounds. A step is forward, backward and AdamW. Memory is the process's largest resident set during
+steps (on a GPU the allocator's peak), the frozen weights included. Ratios are to PyTorch's FacT
+with the same dropout, or to its evaluation. What fails is left out with a line, and everything
+measured is stored at once.
+
+FLOPs are XLA's own count for the CPU (for a GPU it leaves out the products that go to cuBLAS), in
+float32, with the loop over the blocks written out. `flops_over_forward` compares them with a
+forward pass through all tokens; what rematerialisation computes again is in it. `useful_flops` are
+those of the same system without rematerialisation and with XLA's attention: what the result needs.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import os
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-CLASSES = 100
-# name: (kind, settings). Rates of 0.1 are those of FacT's training.
-OURS: dict[str, dict[str, Any]] = {
-    "ours: FacT-TT 16": {"method": "fact_tt", "rank": 16},
-    "ours: FacT-TT 16, dropout": {"method": "fact_tt", "rank": 16, "rate": 0.1},
-    "ours: FacT-TT 16, remat=attention": {"method": "fact_tt", "rank": 16, "remat": "attention"},
-    "ours: FacT-TT 16, remat=block": {"method": "fact_tt", "rank": 16, "remat": "block"},
-    "ours: FacT-TT 16, attention=cudnn": {
-        "method": "fact_tt", "rank": 16, "attention": "cudnn",
-    },
-    "ours: FacT-TK 32": {"method": "fact_tk", "rank": 32},
-    "ours: FacT-TK 32, dropout": {"method": "fact_tk", "rank": 32, "rate": 0.1},
-    "ours: linear": {"method": "linear"},
-    "ours: full": {"method": "full"},
-    "ours: evaluation": {"method": "evaluate"},
-    "ours: evaluation, attention=cudnn": {"method": "evaluate", "attention": "cudnn"},
-}  # fmt: skip
-PEERS: dict[str, dict[str, Any]] = {
-    "torch: FacT-TT 16": {"peer": "fact"},
-    "torch: FacT-TT 16, dropout": {"peer": "fact", "rate": 0.1},
-    "torch: peft LoRA 8": {"peer": "lora"},
-    "torch: full": {"peer": "full"},
-    "torch: evaluation": {"peer": "fact", "evaluate": True},
-}
+from benchmarks.step_worker import FORWARD, OURS, PEERS
+
+Systems = dict[str, dict[str, Any]]
+# Measured before the others, should the time not suffice for all.
+FIRST = (
+    "ours: FacT-TT 16", "torch: FacT-TT 16", "ours: FacT-TT 16, attention=cudnn",
+    "ours: FacT-TT 16, dropout", "torch: FacT-TT 16, dropout", "ours: evaluation",
+    "torch: evaluation",
+)  # fmt: skip
 
 
-def peak_memory(reset: bool = False) -> int:
-    """The largest resident set since the last reset, in bytes (Linux).
-
-    What compiling and initialising have freed is given back to the system before.
-    """
-    if reset:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+def plain(name: str) -> str:
+    """The system of ours that computes the same with nothing twice and no fused kernel."""
+    own = {k: v for k, v in OURS[name].items() if k not in ("remat", "attention")}
+    return next(other for other, settings in OURS.items() if settings == own)
 
 
-def measure(step, wait, steps: int) -> list[float]:
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        wait(step())
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
-    """Times, memory and compile time; with `--count` the FLOPs of the program instead."""
-    import jax
-    import numpy as np
-    import optax
-
-    from fact_jax import Adaptation, ViT, features, get_variant
-    from fact_jax.backbone.vit import init_base
-    from fact_jax.training.evaluation import make_programs
-    from fact_jax.training.mesh import make_mesh, put, replicated, stack
-    from fact_jax.training.trial import (
-        Hyper,
-        init_head,
-        init_trial,
-        logits_of,
-        make_epoch,
-        train_set,
-    )
-    from fact_jax.tuning import METHODS, FacTTT
-
-    batch, count = a.batch, a.count
-    config = get_variant(a.variant).replace(
-        dtype=a.dtype, remat=s.get("remat", "none"), attention=s.get("attention", "xla")
-    )
-    size = a.image_size or config.image_size
-    config = config.replace(image_size=size, unroll=count)
-    model = ViT(config)
-    structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    base = structs if count else init_base(config, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 255, (batch, size, size, 3)).astype(np.uint8)
-    labels = (np.arange(batch) % CLASSES).astype(np.int32)
-    rate = s.get("rate")
-    mesh = make_mesh(batch, jax.devices()[:1])
-    on_device = jax.device_put(images)
-
-    if s["method"] == "evaluate":
-        _, program = make_programs(model, FacTTT(16), "imagenet")
-        merged = (base, Adaptation())
-        arguments = (merged, init_head(jax.random.key(0), config.width, CLASSES, CLASSES), CLASSES)
-        arguments = (*arguments, on_device)
-        lowered = program.lower(*arguments)
-    elif s["method"] == "forward":
-
-        def forward(base, images):
-            return model.apply({"params": base}, images / 255.0, mutable="intermediates")
-
-        lowered, arguments = jax.jit(forward).lower(base, on_device), ()
-    elif s["method"] == "full":
-        head = init_head(jax.random.key(0), config.width, CLASSES, CLASSES)
-
-        def loss(tree, images, labels):
-            logits = logits_of(tree["head"], features(model, tree["base"], images / 255.0), CLASSES)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        optimizer = optax.adamw(1e-3)
-
-        def step(tree, state, images, labels):
-            value, gradient = jax.value_and_grad(loss)(tree, images, labels)
-            updates, state = optimizer.update(gradient, state, tree)
-            return optax.apply_updates(tree, updates), state, value
-
-        tree = {"base": base, "head": head}
-        state = jax.eval_shape(optimizer.init, tree) if count else optimizer.init(tree)
-        arguments = (tree, state, on_device, labels)
-        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments)
-    else:
-        settings = {"rank": s["rank"]} if "rank" in s else {}
-        method = METHODS[s["method"]](**settings)
-        program = make_epoch(model, method, "imagenet", batch, mesh)
-        state = stack([init_trial(model, method, 0, CLASSES, CLASSES)], mesh)
-        data = stack([train_set(images, labels, CLASSES)], mesh)
-        hyper = stack([jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))], mesh)
-        seed = stack([np.int32(0)], mesh)
-        base = base if count else put(base, replicated(mesh))
-        arguments = (
-            base,
-            state,
-            data,
-            hyper,
-            seed,
-            np.int32(0),
-            np.int32(1),
-        )  # one step of a trial
-        lowered = program.lower(*arguments)
-
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    compile_s = time.perf_counter() - start
-    if count:
-        return {"flops": compiled.cost_analysis()["flops"]}
-    memory = compiled.memory_analysis()
-
-    loss = None
-
-    def one():
-        nonlocal arguments, loss
-        out = compiled(*arguments)
-        if s["method"] == "full":
-            arguments = (*out[:2], *arguments[2:])
-        elif s["method"] != "evaluate":
-            arguments, loss = (base, out[0], *arguments[2:]), out[1]
-        return out
-
-    jax.block_until_ready(one())
-    peak_memory(reset=True)
-    seconds = measure(one, jax.block_until_ready, a.steps)
-    stats = jax.devices()[0].memory_stats() or {}
-    return {
-        "seconds": seconds,
-        "compile_s": compile_s,
-        "peak_bytes": stats.get("peak_bytes_in_use") or peak_memory(),
-        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
-        "last_loss": None if loss is None else float(np.ravel(loss)[-1]),  # of equal steps: equal
-    }
-
-
-def run_torch(s: dict[str, Any], batch: int, dtype: str, steps: int) -> dict[str, Any]:
-    import torch
-    from torch.nn import functional as F
-
-    from benchmarks.torch_peers import build
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(torch.get_num_threads())
-    rate = s.get("rate", 0.0)
-    logits, trained, module = build(s["peer"], CLASSES, rate, rate)
-    module.to(device).train(not s.get("evaluate"))
-    optimizer = torch.optim.AdamW(trained, 1e-3, weight_decay=1e-4)
-    x = torch.randn(batch, 3, 224, 224, device=device)
-    y = torch.arange(batch, device=device) % CLASSES
-    half = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
-
-    def step():
-        if s.get("evaluate"):
-            with torch.no_grad(), half:
-                return logits(x).argmax(-1)
-        with half:
-            loss = F.cross_entropy(logits(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    def wait(_):
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    wait(step())
-    peak_memory(reset=True)
-    seconds = measure(step, wait, steps)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
-    return {"seconds": seconds, "peak_bytes": peak, "torch": torch.__version__}
-
-
-def worker(arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = {**OURS, **PEERS, "forward": {"method": "forward"}}[arguments.worker]
-    if "peer" not in settings:
-        return run_ours(settings, arguments)
-    if arguments.variant != "vit_b16" or arguments.image_size not in (0, 224):
-        raise SystemExit("the peers are ViT-B/16 at 224 pixels only")
-    return run_torch(settings, arguments.batch, arguments.dtype, arguments.steps)
-
-
-def call(name: str, a: argparse.Namespace, *more: str) -> dict[str, Any]:
+def call(name: str, a: argparse.Namespace, *more: str, **environment: str) -> dict[str, Any]:
     """The worker's result; {"error": last line} if it failed."""
-    command = [sys.executable, "-m", "benchmarks.step", "--worker", name, "--batch", str(a.batch)]
+    command = [sys.executable, "-m", "benchmarks.step_worker", name, "--batch", str(a.batch)]
     command += ["--dtype", a.dtype, "--steps", str(a.steps), "--variant", a.variant]
     command += ["--image_size", str(a.image_size), *more]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode:
         return {"error": lines[-1] if lines else f"exit status {done.returncode}"}
     return json.loads(lines[-1])
+
+
+def count(names: list[str], a: argparse.Namespace, console: Console) -> Systems:
+    """FLOPs of those of ours, each program counted once and several at a time."""
+    ours = [name for name in names if name in OURS]
+    # Of cudnn's kernel XLA knows no FLOPs.
+    whole = {name for name in ours if "attention" not in OURS[name]}
+    programs = [FORWARD, *dict.fromkeys([*map(plain, ours), *whole])] if ours else []
+
+    def one(name: str) -> dict[str, Any]:
+        return call(name, a, "--dtype", "float32", "--count", JAX_PLATFORMS="cpu")
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        results = dict(zip(programs, pool.map(one, programs), strict=True))
+    for name, result in results.items():
+        if "error" in result:
+            console.print(f"{name}: FLOPs left out: {result['error']}", markup=False)
+    flops = {name: result["flops"] for name, result in results.items() if "flops" in result}
+    counted: Systems = {name: {} for name in ours}
+    for name, found in counted.items():
+        if plain(name) in flops:
+            found["useful_flops"] = flops[plain(name)]
+        if name in whole & flops.keys():
+            found["flops"] = flops[name]
+            if FORWARD in flops:
+                found["flops_over_forward"] = flops[name] / flops[FORWARD]
+    return counted
+
+
+def compare(systems: Systems, batch: int) -> None:
+    """Adds images/s, and the ratios to PyTorch's where that is measured."""
+    for name, found in systems.items():
+        best = min(found["seconds"])
+        kind = "evaluation" if "evaluation" in name else "FacT-TT 16"
+        reference = systems.get(f"torch: {kind}" + (", dropout" if "dropout" in name else ""))
+        found["images_per_s"] = batch / best
+        if reference:
+            found["time_ratio"] = best / min(reference["seconds"])
+            found["memory_ratio"] = found["peak_bytes"] / reference["peak_bytes"]
+
+
+def store(systems: Systems, a: argparse.Namespace, environment: dict[str, Any] | None) -> None:
+    if a.out:
+        names = ("variant", "image_size", "batch", "dtype", "steps", "rounds")
+        settings = {name: getattr(a, name) for name in names}
+        content = {"settings": settings, "systems": systems, "environment": environment}
+        a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table_of(systems: Systems) -> Table:
+    columns = ("images/s", "time / torch", "peak GB", "memory / torch")
+    table = Table("system", *columns, "compile s", "FLOPs / forward")
+
+    def text(found: dict[str, Any], key: str, digits: int) -> str:
+        return f"{found[key]:.{digits}f}" if key in found else ""
+
+    for name, found in systems.items():
+        table.add_row(
+            name, text(found, "images_per_s", 2), text(found, "time_ratio", 2),
+            f"{found['peak_bytes'] / 1e9:.2f}", text(found, "memory_ratio", 2),
+            text(found, "compile_s", 1), text(found, "flops_over_forward", 3),
+        )  # fmt: skip
+    return table
 
 
 def main() -> None:
@@ -259,75 +133,43 @@ def main() -> None:
     parser.add_argument("--only", default="", help="systems, names with ';' between them")
     parser.add_argument("--no_flops", action="store_true")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
-    if a.worker:
-        print(json.dumps(worker(a)))
-        return
     console = Console(width=140)
-    fused = {name for name, s in OURS.items() if s.get("attention") == "cudnn"}
     names = [n.strip() for n in a.only.split(";") if n.strip()] or [
-        name for name in (*OURS, *PEERS) if name not in fused or a.dtype == "bfloat16"
+        name
+        for name in dict.fromkeys((*FIRST, *OURS, *PEERS))
+        if "cudnn" not in name or a.dtype == "bfloat16"
     ]
-    systems: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if unknown := set(names) - {*OURS, *PEERS}:
+        parser.error(f"--only has {', '.join(unknown)}; known are {'; '.join((*OURS, *PEERS))}")
+    counted = {} if a.no_flops else count(names, a, console)
+    systems: Systems = {}
+    environment, failed = None, set()
     for i in range(a.rounds):
-        for name in list(systems):
+        for name in names:
+            if name in failed:
+                continue
             result = call(name, a)
             if "error" in result:
                 console.print(f"{name}: left out: {result['error']}", markup=False)
-                del systems[name]
+                failed.add(name)
                 continue
-            found = systems[name]
+            # Not asked for here: that would take memory of the GPU that the workers need.
+            environment = result.pop("environment", environment)
+            found = systems.setdefault(name, counted.get(name, {}))
             found["seconds"] = [*found.get("seconds", []), *result.pop("seconds")]
             found.update(result)
             best = min(found["seconds"])
             console.print(f"round {i + 1}: {name}: {best:.2f} s a step", highlight=False)
-            store(systems, a)  # what is measured is kept, should the time not suffice for the rest
-    if not a.no_flops:
-        forward = call("forward", a, "--count")["flops"]
-        for name, found in systems.items():
-            # Of cudnn's kernel XLA knows no FLOPs; the rest is what the same system has without it.
-            if name in OURS and name not in fused:
-                found["flops"] = call(name, a, "--count")["flops"]
-                found["flops_over_forward"] = found["flops"] / forward
-    report(console, systems, a)
+            compare(systems, a.batch)
+            store(systems, a, environment)
+    console.print(table_of({name: systems[name] for name in (*OURS, *PEERS) if name in systems}))
+    if not systems:
+        raise SystemExit("Nothing was measured.")
+    if environment is None:  # PyTorch alone
+        from fact_jax.sweep import versions
 
-
-def report(console: Console, systems: dict[str, dict[str, Any]], a: argparse.Namespace) -> None:
-    from fact_jax.sweep.versions import environment
-
-    columns = ("images/s", "time / torch", "peak GB", "memory / torch")
-    table = Table("system", *columns, "compile s", "FLOPs / forward")
-    for name, found in systems.items():
-        best = min(found["seconds"])
-        kind = "evaluation" if "evaluation" in name else "FacT-TT 16"
-        reference = systems.get(f"torch: {kind}" + (", dropout" if "dropout" in name else ""))
-        found["images_per_s"] = a.batch / best
-        row = [f"{a.batch / best:.2f}", "", f"{found['peak_bytes'] / 1e9:.2f}", ""]
-        if reference:
-            found["time_ratio"] = best / min(reference["seconds"])
-            found["memory_ratio"] = found["peak_bytes"] / reference["peak_bytes"]
-            row[1], row[3] = f"{found['time_ratio']:.2f}", f"{found['memory_ratio']:.2f}"
-        row.append(f"{found['compile_s']:.1f}" if "compile_s" in found else "")
-        flops = found.get("flops_over_forward")
-        table.add_row(name, *row, f"{flops:.3f}" if flops else "")
-    console.print(table)
-    store(systems, a, environment())
-
-
-def store(
-    systems: dict[str, dict[str, Any]],
-    a: argparse.Namespace,
-    environment: dict[str, Any] | None = None,
-) -> None:
-    """`environment` last: asking jax for its devices may take memory that the workers need."""
-    if a.out:
-        names = ("variant", "image_size", "batch", "dtype", "steps", "rounds")
-        settings = {name: getattr(a, name) for name in names}
-        measured = {name: found for name, found in systems.items() if found}
-        content = {"settings": settings, "systems": measured, "environment": environment}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+        store(systems, a, versions.environment())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ one trial over eight chips. `evaluation`: merging and prediction over all chips.
 most trials of batch 64 on one chip, and the largest batch of one trial, for every rematerialisation
 setting with and without dropout and stochastic depth. No speed: nothing runs.
 
-An existing `--out` is added to: a row is replaced by its new self, all others stay. Every row holds
-the commit that it was compiled from.
+An existing `--out` is added to, if it is of the same settings, jax and libtpu: a row is replaced by
+its new self, all others stay. Every row holds the commit that it was compiled from and the versions
+of what else was there.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from rich.table import Table
 from fact_jax import Adaptation, ViT, get_variant
 from fact_jax.backbone.config import REMATS
 from fact_jax.backbone.vit import init_base
+from fact_jax.errors import UserError
 from fact_jax.sweep.versions import environment
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated, trial_sharded
@@ -304,6 +306,21 @@ def name_of(row: dict[str, Any]) -> tuple:
     return (row["program"], *mesh.values(), row.get("trials"), row.get("remat"), row.get("noise"))
 
 
+def known_rows(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an existing file; UserError if it is from another target, jax, libtpu, or from
+    other settings. Versions of other packages do not matter; its rows are given their own."""
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    compilers = record["environment"]
+    others = {k: v for k, v in old["environment"].items() if k not in compilers}
+    old["environment"] = {k: old["environment"].get(k) for k in compilers}
+    for name, value in record.items():
+        if old[name] != value:
+            raise UserError(f"{path}: {name} is {old[name]}, now {value}. Choose another file.")
+    return [{**r, "versions": r.get("versions", others)} for r in old["results"]]
+
+
 def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
     """The parts trials, split and evaluation: one row a program and mesh."""
     table = Table(
@@ -360,8 +377,10 @@ def main() -> None:
     )
     jax.config.update("jax_platforms", "cpu")
     console, kind = Console(width=150), slice_devices(8)[0].device_kind
-    versions = environment() | {"libtpu": importlib.metadata.version("libtpu")}
+    versions = environment()
     commit = versions.pop("commit")
+    compilers = {name: versions.pop(name) for name in ("jax", "jaxlib")}
+    compilers["libtpu"] = importlib.metadata.version("libtpu")
     record: dict[str, Any] = {
         "target": f"v5e, {kind} (compiled only, nothing was run)",
         "settings": {
@@ -369,16 +388,14 @@ def main() -> None:
             "train_images": TRAIN_IMAGES, "batch": BATCH, "eval_batch": EVAL_BATCH,
             "padded_classes": PADDED_CLASSES, "gib_of_a_chip": CHIP_GIB,
         },
-        "environment": versions,
+        "environment": compilers,
     }  # fmt: skip
-    rows: list[dict[str, Any]] = []
-    if args.out and args.out.exists():
-        old = json.loads(args.out.read_text())
-        rows = old.pop("results")
-        if old != record:
-            parser.error(f"{args.out} is from other versions or settings: choose another file.")
+    try:
+        rows = known_rows(args.out, record) if args.out else []
+    except UserError as error:
+        parser.error(str(error))
     for row in run(args.programs):
-        row = json.loads(json.dumps(row | {"commit": commit}))
+        row = json.loads(json.dumps(row | {"commit": commit, "versions": versions}))
         rows = [r for r in rows if name_of(r) != name_of(row)] + [row]
         console.print(f"{name_of(row)}: done", highlight=False, markup=False)
         if args.out:  # at once: what is done stays if a later compilation is broken off

@@ -43,6 +43,28 @@ def two_path(x, layers, pair):
     return adapted_dense(x, layers, pair, 0.0, jax.random.key(0))
 
 
+RATE, KEY = 0.3, jax.random.key(5)
+
+
+def dropping(x, layers, pair):
+    return adapted_dense(x, layers, pair, RATE, KEY)
+
+
+def plain_dropping(x, layers, pair):
+    """The two paths with a mask on the rank-r values, drawn as the code draws it."""
+    (d, r), f = x.shape[-1:] + pair.b.shape[:1], pair.b.shape[1]
+    z = x @ (jnp.eye(d, dtype=x.dtype) if pair.u is None else pair.u.astype(x.dtype))
+    z = z @ pair.a.astype(x.dtype)
+    kept = jax.random.bernoulli(KEY, 1 - RATE, z.shape)
+    z = (z * kept / (1 - RATE)).astype(x.dtype)
+    pieces = jnp.split(z, z.shape[-1] // r, axis=-1)
+    increment = jnp.concatenate([piece @ pair.b.astype(x.dtype) for piece in pieces], axis=-1)
+    kernel = jnp.concatenate([layer["kernel"] for layer in layers], axis=1).astype(x.dtype)
+    bias = jnp.concatenate([layer["bias"] for layer in layers]).astype(x.dtype)
+    assert increment.shape[-1] == kernel.shape[-1] == f * len(pieces)
+    return x @ kernel + increment + bias
+
+
 def gradients(function, x, layers, pair):
     return jax.grad(lambda *args: jnp.sin(function(*args).astype(jnp.float32)).sum(), (0, 1, 2))(
         x, layers, pair
@@ -98,6 +120,25 @@ def test_under_transformations(name, form):
     transformed = TRANSFORMS[name](joined(form))
     close(transformed(*case), plain(*case), 1e-5)
     close(gradients(transformed, *case), gradients(plain, *case), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"), [("none", None), *((name, 2) for name in ("none", *TRANSFORMS))]
+)
+def test_dropout_of_rank_values_under_transformations(name, inner):
+    """At a rate above zero: values and all gradients, against autodiff with the same mask."""
+    case = random_case(8, 5, (1, 2), 3, inner, 0)
+    transform = TRANSFORMS.get(name, lambda f: f)
+    actual, expected = transform(joined(dropping)), transform(plain_dropping)
+    close(actual(*case), expected(*case), 1e-5)
+    close(gradients(actual, *case), gradients(expected, *case), 1e-4)
+    assert np.abs(actual(*case) - transform(plain)(*case)).max() > 0.1  # something is dropped
+
+
+def test_dropout_of_rank_values_in_bfloat16():
+    half = random_case(32, 16, (1, 1, 1), 4, 4, 0, "bfloat16")
+    close(joined(dropping)(*half), plain_dropping(*half), 0.02)
+    close(gradients(joined(dropping), *half), gradients(plain_dropping, *half), 0.05)
 
 
 @pytest.mark.parametrize("form", [adapted_dense, two_path])

@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import fact_jax
 from benchmarks import (
     ceiling,
+    check_device,
     evaluate,
     plot_performance,
     scaling,
@@ -42,19 +47,79 @@ def run(monkeypatch, main, path, *arguments):
 
 
 def test_step(monkeypatch, tmp_path, capsys):
-    names = ("ours: FacT-TT 16", "ours: evaluation")
+    names = ("ours: linear", "ours: evaluation")
     content = run(
         monkeypatch, step.main, tmp_path / "step.json", *TINY, "--batch", "2", "--steps", "1",
-        "--no_flops", "--only", ";".join((*names, "torch: full")),
+        "--only", ";".join((*names, "torch: full")),
     )  # fmt: skip
     assert set(content["systems"]) == set(names)
     assert "torch: full: left out: the peers are ViT-B/16" in capsys.readouterr().out
     for found in content["systems"].values():
+        assert found["useful_flops"] == found["flops"] > 1e6
+        assert 0.5 < found["flops_over_forward"] < 1
         assert len(found["seconds"]) == 1
         assert found["images_per_s"] == pytest.approx(2 / found["seconds"][0])
         assert min(found["peak_bytes"], found["temporary_bytes"], found["compile_s"]) > 0
     plot_performance.draw_step(content, tmp_path / "step.png")
     assert (tmp_path / "step.png").stat().st_size > 10_000
+
+
+def worked(monkeypatch, results):
+    """Has step's workers answer from `results`, {name: a list of answers}; returns their calls."""
+    calls = []
+
+    def call(name, a, *more, **environment):
+        calls.append((name, more, environment))
+        if "--count" in more:
+            return results.get("count", lambda name: {"error": "no count"})(name)
+        return dict(results[name].pop(0))
+
+    monkeypatch.setattr(step, "call", call)
+    return calls
+
+
+def answer(seconds):
+    return {"seconds": [seconds], "peak_bytes": 4, "environment": {"jax": "1", "device": "gpu"}}
+
+
+def test_what_a_system_has_measured_before_it_fails_is_kept(monkeypatch, tmp_path, capsys):
+    """And every state is stored, with ratios and the workers' environment."""
+    ours, torch, path = "ours: FacT-TT 16", "torch: FacT-TT 16", tmp_path / "step.json"
+    seen = []
+    error = {"error": "out of memory"}
+    worked(monkeypatch, {ours: [answer(3.0), error], torch: [answer(6.0), answer(4.0)]})
+    monkeypatch.setattr(
+        step, "store", lambda *x, s=step.store: (s(*x), seen.append(path.read_text()))
+    )
+    content = run(
+        monkeypatch, step.main, path, "--rounds", "3", "--only", f"{ours};{torch}", "--rounds", "2"
+    )
+    assert content["systems"][ours]["seconds"] == [3.0]
+    assert content["systems"][ours]["time_ratio"] == 0.75
+    assert content["systems"][torch]["seconds"] == [6.0, 4.0]
+    assert content["environment"]["device"] == "gpu"
+    first, second, _ = map(json.loads, seen)
+    assert first["environment"]["device"] == "gpu"
+    assert second["systems"][ours]["time_ratio"] == 0.5
+    out = capsys.readouterr().out
+    assert f"{ours}: left out: out of memory" in out
+    assert f"{ours}: FLOPs left out: no count" in out
+
+
+def test_flops_are_counted_once_a_program_on_the_cpu(monkeypatch):
+    known = {"forward": 10.0, "ours: FacT-TT 16": 19.0, "ours: FacT-TT 16, remat=block": 26.0}
+    names = [n for n in step.OURS if n.startswith("ours: FacT-TT 16") and "dropout" not in n]
+    count = lambda name: {"flops": known[name]} if name in known else {"error": "x"}  # noqa: E731
+    calls = worked(monkeypatch, {"count": count})
+    a = step.argparse.Namespace()
+    counted = step.count([*names, "torch: full"], a, step.Console(quiet=True))
+    assert len(calls) == len({name for name, *_ in calls}) == 4
+    assert all(environment == {"JAX_PLATFORMS": "cpu"} for *_, environment in calls)
+    plain, attention, block, cudnn = (counted[name] for name in names)
+    assert plain == {"useful_flops": 19.0, "flops": 19.0, "flops_over_forward": 1.9}
+    assert block == {"useful_flops": 19.0, "flops": 26.0, "flops_over_forward": 2.6}
+    assert attention == cudnn == {"useful_flops": 19.0}
+    assert set(map(step.plain, step.OURS)) <= set(step.OURS)
 
 
 def test_step_alternatives(monkeypatch, tmp_path):
@@ -92,6 +157,34 @@ def test_scaling(monkeypatch, tmp_path, capsys):
     content["sweeps"]["rank"] = {**split, "title": "rank", "shared_cores": None}
     plot_performance.draw_scaling(content, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("variable", "values", "images"),
+    [
+        ("rank", (1, 16), (2, 2)),
+        ("images", (1, 2), (1, 2)),
+        ("depth", (3, 6), (2, 2)),
+        ("trials", (1, 2), (2, 4)),
+    ],
+)
+def test_scaling_makes_a_step_of_every_value(monkeypatch, variable, values, images):
+    small = get_variant("vit_mini").replace(width=32, mlp_dim=64, depth=3)
+    monkeypatch.setattr(fact_jax, "get_variant", lambda name: small)
+    a = step.argparse.Namespace(
+        variant="small", image_size=16, dtype="float32", remat="none", attention="xla", batch=2,
+        rank=4, rate=None,
+    )  # fmt: skip
+    found = []
+    for value in values:
+        train, row = scaling.prepare(a, variable, value)
+        train()
+        train()  # its own arguments were donated
+        found.append(row)
+    assert [row["images"] for row in found] == list(images)
+    assert found[0]["temporary_bytes"] < found[1]["temporary_bytes"]
+    assert scaling.prepare(a, "devices", len(jax.devices()) + 1) is None
+    assert scaling.prepare(a, "split", 4) is None  # a batch of 2
 
 
 def test_what_a_sweep_varies():
@@ -155,13 +248,76 @@ def test_sweep(monkeypatch, tmp_path):
     assert all(value > 0 for value in seconds.values())
     parts = ("compile", "train", "evaluate", "other")
     assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"])
+    assert content["settings"]["candidate_scales"] == 1
+    name = "estimated_seconds_of_100_epochs_and_whole_test_sets"
+    assert content[name] == pytest.approx(
+        seconds["compile"] + 50 * seconds["train"] + 1000 * seconds["evaluate"] + seconds["other"]
+    )
 
 
 def test_ceiling(monkeypatch, tmp_path):
-    step = {"systems": {"ours": {"flops": 1e9, "seconds": [2.0, 1.0]}, "torch": {"seconds": [1.0]}}}
-    (tmp_path / "step.json").write_text(json.dumps(step))
-    content = run(
-        monkeypatch, ceiling.main, tmp_path / "ceiling.json", "--size", "64", "--rounds", "1",
-        "--step", str(tmp_path / "step.json"),
-    )  # fmt: skip
+    step = tmp_path / "step.json"
+    systems = {"ours": {"flops": 2e9, "useful_flops": 1e9, "seconds": [2.0, 1.0]}}
+    arguments = ("--size", "64", "--rounds", "1", "--step", str(step))
+    step.write_text(json.dumps({"systems": {**systems, "torch": {"seconds": [1.0]}}}))
+    content = run(monkeypatch, ceiling.main, tmp_path / "ceiling.json", *arguments)
     assert content["shares"] == {"ours": pytest.approx(1e9 / content["flops_per_s"])}
+    step.write_text(json.dumps({"systems": {"torch": {"seconds": [1.0]}}}))
+    with pytest.raises(SystemExit, match="no system with useful_flops"):
+        run(monkeypatch, ceiling.main, tmp_path / "ceiling.json", *arguments)
+
+
+def test_the_check_of_a_device(monkeypatch, tmp_path):
+    """On a CPU: float32 is the reference itself, bfloat16 is near it, and a bound is a bound."""
+    small = get_variant("vit_mini").replace(width=32, mlp_dim=64)
+    monkeypatch.setattr(check_device, "get_variant", lambda name: small)
+    monkeypatch.setattr(check_device, "RANKS", {"fact_tt": 4})
+    arguments = ("--image_size", "16", "--depth", "2", "--batch", "2")
+    path = tmp_path / "check.json"
+    content = run(monkeypatch, check_device.main, path, *arguments)
+    assert [r["dtype"] for r in content["rows"]] == 2 * ["float32", "bfloat16"]
+    for row in content["rows"]:
+        assert row["passed"]
+        assert set(row["errors"]) == {"loss", "gradients"} | (
+            {"logits"} - {row["dropout"] * "logits"}
+        )
+        exact = row["dtype"] == "float32"
+        assert max(row["errors"].values()) < (1e-7 if exact else 0.05)
+        assert exact or row["errors"]["gradients"] > 1e-4
+
+    def other(a, device, name, noise, dtype, attention):
+        if noise and dtype == "bfloat16":
+            raise RuntimeError("no such kernel")
+        wrong = 0.01 if dtype == "bfloat16" else 0.0
+        return {"logits": np.ones(3), "loss": np.ones(1), "gradients": np.ones(4) + 10 * wrong}
+
+    monkeypatch.setattr(check_device, "measure", other)
+    with pytest.raises(SystemExit) as error:
+        run(monkeypatch, check_device.main, path, *arguments)
+    assert error.value.code == 1
+    rows = json.loads(path.read_text())["rows"]
+    assert [r["passed"] for r in rows] == [True, False, True, False]
+    assert rows[1]["errors"]["gradients"] == pytest.approx(0.1)
+    assert rows[3]["failed"] == "RuntimeError: no such kernel"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "parts"),
+    [
+        ((), ("check_device", "step", "ceiling", "scaling", "evaluate", "sweep_short")),
+        (("sweep", "--remat", "block"), ("sweep",)),
+    ],
+)
+def test_all_of_it_in_one_call(tmp_path, mode, parts):
+    """benchmarks/gpu.sh on the CPU, with a tiny network."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        ["bash", root / "benchmarks/gpu.sh", tmp_path, *mode], capture_output=True, text=True,
+        env=os.environ | {"SMOKE": "1", "PATH": path, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {name if name == "check_device" else f"{name}_gpu" for name in parts}
+    assert {p.stem for p in tmp_path.glob("*.json")} == names
+    assert all(json.loads(p.read_text())["environment"] for p in tmp_path.glob("*.json"))

@@ -1,5 +1,7 @@
 """What all commands share."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from experiments import cli
 from fact_jax import UserError
+from fact_jax.sweep import versions
 
 CTRL_C_IN_A_FINALISER = """
 import os, signal, threading, time
@@ -37,6 +40,52 @@ def test_a_ctrl_c_in_a_finaliser_is_not_lost():
     assert out.stdout == "gone on\n"
     assert out.returncode == 130
     assert out.stderr.strip() == "Interrupted. Run the same command again to go on."
+
+
+CACHED = """
+import sys
+from experiments import cli
+
+def main():
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def program(x):
+        return jnp.sin(x) @ x
+
+    program(jnp.ones((3, 3)))
+
+cli.run(main)
+"""
+
+
+def test_commands_share_compiled_programs_on_disk(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {
+        "FACT_JAX_CACHE": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+
+    def entries():
+        """Files of programs, without the times of their last use."""
+        command = [sys.executable, "-c", CACHED]
+        subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], check=True)
+        files = [p for p in (tmp_path / "xla").iterdir() if not p.name.endswith("-atime")]
+        return {p.name: p.stat().st_mtime_ns for p in files}
+
+    first = entries()
+    assert any("program" in name for name in first)
+    assert entries() == first
+
+
+def test_where_git_knows_no_commit_the_environment_does(monkeypatch, tmp_path):
+    assert re.fullmatch("[0-9a-f]{40}(\\+changes)?", versions._commit())
+    monkeypatch.setenv("FACT_JAX_COMMIT", "abc+changes")
+    assert versions._commit() != "abc+changes"
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "versions.py"))
+    assert versions._commit() == "abc+changes"
+    monkeypatch.delenv("FACT_JAX_COMMIT")
+    assert versions._commit() is None
 
 
 @pytest.mark.parametrize("how", ["host:1", "host,2,0", "host:1,2", "host:1,two,0", "all"])

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.tpu_compile import CHIP_GIB, collectives, largest, matrix_flops
+from benchmarks.tpu_compile import CHIP_GIB, collectives, known_rows, largest, matrix_flops
+from fact_jax import UserError
 
 ROOT = Path(__file__).parents[1]
+STORED = ROOT / "benchmarks/results/tpu_compile.json"
 
 
 def test_flops_count_every_turn_of_a_scan():
@@ -68,6 +70,40 @@ def test_flops_of_a_shard_map_are_those_of_all_shards():
 )
 def test_largest_that_fits_is_found_from_any_start(first, gib, expected):
     assert largest(gib, first, 1, constant=0.32)["largest"] == expected
+
+
+def test_what_was_compiled_for_v5e_holds():
+    """One trial a chip sends nothing; a chip holds one trial as it is, and six with remat=block."""
+    results = json.loads(STORED.read_text())["results"]
+    for chips in (8, 16):
+        (step,) = (r for r in results if r.get("mesh") == {"trial": chips, "data": 1})
+        assert (step["trials"], step["batch"], step["remat"]) == (chips, 64, "none")
+        assert step["collectives"] == []
+        assert step["gib_per_chip"]["total"] < CHIP_GIB
+    most = {
+        r["remat"]: r["largest"]
+        for r in results
+        if r["program"] == "trials on a chip" and r["noise"]
+    }
+    assert most["none"] >= 1
+    assert most["block"] >= 6
+
+
+def test_stored_rows_are_gone_on_with_under_the_same_compiler_only(tmp_path):
+    stored = json.loads(STORED.read_text())
+    record = {"target": stored["target"], "settings": stored["settings"]}
+    record["environment"] = {k: stored["environment"][k] for k in ("jax", "jaxlib", "libtpu")}
+    rows = known_rows(STORED, record)
+    assert len(rows) == len(stored["results"])
+    for row, before in zip(rows, stored["results"], strict=True):
+        assert row["versions"]["pillow"]
+        assert {**before, "versions": row["versions"]} == row
+    assert known_rows(tmp_path / "none.json", record) == []
+    other = {**record, "environment": {**record["environment"], "libtpu": "0"}}
+    with pytest.raises(UserError, match="environment is .* Choose another file"):
+        known_rows(STORED, other)
+    with pytest.raises(UserError, match="settings is "):
+        known_rows(STORED, {**record, "settings": {}})
 
 
 @pytest.mark.slow

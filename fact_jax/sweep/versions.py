@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -17,7 +18,10 @@ _PACKAGES = (
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Versions, devices and the git commit (with '+changes' if the tree is not clean)."""
+    """Versions, devices and the git commit (with '+changes' if the tree is not clean).
+
+    Where git knows none, as in a copy without .git, it is the environment's FACT_JAX_COMMIT.
+    """
     import jax
 
     versions: dict[str, str | None] = {}
@@ -43,5 +47,5 @@ def _commit() -> str | None:
             for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("FACT_JAX_COMMIT")
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
