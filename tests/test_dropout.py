@@ -188,7 +188,7 @@ def test_stochastic_depth_draws_branches_layers_images_and_steps_apart(depth_mas
 
 def test_a_block_projects_its_tokens_once_for_query_key_and_value():
     """Of the products [b, n, d] x [d, r] the first is for q, k and v, the others for the output
-    projection and fc1; the last block has all tokens for k and v only, and one token elsewhere."""
+    projection and fc1."""
     base = init_base(CONFIG, jax.random.key(0))
     weights = jax.tree.map(lambda x: x[0], base["Transformer"]["encoderblock"])
     method = FacTTT(RANK)
@@ -196,21 +196,16 @@ def test_a_block_projects_its_tokens_once_for_query_key_and_value():
     adaptation = jax.tree.map(lambda x: x[0], method.adaptation(factors, CONFIG).blocks())
     n, d = CONFIG.num_tokens, CONFIG.width
 
-    def projections(class_only, tokens):
-        noise = Noise(jax.random.key(0), RATE, RATE)
-        jaxpr = jax.make_jaxpr(
-            lambda x: block(CONFIG, class_only, x, weights, adaptation, noise)[0]
-        )(jnp.zeros((2, n, d)))
-        shapes = [
-            [v.aval.shape for v in e.invars]
-            for e in jaxpr.jaxpr.eqns
-            if e.primitive.name == "dot_general"
-        ]
-        return shapes.count([(2, tokens, d), (d, RANK)])
-
-    assert projections(False, n) == 3
-    assert projections(True, n) == 1
-    assert projections(True, 1) == 3
+    noise = Noise(jax.random.key(0), RATE, RATE)
+    jaxpr = jax.make_jaxpr(lambda x: block(CONFIG, False, x, weights, adaptation, noise)[0])(
+        jnp.zeros((2, n, d))
+    )
+    shapes = [
+        [v.aval.shape for v in e.invars]
+        for e in jaxpr.jaxpr.eqns
+        if e.primitive.name == "dot_general"
+    ]
+    assert shapes.count([(2, n, d), (d, RANK)]) == 3
 
 
 def random_setup(small_vit):

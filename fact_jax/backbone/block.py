@@ -205,15 +205,6 @@ def block(
             for name, out in zip(names, outputs, strict=True)
         ]
 
-    def project(y: Array, names: str) -> list[Array]:
-        """Those of q, k and v, which may share a pair: then `y` goes through its u once."""
-        pair = changes.qkv
-        if not isinstance(pair, LowRank) or changes.q or changes.k or changes.v:
-            return [dense(y, (name,), changes.site(name))[0] for name in names]
-        first, width = "qkv".index(names), pair.a.shape[-1] // 3
-        a = pair.a[:, width * first : width * (first + len(names))]
-        return dense(y, tuple(names), (LowRank(a, pair.b, pair.u),))
-
     def branch(y: Array, name: str) -> Array:
         if config.layer_scale:
             y = y * weights[name].astype(y.dtype)
@@ -244,9 +235,13 @@ def block(
     y = before("attention", normal)
     if class_only:
         x, normal, first = x[:, :1], normal[:, :1], y[:, :1]
-        q, k, v = *project(first, "q"), *project(y, "kv")
+        (q,) = dense(first, ("q",), changes.site("q"))
+        (k,) = dense(y, ("k",), changes.site("k"))
+        (v,) = dense(y, ("v",), changes.site("v"))
+    elif isinstance(changes.qkv, LowRank) and not (changes.q or changes.k or changes.v):
+        q, k, v = dense(y, ("q", "k", "v"), (changes.qkv,))
     else:
-        q, k, v = project(y, "qkv")
+        q, k, v = (dense(y, (name,), changes.site(name))[0] for name in "qkv")
     q, k, v = (checkpoint_name(y, name) for y, name in zip((q, k, v), "qkv", strict=True))
     hidden = None if changes.prompts is None else changes.prompts.hidden
     attended = checkpoint_name(_attention(config, q, k, v, hidden), "attended")
