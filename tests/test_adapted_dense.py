@@ -135,27 +135,24 @@ def test_dropout_of_rank_values_under_transformations(name, inner):
     assert np.abs(actual(*case) - transform(plain)(*case)).max() > 0.1  # something is dropped
 
 
-def test_dropout_of_rank_values_in_bfloat16():
-    half = random_case(32, 16, (1, 1, 1), 4, 4, 0, "bfloat16")
-    close(joined(dropping)(*half), plain_dropping(*half), 0.02)
-    close(gradients(joined(dropping), *half), gradients(plain_dropping, *half), 0.05)
-
-
-@pytest.mark.parametrize("form", [adapted_dense, two_path])
-def test_in_bfloat16(form):
+@pytest.mark.parametrize(
+    ("form", "definition"),
+    [(adapted_dense, plain), (two_path, plain), (dropping, plain_dropping)],
+)
+def test_in_bfloat16(form, definition):
     """bfloat16 products, float32 factors and gradients; as near as 8 bits allow."""
     half = random_case(32, 16, (1, 1, 1), 4, 4, 0, "bfloat16")
     full = (half[0].astype(jnp.float32), *half[1:])
     assert joined(form)(*half).dtype == jnp.bfloat16
-    error = joined(form)(*half).astype(jnp.float32) - plain(*full)
-    assert np.abs(error).max() < 0.02 * np.abs(plain(*full)).max()
+    error = joined(form)(*half).astype(jnp.float32) - definition(*full)
+    assert np.abs(error).max() < 0.02 * np.abs(definition(*full)).max()
 
     def gradient(function, case):
         return jax.grad(lambda p: function(*case[:2], p).astype(jnp.float32).sum())(case[2])
 
     for actual, expected in zip(
         jax.tree.leaves(gradient(joined(form), half)),
-        jax.tree.leaves(gradient(plain, full)),
+        jax.tree.leaves(gradient(definition, full)),
         strict=True,
     ):
         assert actual.dtype == jnp.float32
