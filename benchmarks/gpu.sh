@@ -28,7 +28,8 @@ if [ -d .gpu_packages ]; then
     export FACT_JAX_COMMIT
 fi
 part() { # seconds, name, module and arguments
-    local limit=$1 name=$2
+    local limit=${SMOKE:+600} name=$2
+    limit=${limit:-$1} # a GPU's limits are not a small CPU's
     shift 2
     echo "== $name"
     timeout -k 5 "$limit" python3 -m "$@" --out "$out/$name.json" || {
