@@ -164,9 +164,9 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
         )
     if absent := [part for part in parts if part not in config]:
         raise UserError(
-            f"config.methods has {absent[0]!r}, but this config has no settings for it; "
-            "configs/compare.py, configs/compare.py:vtab and configs/fewshot.py:all have those of "
-            "all methods."
+            f"config.methods has {absent[0]!r}, but this config has no settings for it, only for "
+            f"{', '.join(m for m in METHODS if m in config)}; configs/compare.py, "
+            "configs/compare.py:vtab and configs/fewshot.py:all have those of all methods."
         )
     own = _own_settings(config, name, task)
     if len(parts) > 1:  # the parts' own settings; those of the run are the combination's
