@@ -1,4 +1,4 @@
-"""The README's library example runs as printed."""
+"""The README's library example runs as printed; the tables of docs/comparison.md."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 import fact_jax
+from benchmarks import comparison
+from benchmarks.plot_compare import NAMES
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,3 +31,13 @@ def test_files_that_the_readme_names_are_there():
         assert (ROOT / link).exists(), link
     for name in re.findall(r"configs/(\w+)\.py", text):
         assert (ROOT / "configs" / f"{name}.py").exists(), name
+
+
+def test_the_tables_of_all_methods_are_those_of_the_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = comparison.PAGE.read_text()
+    assert page == comparison.with_tables(page)
+    for name in comparison.TABLES:
+        table = page.split(f"<!-- {name} -->\n")[1].split("\n\n")[0]
+        assert len(table.splitlines()) == 2 + len(NAMES), name
+    assert comparison.with_tables(page.replace("| LoRA | ", "| LoRA | 1")) == page

@@ -1,0 +1,106 @@
+"""The tables of docs/comparison.md, from the committed results of all methods.
+
+    python -m benchmarks.comparison            # writes the tables into the page
+    python -m benchmarks.comparison --check    # exit status 1 if the page has others
+
+Accuracy on test in %, mean ± standard error over the seeds. The mean of several tasks is taken for
+each seed first, so that its error is that of the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plot_compare import NAMES, numbers
+from fact_jax.report.tables import mean_and_error
+
+RESULTS, PAGE = Path("benchmarks/results"), Path("docs/comparison.md")
+# The mark in the page, its record, and the columns: title and tasks that it is the mean of.
+TABLES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "quickstart": (
+        "compare_quickstart.json",
+        {
+            "digits": ("digits",),
+            "fashion": ("fashion",),
+            "location": ("location",),
+            "mean": ("digits", "fashion", "location"),
+        },
+    ),
+    "fewshot": (
+        "fewshot_quickstart.json",
+        {
+            f"{name}, {shots}": tuple(f"{task}_{shots}shot" for task in tasks)
+            for name, tasks in {
+                "digits and fashion": ("digits", "fashion"),
+                "location": ("location",),
+            }.items()
+            for shots in (1, 4, 16)
+        },
+    ),
+    "dinov2": (
+        "compare_dinov2.json",
+        {"digits": ("digits",), "location": ("location",), "mean": ("digits", "location")},
+    ),
+}
+
+
+def accuracy(cells: list[dict[str, Any]], tasks: tuple[str, ...]) -> tuple[float, float]:
+    """Mean over tasks and seeds of one method's cells, and its standard error over the seeds."""
+    found = {(c["task"], c["seed"]): c["accuracy"] for c in cells if c["task"] in tasks}
+    seeds = sorted({seed for _, seed in found})
+    if absent := {(t, seed) for t in tasks for seed in seeds} - found.keys():
+        raise SystemExit(f"{cells[0]['method']}: no result of task and seed {sorted(absent)[0]}.")
+    return mean_and_error([statistics.fmean(found[t, seed] for t in tasks) for seed in seeds])
+
+
+def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str:
+    """A Markdown table, the best by its last column first."""
+    methods = {m: [c for c in record["cells"] if c["method"] == m] for m in NAMES}
+    rows = {
+        method: [accuracy(cells, tasks) for tasks in columns.values()]
+        for method, cells in methods.items()
+        if cells
+    }
+    lines = ["| " + " | ".join(["method", "numbers", *columns]) + " |"]
+    lines += ["| --- | --: |" + " --: |" * len(columns)]
+    for method in sorted(rows, key=lambda m: -rows[m][-1][0]):
+        size = statistics.fmean(c["num_factors"] for c in methods[method])
+        texts = [f"{mean:.1f} ± {error:.1f}" for mean, error in rows[method]]
+        lines.append("| " + " | ".join([NAMES[method], numbers(size), *texts]) + " |")
+    return "\n".join(lines)
+
+
+def with_tables(page: str) -> str:
+    """The page with each table written anew behind its mark `<!-- name -->`."""
+    for name, (file, columns) in TABLES.items():
+        table = table_of(json.loads((RESULTS / file).read_text()), columns)
+        page, count = re.subn(
+            rf"(<!-- {name} -->\n)(?:\|.*\n)*", lambda m, t=table: f"{m[1]}{t}\n", page
+        )
+        if count != 1:
+            raise SystemExit(f"{PAGE} has {count} marks <!-- {name} -->; expected one.")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    old = PAGE.read_text()
+    if (new := with_tables(old)) == old:
+        print(f"{PAGE} has the tables of the results.")
+    elif args.check:
+        sys.exit(f"{PAGE} has other tables; python -m benchmarks.comparison writes them.")
+    else:
+        PAGE.write_text(new)
+        print(f"Wrote the tables of {PAGE}.")
+
+
+if __name__ == "__main__":
+    main()
