@@ -1,5 +1,7 @@
 """The adapted dense operation against plain autodiff."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,3 +159,22 @@ def test_in_bfloat16(form, definition):
     ):
         assert actual.dtype == jnp.float32
         assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("dropout_rate", [None, 0.1])
+def test_gradients_transpose_no_activations(dropout_rate):
+    """On the CPU a sum over two axes of tokens, or a wide factor in front, had them transposed."""
+    b, n, d, f, r = 2, 97, 96, 80, 8
+    _, layers, pair = random_case(d, f, (1, 3), r, 24, seed=0)
+    x = jnp.ones((b, n, d))
+
+    def loss(pair, x):
+        outputs = adapted_dense(jnp.sin(x), layers, pair, dropout_rate, KEY)
+        return sum((y**3).sum() for y in outputs)
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(pair, x).compile().as_text()
+    wide = "|".join(map(str, (d, f, 3 * f)))
+    turned = rf"= f32\[({wide}),({b},{n}|{b * n}|{b},{n},3|{3 * b * n})\]"
+    assert not [line for line in text.splitlines() if re.search(turned, line)]
+    narrow = rf"f32\[{b * n},({r}|24)\]"
+    assert re.search(narrow, text)  # what is looked for would be found in this form

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 
 from fact_jax import Adaptation, FacTTT, LowRank, ViT, ViTConfig, features
 from fact_jax.backbone.adaptation import SITES
@@ -202,7 +203,7 @@ def test_a_block_projects_its_tokens_once_for_query_key_and_value():
     )
     shapes = [
         [v.aval.shape for v in e.invars]
-        for e in jaxpr.jaxpr.eqns
+        for e in equations(jaxpr.jaxpr)
         if e.primitive.name == "dot_general"
     ]
     assert shapes.count([(2, n, d), (d, RANK)]) == 3

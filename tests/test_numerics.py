@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.extend.core import jaxprs_in_params
 from jax.lax import Precision
+from jaxprs import equations
 
 from benchmarks import numerics, numerics_accuracy
 from benchmarks.emulation import MODES, emulate
@@ -41,14 +41,6 @@ from fact_jax.training.trial import (
 METHODS = [FacTTT(4), FacTTK(4)]
 
 
-def equations(jaxpr):
-    """All equations, those of loops and calls included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 def programs(small_vit, method, **numerics):
     """{name: (jitted function, arguments)} of a training epoch, of merging, of prediction."""
     model, base = small_vit
@@ -60,8 +52,10 @@ def programs(small_vit, method, **numerics):
     data = train_set(images, np.zeros(8, np.int32), 3)
     state = init_trial(model, method, 0, 3, 3)
     hyper = Hyper(*map(jnp.float32, (1e-3, 1e-4, 1, 0.1, 0.1)))
+    plain = hyper._replace(dropout_rate=None, drop_path_rate=None)
     return {
         "training": (epoch, (base, state, data, hyper, 0, 0)),
+        "training without dropout": (epoch, (base, state, data, plain, 0, 0)),
         "merging": (merged, (base, state.trainable["factors"], 1.0)),
         "prediction": (predict, ((base, Adaptation()), state.trainable["head"], 3, images)),
         # No dropout asked for: the increment is merged within the step.
@@ -117,7 +111,8 @@ def test_precision_reaches_every_product_forward_and_backward(small_vit, method,
         assert after == [wanted if p is None else p for p in before], name
     # q, k, v, o, fc1, fc2 of two kernels each, scores and sums of attention; twice and more in
     # the backward pass: the training program is the one that is looked at.
-    assert precisions(plain["training"]).count(None) > 3 * 8
+    for name in ("training", "training without dropout"):
+        assert precisions(plain[name]).count(None) > 3 * 8
     assert precisions(plain["training"]).count(Precision.HIGHEST) >= 4  # logits, factors, backward
     assert precisions(plain["merging"]).count(None) == 0
     assert precisions(plain["prediction"]).count(Precision.HIGHEST) == 1  # the logits

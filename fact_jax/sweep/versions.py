@@ -35,8 +35,21 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": _processor(),
         "commit": _commit(),
     }
+
+
+def _processor() -> str:
+    """Linux's own words, such as "AMD EPYC, family 25, model 17": clouds shorten the names."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = {k.strip(): v.strip() for k, v in (x.split(":", 1) for x in lines if ":" in x)}
+    family, model = found.get("cpu family"), found.get("model")
+    numbers = f", family {family}, model {model}" if family and model else ""
+    return found.get("model name", platform.machine()) + numbers
 
 
 def _commit() -> str | None:
