@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    console, config = Console(), get_variant(a.variant)
+    console, config = Console(markup=False), get_variant(a.variant)
     base = init_base(config, jax.random.key(0))
     factors = METHOD.init(jax.random.key(1), config)
     factors["V"] = 0.01 * jax.random.normal(jax.random.key(2), factors["V"].shape)

@@ -8,11 +8,9 @@ from torch_models import import_timm
 
 import_timm()  # transformers imports torchvision, too, and needs the same preparation
 
-_MEASURED: list[tuple[str, str, float, float]] = []
-
 
 @pytest.fixture
-def compare(request, record_property):
+def compare(record_property):
     """``compare(actual, expected, bound)`` of two dicts of arrays, float32 relative errors."""
 
     def compare(actual: dict, expected: dict, bound: float) -> None:
@@ -20,17 +18,24 @@ def compare(request, record_property):
         for name, error in errors.items():
             record_property(name, error)
         worst = max(errors, key=lambda name: errors[name])
-        _MEASURED.append((request.node.nodeid.rpartition("/")[2], worst, errors[worst], bound))
+        record_property("compared", (worst, errors[worst], bound))
         assert errors[worst] <= bound, f"relative errors {errors}; the bound is {bound}"
 
     return compare
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not _MEASURED:
+    """From the reports, since the tests may have run in other processes."""
+    measured = [
+        (report.nodeid.rpartition("/")[2], *value)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, value in report.user_properties
+        if name == "compared"
+    ]
+    if not measured:
         return
     terminalreporter.section("largest relative error of each comparison: max|a - b| / max|b|")
-    width = max(len(name) for name, *_ in _MEASURED)
-    for name, array, error, bound in _MEASURED:
-        line = f"{name:{width}}  {error:.1e}  (bound {bound:.0e}, {array})"
-        terminalreporter.write_line(line)
+    width = max(len(name) for name, *_ in measured)
+    for name, array, error, bound in sorted(measured):
+        terminalreporter.write_line(f"{name:{width}}  {error:.1e}  (bound {bound:.0e}, {array})")
