@@ -24,7 +24,7 @@ test-slow: $(READY)
 
 # Against PyTorch, timm and transformers; prints the measured errors.
 parity: $(PARITY_READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/parity
+	$(BIN)/python -m pytest -m "not slow" tests/parity
 
 parity-slow: $(PARITY_READY)
 	$(BIN)/python -m pytest -m slow tests/parity
