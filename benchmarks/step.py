@@ -4,12 +4,12 @@
 
 --variant and --image_size make another network of ours; the peers are ViT-B/16 at 224 pixels only.
 Every system runs in a process of its own (`benchmarks/step_worker.py`), in `--rounds` rounds one
-after the other, so that a noisy minute hits them all; a system's time is its best of all rounds. A
-step is forward, backward and AdamW; ours are timed within a call of several, as training runs them
-(`step_worker.py`), the peers' and full fine-tuning's one by one. Memory is the process's largest
-resident set during steps (on a GPU the allocator's peak), the frozen weights included. Ratios are
-to PyTorch's FacT with the same dropout, or to its evaluation. What fails is left out with a line,
-and everything measured is stored at once.
+after the other, so that a noisy minute hits them all; a system's time is the mean step of its best
+round. A step is forward, backward and AdamW; ours are timed within a call of several, as training
+runs them, the peers' and full fine-tuning's one by one. Memory is the process's largest resident
+set during steps (on a GPU the allocator's peak), the frozen weights included. Ratios are to
+PyTorch's FacT with the same dropout, or to its evaluation. What fails is left out with a line, and
+everything measured is stored at once.
 
 FLOPs are XLA's own count for the CPU (for a GPU it leaves out the products that go to cuBLAS), in
 float32, with the loop over the blocks written out. `flops_over_forward` compares them with a

@@ -88,6 +88,20 @@ def test_where_git_knows_no_commit_the_environment_does(monkeypatch, tmp_path):
     assert versions._commit() is None
 
 
+def test_the_processor_is_named_where_linux_says_it_and_elsewhere(monkeypatch):
+    amd = "processor : 0\ncpu family : 25\nmodel : 17\nmodel name : AMD EPYC\n\nprocessor : 1\n"
+    monkeypatch.setattr(versions.Path, "read_text", lambda path: amd)
+    assert versions._processor() == "AMD EPYC, family 25, model 17"
+    monkeypatch.setattr(versions.Path, "read_text", lambda path: "processor : 0\nBogoMIPS : 50\n")
+    assert versions._processor() == versions.platform.machine()
+
+    def absent(path):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(versions.Path, "read_text", absent)
+    assert versions._processor()
+
+
 @pytest.mark.parametrize("how", ["host:1", "host,2,0", "host:1,2", "host:1,two,0", "all"])
 def test_what_distributed_expects(how):
     with pytest.raises(UserError, match="expected 'auto', or HOST:PORT,COUNT,INDEX"):

@@ -1,4 +1,4 @@
-"""What holds for every tuning method: sizes, initial values, gradients, randomness, combinations.
+"""What holds for every tuning method: sizes, initial values, gradients, randomness.
 
 tests/parity compares the methods with PyTorch; test_fact.py has FacT-TT and FacT-TK in detail.
 """
@@ -12,20 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tried_methods import ALL, EVERYTHING, adapted, compiled, method_of, named, random_factors
 
 import fact_jax
-from fact_jax import (
-    Adaptation,
-    LowRank,
-    UserError,
-    ViT,
-    ViTConfig,
-    combine,
-    features,
-    get_variant,
-    merge,
-)
-from fact_jax.backbone.adaptation import SITES, Affine, Bottleneck, Prompts
+from fact_jax import Adaptation, UserError, ViT, ViTConfig, features, get_variant
+from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
 from fact_jax.tuning import (
     METHODS,
@@ -51,76 +42,11 @@ from fact_jax.tuning import (
 )
 
 VIT_B16 = get_variant("vit_b16")
-ALL = {
-    "linear": Linear(),
-    "full": Full(),
-    "bitfit": BitFit(),
-    "adapter_noah": Adapter(5),
-    "adapter_houlsby": Adapter(5, "houlsby"),
-    "adaptformer": AdaptFormer(5, scale=0.5),
-    "adaptformer_norm": AdaptFormer(5, scale=0.5, layer_norm=True),
-    "adaptformer_petl": AdaptFormer(5, scale=0.5, form="petl"),
-    "lora_qv": LoRA(3),
-    "lora_all": LoRA(3, sites="q,k,v,o,fc1,fc2"),
-    "lora_noah": LoRA(3, sites="q,k,v", shared_input=True),
-    "ssf": SSF(),
-    "convpass": Convpass(4),
-    "convpass_attention": Convpass(4, attention_only=True),
-    "repadapter": RepAdapter(4),
-    "repadapter_attention": RepAdapter(4, attention_only=True),
-    "vpt_shallow": VPTShallow(3),
-    "vpt_deep": VPTDeep(3),
-    "fact_tt": FacTTT(3),
-    "fact_tk": FacTTK(3),
-    "fact_cp": FacTCP(3),
-    "fact_shared_layer": FacTShared(2),
-    "fact_shared_kind": FacTShared(2, share="kind"),
-}
-EVERYTHING = Combination(
-    tuple((name, ALL[name]) for name in (
-        "convpass", "adapter_houlsby", "adaptformer_norm", "repadapter", "vpt_shallow", "vpt_deep",
-        "ssf", "lora_all", "fact_tt", "bitfit",
-    ))
-)  # fmt: skip
 every_method = pytest.mark.parametrize("name", ALL)
 # One of each kind, for what takes long to compile.
 KINDS = ["linear", "full", "adapter_houlsby", "adaptformer_petl", "lora_qv", "ssf", "convpass",
          "repadapter", "vpt_shallow", "vpt_deep", "fact_cp", "fact_shared_kind"]  # fmt: skip
 KEY_BIAS = "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias"
-
-
-def method_of(name):
-    return EVERYTHING if name == "everything" else ALL[name]
-
-
-def random_factors(method, config, base, seed=0):
-    """Every entry random: what begins at zero would hide mistakes. 0.3 changes the features."""
-    rng, leaves = np.random.default_rng(seed), named(base)
-    structs = jax.eval_shape(lambda b: method.init(jax.random.key(0), config, b), base)
-
-    def factor(name, shape):
-        start = leaves.get(name.rpartition("bitfit/")[2], float(name.endswith("_scale")))
-        return jnp.asarray(start + 0.3 * rng.normal(size=shape), jnp.float32)
-
-    return {name: factor(name, struct.shape) for name, struct in structs.items()}
-
-
-def named(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(k.key for k in keys): leaf for keys, leaf in leaves}
-
-
-@functools.cache
-def compiled(model):
-    """``f(base, images, adaptation, key=, dropout_rate=, drop_path_rate=)``: features."""
-    return jax.jit(functools.partial(features, model))
-
-
-def adapted(name, model, base, images, seed=0, **training):
-    """Features of a method with random factors."""
-    method = method_of(name)
-    factors = random_factors(method, model.config, base, seed)
-    return compiled(model)(base, images, method.adaptation(factors, model.config), **training)
 
 
 # --- Sizes
@@ -522,228 +448,6 @@ def test_rematerialisation_changes_no_gradient_of_all_methods_together(small_vit
             error = np.abs(gradient - expected[name]).max()
             bound = np.abs(expected[name]).max()
             assert error <= 2e-4 * bound or name.endswith(("key/bias", "k_shift")), (name, changes)
-
-
-# --- Prompts
-
-
-def hidden_prompts(config, count=4):
-    """Tokens that would change everything if anybody saw them."""
-    tokens = 10 * jax.random.normal(jax.random.key(9), (config.depth, count, config.width))
-    return Prompts(tokens, hidden=jnp.ones((config.depth, count), bool))
-
-
-@pytest.mark.parametrize("name", ["linear", "convpass", "adaptformer_norm", "fact_tt", "ssf"])
-@pytest.mark.parametrize("size", [16, 24])
-def test_hidden_prompts_change_nothing(name, size, small_vit):
-    """Neither the patches' places in the position table (interpolated at 24 pixels) nor those in
-    Convpass's image."""
-    model, base = small_vit
-    images = np.random.default_rng(2).normal(size=(2, size, size, 3)).astype("float32")
-    own = ALL[name].adaptation(random_factors(ALL[name], model.config, base), model.config)
-    prompts = hidden_prompts(model.config)
-    x = compiled(model)(base, images, own)
-    y = compiled(model)(base, images, combine([Adaptation(prompts=prompts), own]))
-    np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
-    seen = Adaptation(prompts=dataclasses.replace(prompts, hidden=None))
-    assert np.abs(compiled(model)(base, images, combine([seen, own])) - x).max() > 0.1
-
-
-def test_a_hidden_prompt_among_others_is_as_if_left_out(small_vit, images):
-    """By block: what is hidden in one may be seen in the next. Its gradient is zero."""
-    model, base = small_vit
-    config, run = model.config, compiled(model)
-    tokens = jax.random.normal(jax.random.key(4), (config.depth, 3, config.width))
-    hidden = jnp.zeros((config.depth, 3), bool).at[:, 1].set(True)
-    some = run(base, images, Adaptation(prompts=Prompts(tokens, hidden=hidden)))
-    fewer = run(base, images, Adaptation(prompts=Prompts(tokens[:, ::2])))
-    np.testing.assert_allclose(some, fewer, rtol=1e-4, atol=1e-5)
-
-    def loss(tokens, hidden):
-        return (run(base, images, Adaptation(prompts=Prompts(tokens, None, hidden))) ** 3).sum()
-
-    gradient = jax.grad(loss)(tokens, jnp.zeros((config.depth, 3), bool).at[1, 2].set(True))
-    zero = np.abs(gradient).max(axis=-1) == 0
-    np.testing.assert_array_equal(zero, np.eye(3)[1][:, None] * np.eye(3)[2] > 0)
-
-
-def test_kept_prompts_are_handed_on_and_others_replaced(small_vit, images):
-    """VPT-shallow's later tokens do nothing, VPT-deep's earlier ones reach no later block."""
-    model, base = small_vit
-    config = model.config
-    shallow = ALL["vpt_shallow"]
-    prompts = shallow.adaptation(random_factors(shallow, config, base), config).prompts
-
-    @jax.jit
-    def run(tokens, kept):
-        changes = Adaptation(prompts=Prompts(tokens, kept))
-        return features(model, base, images, changes)
-
-    x = run(prompts.tokens, prompts.kept)
-    later = prompts.tokens.at[1:].set(7.0)
-    np.testing.assert_array_equal(run(later, prompts.kept), x)
-    none = jnp.zeros_like(prompts.kept)
-    assert np.abs(run(later, none) - x).max() > 1e-2
-    assert np.abs(run(prompts.tokens.at[0].set(7.0), prompts.kept) - x).max() > 1e-2
-
-
-# --- Combinations
-
-
-def test_a_combination_is_its_parts(small_vit):
-    """Factors under the parts' names, each initialised by its own key; the scales multiply."""
-    model, base = small_vit
-    parts = (("one", FacTTT(3, scale=0.5)), ("two", LoRA(2, scale=3.0)), ("three", LoRA(2)))
-    both = Combination(parts, scale=2.0)
-    factors = both.init(jax.random.key(0), model.config, base)
-    assert factors.keys() == {
-        "one/U", "one/S", "one/V",
-        *(f"{part}/{f}" for part in ("two", "three") for f in ("A_q", "B_q", "A_v", "B_v")),
-    }  # fmt: skip
-    assert np.any(factors["two/A_q"] != factors["three/A_q"])
-    factors = random_factors(both, model.config, base)
-    for scale, times in ((None, 2.0), (0.1, 0.1)):
-        expected = combine(
-            [
-                part.adaptation(
-                    {k.split("/")[1]: v for k, v in factors.items() if k.startswith(name)},
-                    model.config,
-                    times * part.scale,
-                )
-                for name, part in parts
-            ]
-        )
-        actual = both.adaptation(factors, model.config, scale)
-        assert jax.tree.structure(actual) == jax.tree.structure(expected)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-            jax.tree.leaves(actual),
-            jax.tree.leaves(expected),
-        )
-
-
-def test_increments_add_up(small_vit, images):
-    """Whatever the form: qkv in one go and pairs of their own, one after the other merged."""
-    model, base = small_vit
-    parts = [ALL[name] for name in ("fact_tt", "lora_all", "lora_noah", "fact_shared_kind")]
-    adaptations = [
-        p.adaptation(random_factors(p, model.config, base, i), model.config, 0.3)
-        for i, p in enumerate(parts)
-    ]
-    together = combine(adaptations)
-    dense = {
-        site: sum(pair.increment() for a in adaptations for pair in a.site(site)) for site in SITES
-    }
-    for site, expected in dense.items():
-        actual = sum(pair.increment() for pair in together.site(site))
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-    one_by_one = functools.reduce(merge, adaptations, base)
-    run = compiled(model)
-    x, y = run(base, images, together), run(one_by_one, images, Adaptation())
-    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3)
-    assert np.abs(x - run(base, images, combine(adaptations[1:]))).max() > 0.05
-
-
-def bottleneck(config, seed, activation="relu"):
-    down, up = (
-        jax.random.normal(key, shape) / shape[1] ** 0.5
-        for key, shape in zip(
-            jax.random.split(jax.random.key(seed)),
-            ((config.depth, config.width, 4), (config.depth, 4, config.width)),
-            strict=True,
-        )
-    )
-    return Bottleneck(down, up, activation=activation)
-
-
-@pytest.mark.parametrize("place", ["before_mlp", "after_mlp", "beside_mlp", "across_mlp"])
-def test_bypasses_of_one_place_act_in_the_order_given(place, small_config, images):
-    """before and after: the second one sees what the first one made; beside and across: a sum."""
-    config = small_config.replace(depth=1)
-    base = init_base(config, jax.random.key(0))
-    model = ViT(config)
-    f, g = bottleneck(config, 1), bottleneck(config, 2)
-
-    def run(*several):
-        parts = [Adaptation(bypasses={place: (b,)}) for b in several]
-        return compiled(model)(base, images, combine(parts))
-
-    x, y = run(f, g), run(g, f)
-    chained = place in ("before_mlp", "after_mlp")
-    assert (np.abs(x - y).max() > 1e-2) == chained
-    both = combine([Adaptation(bypasses={place: (b,)}) for b in (f, g)])
-    assert [b.down is c.down for b, c in zip(both.bypasses[place], (f, g), strict=True)] == [
-        True
-    ] * 2
-    # An identity in front changes nothing, and neither does one behind.
-    nothing = dataclasses.replace(f, up=jnp.zeros_like(f.up))
-    np.testing.assert_allclose(run(nothing, f), run(f), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(run(f, nothing), run(f), rtol=1e-5, atol=1e-5)
-
-
-def test_affines_act_one_after_the_other():
-    rng = np.random.default_rng(0)
-    first, second, y = (rng.normal(size=(2, 3, 5)).astype("float32") for _ in range(3))
-    one, two = (Affine(*a[:, 0]) for a in (first, second))
-    parts = [
-        Adaptation(affines={"q": a}, patches=a, final=a) for a in (one, two)
-    ]  # fmt: skip
-    together = combine([parts[0], Adaptation(), parts[1]])
-    for affine in (together.affines["q"], together.patches, together.final):
-        np.testing.assert_allclose(affine(y), two(one(y)), rtol=1e-5, atol=1e-6)
-    assert np.abs(two(one(y)) - one(two(y))).max() > 0.1  # the order matters
-
-
-def test_prompts_stand_side_by_side(small_vit, images):
-    """Shallow and deep ones; a shallow prompt of blocks' own tokens is a deep one."""
-    model, base = small_vit
-    config = model.config
-    shallow, deep = (
-        ALL[n].adaptation(random_factors(ALL[n], config, base), config)
-        for n in ("vpt_shallow", "vpt_deep")
-    )
-    both = combine([shallow, deep]).prompts
-    np.testing.assert_array_equal(
-        both.tokens, np.concatenate([shallow.prompts.tokens, deep.prompts.tokens], 1)
-    )
-    assert both.kept.tolist() == [[False] * 6, *[[True] * 3 + [False] * 3] * 2]
-    assert both.hidden is None
-    x, y = (
-        compiled(model)(base, images, combine(order))
-        for order in ([shallow, deep], [deep, shallow])
-    )
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)  # no position: no order
-    with_hidden = combine([Adaptation(prompts=hidden_prompts(config)), shallow, deep])
-    z = compiled(model)(base, images, with_hidden)
-    np.testing.assert_allclose(z, x, rtol=1e-4, atol=1e-5)
-
-
-def test_methods_that_train_the_same_weights_clash(small_vit):
-    model, base = small_vit
-    both = Combination((("full", Full()), ("bitfit", BitFit())))
-    factors = both.init(jax.random.key(0), model.config, base)
-    with pytest.raises(UserError, match=r"train the same weights \(Transformer/.*and others\)"):
-        both.adaptation(factors, model.config)
-    one = Adaptation(weights={"cls": base["cls"]})
-    with pytest.raises(UserError, match=r"train the same weights \(cls\)\. Leave one of them out"):
-        combine([one, Adaptation(), one])
-
-
-def test_increments_are_added_to_replaced_weights(small_vit, images):
-    model, base = small_vit
-    full, lora = (
-        ALL[n].adaptation(random_factors(ALL[n], model.config, base), model.config)
-        for n in ("full", "lora_qv")
-    )
-    x = compiled(model)(base, images, combine([full, lora]))
-    y = compiled(model)(merge(base, full), images, lora)
-    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
-
-
-def test_nothing_combines_to_nothing():
-    assert jax.tree.leaves(combine([])) == []
-    pair = LowRank(jnp.ones((1, 2, 1)), jnp.ones((1, 1, 2)))
-    assert combine([Adaptation(), Adaptation(q=pair)]).q is pair
 
 
 # --- Settings and structure

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import fact_jax
 from benchmarks import comparison
@@ -41,3 +42,9 @@ def test_the_tables_of_all_methods_are_those_of_the_results(monkeypatch):
         table = page.split(f"<!-- {name} -->\n")[1].split("\n\n")[0]
         assert len(table.splitlines()) == 2 + len(NAMES), name
     assert comparison.with_tables(page.replace("| LoRA | ", "| LoRA | 1")) == page
+
+
+def test_a_method_without_one_of_the_seeds_has_no_row():
+    cells = [{"method": "lora", "task": "digits", "seed": s, "accuracy": 90.0 + s} for s in (0, 1)]
+    with pytest.raises(SystemExit, match="lora.*digits.*2"):
+        comparison.accuracy(cells, ("digits",))

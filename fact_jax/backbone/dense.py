@@ -36,7 +36,7 @@ def adapted_dense(
     side by side. Without a dropout rate the increments are merged in float32 and one product is
     done, and going back the gradients of the factors are formed from rank-r projections, never from
     a [d, e] gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after
-    S and before V), which needs the paths apart.
+    S and before V), which needs the paths apart. Only reverse mode is defined (no `jax.jvp`).
     """
     pairs = () if pairs is None else (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
     if not pairs:

@@ -8,9 +8,11 @@ from torch_models import import_timm
 
 import_timm()  # transformers imports torchvision, too, and needs the same preparation
 
+_MEASURED: list[tuple[str, str, float, float]] = []
+
 
 @pytest.fixture
-def compare(record_property):
+def compare(request, record_property):
     """``compare(actual, expected, bound)`` of two dicts of arrays, float32 relative errors."""
 
     def compare(actual: dict, expected: dict, bound: float) -> None:
@@ -18,24 +20,17 @@ def compare(record_property):
         for name, error in errors.items():
             record_property(name, error)
         worst = max(errors, key=lambda name: errors[name])
-        record_property("compared", (worst, errors[worst], bound))
+        _MEASURED.append((request.node.nodeid.rpartition("/")[2], worst, errors[worst], bound))
         assert errors[worst] <= bound, f"relative errors {errors}; the bound is {bound}"
 
     return compare
 
 
 def pytest_terminal_summary(terminalreporter):
-    """From the reports, since the tests may have run in other processes."""
-    measured = [
-        (report.nodeid.rpartition("/")[2], *value)
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.stats.get(outcome, ())
-        for name, value in report.user_properties
-        if name == "compared"
-    ]
-    if not measured:
+    if not _MEASURED:
         return
     terminalreporter.section("largest relative error of each comparison: max|a - b| / max|b|")
-    width = max(len(name) for name, *_ in measured)
-    for name, array, error, bound in sorted(measured):
-        terminalreporter.write_line(f"{name:{width}}  {error:.1e}  (bound {bound:.0e}, {array})")
+    width = max(len(name) for name, *_ in _MEASURED)
+    for name, array, error, bound in _MEASURED:
+        line = f"{name:{width}}  {error:.1e}  (bound {bound:.0e}, {array})"
+        terminalreporter.write_line(line)
