@@ -271,6 +271,7 @@ def test_ceiling(monkeypatch, tmp_path):
         run(monkeypatch, ceiling.main, tmp_path / "ceiling.json", *arguments)
 
 
+@pytest.mark.slow
 def test_the_check_of_a_device(monkeypatch, tmp_path):
     """On a CPU: float32 is the reference itself, bfloat16 is near it, and a bound is a bound."""
     small = get_variant("vit_mini").replace(width=32, mlp_dim=64)

@@ -32,8 +32,8 @@ def loss_of(config, method, images):
     return loss
 
 
-@pytest.mark.parametrize("side", [32, 48])  # 5 and 10 tokens: one is added to the odd number
-@pytest.mark.parametrize("trials", [0, 2])
+# 5 or 10 tokens: one is added to the odd number.
+@pytest.mark.parametrize(("side", "trials"), [(32, 2), (48, 0)])
 def test_it_is_attention_with_its_gradients(monkeypatch, side, trials):
     calls = []
     plain = jax.nn.dot_product_attention

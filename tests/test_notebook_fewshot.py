@@ -65,6 +65,7 @@ def test_is_valid_stripped_and_installs_as_the_other_does(notebook):
     assert install == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name", "tasks"),
     [
@@ -86,6 +87,7 @@ def test_tables_and_figures(executed, source, name, tasks):
     assert any("image/png" in out.get("data", {}) for out in cell.outputs)
 
 
+@pytest.mark.slow
 def test_the_own_folder_is_read_and_shown(executed):
     notebook, folder = executed
     text = printed(notebook, "source.provenance['split_source']")

@@ -35,6 +35,7 @@ def test_one_seed_gives_no_errors():
     assert all(row["error"] is None and "difference" not in row for row in rows)
 
 
+@pytest.mark.slow
 def test_the_comparison_of_methods_is_stored_and_drawn(tmp_path, monkeypatch):
     out, picture = tmp_path / "compare.json", tmp_path / "compare.png"
     words = ["--methods=linear,fact_tk", "--tasks=digits", "--seeds=0,1", "--epochs=1"]

@@ -184,7 +184,9 @@ def never_stopped(npz, tmp_path_factory):
     return results(workdir)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path, how):
     """Killed in the middle of an epoch, the same command ends as if never stopped."""
     checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42"

@@ -20,6 +20,7 @@ _PACKAGES = (
 def environment() -> dict[str, Any]:
     """Versions, devices and the git commit (with '+changes' if the tree is not clean).
 
+    Results of benchmarks may differ: a benchmark writes its own while it runs.
     Where git knows none, as in a copy without .git, it is the environment's FACT_JAX_COMMIT.
     """
     import jax
@@ -54,10 +55,11 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     here = Path(__file__).parent
+    status = ["status", "--porcelain", "-uno", "--", ":(top)", ":(top,exclude)benchmarks/results"]
     try:
         commit, changes = (
             subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True)
-            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for args in (["rev-parse", "HEAD"], status)
         )
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("FACT_JAX_COMMIT")
