@@ -9,7 +9,7 @@ The programs are those that `python -m experiments.vtab` runs: FacT-TT of rank 1
 evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice. `split`:
 one trial over eight chips. `evaluation`: merging and prediction over all chips. `capacity`: the
 most trials of batch 64 on one chip, and the largest batch of one trial, for every rematerialisation
-setting with and without dropout and stochastic depth. No speed: nothing runs.
+setting. All training is with dropout and stochastic depth. No speed: nothing runs.
 
 An existing `--out` is added to, if it is of the same settings, jax and libtpu: a row is replaced by
 its new self, all others stay. Every row holds the commit that it was compiled from and the versions
@@ -97,9 +97,9 @@ def trial_state(model: ViT) -> Any:
 
 @functools.cache
 def compile_epoch(
-    chips: int, trials: int, batch: int = BATCH, remat: str = "none", noise: bool = True
+    chips: int, trials: int, batch: int = BATCH, remat: str = "none"
 ) -> dict[str, Any]:
-    """Training of stacked trials; without `noise` no dropout and no stochastic depth.
+    """Training of stacked trials.
 
     The loop over an epoch's steps counts once: all figures are of one step.
     """
@@ -111,8 +111,8 @@ def compile_epoch(
         jax.ShapeDtypeStruct((images, side, side, 3), jnp.uint8),
         jax.ShapeDtypeStruct((images,), jnp.int32), integer, integer,
     )  # fmt: skip
-    rate = number if noise else None
-    stacks = (trial_state(model), data, Hyper(number, number, number, rate, rate), integer)
+    hyper = Hyper(number, number, number, dropout_rate=number, drop_path_rate=number)
+    stacks = (trial_state(model), data, hyper, integer)
     every = replicated(mesh)
     arguments = (
         struct(base, every),
@@ -121,7 +121,7 @@ def compile_epoch(
     )
     epoch = make_epoch(model, METHOD, "imagenet", batch, mesh)
     result = compile_program(epoch, arguments, (1, model.config.depth - 2))
-    labels = {"trials": trials, "batch": batch, "remat": remat, "noise": noise}
+    labels = {"trials": trials, "batch": batch, "remat": remat}
     return {"program": "training step", **labels, "mesh": dict(mesh.shape), **result}
 
 
@@ -261,12 +261,12 @@ def largest(
     return {"largest": guess, "gib": gib}
 
 
-def capacity(remat: str, noise: bool, axis: str) -> dict[str, Any]:
+def capacity(remat: str, axis: str) -> dict[str, Any]:
     """The most trials at batch 64, or the largest batch of one trial, on one chip."""
 
     def compiled(size: int) -> dict[str, Any]:
         sizes = {"trials": 1, "batch": BATCH} | {axis: size}
-        return compile_epoch(1, sizes["trials"], sizes["batch"], remat, noise)
+        return compile_epoch(1, sizes["trials"], sizes["batch"], remat)
 
     _, base = make_model()
     constant = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base)) / 2**30
@@ -276,7 +276,7 @@ def capacity(remat: str, noise: bool, axis: str) -> dict[str, Any]:
     )  # fmt: skip
     tried = {size: compiled(size) for size in found["gib"]}
     return {
-        "program": f"{axis} on a chip", "remat": remat, "noise": noise, **found,
+        "program": f"{axis} on a chip", "remat": remat, **found,
         "refused": {size: r["refused"] for size, r in tried.items() if "refused" in r},
         "recomputed_by_compiler": tried.get(found["largest"], {}).get("recomputed_by_compiler"),
         "compile_seconds": {size: r["compile_seconds"] for size, r in tried.items()},
@@ -294,16 +294,15 @@ def run(parts: list[str]) -> Iterator[dict[str, Any]]:
         for chips in TOPOLOGIES:
             yield from compile_evaluation(chips)
     if "capacity" in parts:
-        for noise in (True, False):
-            for axis in ("trials", "batch"):
-                for remat in REMATS:
-                    yield capacity(remat, noise, axis)
+        for axis in ("trials", "batch"):
+            for remat in REMATS:
+                yield capacity(remat, axis)
 
 
 def name_of(row: dict[str, Any]) -> tuple:
     """What a row is about: two rows of the same name are the same measurement."""
     mesh = row.get("mesh", {})
-    return (row["program"], *mesh.values(), row.get("trials"), row.get("remat"), row.get("noise"))
+    return (row["program"], *mesh.values(), row.get("trials"), row.get("remat"))
 
 
 def known_rows(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -349,12 +348,12 @@ def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
 
 def capacity_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="What fits one chip (GiB of all sizes compiled; - is refused)")
-    for column in ("what", "remat", "dropout", "largest", "GiB", "compiled in s"):
+    for column in ("what", "remat", "largest", "GiB", "compiled in s"):
         table.add_column(column)
     for r in rows:
         texts = [f"{x}: {'-' if y is None else f'{y:.2f}'}" for x, y in r["gib"].items()]
         table.add_row(
-            r["program"], r["remat"], "on" if r["noise"] else "off", str(r["largest"]),
+            r["program"], r["remat"], str(r["largest"]),
             ", ".join(texts), f"{sum(r['compile_seconds'].values()):.0f}",
         )  # fmt: skip
     return table
