@@ -15,5 +15,5 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "adapter"
-    config.adapter = ConfigDict({"width": 8, "decay_vectors": False, "published": "adapter"})
+    config.adapter = base.method("adapter", width=8, decay_vectors=False, published="adapter")
     return config

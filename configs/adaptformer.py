@@ -29,5 +29,5 @@ def get_config(arg: str = "adaptformer") -> ConfigDict:
         own = {"scale": 0.1, "published": "adaptformer"}
     else:
         raise ValueError(f"adaptformer.py:{arg}: expected 'adaptformer' or 'petl'.")
-    config.adaptformer = ConfigDict({"width": 8, **own})
+    config.adaptformer = base.method("adaptformer", width=8, **own)
     return config

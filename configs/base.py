@@ -11,17 +11,24 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from fact_jax.sweep.plan import GRID
+from fact_jax.sweep.plan import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS
 
 
-def method_settings(name: str) -> dict[str, Any]:
-    """The names and types of all settings of a method, for the command line; unset, they say
-    nothing."""
+def method(name: str, **own: Any) -> ConfigDict:
+    """A method's settings: `own`, and places for all others that a command line may set.
+
+    No place for what `own` sets by task, or as a list of candidates: it would change nothing.
+    """
     fields = dataclasses.fields(METHODS[name]) if name in METHODS else ()
     types = {f.name: type(f.default) for f in fields if f.default is not dataclasses.MISSING}
+    run = get_config()
+    types |= {setting: type(run[setting]) for setting in METHOD_SETTINGS}
     types |= dict.fromkeys(GRID, tuple)
-    return {setting: placeholder(kind) for setting, kind in types.items()}
+    decided = {GRID[several] for several in GRID if several in own}
+    decided |= {setting for task in own.get("per_task", {}).values() for setting in task}
+    places = {k: placeholder(kind) for k, kind in types.items() if k not in decided}
+    return ConfigDict({**places, **own})
 
 
 def get_config() -> ConfigDict:

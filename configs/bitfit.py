@@ -15,5 +15,5 @@ from configs import base, full
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "bitfit"
-    config.bitfit = ConfigDict({**full.settings(config), "published": "bitfit"})
+    config.bitfit = base.method("bitfit", **full.settings(config), published="bitfit")
     return config

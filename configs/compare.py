@@ -53,12 +53,9 @@ def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
     config.warmup_epochs = 2
     for name, settings in SMALL.items():
         own = {"full": factor / 10, "linear": 1.0}.get(name, factor)
-        config[name] = ConfigDict(
-            {
-                **base.method_settings(name), **settings,
-                "learning_rates": tuple(own * rate for rate in RATES),
-            }
-        )  # fmt: skip
+        config[name] = base.method(
+            name, **settings, learning_rates=tuple(own * rate for rate in RATES)
+        )
     config.noah.limit = noah_limit  # about two thirds of the largest
 
 

@@ -48,5 +48,5 @@ def get_config(arg: str = "convpass") -> ConfigDict:
             task: {"scales": (scale,), "xavier": xavier}
             for task, (scale, xavier) in own["per_task"].items()
         }
-    config.convpass = ConfigDict(own)
+    config.convpass = base.method("convpass", **own)
     return config

@@ -12,5 +12,5 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "fact_cp"
-    config.fact_cp = ConfigDict({"rank": 32, "scales": (0.01, 0.1, 1.0, 10.0, 100.0)})
+    config.fact_cp = base.method("fact_cp", rank=32, scales=(0.01, 0.1, 1.0, 10.0, 100.0))
     return config

@@ -14,7 +14,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "fact_shared"
-    config.fact_shared = ConfigDict(
-        {"rank": 4, "share": "layer", "scales": (0.01, 0.1, 1.0, 10.0, 100.0)}
+    config.fact_shared = base.method(
+        "fact_shared", rank=4, share="layer", scales=(0.01, 0.1, 1.0, 10.0, 100.0)
     )
     return config

@@ -67,7 +67,7 @@ def get_config(arg: str = "fact_tt") -> ConfigDict:
     config.shots, config.seeds = SHOTS, SEEDS
     config.methods = ",".join(methods)
     for name in {part for method in methods for part in method.split("+")}:
-        config[name] = ConfigDict({**base.method_settings(name), **_METHODS.get(name, {})})
+        config[name] = base.method(name, **_METHODS.get(name, {}))
     config.resize = "crop"
     config.learning_rate = 5e-3
     config.decay_vectors = False

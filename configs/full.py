@@ -31,5 +31,5 @@ def settings(config: ConfigDict) -> dict[str, Any]:
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "full"
-    config.full = ConfigDict({**settings(config), "published": "full"})
+    config.full = base.method("full", **settings(config), published="full")
     return config

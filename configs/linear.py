@@ -17,15 +17,14 @@ BASE_RATES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0)
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "linear"
-    config.linear = ConfigDict(
-        {
-            "optimizer": "sgd",
-            "learning_rates": tuple(rate * config.batch_size / 256 for rate in BASE_RATES),
-            "weight_decays": (0.01, 1e-3, 1e-4, 0.0),
-            "decay_vectors": False,  # the head's bias
-            "dropout_rate": 0.0,
-            "drop_path_rate": 0.0,
-            "published": "linear",
-        }
+    config.linear = base.method(
+        "linear",
+        optimizer="sgd",
+        learning_rates=tuple(rate * config.batch_size / 256 for rate in BASE_RATES),
+        weight_decays=(0.01, 1e-3, 1e-4, 0.0),
+        decay_vectors=False,  # the head's bias
+        dropout_rate=0.0,
+        drop_path_rate=0.0,
+        published="linear",
     )
     return config

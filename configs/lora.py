@@ -29,5 +29,5 @@ def get_config(arg: str = "noah") -> ConfigDict:
         own = {"sites": "q,k,v", "shared_input": True, "decay_vectors": False, "published": "lora"}
     else:
         raise ValueError(f"lora.py:{arg}: expected 'noah' or 'petl'.")
-    config.lora = ConfigDict({"rank": 8, **own})
+    config.lora = base.method("lora", rank=8, **own)
     return config

@@ -123,26 +123,25 @@ def get_config(arg: str = "noah") -> ConfigDict:
     if arg == "released":
         config.methods = "noah_subnet"
         per_task = {task: dict(zip(FAMILIES, rows, strict=True)) for task, rows in RELEASED.items()}
-        config.noah_subnet = ConfigDict(
-            {"decay_vectors": False, "per_task": per_task, "published": "noah"}
+        config.noah_subnet = base.method(
+            "noah_subnet", decay_vectors=False, per_task=per_task, published="noah"
         )
     elif arg == "noah":
         config.methods = "noah"
-        config.noah = ConfigDict(
-            {
-                "widths": (1, 5, 10),
-                "prompt_positions": 100,
-                "supernet_epochs": 500,
-                "supernet_learning_rate": 5e-4,
-                "limit": 640_000,
-                "population": 50,
-                "parents": 10,
-                "mutations": 25,
-                "crossovers": 25,
-                "generations": 15,
-                "decay_vectors": False,
-                "published": "noah",
-            }
+        config.noah = base.method(
+            "noah",
+            widths=(1, 5, 10),
+            prompt_positions=100,
+            supernet_epochs=500,
+            supernet_learning_rate=5e-4,
+            limit=640_000,
+            population=50,
+            parents=10,
+            mutations=25,
+            crossovers=25,
+            generations=15,
+            decay_vectors=False,
+            published="noah",
         )
     else:
         raise ValueError(f"noah.py:{arg}: expected 'noah' or 'released'.")

@@ -20,16 +20,11 @@ def get_config() -> ConfigDict:
     config.image_size = 32
     config.epochs = 20
     config.warmup_epochs = 2
-    config.linear = ConfigDict(
-        {
-            **base.method_settings("linear"),
-            "learning_rate": 1e-2, "per_task": {"location": {"learning_rate": 3e-2}},
-        }
-    )  # fmt: skip
+    config.linear = base.method(
+        "linear", learning_rate=1e-2, per_task={"location": {"learning_rate": 3e-2}}
+    )
     per_task = {"fashion": {"learning_rate": 3e-3}}
     fact = {"rank": 16, "scale": 1.0, "learning_rate": 1e-2, "per_task": per_task}
-    config.fact_tt = ConfigDict({**base.method_settings("fact_tt"), **fact})
-    config.fact_tk = ConfigDict(
-        {**base.method_settings("fact_tk"), **fact, "mlp_cores": "released"}
-    )
+    config.fact_tt = base.method("fact_tt", **fact)
+    config.fact_tk = base.method("fact_tk", **fact, mlp_cores="released")
     return config

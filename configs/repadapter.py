@@ -47,5 +47,5 @@ def get_config(arg: str = "repadapter") -> ConfigDict:
     own = {"width": 8, "groups": 2, "scales": SCALES, **_FORMS[arg]}
     if "per_task" in own:
         own["per_task"] = {task: {"scales": (scale,)} for task, scale in own["per_task"].items()}
-    config.repadapter = ConfigDict(own)
+    config.repadapter = base.method("repadapter", **own)
     return config

@@ -43,5 +43,5 @@ def get_config() -> ConfigDict:
     config.normalisation = "inception"
     names = ("learning_rate", "weight_decay", "drop_path_rate")
     per_task = {task: dict(zip(names, row, strict=True)) for task, row in SETTINGS.items()}
-    config.ssf = ConfigDict({"decay_vectors": False, "per_task": per_task, "published": "ssf"})
+    config.ssf = base.method("ssf", decay_vectors=False, per_task=per_task, published="ssf")
     return config

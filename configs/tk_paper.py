@@ -15,5 +15,7 @@ def get_config() -> ConfigDict:
     config.protocol = "paper"
     config.jpeg_quality = 75
     config.methods = "fact_tk"
-    config.fact_tk = ConfigDict({"per_task": reference_settings("tk"), "published": "fact_tk_le32"})
+    config.fact_tk = base.method(
+        "fact_tk", per_task=reference_settings("tk"), published="fact_tk_le32"
+    )
     return config

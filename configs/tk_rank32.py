@@ -12,12 +12,11 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "fact_tk"
-    config.fact_tk = ConfigDict(
-        {
-            "rank": 32,
-            "mlp_cores": "released",
-            "scales": (0.01, 0.1, 1.0, 10.0, 100.0),
-            "published": "fact_tk_le32",
-        }
+    config.fact_tk = base.method(
+        "fact_tk",
+        rank=32,
+        mlp_cores="released",
+        scales=(0.01, 0.1, 1.0, 10.0, 100.0),
+        published="fact_tk_le32",
     )
     return config

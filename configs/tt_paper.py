@@ -15,5 +15,7 @@ def get_config() -> ConfigDict:
     config.protocol = "paper"
     config.jpeg_quality = 75
     config.methods = "fact_tt"
-    config.fact_tt = ConfigDict({"per_task": reference_settings("tt"), "published": "fact_tt_le16"})
+    config.fact_tt = base.method(
+        "fact_tt", per_task=reference_settings("tt"), published="fact_tt_le16"
+    )
     return config

@@ -12,7 +12,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "fact_tt"
-    config.fact_tt = ConfigDict(
-        {"rank": 16, "scales": (0.01, 0.1, 1.0, 10.0, 100.0), "published": "fact_tt_le16"}
+    config.fact_tt = base.method(
+        "fact_tt", rank=16, scales=(0.01, 0.1, 1.0, 10.0, 100.0), published="fact_tt_le16"
     )
     return config

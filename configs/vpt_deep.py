@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "vpt_deep"
     per_task = {task: {"num_tokens": number} for task, number in NUM_TOKENS.items()}
-    config.vpt_deep = ConfigDict(
-        {**settings(config), "per_task": per_task, "published": "vpt_deep"}
+    config.vpt_deep = base.method(
+        "vpt_deep", **settings(config), per_task=per_task, published="vpt_deep"
     )
     return config

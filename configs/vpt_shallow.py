@@ -15,12 +15,10 @@ from configs import base, vpt_deep
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.methods = "vpt_shallow"
-    config.vpt_shallow = ConfigDict(
-        {
-            **vpt_deep.settings(config),
-            "num_tokens": 100,
-            "dropout_rate": 0.0,
-            "published": "vpt_shallow",
-        }
+    config.vpt_shallow = base.method(
+        "vpt_shallow",
+        **{**vpt_deep.settings(config), "dropout_rate": 0.0},
+        num_tokens=100,
+        published="vpt_shallow",
     )
     return config

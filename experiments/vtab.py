@@ -20,11 +20,9 @@ __all__ = ["run_sweep"]
 
 def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
     methods = dict.fromkeys(r["method"] for r in results)
-    if len(methods) > 4:
-        print_table(console, comparison_table(results, task_names(config)))
-        return
     rows = {m: config[m].get("published", "") if m in config else "" for m in methods}
-    print_table(console, result_table(results, task_names(config), rows))
+    table = comparison_table if len(methods) > 4 else result_table
+    print_table(console, table(results, task_names(config), rows))
 
 
 def main() -> None:

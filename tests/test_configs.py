@@ -18,8 +18,8 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import published_columns
-from fact_jax.sweep.plan import GRID, make_plan
-from fact_jax.tuning import METHODS, NOAH, NOAHSubnet, count_parameters
+from fact_jax.sweep.plan import GRID, METHOD_SETTINGS, make_plan
+from fact_jax.tuning import METHODS, NOAH, Adapter, NOAHSubnet, count_parameters
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 VTAB_CONFIGS = {  # candidates a cell, and numbers on ViT-B/16 (a mean where they go by task)
@@ -333,13 +333,31 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
             assert "not published" in cells[-2] or spec in elsewhere
 
 
-@pytest.mark.parametrize("name", ["quickstart", "compare", "fewshot"])
-def test_the_command_line_knows_every_setting_of_a_method(name):
-    argument = {"fewshot": ("all",)}.get(name, ())
-    config = importlib.import_module(f"configs.{name}").get_config(*argument)
+@pytest.mark.parametrize("spec", [*VTAB_CONFIGS, "quickstart", "compare", "compare:vtab",
+                                  "fewshot:all", "fewshot:quickstart"])  # fmt: skip
+def test_the_command_line_knows_every_setting_of_a_method(spec):
+    """But those by task, and those with a list of candidates: they would say nothing."""
+    config, _ = load(spec)
     for method in config.methods.split(","):
-        fields = dataclasses.fields(METHODS[method]) if method in METHODS else ()
-        assert set(config[method]) >= {*(f.name for f in fields), *GRID}, method
+        fields = {f.name for f in dataclasses.fields(METHODS[method])}
+        own = config[method].to_dict()
+        said = {k: v for k, v in own.items() if v is not None}
+        by_task = {name for task in said.get("per_task", {}).values() for name in task}
+        decided = {GRID[several] for several in GRID if several in said} - said.keys()
+        assert {*fields, *METHOD_SETTINGS, *GRID} - own.keys() == (by_task - said.keys()) | decided
+
+
+def test_a_method_s_settings_from_the_command_line_are_those_of_its_cells():
+    config, _ = load("adapter")
+    config.adapter.update({"placement": "houlsby", "learning_rates": (1e-3, 5e-3), "epochs": 7})
+    cell = make_plan(config)[0]
+    assert cell.method == Adapter(8, "houlsby")
+    assert [c.learning_rate for c in cell.candidates] == [1e-3, 5e-3]
+    assert cell.settings["epochs"] == 7
+    with pytest.raises(KeyError, match="scale"):  # five are given
+        load("tt_rank16")[0].fact_tt["scale"]
+    with pytest.raises(TypeError):
+        config.adapter.placement = 3
 
 
 def test_settings_that_nobody_sets_change_no_cell():

@@ -71,7 +71,7 @@ def rows_of(out, columns):
 def check_five_sets(out, workdir, augmented, limit, width, factors):
     stored = results(workdir)
     assert set(stored) == {f"{name}_1shot-fact_tt-seed0" for name in SETS}
-    rows = {cells[0]: cells for cells in rows_of(out, 3)}
+    rows = {cells[0]: cells for cells in rows_of(out, 6)}
     for name, classes in SETS.items():
         r = stored[f"{name}_1shot-fact_tt-seed0"]
         assert r["num_train"] == min(classes, limit)
@@ -84,7 +84,8 @@ def check_five_sets(out, workdir, augmented, limit, width, factors):
         assert r["settings"]["resize"] == "crop"
         assert r["settings"]["augment"] is augmented
         assert r["settings"]["mixup"] == (0.8 if augmented else 0.0)
-        assert rows[name][1:] == ["fact_tt", f"{r['accuracy']:.1f}"]
+        assert rows[name][1:3] == ["fact_tt", f"{r['accuracy']:.1f}"]
+        assert rows[name][3:] == [f"{factors:,}", f"{r['factor_file_bytes']:,}", "1"]
     mean = np.mean([r["accuracy"] for r in stored.values()])
     assert float(rows["mean"][2]) == pytest.approx(mean, abs=0.051)
     with Image.open(workdir / "fewshot.png") as image:
@@ -119,7 +120,7 @@ def test_all_methods_through_all_five_sets_on_mock_data(tmp_path):
         assert (r["search"] is not None) == (r["method"] == "noah")
         stem = f"{r['task']}-{r['method']}-seed0"
         assert (tmp_path / "factors" / f"{stem}.safetensors").exists()
-    rows = [cells for cells in rows_of(out.stdout, 3) if cells[1] in compare.SMALL]
+    rows = [cells for cells in rows_of(out.stdout, 6) if cells[1] in compare.SMALL]
     assert len(rows) == 6 * len(compare.SMALL)  # five sets and their mean
 
 
@@ -184,11 +185,11 @@ def test_real_images_with_several_methods(never_stopped):
     workdir, out = never_stopped
     stored = results(workdir)
     assert len(stored) == 2
-    rows = {cells[1]: cells[2:] for cells in rows_of(out, 3)}
+    rows = {cells[1]: cells[2:] for cells in rows_of(out, 6)}
     for method in METHODS.split(","):
         r = stored[f"digits_4shot-{method}-seed0"]
         assert (r["num_train"], r["num_test"]) == (40, 100)
-        assert rows[method] == [f"{r['accuracy']:.1f}"]
+        assert rows[method][0] == f"{r['accuracy']:.1f}"
         assert r["losses"][-1] < r["losses"][0]
     assert "Shortened" in out
     assert (workdir / "fewshot.png").stat().st_size > 10_000

@@ -20,6 +20,7 @@ from fact_jax.report.fewshot import (
 )
 
 SETS = ("food101", "stanford_cars", "oxford_flowers", "fgvc_aircraft", "oxford_pets")
+COSTS = ("7", "2,048", "3")
 
 
 def results(sets=SETS, methods=("fact_tt", "lora"), shots=(1, 2, 16), seeds=3):
@@ -28,6 +29,7 @@ def results(sets=SETS, methods=("fact_tt", "lora"), shots=(1, 2, 16), seeds=3):
         {
             "task": f"{dataset}_{k}shot", "method": method, "seed": seed,
             "accuracy": 10.0 * (i + 1) + 5 * j + k / 4 + seed,
+            "num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None,
         }
         for (i, dataset), (j, method), k, seed in itertools.product(
             enumerate(sets), enumerate(methods), shots, range(seeds)
@@ -80,29 +82,37 @@ def test_the_table_says_where_data_are_not_those_of_the_published_numbers():
 
     assert caption(lists, lists) is None
     assert "TFDS: food101" in caption(tfds, tfds)
-    assert caption(tfds, methods=("ssf",)) is None  # nothing published stands beside it
+    own = {**results(("digits",), seeds=1)[0], "data": tfds}
+    assert few_shot_table([own]).caption is None  # nothing published stands beside it
     assert "food101 (TFDS, noah lists)" in caption(tfds, lists)
 
 
 def test_the_table_has_means_errors_and_published_rows():
     rows = rows_of(few_shot_table(results()))
-    assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6"] in rows
-    at = rows.index(["food101", "lora", "16.2 ± 0.6", "16.5 ± 0.6", "20.0 ± 0.6"])
-    assert rows[at + 1] == ["", "published (best on test)", "31.8", "48.7", "72.5"]
+    assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6", *COSTS] in rows
+    at = rows.index(["food101", "lora", "16.2 ± 0.6", "16.5 ± 0.6", "20.0 ± 0.6", *COSTS])
+    assert rows[at + 1] == ["", "published (best on test)", "31.8", "48.7", "72.5", "", "", ""]
+    # What was not run stands below, once.
+    others = [row for row in rows if row[1] == "published NOAH (best on test)"]
+    noah = [published_points(dataset, "noah") for dataset in SETS]
+    assert [row[2:5] for row in others[:-1]] == [[f"{p[k]:.1f}" for k in (1, 2, 16)] for p in noah]
+    assert others[-1][2:5] == ["41.0", "50.7", "76.5"]  # means of the facts, section 3
+    names = [row[1] for row in rows[at + 2 : at + 6]]
+    assert names == [f"published {m} (best on test)" for m in ("NOAH", "Adapter", "VPT", "GLoRA")]
     # The seeds' means over the sets are 30.25, 31.25, 32.25: an error of 1 / sqrt(3).
-    assert ["mean", "fact_tt", "31.2 ± 0.6", "31.5 ± 0.6", "35.0 ± 0.6"] in rows
-    assert ["mean", "lora", "36.2 ± 0.6", "36.5 ± 0.6", "40.0 ± 0.6"] in rows
+    assert ["mean", "fact_tt", "31.2 ± 0.6", "31.5 ± 0.6", "35.0 ± 0.6", *COSTS] in rows
+    assert ["mean", "lora", "36.2 ± 0.6", "36.5 ± 0.6", "40.0 ± 0.6", *COSTS] in rows
 
 
 def test_a_mean_needs_all_sets_and_one_seed_has_no_error():
     some = [r for r in results(seeds=1) if r["task"] != "oxford_pets_16shot"]
     rows = rows_of(few_shot_table(some))
-    assert ["food101", "fact_tt", "10.2", "10.5", "14.0"] in rows
-    assert ["oxford_pets", "fact_tt", "50.2", "50.5", "-"] in rows
-    assert ["mean", "fact_tt", "30.2", "30.5", "-"] in rows
+    assert ["food101", "fact_tt", "10.2", "10.5", "14.0", *COSTS] in rows
+    assert ["oxford_pets", "fact_tt", "50.2", "50.5", "-", *COSTS] in rows
+    assert ["mean", "fact_tt", "30.2", "30.5", "-", *COSTS] in rows
     other = [r for r in results(seeds=2) if r["seed"] == 0 or r["task"] != "food101_1shot"]
     rows = rows_of(few_shot_table(other))  # of food101 one seed, of the others two
-    assert ["mean", "fact_tt", "30.6", "31.0 ± 0.5", "34.5 ± 0.5"] in rows
+    assert ["mean", "fact_tt", "30.6", "31.0 ± 0.5", "34.5 ± 0.5", *COSTS] in rows
     alone = rows_of(few_shot_table(results(sets=("food101",))))
     assert not [row for row in alone if row[0] == "mean"]
 
@@ -136,7 +146,12 @@ def test_the_figure_has_a_panel_a_set_and_the_mean_with_published_points(tmp_pat
     assert "</svg>" in text
     axes = [axis for axis in figure[0].axes if axis.get_visible()]
     assert [axis.get_title(loc="left") for axis in axes] == [*SETS, "mean of the sets"]
-    published, tt, lora = lines_of(axes[1])
+    published, *grey, tt, lora = lines_of(axes[1])
+    assert [line.get_linestyle() for line in grey] == ["--"] * 4
+    (color,) = {line.get_color() for line in grey}
+    assert color not in (tt.get_color(), lora.get_color())
+    known = published_points("stanford_cars", "noah")
+    assert dict(zip(*grey[0].get_data(), strict=True)) == known
     assert published.get_linestyle() == "--"
     points = published_points("stanford_cars", "lora")
     assert dict(zip(*published.get_data(), strict=True)) == points
@@ -150,6 +165,7 @@ def test_the_figure_has_a_panel_a_set_and_the_mean_with_published_points(tmp_pat
         "fact_tt",
         "lora",
         "published (best on test)",
+        *(f"published {m}" for m in ("NOAH", "Adapter", "VPT", "GLoRA")),
     ]
 
 
@@ -162,7 +178,9 @@ def test_no_panel_is_left_empty_and_nothing_overlaps(tmp_path, figure, count):
     assert len(axes) == count + (count > 1)
     assert all(axis.lines for axis in axes)
     (legend,) = figure[0].legends
-    assert [t.get_text() for t in legend.get_texts()] == ["fact_tt", "ssf"]  # nothing published
+    others = [f"published {m}" for m in ("NOAH", "LoRA", "Adapter", "VPT", "GLoRA")]
+    expected = ["fact_tt", "ssf", *(others if "food101" in names else [])]
+    assert [t.get_text() for t in legend.get_texts()] == expected
     boxes = [item.get_tightbbox() for item in (*axes, legend, figure[0]._supxlabel)]
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)

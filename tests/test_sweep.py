@@ -266,15 +266,19 @@ def test_means_need_all_tasks_of_their_group():
 
 def test_a_table_of_several_seeds_gives_mean_and_error():
     results = [
-        {"method": "fact_tt", "task": "dtd", "accuracy": a, "num_factors": 61440}
+        {"method": "fact_tt", "task": "dtd", "accuracy": a, "num_factors": 61440, "seed": a,
+         "factor_file_bytes": 2048, "grid_size": 5, "search": None}
         for a in (70.0, 71.0, 72.0)
-    ]
+    ]  # fmt: skip
     console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(result_table(results, ["dtd"], {"fact_tt": "fact_tt_4"}))
     text = console.export_text()
     assert "71.0 ± 0.6" in text
     assert "73.5" in text  # the published group mean of rank 4, which has no per-task row
-    assert "61,440" in text
+    lines = [[c.strip() for c in line.split("│")] for line in text.splitlines()]
+    costs = {cells[1]: cells[2] for cells in lines if len(cells) > 2}
+    expected = {"numbers": "61,440", "bytes": "2,048", "grid": "5"}
+    assert {name: costs[name] for name in expected} == expected
     assert all(name in text for name in VTAB)
 
 
@@ -486,7 +490,7 @@ def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
     )
     assert noah.split("│")[-2].strip() == "3 + 30"
     assert [c.strip() for c in lora.split("│")[1:-1]] == [
-        "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5", "7", "2,048", "3"
+        "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5 ± 0.5", "7", "2,048", "3"
     ]  # fmt: skip
     assert [c.strip() for c in ssf.split("│")[1:-1]][2:4] == ["-", "-"]  # no mean of a part
 
@@ -505,7 +509,8 @@ def test_a_narrow_terminal_cuts_no_name_and_no_number():
         console = Console(width=width, file=io.StringIO())
         print_table(console, table)
         text = console.file.getvalue()
-        assert text.count("91.0 ± 1.0") == len(methods) * len(tasks)
+        means = len(methods) if "mean" in text else 0
+        assert text.count("91.0 ± 1.0") == len(methods) * len(tasks) + means
         assert all(name in text for name in (*methods, *tasks))
         assert "…" not in text
         assert len({len(line) for line in text.splitlines()[1:]}) == 1  # no line is cut or folded
@@ -527,6 +532,22 @@ def test_vtabs_tables_are_whole_on_a_narrow_terminal(width):
         text = console.file.getvalue()
         assert "…" not in text
         assert all(name in text for name in ("specialized", "structured", "adaptformer"))
+
+
+def test_vtab_s_means_have_their_seeds_error_and_the_published_beside_them():
+    values = {task: [90.0, 92.0] for task in VTAB}
+    results = rows_of("lora", values) + rows_of("ssf", {**values, "dtd": [90.0]})
+    rows = {"lora": "lora", "ssf": "ssf"}
+    text = printed(comparison_table(results, list(VTAB), rows))
+    lora, ssf = (
+        [c.strip() for c in line.split("│")[1:-1]]
+        for line in text.splitlines()
+        if " lora " in line or " ssf " in line
+    )
+    assert lora[1:8] == [*["91.00 ± 1.00"] * 5, "74.60*", "75.24"]
+    assert ssf[1:3] == ["90.00", "91.00 ± 1.00"]  # natural: one seed has all of its tasks
+    assert ssf[6] == "75.69"
+    assert "* the best of the test evaluations" in text
 
 
 def test_each_method_has_its_own_re_run_column():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -13,13 +13,15 @@ from rich.table import Table
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
 from fact_jax.report.figures import legend, new_figure, save_figure, tidy
-from fact_jax.report.palette import PAPER, SOFT, Style, style
+from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, style
 from fact_jax.report.published import published
-from fact_jax.report.tables import mean_and_error
+from fact_jax.report.tables import costs, mean_and_error
 
 # Our methods' rows in the published numbers, and data sets of another name there.
 _ROWS = {"fact_tt": "fact_tt_16", "lora": "lora", "adapter": "adapter", "noah": "noah",
          "vpt_deep": "vpt", "adaptformer": "adaptformer"}  # fmt: skip
+# Published for all five sets; they stand beside whatever was run, if only as themselves.
+_BASELINES = {"noah": "NOAH", "lora": "LoRA", "adapter": "Adapter", "vpt": "VPT", "glora": "GLoRA"}
 # NOAH's code, which made them, prints the largest of the test evaluations.
 PUBLISHED = "published (best on test)"
 _SETS = {"oxford_flowers": "oxford_flowers102"}
@@ -42,45 +44,69 @@ def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
 def published_points(dataset: str, method: str) -> dict[int, float]:
     """Published accuracy by shots; empty where none is known. `method` may say more in brackets,
     as the labels of reports do: "lora (rank=4)"."""
-    row = _ROWS.get(method.partition(" ")[0], "")
+    return _of_row(dataset, _row(method))
+
+
+def _row(method: str) -> str:
+    return _ROWS.get(method.partition(" ")[0], "")
+
+
+def _of_row(dataset: str, row: str) -> dict[int, float]:
     shots = published()["fewshot_fgvc"].get(row, {}).get("shots", {})
     name = _SETS.get(dataset, dataset)
-    return {int(k): row[name] for k, row in shots.items() if name in row}
+    return {int(k): values[name] for k, values in shots.items() if name in values}
+
+
+def _published(dataset: str, methods: Iterable[str]) -> Points:
+    """What is published for a data set: of these methods, and of the baselines not among them,
+    which go by their names in capitals."""
+    found = {method: published_points(dataset, method) for method in methods}
+    rows = {_row(method) for method in methods}
+    found |= {n: _of_row(dataset, row) for row, n in _BASELINES.items() if row not in rows}
+    return {m: {k: {None: v} for k, v in points.items()} for m, points in found.items() if points}
 
 
 def few_shot_table(results: list[dict[str, Any]]) -> Table:
-    """Data sets and methods down, shots across: mean in % +- standard error over the seeds."""
+    """Data sets and methods down, shots across: mean in % +- standard error over the seeds; then
+    the methods' `costs`."""
     curves = few_shot_curves(results)
+    tasks = [(get_task(r["task"]), r) for r in results]
+    few = [(task.dataset, r) for task, r in tasks if isinstance(task, FewShotTask)]
     shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
     table = Table(title="Top-1 accuracy on test, %", title_justify="left")
     for name in ("data", "method"):
         table.add_column(name)
     for k in shots:
         table.add_column(f"{k} shot{'s' if k > 1 else ''}", justify="right")
-    last = ""
+    for name in ("numbers", "bytes", "grid"):
+        table.add_column(name, justify="right")
+    last, baselines = "", _BASELINES.values()
     for dataset, method, row, known in few_shot_rows(curves):
         if last and dataset != last:
             table.add_section()
         last = dataset
         if known:
             texts = (f"{row[k][None]:.1f}" if k in row else "-" for k in shots)
-            table.add_row("", f"  {PUBLISHED}", *texts, style="dim")
+            name = f"published {method} (best on test)" if method in baselines else f"  {PUBLISHED}"
+            table.add_row("", name, *texts, style="dim")
         else:
-            table.add_row(dataset, method, *(_text(row.get(k)) for k in shots))
+            own = [r for d, r in few if r["method"] == method and dataset in ("mean", d)]
+            texts = (_text(row.get(k)) for k in shots)
+            table.add_row(dataset, method, *texts, *costs(own).values())
     table.caption = " ".join(remarks(results, curves)) or None
     return table
 
 
 def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], bool]]:
     """(data set, method, accuracies by shots, whether they are published ones); of several data
-    sets their mean comes last."""
-    for dataset, rows in curves.items():
-        for method, row in rows.items():
+    sets their mean comes last. Published ones follow their method's, those of others all."""
+    for dataset, ours, known in _groups(curves):
+        for method, row in ours.items():
             yield dataset, method, row, False
-            if known := published_points(dataset, method):
-                yield dataset, method, {k: {None: v} for k, v in known.items()}, True
-    for method, row in _over_sets(list(curves.values())).items() if len(curves) > 1 else ():
-        yield "mean", method, row, False
+            if method in known:
+                yield dataset, method, known[method], True
+        for method in (m for m in known if m not in ours):
+            yield dataset, method, known[method], True
 
 
 def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
@@ -93,9 +119,7 @@ def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
             sources[task.dataset].add(f"{data['used_version']} lists" if folder else "TFDS")
     mixed = [f"{name} ({', '.join(sorted(s))})" for name, s in sources.items() if len(s) > 1]
     other = [
-        name
-        for name, rows in curves.items()
-        if "TFDS" in sources[name] and any(published_points(name, m) for m in rows)
+        name for name, rows in curves.items() if "TFDS" in sources[name] and _published(name, rows)
     ]
     remarks = []
     if mixed:
@@ -124,24 +148,13 @@ def _mean(parts: list[Seeds]) -> Seeds:
     return {seed: statistics.fmean(part[seed] for part in parts) for seed in parts[0]}
 
 
-def _panels(curves: Curves) -> list[tuple[str, Points, Points]]:
-    """(title, accuracies of the seeds, published ones) of each data set, and of their mean."""
-    panels: list[tuple[str, Points, Points]] = [
-        (
-            dataset,
-            dict(rows),
-            {
-                m: {k: {None: v} for k, v in p.items()}
-                for m in rows
-                if (p := published_points(dataset, m))
-            },
-        )
-        for dataset, rows in curves.items()
-    ]
-    if len(panels) > 1:
-        ours, known = (_over_sets([panel[i] for panel in panels]) for i in (1, 2))
-        panels.append(("mean of the sets", ours, known))
-    return panels
+def _groups(curves: Curves) -> list[tuple[str, Points, Points]]:
+    """(name, accuracies of the seeds, published ones) of each data set, and of their mean."""
+    groups = [(name, dict(rows), _published(name, rows)) for name, rows in curves.items()]
+    if len(groups) > 1:
+        ours, known = (_over_sets([group[i] for group in groups]) for i in (1, 2))
+        groups.append(("mean", ours, {m: row for m, row in known.items() if row}))
+    return groups
 
 
 def _over_sets(parts: list[Any]) -> Points:
@@ -157,21 +170,24 @@ def _over_sets(parts: list[Any]) -> Points:
 
 def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) -> Any:
     """A panel a data set, and one of their mean, in the methods' `styles`; published points are
-    dashed and hollow. Needs matplotlib."""
+    dashed and hollow, those of methods that were not run grey. Needs matplotlib."""
     from matplotlib.lines import Line2D
 
-    panels = _panels(few_shot_curves(results))
+    grey = {name: Style(SOFT, MARKERS[i], "--") for i, name in enumerate(_BASELINES.values())}
+    looks = {**grey, **styles}
+    hollow: dict[str, Any] = {
+        "linestyle": "--", "linewidth": 1, "markersize": 4, "markerfacecolor": PAPER,
+    }  # fmt: skip
+    panels = _groups(few_shot_curves(results))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = new_figure(3.4 * columns + 0.3, 2.8 * lines + 0.7)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis, (title, ours, known) in zip(axes, panels, strict=False):
-        tidy(axis, title)
+        tidy(axis, "mean of the sets" if title == "mean" else title)
         for method, row in known.items():
-            axis.plot(
-                list(row), [v[None] for v in row.values()], **_plain(styles[method]),
-                linestyle="--", markersize=4, linewidth=1, markerfacecolor=PAPER,
-            )  # fmt: skip
+            values = [v[None] for v in row.values()]
+            axis.plot(list(row), values, **_plain(looks[method]), **hollow)
         for method, row in ours.items():
             points = [mean_and_error([*row[k].values()]) for k in sorted(row)]
             axis.errorbar(
@@ -192,11 +208,14 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
     handles: list[Any] = [
         Line2D([], [], **_plain(styles[m]), markersize=5, label=m) for m in methods
     ]
-    if any(row for _, _, known in panels for row in known.values()):
-        handles.append(
-            Line2D([], [], color=SOFT, linestyle="--", linewidth=1, marker="o", markersize=4,
-                   markerfacecolor=PAPER, label=PUBLISHED)
-        )  # fmt: skip
+    names = {m: None for _, _, known in panels for m in known}
+    if any(m in methods for m in names):
+        handles.append(Line2D([], [], color=SOFT, marker="o", **hollow, label=PUBLISHED))
+    handles += [
+        Line2D([], [], **_plain(looks[m]), **hollow, label=f"published {m}")
+        for m in names
+        if m not in methods
+    ]
     legend(figure, handles, 2 * columns)
     return figure
 

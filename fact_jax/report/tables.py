@@ -58,11 +58,11 @@ def mean_and_error(values: list[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), error
 
 
-def _text(values: list[float] | None) -> str:
+def _text(values: list[float] | None, digits: int = 1) -> str:
     if not values:
         return "-"
     mean, error = mean_and_error(values)
-    return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
+    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def vtab_means(tasks: dict[str, float]) -> dict[str, float | None]:
@@ -101,62 +101,107 @@ def architectures_tried(result: dict[str, Any]) -> int:
     return search["history"][-1]["tried"] if search else 0
 
 
-def comparison_table(results: list[dict[str, Any]], tasks: list[str]) -> Table:
-    """Methods down, tasks across (of many tasks only the means), accuracy in % (± standard error
-    over seeds), what is trained and stored for a task, and how many settings were chosen from; a
-    search among architectures is a second choice: 3 + 30."""
-    by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def costs(results: list[dict[str, Any]]) -> dict[str, str]:
+    """Of one method's results: what is trained and stored for a task (the mean over tasks), and how
+    many settings were chosen from; a search among architectures is a second choice: 3 + 30."""
+    grid = f"{max(r['grid_size'] for r in results)}"
+    if tried := max(map(architectures_tried, results)):
+        grid += f" + {tried}"
+    numbers, stored = (
+        f"{round(statistics.fmean(r[k] for r in results)):,}"
+        for k in ("num_factors", "factor_file_bytes")
+    )
+    return {"numbers": numbers, "bytes": stored, "grid": grid}
+
+
+def _by_method(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for r in results:
-        by_method[r["method"]].append(r)
+        found[r["method"]].append(r)
+    return found
+
+
+def _over_tasks(results: list[dict[str, Any]], tasks: list[str]) -> dict[str, list[float]]:
+    """Means over tasks of one method, one of each seed that has them all; or of all seeds' means,
+    where none has."""
+    by_seed: dict[Any, dict[str, float]] = defaultdict(dict)
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for r in results:
+        by_seed[r["seed"]][r["task"]] = r["accuracy"]
+        by_task[r["task"]].append(r["accuracy"])
+
+    def means(row: dict[str, float]) -> dict[str, float | None]:
+        if all(name in VTAB for name in tasks):
+            return vtab_means(row)
+        return {"mean": statistics.fmean(row[t] for t in tasks) if set(tasks) <= set(row) else None}
+
+    together = means({task: statistics.fmean(v) for task, v in by_task.items()})
+    seeds = [means(row) for row in by_seed.values()]
+    return {
+        name: [v for row in seeds if (v := row[name]) is not None] or ([] if one is None else [one])
+        for name, one in together.items()
+    }
+
+
+def comparison_table(
+    results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str] | None = None
+) -> Table:
+    """Methods down, tasks across (of many tasks only the means), accuracy in % (± standard error
+    over seeds), and `costs`. With `rows`, as for `result_table`, a table of VTAB's means has the
+    published group means beside ours."""
     columns = tasks if len(tasks) <= 6 else []
-    vtab = all(name in VTAB for name in tasks)
-    means = [*GROUPS, "group mean", "mean of 19"] if vtab and not columns else ["mean"]
+    vtab = all(name in VTAB for name in tasks) and not columns
+    means = [*GROUPS, "group mean", "mean of 19"] if vtab else ["mean"]
+    known = ("published group mean", "re-run group mean (OSU, val)") if vtab and rows else ()
     table = Table(title="Top-1 accuracy on test, %", title_justify="left")
     table.add_column("method")
-    for name in (*columns, *means, "numbers", "bytes", "grid"):
+    for name in (*columns, *means, *known, "numbers", "bytes", "grid"):
         table.add_column(name, justify="right")
-    for method, own in by_method.items():
+    for method, own in _by_method(results).items():
         values: dict[str, list[float]] = defaultdict(list)
         for r in own:
             values[r["task"]].append(r["accuracy"])
-        row = {task: mean_and_error(v)[0] for task, v in values.items()}
-        if len(means) > 1:
-            summary = ["-" if v is None else f"{v:.2f}" for v in vtab_means(row).values()]
-        else:
-            complete = all(task in row for task in tasks)
-            summary = [f"{statistics.fmean(row[t] for t in tasks):.1f}" if complete else "-"]
-        stored = [
-            f"{round(statistics.fmean(r[k] for r in own)):,}"
-            for k in ("num_factors", "factor_file_bytes")
-        ]
-        grid = f"{max(r['grid_size'] for r in own)}"
-        if tried := max((architectures_tried(r) for r in own), default=0):
-            grid += f" + {tried}"
-        table.add_row(method, *(_text(values.get(t)) for t in columns), *summary, *stored, grid)
+        over = _over_tasks(own, tasks)
+        summary = [_text(over[name], 2 if vtab else 1) for name in means]
+        others = _published_means(method, (rows or {}).get(method, "")) if known else ()
+        cells = (*(_text(values.get(t)) for t in columns), *summary, *others)
+        table.add_row(method, *cells, *costs(own).values())
+        if any(text.endswith("*") for text in others):
+            table.caption = "* the best of the test evaluations"
     return table
+
+
+def _published_means(method: str, row: str) -> tuple[str, str]:
+    """Group means of the published row and of the re-run; a star: the best on test."""
+    own, again = "-", "-"
+    for title, known in published_columns(method, row).items():
+        mean = f"{known['group mean']:.2f}"
+        if title.startswith("re-run"):
+            again = mean
+        else:
+            own = mean + "*" * title.endswith("(best on test)")
+    return own, again
 
 
 def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str]) -> Table:
     """Tasks down, methods across, accuracy in % (± standard error over seeds).
 
     `rows` maps a method to its row in the published results ('' for none). VTAB's tables close
-    with the group means and both averages, which need all of a group's tasks.
+    with the group means and both averages, which need all of a group's tasks; `costs` come last.
     """
     accuracy: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    factors: dict[str, list[int]] = defaultdict(list)
     for r in results:
         accuracy[r["method"]][r["task"]].append(r["accuracy"])
-        factors[r["method"]].append(r["num_factors"])
+    by_method = _by_method(results)
     vtab = all(name in VTAB for name in tasks)
     names = list(VTAB) if vtab else tasks
     columns: dict[str, dict[str, str]] = {}
     for method, row in rows.items():
         cells = {task: _text(accuracy[method].get(task)) for task in names}
         if vtab:
-            means = vtab_means({t: mean_and_error(v)[0] for t, v in accuracy[method].items()})
-            cells |= {k: "-" if v is None else f"{v:.2f}" for k, v in means.items()}
-        sizes = factors[method]
-        cells["factors"] = f"{round(statistics.fmean(sizes)):,}" if sizes else "-"
+            means = _over_tasks(by_method[method], names)
+            cells |= {name: _text(values, 2) for name, values in means.items()}
+        cells |= costs(by_method[method]) if method in by_method else {}
         columns[method] = cells
         for title, known in published_columns(method, row).items() if vtab else ():
             columns[title] = {k: f"{v:.2f}" if k not in VTAB else f"{v}" for k, v in known.items()}
@@ -165,7 +210,8 @@ def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str
     for title in columns:
         table.add_column(title, justify="right")
     last = ""
-    for name in [*names, *((*GROUPS, "group mean", "mean of 19") if vtab else ()), "factors"]:
+    means_names = (*GROUPS, "group mean", "mean of 19") if vtab else ()
+    for name in [*names, *means_names, "numbers", "bytes", "grid"]:
         section = VTAB[name].group if name in VTAB else "summary"
         if last and section != last:
             table.add_section()
