@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -119,10 +120,19 @@ def main() -> None:
         passed = all(error <= BOUNDS[kind[0]] for error in errors.values())
         return {**about, "errors": errors, "bound": BOUNDS[kind[0]], "passed": passed}
 
-    with ThreadPoolExecutor(4) as pool:  # most of the time is XLA's compiling
+    def store() -> None:
+        if a.out:
+            settings = {k: v for k, v in vars(a).items() if k != "out"}
+            content = {"settings": settings, "rows": rows, "environment": environment()}
+            a.out.write_text(json.dumps(content, indent=1) + "\n")
+
+    rows: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time is XLA's compiling
         references = pool.map(lambda case: measure(a, cpu, *case, "float32", "xla"), cases)
         known = dict(zip(cases, references, strict=True))
-        rows = list(pool.map(lambda x: row(*x, known[x[0]]), product(cases, kinds)))
+        for one in pool.map(lambda x: row(*x, known[x[0]]), product(cases, kinds)):
+            rows.append(one)
+            store()  # at once, should the time not suffice for the rest
     columns = ("method", "dropout", "dtype", "attention")
     quantities = ("logits", "loss", "gradients")
     table = Table(*columns, *quantities, "bound", "", title=f"{device.device_kind} against the CPU")
@@ -131,10 +141,6 @@ def main() -> None:
         verdict = "passed" if r["passed"] else r.get("failed", "TOO FAR")
         table.add_row(*(str(r[c]) for c in columns), *errors, str(r.get("bound", "")), verdict)
     Console(width=140).print(table)
-    if a.out:
-        settings = {k: v for k, v in vars(a).items() if k != "out"}
-        content = {"settings": settings, "rows": rows, "environment": environment()}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
     if not all(r["passed"] for r in rows):
         raise SystemExit(1)
 

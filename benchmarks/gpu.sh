@@ -7,8 +7,9 @@
 #                                                # of benchmarks.sweep, such as --attention cudnn
 #
 # Where .gpu_packages is there (`make gpu-packages`: wheels for Python 3.12), they are installed
-# first, beside the jax that the machine has. Every part has a limit of its own and writes its JSON
-# as it goes, so that what is late costs only itself. SMOKE=1 tries the script on a tiny network.
+# first, beside the jax that the machine has. Every part has a limit of its own, so that what is late
+# costs only itself; of a part that is cut off, what it had measured is kept (of scaling whole
+# variables, of evaluate and ceiling nothing). SMOKE=1 tries the script on a tiny network.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: gpu.sh OUT_FOLDER [check|sweep [OPTIONS]]}
@@ -17,11 +18,12 @@ shift $(($# < 2 ? $# : 2))
 mkdir -p "$out"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+unset JAX_PLATFORMS # check_device needs the CPU beside the GPU
 export PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 export JAX_COMPILATION_CACHE_DIR=$scratch/xla
 failed=0
 if [ -d .gpu_packages ]; then
-    timeout 40 python3 -m pip install --quiet --no-compile --no-index --no-deps \
+    timeout 30 python3 -m pip install --quiet --no-compile --no-index --no-deps \
         --target "$scratch/packages" .gpu_packages/*.whl || failed=1
     export PYTHONPATH=$scratch/packages${PYTHONPATH:+:$PYTHONPATH}
     FACT_JAX_COMMIT=$(cat .gpu_packages/commit)
@@ -32,7 +34,7 @@ part() { # seconds, name, module and arguments
     limit=${limit:-$1} # a GPU's limits are not a small CPU's
     shift 2
     echo "== $name"
-    timeout -k 5 "$limit" python3 -m "$@" --out "$out/$name.json" || {
+    timeout -k 15 "$limit" python3 -m "$@" --out "$out/$name.json" || {
         echo "$name: exit status $?" # 124: over its limit
         failed=1
     }
@@ -42,7 +44,7 @@ step=(--batch 64 --rounds 1 --steps 10)
 ceiling=() check=(--variant vit_b16)
 scaling=(--batch 64 --rounds 2 --only "trials;rank")
 evaluate=(--images 1024 --rounds 1)
-short=(--epochs 4 --test_fraction 0.05) whole=()
+short=(--epochs 2 --test_fraction 0.05) whole=()
 if [ -n "${SMOKE:-}" ]; then
     network=(--variant vit_mini --image_size 32 --dtype float32)
     step=(--batch 2 --rounds 1 --steps 1 --only "ours: linear")
@@ -52,17 +54,18 @@ if [ -n "${SMOKE:-}" ]; then
     short=(--epochs 1 --tasks "dtd,kitti" --train_limit 8 --batch 8 --test_fraction 0.001)
     whole=("${short[@]}")
 fi
-# The limits, with 40 seconds for pip: 500 seconds in all, and 540 for the whole sweep.
+# The limits, with 30 seconds for pip: 535 seconds in all, and 585 for the whole sweep, which when it
+# is told to end writes what it has finished.
 case $mode in
 check) part 90 check_device benchmarks.check_device "${check[@]}" ;;
-sweep) part 500 sweep_gpu benchmarks.sweep "${network[@]}" "${whole[@]}" "$@" ;;
+sweep) part 540 sweep_gpu benchmarks.sweep "${network[@]}" "${whole[@]}" "$@" ;;
 all)
-    part 70 check_device benchmarks.check_device "${check[@]}"
-    part 190 step_gpu benchmarks.step "${network[@]}" "${step[@]}"
+    part 75 check_device benchmarks.check_device "${check[@]}"
+    part 200 step_gpu benchmarks.step "${network[@]}" "${step[@]}"
     part 20 ceiling_gpu benchmarks.ceiling --step "$out/step_gpu.json" "${ceiling[@]}"
-    part 50 scaling_gpu benchmarks.scaling "${network[@]}" "${scaling[@]}"
+    part 70 scaling_gpu benchmarks.scaling "${network[@]}" "${scaling[@]}"
     part 40 evaluate_gpu benchmarks.evaluate "${network[@]}" "${evaluate[@]}"
-    part 90 sweep_short_gpu benchmarks.sweep "${network[@]}" "${short[@]}"
+    part 100 sweep_short_gpu benchmarks.sweep "${network[@]}" "${short[@]}"
     ;;
 *)
     echo "unknown mode $mode: check, sweep, or nothing" >&2

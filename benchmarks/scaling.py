@@ -6,9 +6,10 @@
 
 One variable at a time around a base point: one trial of --batch images and --rank on one device,
 without dropout unless there is a --rate. A sweep over a variable is a process of its own: its
-programs are compiled first, then run in turn for --rounds rounds, so that a noisy minute hits them
-all. A time is the best of the rounds, and ratios are to the sweep's first value. Temporary memory
-is XLA's plan for one device; arguments (frozen weights, images, factors) are not in it.
+programs are compiled first (on an accelerator all at once), then run in turn for --rounds rounds,
+so that a noisy minute hits them all. A time is the best of the rounds, and ratios are to the
+sweep's first value. Temporary memory is XLA's plan for one device; arguments (frozen weights,
+images, factors) are not in it.
 
 On a CPU the devices are host-platform devices of XLA: they share the machine's cores, so that the
 best that can be had is a time proportional to the work. On an accelerator as many devices are
@@ -23,6 +24,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +107,30 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
 
     from fact_jax.sweep.versions import environment
 
-    steps, rows, left_out = [], [], []
-    for value in values_of(a.sweep, a.batch):
+    def within_memory(call) -> Any:
+        """What the call gives, or the message of memory that did not suffice."""
         try:
-            prepared = prepare(a, a.sweep, value)
-            if prepared is None:
-                left_out.append(f"{value}: {len(jax.devices())} devices, batch {a.batch}")
-                continue
-            prepared[0]()
+            return call()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            left_out.append(f"{value}: {str(error).splitlines()[0]}")
-            continue
-        steps.append(prepared[0])
-        rows.append(prepared[1])
+            return str(error).splitlines()[0]
+
+    steps, rows, left_out = [], [], []
+    values = values_of(a.sweep, a.batch)
+    # On a CPU compiling two at a time would take the cores from each other.
+    with ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else len(values)) as pool:
+        found = pool.map(lambda v: within_memory(lambda: prepare(a, a.sweep, v)), values)
+        for value, prepared in zip(values, list(found), strict=True):
+            if isinstance(prepared, tuple) and (message := within_memory(prepared[0])):
+                prepared = message
+            if prepared is None:
+                prepared = f"{len(jax.devices())} devices, batch {a.batch}"
+            if isinstance(prepared, str):
+                left_out.append(f"{value}: {prepared}")
+                continue
+            steps.append(prepared[0])
+            rows.append(prepared[1])
     for _ in range(a.rounds):
         for step, row in zip(steps, rows, strict=True):
             start = time.perf_counter()

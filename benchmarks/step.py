@@ -12,9 +12,10 @@ PyTorch's FacT with the same dropout, or to its evaluation. What fails is left o
 everything measured is stored at once.
 
 FLOPs are XLA's own count for the CPU (for a GPU it leaves out the products that go to cuBLAS), in
-float32, with the loop over the blocks written out. `flops_over_forward` compares them with a
-forward pass through all tokens; what rematerialisation computes again is in it. `useful_flops` are
-those of the same system without rematerialisation and with XLA's attention: what the result needs.
+float32, with the loop over the blocks written out; where there is a GPU they are counted while it
+measures. `flops_over_forward` compares them with a forward pass through all tokens; what
+rematerialisation computes again is in it. `useful_flops` are those of the same system without
+rematerialisation and with XLA's attention: what the result needs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ FIRST = (
     "ours: FacT-TT 16, dropout", "torch: FacT-TT 16, dropout", "ours: evaluation",
     "torch: evaluation",
 )  # fmt: skip
+
+
+def nvidia() -> bool:
+    """Whether the workers will use a GPU; JAX is not asked, for it would take memory there."""
+    return Path("/dev/nvidia0").exists() and os.environ.get("JAX_PLATFORMS") != "cpu"
 
 
 def plain(name: str) -> str:
@@ -143,8 +149,15 @@ def main() -> None:
     ]
     if unknown := set(names) - {*OURS, *PEERS}:
         parser.error(f"--only has {', '.join(unknown)}; known are {'; '.join((*OURS, *PEERS))}")
-    counted = {} if a.no_flops else count(names, a, console)
     systems: Systems = {}
+    counting = ThreadPoolExecutor(1).submit(lambda: {} if a.no_flops else count(names, a, console))
+    if not nvidia():
+        counting.result()  # on a CPU it would disturb the others
+
+    def with_flops() -> Systems:
+        counted = counting.result() if counting.done() else {}
+        return {name: {**counted.get(name, {}), **found} for name, found in systems.items()}
+
     environment, failed = None, set()
     for i in range(a.rounds):
         for name in names:
@@ -157,20 +170,23 @@ def main() -> None:
                 continue
             # Not asked for here: that would take memory of the GPU that the workers need.
             environment = result.pop("environment", environment)
-            found = systems.setdefault(name, counted.get(name, {}))
+            found = systems.setdefault(name, {})
             found["seconds"] = [*found.get("seconds", []), *result.pop("seconds")]
             found.update(result)
             best = min(found["seconds"])
             console.print(f"round {i + 1}: {name}: {best:.2f} s a step", highlight=False)
             compare(systems, a.batch)
-            store(systems, a, environment)
-    console.print(table_of({name: systems[name] for name in (*OURS, *PEERS) if name in systems}))
+            store(with_flops(), a, environment)
+    counting.result()
     if not systems:
         raise SystemExit("Nothing was measured.")
     if environment is None:  # PyTorch alone
         from fact_jax.sweep import versions
 
-        store(systems, a, versions.environment())
+        environment = versions.environment()
+    whole = with_flops()
+    store(whole, a, environment)
+    console.print(table_of({name: whole[name] for name in (*OURS, *PEERS) if name in whole}))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ no task is trained to choose one: each trains once, on all its images, and is te
 time is split into compiling (XLA's own events), training and evaluation (both without the
 compiling), and the rest: checkpoints, splits copied to the devices, results. "input" is the part of
 all that in which pixels were copied.
-A shorter run also says what 100 epochs and whole test sets would take, as an estimate.
+A shorter run also says what 100 epochs and whole test sets would take, as an estimate; so does one
+that is told to end (SIGTERM), from the cells that it had finished.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import tt_rank16
+from experiments import cli
 from experiments.vtab import run_sweep
 from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.data.source import Examples
 from fact_jax.data.tasks import TEST
 from fact_jax.sweep import feed, trainer
+from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.versions import environment
 
 EPOCHS = 100  # of the paper
@@ -100,7 +103,11 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         ),
     ):
         began = time.perf_counter()
-        results = run_sweep(config, workdir, Console(quiet=True))
+        try:
+            results = run_sweep(config, workdir, Console(quiet=True))
+        except cli.Terminated:
+            paths = sorted(Path(workdir).glob("results/*.json"))
+            results = [json.loads(path.read_text()) for path in paths]
         clock["wall"] = time.perf_counter() - began
     jax.monitoring.unregister_event_duration_listener(listen)
 
@@ -116,10 +123,11 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
     return parts | {"input": clock["input"]}, dict(compiled), results
 
 
-def whole(seconds: dict[str, float], epochs: int, fraction: float) -> float:
-    """Estimated seconds of 100 epochs with the whole test sets, from those of a shorter run."""
+def whole(seconds: dict[str, float], epochs: int, fraction: float, share: float) -> float:
+    """Estimated seconds of 100 epochs with the whole test sets, from those of a shorter run, or of
+    one that finished this share of its cells: then the rest is in "other", and that is left out."""
     train, evaluate = seconds["train"] * EPOCHS / epochs, seconds["evaluate"] / fraction
-    return seconds["compile"] + train + evaluate + seconds["other"]
+    return seconds["compile"] + (train + evaluate) / share + (seconds["other"] if share == 1 else 0)
 
 
 def main() -> None:
@@ -145,7 +153,11 @@ def main() -> None:
         trials_per_device=a.trials_per_device, attention=a.attention, remat=a.remat,
     )  # fmt: skip
     config.fact_tt.scales = (1.0,)
+    cells = len(make_plan(config))
+    cli.end_gently()
     seconds, compiled, results = run(config, a.test_fraction)
+    if not results:
+        raise SystemExit(f"Told to end before one of {cells} cells was finished.")
     tested = sum(r["num_test"] for r in results)
     steps = sum(r["epochs_run"] * (r["num_train"] // a.batch) for r in results)
     table = Table("part", "seconds", "share of wall")
@@ -158,16 +170,18 @@ def main() -> None:
         "test images/s": tested / seconds["evaluate"],
     }
     stack = results[0]["stack"]
-    console.print(f"{len(results)} cells in stacks of {stack['trials']} on {stack['mesh']}")
+    done = f"{len(results)} of {cells}"
+    console.print(f"{done} cells in stacks of {stack['trials']} on {stack['mesh']}")
     console.print(f"compilations of the programs: {programs}")
     console.print(", ".join(f"{name}: {rate:.1f}" for name, rate in rates.items()))
-    estimate = whole(seconds, a.epochs, a.test_fraction)
+    estimate = whole(seconds, a.epochs, a.test_fraction, len(results) / cells)
     console.print(f"estimate for {EPOCHS} epochs and the whole test sets: {estimate:.0f} s")
     if a.out:
         settings = {k: v for k, v in vars(a).items() if k != "out"} | {"candidate_scales": 1}
         content = {
             "settings": settings, "seconds": seconds, "compilations": programs, "stack": stack,
-            "cells": len(results), "train_steps": steps, "test_images": tested, "rates": rates,
+            "cells": len(results), "cells_planned": cells, "train_steps": steps,
+            "test_images": tested, "rates": rates,
             "estimated_seconds_of_100_epochs_and_whole_test_sets": estimate,
             "environment": environment(),
         }  # fmt: skip

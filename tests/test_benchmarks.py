@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -98,7 +99,7 @@ def test_what_a_system_has_measured_before_it_fails_is_kept(monkeypatch, tmp_pat
     assert content["systems"][ours]["time_ratio"] == 0.75
     assert content["systems"][torch]["seconds"] == [6.0, 4.0]
     assert content["environment"]["device"] == "gpu"
-    first, second, _ = map(json.loads, seen)
+    first, second, *_ = map(json.loads, seen)
     assert first["environment"]["device"] == "gpu"
     assert second["systems"][ours]["time_ratio"] == 0.5
     out = capsys.readouterr().out
@@ -257,6 +258,30 @@ def test_sweep(monkeypatch, tmp_path):
     assert content[name] == pytest.approx(
         seconds["compile"] + 50 * seconds["train"] + 1000 * seconds["evaluate"] + seconds["other"]
     )
+
+
+def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch, tmp_path):
+    real = sweep.run_sweep
+
+    def stopped(config, workdir, console):
+        real(config, workdir, console, only=["dtd-fact_tt-seed42", "kitti-fact_tt-seed42"])
+        raise sweep.cli.Terminated
+
+    monkeypatch.setattr(sweep, "run_sweep", stopped)
+    content = run(
+        monkeypatch, sweep.main, tmp_path / "sweep.json", "--variant", "vit_mini", "--image_size",
+        "32", "--tasks", "dtd,svhn,kitti", "--epochs", "2", "--batch", "8", "--eval_batch", "16",
+        "--train_limit", "16", "--test_fraction", "0.001",
+    )  # fmt: skip
+    assert (content["cells"], content["cells_planned"]) == (2, 3)
+    seconds = content["seconds"]
+    assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
+        seconds["compile"] + 1.5 * (50 * seconds["train"] + 1000 * seconds["evaluate"])
+    )
+    monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.cli.Terminated))
+    with pytest.raises(SystemExit, match="before one of 19 cells"):
+        run(monkeypatch, sweep.main, tmp_path / "none.json", "--variant", "vit_mini",
+            "--image_size", "32")  # fmt: skip
 
 
 def test_ceiling(monkeypatch, tmp_path):
