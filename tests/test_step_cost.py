@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.tpu_compile import matrix_flops
 from fact_jax import FacTTT, UserError, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 
@@ -51,6 +52,25 @@ def test_a_step_costs_what_a_frozen_base_must_cost(forward_flops, dropout, bound
     ratio = step_flops(FacTTT(16), dropout) / forward_flops
     print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
     assert 1.5 < ratio <= bound
+
+
+def test_the_first_block_s_input_has_no_gradient():
+    """Asked for, it costs q, k and v turned round; then the patches' products with it."""
+    config, method = get_variant("vit_ti16"), FacTTT(16)
+    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
+
+    def loss(factors, images, base):
+        return (features(ViT(config), base, images, method.adaptation(factors, config)) ** 2).sum()
+
+    without, asked = (
+        matrix_flops(jax.make_jaxpr(jax.grad(loss, argnums=which))(factors, images, base).jaxpr)
+        for which in (0, (0, 1))
+    )
+    n, d, r = config.num_tokens, config.width, method.rank
+    least = 2 * BATCH * (3 * n * d * d + (n - 1) * d * 3 * config.patch_size**2)
+    assert least <= asked - without <= least * (1 + 2 * r / d)
 
 
 def gradient(config, method):
