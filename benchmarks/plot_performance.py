@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "With dropout 0.1": (
         ("fact-jax: FacT-TT 16", "ours: FacT-TT 16, dropout"),
+        ("fact-jax: … remat=block", "ours: FacT-TT 16, dropout, remat=block"),
         ("fact-jax: FacT-TK 32", "ours: FacT-TK 32, dropout"),
         ("PyTorch: FacT-TT 16", "torch: FacT-TT 16, dropout"),
     ),
