@@ -1,12 +1,13 @@
 """Compiles training, merging and prediction for TPU chips that are not there.
 
     make tpu-compile
-    python -m benchmarks.tpu_compile [--programs trials split evaluation capacity] [--out FILE]
+    python -m benchmarks.tpu_compile [--programs trials unrolled split ...] [--out FILE]
 
 libtpu, from PyPI's ``jax[tpu]``, holds the real TPU compiler and needs no TPU to compile for one.
 The programs are those that `python -m experiments.vtab` runs: FacT-TT of rank 16 on ViT-B/16 at
 224 pixels in bfloat16, batch 64, the 1,000 images of a VTAB-1K task on the chip of each trial, and
-evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice. `split`:
+evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice. `unrolled`:
+a trial on a chip, the loop over the blocks written out, for the bytes that a step moves. `split`:
 one trial over eight chips. `evaluation`: merging and prediction over all chips. `capacity`: the
 most trials of batch 64 on one chip, and the largest batch of one trial, for every rematerialisation
 setting. All training is with dropout and stochastic depth. No speed: nothing runs.
@@ -48,7 +49,7 @@ from fact_jax.training.mesh import batch_sharded, make_mesh, replicated, trial_s
 from fact_jax.training.trial import Hyper, TrainSet, init_trial, make_epoch
 from fact_jax.tuning import METHODS
 
-PARTS = ("trials", "split", "evaluation", "capacity")
+PARTS = ("trials", "unrolled", "split", "evaluation", "capacity")
 TOPOLOGIES = {8: "v5e:2x4", 16: "v5e:4x4"}
 # Of a v5e's 16 GiB (cloud.google.com/tpu/docs/v5e) the compiler leaves a program 15.75 ("exceeds
 # available HBM (15.75G)" is its refusal). Held here against arguments, results, temporary and code.
@@ -85,9 +86,9 @@ def struct(tree: Any, sharding: NamedSharding | None = None, lead: tuple[int, ..
     )
 
 
-def make_model(remat: str = "none") -> tuple[ViT, Any]:
+def make_model(remat: str = "none", unroll: bool = False) -> tuple[ViT, Any]:
     """The model, and its base's shapes."""
-    model = ViT(get_variant(VARIANT).replace(dtype="bfloat16", remat=remat))
+    model = ViT(get_variant(VARIANT).replace(dtype="bfloat16", remat=remat, unroll=unroll))
     return model, jax.eval_shape(lambda: init_base(model.config, jax.random.key(0)))
 
 
@@ -97,14 +98,14 @@ def trial_state(model: ViT) -> Any:
 
 @functools.cache
 def compile_epoch(
-    chips: int, trials: int, batch: int = BATCH, remat: str = "none"
+    chips: int, trials: int, batch: int = BATCH, remat: str = "none", unroll: bool = False
 ) -> dict[str, Any]:
     """Training of stacked trials.
 
     The loop over an epoch's steps counts once: all figures are of one step.
     """
     mesh = make_mesh(batch, slice_devices(chips), trials)
-    model, base = make_model(remat)
+    model, base = make_model(remat, unroll)
     number, integer = struct(jnp.float32(0)), struct(jnp.int32(0))
     side, images = model.config.image_size, max(TRAIN_IMAGES, batch)
     data = TrainSet(
@@ -120,9 +121,10 @@ def compile_epoch(
         *struct((integer, integer), every),
     )
     epoch = make_epoch(model, METHOD, "imagenet", batch, mesh)
-    result = compile_program(epoch, arguments, (1, model.config.depth - 2))
+    result = compile_program(epoch, arguments, (1,) if unroll else (1, model.config.depth - 2))
     labels = {"trials": trials, "batch": batch, "remat": remat}
-    return {"program": "training step", **labels, "mesh": dict(mesh.shape), **result}
+    name = "training step, unrolled" if unroll else "training step"
+    return {"program": name, **labels, "mesh": dict(mesh.shape), **result}
 
 
 def compile_evaluation(chips: int) -> Iterator[dict[str, Any]]:
@@ -288,6 +290,8 @@ def run(parts: list[str]) -> Iterator[dict[str, Any]]:
     if "trials" in parts:
         for chips in TOPOLOGIES:
             yield compile_epoch(chips, chips)
+    if "unrolled" in parts:
+        yield compile_epoch(1, 1, unroll=True)
     if "split" in parts:
         yield compile_epoch(8, 1)
     if "evaluation" in parts:
