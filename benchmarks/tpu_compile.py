@@ -6,11 +6,11 @@
 libtpu, from PyPI's ``jax[tpu]``, holds the real TPU compiler and needs no TPU to compile for one.
 The programs are those that `python -m experiments.vtab` runs: FacT-TT of rank 16 on ViT-B/16 at
 224 pixels in bfloat16, batch 64, the 1,000 images of a VTAB-1K task on the chip of each trial, and
-evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice. `unrolled`:
-a trial on a chip, the loop over the blocks written out, for the bytes that a step moves. `split`:
-one trial over eight chips. `evaluation`: merging and prediction over all chips. `capacity`: the
-most trials of batch 64 on one chip, and the largest batch of one trial, for every rematerialisation
-setting. All training is with dropout and stochastic depth. No speed: nothing runs.
+evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice.
+`unrolled`: a trial on a chip, the loop over the blocks written out, for the bytes that a step
+moves. `split`: one trial over eight chips. `evaluation`: merging and prediction over all chips.
+`capacity`: the most trials of batch 64 on one chip, and the largest batch of one trial, for every
+rematerialisation setting. All training is with dropout and stochastic depth. No speed: nothing runs.
 
 An existing `--out` is added to, if it is of the same settings, jax and libtpu: a row is replaced by
 its new self, all others stay. Every row holds the commit that it was compiled from and the versions
