@@ -10,7 +10,8 @@ evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-ch
 `unrolled`: a trial on a chip, the loop over the blocks written out, for the bytes that a step
 moves. `split`: one trial over eight chips. `evaluation`: merging and prediction over all chips.
 `capacity`: the most trials of batch 64 on one chip, and the largest batch of one trial, for every
-rematerialisation setting. All training is with dropout and stochastic depth. No speed: nothing runs.
+rematerialisation setting. All training is with dropout and stochastic depth. Nothing runs: no
+speed.
 
 An existing `--out` is added to, if it is of the same settings, jax and libtpu: a row is replaced by
 its new self, all others stay. Every row holds the commit that it was compiled from and the versions
