@@ -60,6 +60,7 @@ def keep_all(config):
     return jax.checkpoint_policies.everything_saveable
 
 
+UNROLLED = "the loop over the blocks written out"
 ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "ours": None,
     "plain autodiff of the merged product": (dense, "_merged", plain_autodiff),
@@ -69,6 +70,7 @@ ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "keep whatever autodiff asks for": (vit, "_policy", keep_all),
     "GELU by erfc (jax.nn.gelu)": (block, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
     "attention on [b, n, h, d]": (block, "_attention", token_major),
+    UNROLLED: None,  # a setting of the ViT
 }
 
 
@@ -115,7 +117,7 @@ def main() -> None:
             # A function of its own for each: traces are kept by function.
             lowered = [
                 jax.jit(lambda *args, c=c: gradients(c, *args)).lower(*arguments)
-                for c in (config, config.replace(unroll=True))
+                for c in (config.replace(unroll=name == UNROLLED), config.replace(unroll=True))
             ]
         compiled, unrolled = (one.compile() for one in lowered)
         programs[name] = compiled

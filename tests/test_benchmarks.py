@@ -125,7 +125,7 @@ def test_flops_are_counted_once_a_program_on_the_cpu(monkeypatch):
 
 def test_step_alternatives(monkeypatch, tmp_path):
     names = ("ours", "plain autodiff of the merged product",
-             "the factors' gradients as autodiff writes them")  # fmt: skip
+             "the factors' gradients as autodiff writes them", step_alternatives.UNROLLED)  # fmt: skip
     some = {name: step_alternatives.ALTERNATIVES[name] for name in names}
     monkeypatch.setattr(step_alternatives, "ALTERNATIVES", some)
     shallow = get_variant("vit_mini").replace(depth=2)
@@ -134,7 +134,9 @@ def test_step_alternatives(monkeypatch, tmp_path):
         monkeypatch, step_alternatives.main, tmp_path / "alternatives.json",
         "--variant", "vit_mini", "--batch", "2", "--rounds", "1",
     )  # fmt: skip
-    ours, plain, factors = content["alternatives"].values()
+    ours, plain, factors, unrolled = content["alternatives"].values()
+    assert unrolled["flops_ratio"] == pytest.approx(1, abs=1e-6)
+    assert unrolled["temporary_bytes"] != ours["temporary_bytes"]
     assert factors["time_ratio"] > 0
     assert factors["flops_ratio"] == pytest.approx(1, abs=0.01)
     assert ours["time_ratio"] == ours["flops_ratio"] == 1
