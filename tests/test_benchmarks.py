@@ -125,10 +125,11 @@ def test_flops_are_counted_once_a_program_on_the_cpu(monkeypatch):
 
 def test_step_alternatives(monkeypatch, tmp_path):
     names = ("ours", "plain autodiff of the merged product",
-             "the factors' gradients as autodiff writes them", step_alternatives.UNROLLED)  # fmt: skip
+             "the factors' gradients as autodiff writes them",
+             step_alternatives.UNROLLED)  # fmt: skip
     some = {name: step_alternatives.ALTERNATIVES[name] for name in names}
     monkeypatch.setattr(step_alternatives, "ALTERNATIVES", some)
-    shallow = get_variant("vit_mini").replace(depth=2)
+    shallow = get_variant("vit_mini").replace(depth=4)
     monkeypatch.setattr(step_alternatives, "get_variant", {"vit_mini": shallow}.get)
     content = run(
         monkeypatch, step_alternatives.main, tmp_path / "alternatives.json",
