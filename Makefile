@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY_READY := $(VENV)/.parity-ready
+TPU_OUT ?= benchmarks/results/tpu_compile.json
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collections==1.1.0 absl-py \
@@ -46,11 +47,12 @@ gpu-packages:
 		--platform manylinux2014_x86_64 --platform manylinux_2_27_x86_64 --no-deps $(GPU_PACKAGES)
 	git describe --always --abbrev=40 --exclude='*' --dirty=+changes > .gpu_packages/commit
 
-# Compiles the programs for v5e slices with the real TPU compiler; needs no TPU.
+# Compiles the programs for v5e slices with the real TPU compiler; needs no TPU. The stored rows are
+# of one jax and libtpu (Python 3.12 and newer get them): others go to a file of their own.
 tpu-compile:
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install -e ".[tpu]"
-	.venv-tpu/bin/python -m benchmarks.tpu_compile --out benchmarks/results/tpu_compile.json
+	.venv-tpu/bin/python -m benchmarks.tpu_compile --out $(TPU_OUT)
 
 $(READY): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
