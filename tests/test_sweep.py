@@ -550,6 +550,17 @@ def test_vtab_s_means_have_their_seeds_error_and_the_published_beside_them():
     assert "* the best of the test evaluations" in text
 
 
+def test_a_few_tasks_of_vtab_have_their_mean_and_a_method_without_results_its_column():
+    results = rows_of("lora", {"dtd": [60.0, 62.0], "svhn": [80.0, 80.0]})
+    text = printed(comparison_table(results, ["dtd", "svhn"], {"lora": "lora"}))
+    (line,) = (line for line in text.splitlines() if " lora " in line)
+    assert [c.strip() for c in line.split("│")[2:5]] == ["61.0 ± 1.0", "80.0 ± 0.0", "70.5 ± 0.5"]
+    own = [{**r, "method": "mine"} for r in results]
+    text = printed(result_table(own, ["dtd", "svhn"], {"mine": "", "another": ""}))
+    (line,) = (line for line in text.splitlines() if " numbers " in line)
+    assert [c.strip() for c in line.split("│")[1:-1]] == ["numbers", "7", "-"]
+
+
 def test_each_method_has_its_own_re_run_column():
     results = rows_of("lora", {"dtd": [60.0]}) + rows_of("adaptformer", {"dtd": [60.0]})
     text = printed(result_table(results, ["dtd"], {"lora": "lora", "adaptformer": "adaptformer"}))

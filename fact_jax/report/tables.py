@@ -121,9 +121,11 @@ def _by_method(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def _over_tasks(results: list[dict[str, Any]], tasks: list[str]) -> dict[str, list[float]]:
+def _over_tasks(
+    results: list[dict[str, Any]], tasks: list[str], vtab: bool
+) -> dict[str, list[float]]:
     """Means over tasks of one method, one of each seed that has them all; or of all seeds' means,
-    where none has."""
+    where none has. With `vtab` they are `vtab_means`, else "mean" alone."""
     by_seed: dict[Any, dict[str, float]] = defaultdict(dict)
     by_task: dict[str, list[float]] = defaultdict(list)
     for r in results:
@@ -131,7 +133,7 @@ def _over_tasks(results: list[dict[str, Any]], tasks: list[str]) -> dict[str, li
         by_task[r["task"]].append(r["accuracy"])
 
     def means(row: dict[str, float]) -> dict[str, float | None]:
-        if all(name in VTAB for name in tasks):
+        if vtab:
             return vtab_means(row)
         return {"mean": statistics.fmean(row[t] for t in tasks) if set(tasks) <= set(row) else None}
 
@@ -161,7 +163,7 @@ def comparison_table(
         values: dict[str, list[float]] = defaultdict(list)
         for r in own:
             values[r["task"]].append(r["accuracy"])
-        over = _over_tasks(own, tasks)
+        over = _over_tasks(own, tasks, vtab)
         summary = [_text(over[name], 2 if vtab else 1) for name in means]
         others = _published_means(method, (rows or {}).get(method, "")) if known else ()
         cells = (*(_text(values.get(t)) for t in columns), *summary, *others)
@@ -199,7 +201,7 @@ def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str
     for method, row in rows.items():
         cells = {task: _text(accuracy[method].get(task)) for task in names}
         if vtab:
-            means = _over_tasks(by_method[method], names)
+            means = _over_tasks(by_method.get(method, []), names, vtab)
             cells |= {name: _text(values, 2) for name, values in means.items()}
         cells |= costs(by_method[method]) if method in by_method else {}
         columns[method] = cells
