@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import tt_rank16
-from experiments import cli
-from experiments.vtab import run_sweep
 from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import init_base
+from fact_jax.cli import process
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.source import Examples
 from fact_jax.data.tasks import TEST
 from fact_jax.sweep import feed, trainer
@@ -105,7 +105,7 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         began = time.perf_counter()
         try:
             results = run_sweep(config, workdir, Console(quiet=True))
-        except cli.Terminated:
+        except process.Terminated:
             paths = sorted(Path(workdir).glob("results/*.json"))
             results = [json.loads(path.read_text()) for path in paths]
         clock["wall"] = time.perf_counter() - began
@@ -154,7 +154,7 @@ def main() -> None:
     )  # fmt: skip
     config.fact_tt.scales = (1.0,)
     cells = len(make_plan(config))
-    cli.end_gently()
+    process.end_gently()
     seconds, compiled, results = run(config, a.test_fraction)
     if not results:
         raise SystemExit(f"Told to end before one of {cells} cells was finished.")

@@ -1,39 +1,6 @@
-"""Few-shot learning, as a sweep that goes on where it was stopped.
+"""``python -m experiments.fewshot``: the command of fact_jax/cli/fewshot.py."""
 
-    python -m experiments.fewshot --config configs/fewshot_tt.py --workdir DIR
-
-The tasks of the config at each number of shots. It ends with a table of accuracy against shots and,
-where matplotlib is installed, the figure of it with the published points: DIR/fewshot.png and .svg.
-"""
-
-from __future__ import annotations
-
-from importlib.util import find_spec
-
-import jax
-from etils import epath
-from ml_collections import ConfigDict
-from rich.console import Console
-
-from experiments import cli, sweeps
-from fact_jax.report.fewshot import draw_few_shot, few_shot_table
-from fact_jax.report.tables import print_table
-
-
-def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
-    print_table(console, few_shot_table(results))
-    if jax.process_index() == 0:
-        if find_spec("matplotlib") is None:
-            console.print("No figure: matplotlib is not installed (pip install matplotlib).")
-        else:
-            paths = draw_few_shot(results, workdir)
-            console.print(f"Figure: {' and '.join(map(str, paths))}.")
-
-
-def main() -> None:
-    sweeps.command(_finish)
-
+from fact_jax.cli.fewshot import start
 
 if __name__ == "__main__":
-    sweeps.define_flags("configs/fewshot_tt.py")
-    cli.run(main)
+    start()

@@ -1,10 +1,12 @@
 """Small models and images that the tests share."""
 
 import os
-import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
-# One cache of compiled programs for all processes of a test session, the commands' included.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fact_jax_xla_"))
+# One cache of compiled programs for all test sessions and the commands that they start.
+CACHE = Path(__file__).parents[1] / ".cache" / f"xla-{version('jax')}-{version('jaxlib')}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402

@@ -11,8 +11,8 @@ from rich.console import Console
 from test_grid import predicted_accuracy
 
 from configs import quickstart
-from experiments.vtab import run_sweep
 from fact_jax import load_factors
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.sweep.plan import make_plan
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.registry import describe

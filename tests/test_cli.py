@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
 from fact_jax import UserError
+from fact_jax.cli import process
 from fact_jax.sweep import versions
 
 CTRL_C_IN_A_FINALISER = """
 import os, signal, threading, time
-from experiments import cli
+from fact_jax.cli import process
 
 class Slow:
     def __del__(self):
@@ -25,10 +25,10 @@ def main():
     slow = Slow()
     del slow
     print("gone on", flush=True)
-    cli.check_signals()
+    process.check_signals()
     print("not reached", flush=True)
 
-cli.run(main)
+process.run(main)
 """
 
 
@@ -44,7 +44,7 @@ def test_a_ctrl_c_in_a_finaliser_is_not_lost():
 
 CACHED = """
 import sys
-from experiments import cli
+from fact_jax.cli import process
 
 def main():
     import jax
@@ -56,7 +56,7 @@ def main():
 
     program(jnp.ones((3, 3)))
 
-cli.run(main)
+process.run(main)
 """
 
 
@@ -105,7 +105,7 @@ def test_the_processor_is_named_where_linux_says_it_and_elsewhere(monkeypatch):
 @pytest.mark.parametrize("how", ["host:1", "host,2,0", "host:1,2", "host:1,two,0", "all"])
 def test_what_distributed_expects(how):
     with pytest.raises(UserError, match="expected 'auto', or HOST:PORT,COUNT,INDEX"):
-        cli.join_processes(how)
+        process.join_processes(how)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import quickstart, tt_paper
-from experiments.dry_run import show_plan
 from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import features, init_base
+from fact_jax.cli.dry_run import show_plan
 from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.store import Store

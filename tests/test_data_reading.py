@@ -324,7 +324,7 @@ def test_importing_the_data_room_does_not_import_tensorflow():
 
 
 def test_command_line_shows_states_and_fails_where_a_task_is_not_ready(data_dir, capsys):
-    from experiments.data import show
+    from fact_jax.cli.data import show
 
     tasks = [DTD, VTAB["sun397"], VTAB["resisc45"], VTAB["kitti"]]
     assert not show(tasks, data_dir, prepare_first=False)
@@ -341,7 +341,7 @@ def test_command_line_shows_states_and_fails_where_a_task_is_not_ready(data_dir,
 
 
 def test_command_line_prepares_the_offline_tasks_and_goes_on_after_a_failure(tmp_path, capsys):
-    from experiments.data import show
+    from fact_jax.cli.data import show
 
     tasks = [VTAB["resisc45"], get_task("digits")]
     assert not show(tasks, str(tmp_path), prepare_first=True)

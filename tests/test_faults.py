@@ -20,8 +20,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import quickstart
-from experiments.live import Scalars
 from fact_jax import UserError
+from fact_jax.cli.live import Scalars
 from fact_jax.sweep import group as group_module
 from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.evolution import search
@@ -537,11 +537,11 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
 
 SIGTERM = """
 import os, signal, threading, time
-from experiments import cli
+from fact_jax.cli import process
 
 def main():
-    cli.GRACE = 1
-    cli.end_gently()
+    process.GRACE = 1
+    process.end_gently()
     os.kill(os.getpid(), signal.SIGTERM)
     print("goes on", flush=True)
     if HOW == "stuck":
@@ -549,10 +549,10 @@ def main():
         print("not reached", flush=True)
     threading.Thread(target=time.sleep, args=(2,)).start()  # Python waits for it at the end
     if HOW == "gentle":
-        cli.check_signals()
+        process.check_signals()
         print("not reached", flush=True)
 
-cli.run(main)
+process.run(main)
 """
 
 
@@ -576,7 +576,7 @@ def test_the_bars_are_drawn_while_imports_are_lazy():
 
     from rich.console import Console
 
-    from experiments.live import Bars
+    from fact_jax.cli.live import Bars
 
     screen = StringIO()
     bars = Bars(Console(file=screen, force_terminal=True, width=120))

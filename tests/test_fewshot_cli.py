@@ -18,11 +18,11 @@ from safetensors.numpy import load_file
 
 from benchmarks import fewshot as benchmark
 from configs import compare, fewshot, fewshot_tt
-from experiments import fewshot as command_module
-from experiments.sweeps import run_sweep
 from fact_jax import VARIANTS, UserError
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import write_npz
+from fact_jax.cli import fewshot as command_module
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.fewshot_data import FewShotData
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import make_plan

@@ -330,7 +330,7 @@ def test_prepared_data_of_another_size_are_refused(data_dir):
 
 
 def test_command_line_shows_few_shot_sets(data_dir, capsys):
-    from experiments.data import show
+    from fact_jax.cli.data import show
 
     assert show([FOOD], data_dir, prepare_first=False)
     assert "not that of CoOp" in capsys.readouterr().out

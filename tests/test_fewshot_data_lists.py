@@ -339,7 +339,7 @@ def test_the_pets_own_annotations_are_no_lists_of_noahs(coop):
 
 
 def test_command_line_shows_the_lists(noah, capsys):
-    from experiments.data import show
+    from fact_jax.cli.data import show
 
     assert show([PETS], str(noah.parent), prepare_first=True)  # nothing is downloaded
     text = capsys.readouterr().out

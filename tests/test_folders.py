@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from configs import fewshot, quickstart
-from experiments.data import inspect
-from experiments.dry_run import show_plan
-from experiments.sweeps import run_sweep
 from fact_jax import UserError, get_variant, load_factors
+from fact_jax.cli.data import inspect
+from fact_jax.cli.dry_run import show_plan
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.data import VTAB, DataSettings, FewShotTask, get_task, open_task
 from fact_jax.data.folders import FolderTask
 from fact_jax.report.page import write_report
@@ -312,8 +312,8 @@ def test_a_folder_needs_no_tensorflow(flat, tmp_path):
         "sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
         "sys.argv[0] = 'experiments.vtab'\n"
         "from absl import app\n"
-        "from experiments import sweeps, vtab\n"
-        "sweeps.define_flags('configs/quickstart.py')\n"
+        "from fact_jax.cli import sweep, vtab\n"
+        "sweep.define_flags('configs/quickstart.py')\n"
         "app.run(lambda _: vtab.main())\n"
     )
     done = subprocess.run(

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import quickstart
-from experiments.vtab import run_sweep
 from fact_jax import VARIANTS, UserError, load_factors, load_vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import write_npz
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
 from fact_jax.serving.predict import Predictor

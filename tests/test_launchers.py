@@ -17,13 +17,13 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from configs import quickstart
-from experiments.launchers import on_slurm, watch
-from experiments.launchers.on_ray import OnRay, Survey
-from experiments.launchers.options import OPTIONS, chosen_options, launcher
-from experiments.launchers.watch import Watch
-from experiments.live import Bars
-from experiments.sweeps import rerun_command, run_sweep
 from fact_jax import UserError
+from fact_jax.cli.launchers import on_slurm, watch
+from fact_jax.cli.launchers.on_ray import OnRay, Survey
+from fact_jax.cli.launchers.options import OPTIONS, chosen_options, launcher
+from fact_jax.cli.launchers.watch import Watch
+from fact_jax.cli.live import Bars
+from fact_jax.cli.sweep import rerun_command, run_sweep
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store

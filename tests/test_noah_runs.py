@@ -10,10 +10,10 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from test_grid import predicted_accuracy, sweep, tiny_config
 
-from experiments import sweeps
 from fact_jax import VARIANTS
 from fact_jax.backbone.vit import init_base
 from fact_jax.backbone.weights import write_npz
+from fact_jax.cli import sweep as sweep_command
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.tuning import NOAHSubnet, count_parameters
@@ -59,7 +59,7 @@ def whole(config, tmp_path_factory):
         programs.append(args[-1])  # whether it samples
         return make_epoch(*args)
 
-    class Spied(sweeps.Bars):
+    class Spied(sweep_command.Bars):
         def start(self, runs, epochs):
             told.append((runs[0].stage, epochs))
             super().start(runs, epochs)
@@ -68,7 +68,7 @@ def whole(config, tmp_path_factory):
         patch.setattr(feed_module, "open_task", open_spied)
         patch.setattr(trainer_module.Trainer, "train", train_spied)
         patch.setattr(trainer_module, "make_epoch", make_spied)
-        patch.setattr(sweeps, "Bars", Spied)
+        patch.setattr(sweep_command, "Bars", Spied)
         (result,) = sweep(config, workdir)
     return workdir, result, trained, reads, programs, told
 
@@ -171,7 +171,7 @@ def stop_in(monkeypatch, stage, after):
         monkeypatch.setattr(trainer_module.Trainer, "fitness", fitness)
         return
 
-    class Stopping(sweeps.Bars):
+    class Stopping(sweep_command.Bars):
         def start(self, runs, epochs):
             self.stage = runs[0].stage
             super().start(runs, epochs)
@@ -181,7 +181,7 @@ def stop_in(monkeypatch, stage, after):
             if (self.stage, done) == (stage, after):
                 raise Stopped
 
-    monkeypatch.setattr(sweeps, "Bars", Stopping)
+    monkeypatch.setattr(sweep_command, "Bars", Stopping)
 
 
 @pytest.mark.parametrize(("stage", "after"), [("supernet", 1), ("search", 8), ("final", 2)])
@@ -240,7 +240,7 @@ def test_the_command_prints_the_architecture(whole, config):
     """Run again, from what is stored."""
     workdir, result, *_ = whole
     console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
-    sweeps.run_sweep(config, str(workdir), console)
+    sweep_command.run_sweep(config, str(workdir), console)
     text = console.export_text()
     assert "finished before" in text
     assert f"found, of {result['search']['history'][-1]['tried']} tried: " in text

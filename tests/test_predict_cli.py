@@ -136,7 +136,7 @@ def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained
     from absl import flags
     from absl.testing import flagsaver
 
-    from experiments.predict import load_predictor
+    from fact_jax.cli.predict import load_predictor
 
     model, base = mini
     task = load_factors(trained / "f.safetensors")

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from configs import quickstart
-from experiments import sweeps
+from fact_jax.cli import sweep
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.fewshot import (
     draw_few_shot,
@@ -226,10 +226,10 @@ def test_an_architecture_in_a_picture(tmp_path, figure):
 def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
     """For the cells that searched."""
     found = [{"cell": "a", "search": SEARCH}, {"cell": "b", "search": None}]
-    monkeypatch.setattr(sweeps, "run_sweep", lambda *args: found)
-    monkeypatch.setattr(sweeps, "flags", fake_flags(tmp_path))
-    monkeypatch.setattr(sweeps.config_flags, "get_config_filename", lambda flag: "x.py")
-    sweeps.command(lambda *args: None)
+    monkeypatch.setattr(sweep, "run_sweep", lambda *args: found)
+    monkeypatch.setattr(sweep, "flags", fake_flags(tmp_path))
+    monkeypatch.setattr(sweep.config_flags, "get_config_filename", lambda flag: "x.py")
+    sweep.command(lambda *args: None)
     assert [p.name for p in (tmp_path / "architectures").iterdir()] == ["a.png"]
 
 

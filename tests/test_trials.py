@@ -18,9 +18,9 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from configs import quickstart
-from experiments.vtab import run_sweep
 from fact_jax import FacTTT, ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.tasks import VTAB
 from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
@@ -262,12 +262,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from safetensors.numpy import load_file
 from configs import quickstart
-from experiments import cli, vtab
+from fact_jax.cli import process
+from fact_jax.cli.sweep import run_sweep
 from fact_jax.sweep import store
 
 how, workdir = sys.argv[1:]
 if how:
-    cli.join_processes(how)
+    process.join_processes(how)
 assert len(jax.devices()) == 8, jax.devices()
 if jax.process_index() != 0:
     def refuse(*args):
@@ -277,7 +278,7 @@ config = quickstart.get_config()
 config.tasks, config.methods, config.epochs, config.seeds = "digits", "fact_tt", 2, (0, 1, 2, 3)
 config.batch_size = 32
 config.eval_limit = 100
-vtab.run_sweep(config, workdir, Console(quiet=True))
+run_sweep(config, workdir, Console(quiet=True))
 """
 
 

@@ -16,10 +16,10 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from experiments import cli
-from experiments.dry_run import show_plan
-from experiments.launchers import options
-from experiments.live import Bars, Scalars, Several
+from fact_jax.cli import process
+from fact_jax.cli.dry_run import show_plan
+from fact_jax.cli.launchers import options
+from fact_jax.cli.live import Bars, Scalars, Several
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results
@@ -61,7 +61,7 @@ def define_flags(default_config: str) -> None:
 def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe; ``finish(config, results, console, workdir)`` shows
     what came out of it. Cells that failed end the command with an error after that."""
-    cli.end_gently()
+    process.end_gently()
     launch = options.launcher(flags.FLAGS.launcher, flags.FLAGS.launch)
     if launch and flags.FLAGS.distributed:
         raise UserError(
@@ -71,7 +71,7 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     if launch:  # this process only watches: the accelerators are for others
         jax.config.update("jax_platforms", "cpu")
     if flags.FLAGS.distributed:
-        cli.join_processes(flags.FLAGS.distributed)
+        process.join_processes(flags.FLAGS.distributed)
     config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")

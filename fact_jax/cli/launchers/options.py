@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 from rich.console import Console
 
-from experiments.live import Bars
+from fact_jax.cli.live import Bars
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runner import Outcome
@@ -110,11 +110,11 @@ def launcher(name: str, given: ConfigDict) -> Launch | None:
     """What runs cells elsewhere, with the settings that are given; None: they run here."""
     options = chosen_options(name, given)
     if name == "ray":
-        from experiments.launchers.on_ray import OnRay
+        from fact_jax.cli.launchers.on_ray import OnRay
 
         return functools.partial(OnRay, options)
     if name == "slurm":
-        from experiments.launchers.on_slurm import OnSlurm
+        from fact_jax.cli.launchers.on_slurm import OnSlurm
 
         return functools.partial(OnSlurm, options)
     return None

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from etils import epath
 
-from experiments import cli
-from experiments.sweeps import epochs_of
+from fact_jax.cli import process
+from fact_jax.cli.sweep import epochs_of
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runner import Outcome
@@ -56,7 +56,7 @@ class Watch:
         until = time.monotonic() + DELAY
         yield from self.look()
         while self.left and time.monotonic() < until:
-            cli.check_signals()
+            process.check_signals()
             time.sleep(1)
             yield from self.look()
 

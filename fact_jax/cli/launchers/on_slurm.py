@@ -23,10 +23,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli
-from experiments.launchers.watch import Watch
-from experiments.live import Bars
-from experiments.sweeps import rerun_command, run_sweep
+from fact_jax.cli import process
+from fact_jax.cli.launchers.watch import Watch
+from fact_jax.cli.live import Bars
+from fact_jax.cli.sweep import rerun_command, run_sweep
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import stored_result
@@ -50,8 +50,8 @@ class Job:
 
         number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
         queue_again = signal.getsignal(number)
-        cli.prepare_process()
-        cli.end_gently(number, self.grace)
+        process.prepare_process()
+        process.end_gently(number, self.grace)
         try:
             failures: list[Failure] = []
             run_sweep(
@@ -61,7 +61,7 @@ class Job:
         except UserError as error:
             print(f"error: {error}", flush=True)
             return str(error)
-        except cli.Terminated:
+        except process.Terminated:
             signal.alarm(0)
             assert callable(queue_again)
             queue_again(number, None)  # ends the process
@@ -136,9 +136,9 @@ class OnSlurm:
                     if not self._alive(jobs):
                         break
                 yield from watch.look()
-                cli.check_signals()
+                process.check_signals()
                 time.sleep(POLL)
-        except (KeyboardInterrupt, cli.Terminated):
+        except (KeyboardInterrupt, process.Terminated):
             self._bars.note(f"The jobs go on. To end them: scancel {names}")
             raise
         yield from watch.last_looks()
@@ -175,7 +175,7 @@ class OnSlurm:
             delay = int(self._more.get("signal_delay_s", 90))  # submitit's
             job = Job(
                 self._config, str(self._store.workdir), self._only,
-                rerun_command("CELL").removesuffix("CELL"), max(cli.GRACE, delay - 15),
+                rerun_command("CELL").removesuffix("CELL"), max(process.GRACE, delay - 15),
             )  # fmt: skip
             missing = [job] * (number - len(jobs))
             new = executor.submit_array(missing) if missing else []

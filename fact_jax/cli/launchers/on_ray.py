@@ -23,10 +23,10 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli
-from experiments.launchers.watch import Watch
-from experiments.live import Bars, Scalars, Several
-from experiments.sweeps import LocalRunner, rerun_command
+from fact_jax.cli import process
+from fact_jax.cli.launchers.watch import Watch
+from fact_jax.cli.live import Bars, Scalars, Several
+from fact_jax.cli.sweep import LocalRunner, rerun_command
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.record import store_failure
@@ -115,7 +115,7 @@ class OnRay:
         try:
             while tasks:
                 ready, _ = self._ray.wait(list(tasks), timeout=POLL)
-                cli.check_signals()
+                process.check_signals()
                 for task in ready:
                     yield from self._end(task, watch, tasks.pop(task))
                 yield from watch.look()
@@ -146,7 +146,7 @@ class OnRay:
     def _get(self, task: Any) -> Any:
         try:
             while not self._ray.wait([task], timeout=POLL)[0]:
-                cli.check_signals()
+                process.check_signals()
             return self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
@@ -183,7 +183,7 @@ class OnRay:
                     f"{' '.join(str(error).split())}"
                 ) from error
             self._stack.callback(ray.shutdown)
-            cli.end_gently()  # Ray has its own idea of SIGTERM
+            process.end_gently()  # Ray has its own idea of SIGTERM
         wanted = {"CPU": o.cpus or 1, "GPU": o.gpus, "TPU": o.tpus, "memory": (o.memory or 0) * 1e9}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in nodes):
@@ -237,7 +237,7 @@ def run_group(work: Work, names: list[str]) -> None:
 @functools.lru_cache(maxsize=1)
 def _runner(work: Work) -> tuple[LocalRunner, Scalars | None]:
     """Kept while the worker's process lives."""
-    cli.prepare_process()
+    process.prepare_process()
     if not (absolute(work.workdir) / work.marker).exists():
         raise UserError(
             f"{work.workdir} is not the folder that the command writes to: --workdir must be a "

@@ -1,0 +1,119 @@
+"""Factors and weights in the formats of other code (docs/files.md).
+
+    python -m experiments.export --factors F.safetensors --out F.pt            # for PyTorch's FacT
+    python -m experiments.export --factors F.pt --scale S --variant vit_b16 [--weights PATH] \\
+        --out F.safetensors                                                    # and back
+    python -m experiments.export --factors F --variant vit_b16 --weights PATH --out merged.npz
+    python -m experiments.export --variant vit_b16 --weights hf:OWNER/NAME --out weights.npz
+
+A merged .npz is a plain ViT with the task's head (Google layout), as timm and FacT's code load it
+(but for DINOv2's LayerScale, which they do not know).
+"""
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from fact_jax.backbone.config import ViTConfig, get_variant
+from fact_jax.backbone.weights import load_vit
+from fact_jax.cli import process
+from fact_jax.errors import UserError
+from fact_jax.serving import export
+from fact_jax.serving.outputs import prepare_output, write_atomically
+from fact_jax.tuning.files import TrainedTask, load_factors
+
+_FACTORS = flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
+_OUT = flags.DEFINE_string("out", "", "What to write: .pt, .safetensors or .npz.")
+_VARIANT = flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Its weights, a file, folder or hf:owner/name; by default the published ones."
+)
+_METHOD = flags.DEFINE_enum("method", None, ["tt", "tk"], "Method of a .pt file.")
+_SCALE = flags.DEFINE_float("scale", None, "Scale of a .pt file, which does not say it.")
+_ANY_WEIGHTS = flags.DEFINE_bool("any_weights", False, "Accept weights it was not trained on.")
+
+_TIMM = {"gelu": "exact", "layer_norm_eps": 1e-6}
+
+
+def variant_of(task: TrainedTask | None) -> str:
+    """The variant of --variant or of the file."""
+    variant = _VARIANT.value or (task and task.metadata.get("variant"))
+    if not variant:
+        raise UserError("Give the ViT with --variant, such as --variant=vit_b16.")
+    return variant
+
+
+def print_differences(settings: dict, console: Console) -> None:
+    """Says what these files do not hold and timm's ViT, which the PyTorch code uses, has not."""
+    for name, value in settings.items():
+        if value != _TIMM[name]:
+            console.print(f"{name} is {value} here and {_TIMM[name]} in timm's ViT: set it there.")
+
+
+def to_torch(task: TrainedTask, console: Console) -> bytes:
+    """The file for the PyTorch code; says what that file cannot."""
+    content = export.torch_file(task)
+    console.print(
+        f"The PyTorch code does not store the scale: load with scale {task.method.scale:g} "
+        f"(--scale, or `scale` in its yaml) and rank {getattr(task.method, 'rank', 0)} (--dim)."
+    )
+    vit = task.metadata["vit"]
+    print_differences({k: vit[k] for k in _TIMM if k in vit}, console)
+    if task.metadata.get("normalisation", "imagenet") != "imagenet":
+        console.print(
+            f"Trained on images normalised as {task.metadata['normalisation']!r}; that code's are "
+            "normalised as 'imagenet'."
+        )
+    return content
+
+
+def to_ours(task: TrainedTask) -> bytes:
+    """A safetensors file of a `.pt`; with --weights, it knows the weights that it belongs to."""
+    if "format_version" in task.metadata:
+        raise UserError(f"{task.path} is a factor file of fact-jax already.")
+    variant, base = variant_of(task), None
+    config: ViTConfig = get_variant(variant)
+    if _WEIGHTS.value:
+        model, base = load_vit(variant, _WEIGHTS.value, gelu="exact", layer_norm_eps=1e-6)
+        config = model.config
+    return export.own_file(task, variant, config, base)
+
+
+def to_npz(task: TrainedTask | None, console: Console) -> bytes:
+    """The weights, with the increments merged and the head if there are factors."""
+    variant = variant_of(task)
+    model, base = load_vit(variant, _WEIGHTS.value, **(task.forward_settings if task else {}))
+    settings = task.metadata["vit"] if task else dataclasses.asdict(model.config)
+    print_differences({k: settings[k] for k in _TIMM if k in settings}, console)
+    return export.npz_file(model.config, base, task, _ANY_WEIGHTS.value)
+
+
+def main() -> None:
+    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    warnings.showwarning = lambda message, *_: console.print(f"Warning: {message}")
+    for flag in (_FACTORS, _OUT):
+        flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
+    suffix = Path(_OUT.value).suffix
+    if suffix not in (".pt", ".safetensors", ".npz"):
+        raise UserError(f"--out {_OUT.value!r} must end in .pt, .safetensors or .npz.")
+    if not _FACTORS.value and suffix != ".npz":
+        raise UserError("Without --factors, weights are written, and those as .npz only.")
+    prepare_output(_OUT.value)
+    task = None
+    if _FACTORS.value:
+        task = load_factors(_FACTORS.value, _METHOD.value, _SCALE.value)
+    if task is None or suffix == ".npz":
+        content = to_npz(task, console)
+    else:
+        content = to_torch(task, console) if suffix == ".pt" else to_ours(task)
+    write_atomically(_OUT.value, content)
+    console.print(f"Wrote {_OUT.value} ({len(content):,} bytes).")
+
+
+def start() -> None:
+    """Runs the command with the arguments of this process."""
+    process.run(main)

@@ -1,0 +1,32 @@
+"""A sweep of tuning methods over tasks: ``python -m experiments.vtab --config FILE --workdir DIR``.
+
+Run again with the same arguments, it skips what is finished and resumes what is not. Without
+--config it runs the offline quickstart.
+"""
+
+from __future__ import annotations
+
+from etils import epath
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from fact_jax.cli import process, sweep
+from fact_jax.report.tables import comparison_table, print_table, result_table
+from fact_jax.sweep.plan import task_names
+
+
+def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
+    methods = dict.fromkeys(r["method"] for r in results)
+    rows = {m: config[m].get("published", "") if m in config else "" for m in methods}
+    table = comparison_table if len(methods) > 4 else result_table
+    print_table(console, table(results, task_names(config), rows))
+
+
+def main() -> None:
+    sweep.command(_finish)
+
+
+def start() -> None:
+    """Runs the command with the arguments of this process."""
+    sweep.define_flags("configs/quickstart.py")
+    process.run(main)
