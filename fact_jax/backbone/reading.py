@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import Any
 
@@ -14,8 +13,9 @@ from fact_jax.backbone.config import VARIANTS, ViTConfig
 from fact_jax.backbone.layouts import Layout
 from fact_jax.backbone.tensor_files import TensorFile
 from fact_jax.errors import UserError
+from fact_jax.files.guards import MAX_CONFIG_BYTES
+from fact_jax.files.json_reader import read_json
 
-_MAX_CONFIG_BYTES = 1 << 20
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 
 
@@ -159,14 +159,12 @@ def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> d
     if not (layout.title.startswith("Hugging Face") and path.is_file()):
         return settings
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        stated = json.loads(path.read_bytes())
-        heads = stated.get("num_attention_heads", config.num_heads)
-        act = stated.get("hidden_act", "gelu")
-        eps = stated.get("layer_norm_eps", layout.layer_norm_eps)
-    except (ValueError, AttributeError, RecursionError, OSError) as error:
+        stated = read_json(path, max_bytes=MAX_CONFIG_BYTES, allow_nan=True)
+    except (UserError, OSError) as error:
         raise UserError(f"{path} is not the config of a checkpoint ({error}).") from error
+    heads = stated.get("num_attention_heads", config.num_heads)
+    act = stated.get("hidden_act", "gelu")
+    eps = stated.get("layer_norm_eps", layout.layer_norm_eps)
     if type(eps) is not float or not 0 < eps < 1:
         raise UserError(f"{path} says that layer_norm_eps is {eps!r}; expected a small number.")
     if heads != config.num_heads:

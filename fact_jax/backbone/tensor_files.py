@@ -6,31 +6,19 @@ asked for, so that a wrong or hostile file costs neither time nor memory. No pic
 
 from __future__ import annotations
 
-import io
-import json
-import lzma
 import os
 import re
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from fact_jax.backbone.torch_zip import BoundedFile, TorchZip
+from fact_jax.backbone.torch_zip import TorchZip
 from fact_jax.errors import UserError
-
-_MAX_INDEX_BYTES = 32 << 20
-_MAX_NPY_HEADER_BYTES = 10_000
-_MAX_SAFETENSORS_HEADER_BYTES = 8 << 20  # a tensor needs about 100
-# What zipfile and its decompressors raise on damaged bytes (RuntimeError: an encrypted member).
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
-    *(OSError, ValueError, RuntimeError),
-)
+from fact_jax.files import guards
+from fact_jax.files.guards import DAMAGE, ZipArchive
+from fact_jax.files.json_reader import field, read_json
 
 
 class TensorFile(Protocol):
@@ -42,6 +30,10 @@ class TensorFile(Protocol):
 
     def read(self, name: str) -> np.ndarray:
         """The array, in its stored dtype. Raises UserError when its bytes are damaged."""
+        ...
+
+    def close(self) -> None:
+        """Closes what is open; arrays can no longer be read."""
         ...
 
 
@@ -63,9 +55,9 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
     if path.suffix == ".json":
         return ShardedFile(path)
     if start[:2] == b"PK":
-        archive = _open_zip(path)
-        npz = any(name.endswith(".npy") for name in archive.namelist())
-        return NpzFile(path, archive) if npz else TorchZip(path)
+        with _open_zip(path) as archive:
+            npz = any(name.endswith(".npy") for name in archive.namelist())
+        return NpzFile(path) if npz else TorchZip(path)
     if start[8:9] == b"{":  # an 8-byte length, then a JSON header
         return SafetensorsFile(path)
     if start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin"):
@@ -91,14 +83,11 @@ def _file_in_folder(folder: Path) -> Path:
     )
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def _open_zip(path: Path) -> ZipArchive:
     try:
-        file = BoundedFile(io.FileIO(path))
-        archive = zipfile.ZipFile(file)
-    except _DAMAGE as error:
+        return ZipArchive(path)
+    except DAMAGE as error:
         raise _damaged(path, error) from error
-    file.limit = path.stat().st_size
-    return archive
 
 
 def _damaged(path: Path, error: Exception | str) -> UserError:
@@ -108,48 +97,25 @@ def _damaged(path: Path, error: Exception | str) -> UserError:
     )
 
 
-def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, Fortran order, dtype) of a `.npy` file, whose data follow in `f`.
-
-    NumPy's own reader of version 2 takes any length on trust. Raises ValueError, and nothing else,
-    for what is not a short and sound header.
-    """
-    version = np.lib.format.read_magic(f)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f".npy version {version}")
-    width = 2 if version == (1, 0) else 4
-    length = int.from_bytes(stated := f.read(width), "little")
-    if len(stated) < width or length > _MAX_NPY_HEADER_BYTES:
-        raise ValueError(f"a .npy header of {length:,} bytes")
-    header = io.BytesIO(length.to_bytes(2, "little") + f.read(length))
-    try:
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
-    except (SyntaxError, tokenize.TokenError, TypeError, KeyError, ArithmeticError) as error:
-        raise ValueError(f"a damaged .npy header ({type(error).__name__})") from error
-    except (RecursionError, MemoryError) as error:
-        raise ValueError("a .npy header that is nested too deeply") from error
-    if not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-        raise ValueError("a .npy header with an impossible shape")
-    return shape, fortran, dtype
-
-
 class NpzFile:
     """NumPy's `.npz`: a zip of `.npy` files."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
-        self.path, self._archive = path, archive
+    def __init__(self, path: Path):
+        self.path, self._archive = path, _open_zip(path)
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
-            for member in archive.namelist():
-                if member.endswith(".npy"):
-                    with archive.open(member) as f:
-                        self.shapes[member.removesuffix(".npy")] = self._header(f, member)[0]
-        except _DAMAGE as error:
+            arrays = [name for name in self._archive.namelist() if name.endswith(".npy")]
+            guards.check_count(arrays, guards.MAX_ARRAYS)
+            for member in arrays:
+                with self._archive.open(member) as f:
+                    self.shapes[member.removesuffix(".npy")] = self._header(f, member)[0]
+        except DAMAGE as error:
+            self.close()
             raise _told(path, error) from error
 
     def _header(self, f: IO[bytes], member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-        shape, fortran, dtype = read_npy_header(f)
+        shape, fortran, dtype = guards.read_npy_header(f)
         if dtype.hasobject:
             raise UserError(
                 f"Weights file {self.path}: array {member!r} holds pickled Python objects, which "
@@ -171,11 +137,14 @@ class NpzFile:
                 data = f.read(size)
                 if len(data) != size or f.read(1):  # reading past the end checks the checksum
                     raise ValueError(f"{member} has not the size that its header states")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise _told(self.path, error) from error
         # The Google files store bfloat16 as raw pairs of bytes.
         dtype = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+    def close(self) -> None:
+        self._archive.close()
 
 
 def _told(path: Path, error: Exception) -> UserError:
@@ -183,16 +152,23 @@ def _told(path: Path, error: Exception) -> UserError:
 
 
 class SafetensorsFile:
-    """One safetensors file."""
+    """One safetensors file; `dtypes` are safetensors' own names, such as F32."""
 
     def __init__(self, path: Path):
+        from safetensors import SafetensorError, safe_open
+
         self.path = path
-        self._file = _open_safetensors(path)
-        self.metadata: dict[str, str] = self._file.metadata() or {}
-        self.shapes = {
-            name: tuple(self._file.get_slice(name).get_shape())
-            for name in self._file.keys()  # noqa: SIM118
-        }
+        try:
+            guards.check_safetensors_header(path)
+            self._file: Any = safe_open(path, "numpy")
+            names = self._file.keys()
+            guards.check_count(names)
+            self.metadata: dict[str, str] = self._file.metadata() or {}
+            parts = {name: self._file.get_slice(name) for name in names}
+            self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+            self.dtypes = {name: part.get_dtype() for name, part in parts.items()}
+        except (SafetensorError, *DAMAGE) as error:
+            raise _damaged(path, f"as safetensors: {error}") from error
 
     def read(self, name: str) -> np.ndarray:
         from safetensors import SafetensorError
@@ -200,24 +176,14 @@ class SafetensorsFile:
         try:
             return self._file.get_tensor(name)
         except (TypeError, ValueError, AttributeError, SafetensorError) as error:
-            dtype = self._file.get_slice(name).get_dtype()
             raise UserError(
-                f"Weights file {self.path}: tensor {name!r} is stored as {dtype}, which is not a "
-                "floating-point type that is read here. Save it as float32, float16 or bfloat16."
+                f"Weights file {self.path}: tensor {name!r} is stored as {self.dtypes[name]}, "
+                "which is not a floating-point type that is read here. Save it as float32, "
+                "float16 or bfloat16."
             ) from error
 
-
-def _open_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as f:
-        header = int.from_bytes(f.read(8), "little")
-    if header > min(_MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
-        raise _damaged(path, f"as safetensors: a header of {header:,} bytes")
-    try:
-        return safe_open(path, "numpy")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, f"as safetensors: {error}") from error
+    def close(self) -> None:
+        self._file.__exit__(None, None, None)
 
 
 class ShardedFile:
@@ -245,19 +211,21 @@ class ShardedFile:
         self.shapes = {name: file.shapes[name] for name, file in self._where.items()}
 
     def _index(self) -> dict[str, str]:
-        size = self.path.stat().st_size
         try:
-            if size > _MAX_INDEX_BYTES:
-                raise ValueError(f"{size:,} bytes")
-            names = json.loads(self.path.read_bytes())["weight_map"]
+            index = read_json(self.path, max_bytes=guards.MAX_INDEX_BYTES)
+            names = field(index, "weight_map", dict, name=str(self.path))
             if not all(isinstance(value, str) for value in names.values()):
-                raise TypeError("a shard's name is not a string")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise UserError(f"{self.path}: a shard's name in 'weight_map' is not a text.")
+        except UserError as error:
             raise UserError(
-                f"{self.path} is not the index of a sharded checkpoint, a JSON file with a "
-                f"'weight_map' ({type(error).__name__}: {error})."
+                f"{error} It is not the index of a sharded checkpoint, a JSON file with a "
+                "'weight_map' from tensors to files."
             ) from error
         return names
 
     def read(self, name: str) -> np.ndarray:
         return self._where[name].read(name)
+
+    def close(self) -> None:
+        for shard in self._shards.values():
+            shard.close()

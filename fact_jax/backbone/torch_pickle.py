@@ -2,7 +2,7 @@
 
 A pickle can call any function, so Python's unpickler is not used: `run` knows the few opcodes and
 the few globals that tensors need, and refuses the rest. It calls nothing, and its memory is bounded
-by the limits below. (The unpickler's is not: its memo is an array that one opcode can make
+by the limits of guards.py. (The unpickler's is not: its memo is an array that one opcode can make
 gigabytes long.) Format: torch/serialization.py, torch/_utils.py (`_rebuild_tensor_v2`).
 """
 
@@ -15,8 +15,13 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-# A ViT-H with its optimiser's state needs about 60,000 opcodes.
-_MAX_OPCODES, _MAX_TENSORS, _MAX_DEPTH, _MAX_NAME, _MAX_DIMENSIONS = 1_000_000, 50_000, 16, 500, 16
+from fact_jax.files.guards import (
+    MAX_CONTAINER_DEPTH,
+    MAX_NAME,
+    MAX_OPCODES,
+    MAX_TENSORS,
+    are_sizes,
+)
 
 STORAGES: dict[str, np.dtype] = {
     "torch FloatStorage": np.dtype(np.float32),
@@ -67,7 +72,7 @@ def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
     A program can make a container hold another many times, or itself: hence the limits.
     """
     seen: set[str] = set()
-    budget = _MAX_OPCODES  # containers' entries visited
+    budget = MAX_OPCODES  # containers' entries visited
     stack = [(value, "", 0)]
     while stack:
         value, name, depth = stack.pop()
@@ -75,8 +80,8 @@ def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
             if name in seen:
                 raise Refused(f"holds two tensors named {name!r}")
             seen.add(name)
-            if len(seen) > _MAX_TENSORS:
-                raise Refused(f"holds more than {_MAX_TENSORS:,} tensors")
+            if len(seen) > MAX_TENSORS:
+                raise Refused(f"holds more than {MAX_TENSORS:,} tensors")
             yield name, value
             continue
         if isinstance(value, dict):
@@ -86,12 +91,12 @@ def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
         else:
             continue
         budget -= len(entries)
-        if depth == _MAX_DEPTH or budget < 0:
+        if depth == MAX_CONTAINER_DEPTH or budget < 0:
             raise Refused("holds containers nested too deeply or in a circle")
         for key, child in reversed(entries):
             child_name = f"{name}.{key}" if depth else str(key)
-            if len(child_name) > _MAX_NAME:
-                raise Refused(f"holds a name of more than {_MAX_NAME} characters")
+            if len(child_name) > MAX_NAME:
+                raise Refused(f"holds a name of more than {MAX_NAME} characters")
             stack.append((child, child_name, depth + 1))
     if not seen:
         raise Refused("holds no tensors")
@@ -107,8 +112,8 @@ def run(program: bytes) -> Any:
             action = _ACTIONS.get(opcode.name)
             if action is None:
                 raise Refused(f"uses the pickle opcode {opcode.name}, which tensors do not need")
-            if count == _MAX_OPCODES:
-                raise Refused(f"has a pickle of more than {_MAX_OPCODES:,} opcodes")
+            if count == MAX_OPCODES:
+                raise Refused(f"has a pickle of more than {MAX_OPCODES:,} opcodes")
             action(machine, argument)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -169,7 +174,7 @@ class _Machine:
     def storage(self, _: Any) -> None:
         tag, kind, key, _location, numel = self.pop()
         _need(tag == "storage" and isinstance(kind, _Global), "a reference to no storage")
-        _need(type(key) is str and type(numel) is int and numel >= 0, "an ill-formed storage")
+        _need(type(key) is str and are_sizes((numel,)), "an ill-formed storage")
         self.push(Storage(STORAGES[kind.name], key, numel))
 
     def reduce(self, _: Any) -> None:
@@ -203,10 +208,9 @@ def _need(condition: bool, otherwise: str) -> None:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
     _need(isinstance(storage, Storage), "a tensor without storage")
-    for numbers in (shape, strides, (offset,)):
-        sound = type(numbers) is tuple and all(type(n) is int and n >= 0 for n in numbers)
-        _need(sound, "a tensor whose shape, strides or offset are not whole numbers from 0 on")
-    _need(len(shape) == len(strides) <= _MAX_DIMENSIONS, "a tensor whose strides miss its shape")
+    sound = are_sizes(shape) and are_sizes(strides) and are_sizes((offset,))
+    _need(sound, "a tensor whose shape, strides or offset are not whole numbers from 0 to 2**48")
+    _need(len(shape) == len(strides), "a tensor whose strides miss its shape")
     return Tensor(storage, offset, shape, strides)
 
 

@@ -7,7 +7,6 @@ Such a file is a zip archive of raw storages (`data/0`, `data/1`, ...) and a pic
 from __future__ import annotations
 
 import io
-import math
 import os
 import pickle
 import struct
@@ -26,28 +25,11 @@ from fact_jax.backbone.torch_pickle import (
     Tensor,
     run,
     tensors,
-)  # fmt: skip
+)
 from fact_jax.errors import UserError
+from fact_jax.files.guards import DAMAGE, MAX_PICKLE_BYTES, ZipArchive, check_view
 
-_MAX_PICKLE_BYTES = 16 * 2**20  # a ViT-H with its optimiser's state needs about 300 kB
-_MAX_DIRECTORY_BYTES = 4 * 2**20  # its entries take ten times as much in memory
 _LEGACY_START = b"\x80\x02\x8a\x0a" + pickle.encode_long(0x1950A86A20F9469CFC6C)
-# What zipfile raises for damaged files; NotImplementedError is a RuntimeError.
-_DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error)
-
-
-class BoundedFile(io.BufferedReader):
-    """A file of which no more than `limit` bytes are read at once, for zip directories.
-
-    `zipfile` reads a directory whole and makes objects of ten times its size.
-    """
-
-    limit = _MAX_DIRECTORY_BYTES
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > self.limit:
-            raise zipfile.BadZipFile(f"its directory has more than {self.limit:,} bytes")
-        return super().read(size)
 
 
 class TorchZip:
@@ -66,17 +48,22 @@ class TorchZip:
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
         try:
-            self._size = self.path.stat().st_size
-            file = BoundedFile(io.FileIO(self.path))
-            self._check_start(file.read(len(_LEGACY_START)))
-            self._zip = zipfile.ZipFile(file)
-            file.limit = self._size
+            with self.path.open("rb") as file:
+                self._check_start(file.read(len(_LEGACY_START)))
+            self._zip = ZipArchive(self.path)
         except UserError:
             raise
         except OSError as error:
             raise UserError(f"File {self.path} cannot be read ({error}).") from error
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._broken(str(error)) from error
+        try:
+            self._read_program()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_program(self) -> None:
         programs = [n for n in self._zip.namelist() if f"/{n}".endswith("/data.pkl")]
         if len(programs) != 1:
             raise UserError(
@@ -90,7 +77,7 @@ class TorchZip:
                 f"File {self.path} is a TorchScript program, not a file of tensors. In PyTorch, "
                 "save torch.jit.load(path).state_dict() and give that file."
             )
-        program = self._member("data.pkl", limit=_MAX_PICKLE_BYTES)
+        program = self._member("data.pkl", limit=MAX_PICKLE_BYTES)
         order = f"{self._prefix}byteorder" in self._zip.NameToInfo
         big = order and self._member("byteorder", limit=16) == b"big"
         self._byte_order: Any = ">" if big else "<"
@@ -156,7 +143,7 @@ class TorchZip:
             )
         try:
             return self._zip.read(info)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._broken(str(error)) from error
 
     def _check(self, name: str, tensor: Tensor) -> None:
@@ -169,13 +156,14 @@ class TorchZip:
                 f"the storage of {name!r} should have {storage.numel * storage.dtype.itemsize:,} "
                 f"bytes, but has {'none' if found is None else format(found, ',')}"
             )
-        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-        # As many elements as the storage at most: a stride of 0 could make any number of one.
-        if 0 not in shape and (last >= storage.numel or math.prod(shape) > storage.numel):
-            raise Refused(
-                f"holds a tensor {name!r} of shape {shape}, strides {strides} and offset {offset}, "
-                f"which does not fit its storage of {storage.numel:,} elements"
-            )
+        try:
+            check_view(offset, shape, strides, storage.numel)
+        except ValueError as error:
+            raise Refused(f"holds a tensor {name!r} {error}") from error
+
+    def close(self) -> None:
+        """Closes the file; its tensors can no longer be read."""
+        self._zip.close()
 
 
 def torch_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

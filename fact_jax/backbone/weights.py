@@ -7,6 +7,7 @@ poolers, decoders and the old files' `pre_logits` layer are dropped, as in FacT'
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.download import find_weights
 from fact_jax.backbone.layouts import LAYOUTS, find_layouts, unknown_tensors
 from fact_jax.backbone.reading import Reader, published_settings, split_heads
-from fact_jax.backbone.tensor_files import open_tensors
+from fact_jax.backbone.tensor_files import TensorFile, open_tensors
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.errors import UserError
 
@@ -37,7 +38,11 @@ def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> 
     when a distillation token (DeiT) is dropped.
     """
     config = get_variant(variant)
-    file = open_tensors(find_weights(variant, path))
+    with contextlib.closing(open_tensors(find_weights(variant, path))) as file:
+        return _load(file, config, changes)
+
+
+def _load(file: TensorFile, config: ViTConfig, changes: dict[str, Any]) -> tuple[ViT, dict]:
     found = find_layouts(file.shapes)
     if not found:
         first = ", ".join(sorted(file.shapes)[:3]) or "nothing"

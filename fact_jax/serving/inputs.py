@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from fact_jax.backbone.tensor_files import read_npy_header
 from fact_jax.data.images import decode, map_ahead, suffixes
 from fact_jax.errors import UserError
+from fact_jax.files.guards import read_npy_header
 from fact_jax.training.images import check_normalisation, normalise
 
 

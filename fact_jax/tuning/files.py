@@ -7,6 +7,7 @@ read through the same function (reference.py).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.tensor_files import SafetensorsFile
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
+from fact_jax.files.guards import DAMAGE, MAX_CLASS_NAME, MAX_DEPTH, MAX_METADATA
+from fact_jax.files.json_reader import read_json
 from fact_jax.training.images import check_normalisation
 from fact_jax.tuning.method import Method
 
@@ -34,9 +38,6 @@ _TYPES: dict[str, type] = {
 }
 # What a number of them may be.
 _RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 2**31 - 1)}
-_MAX_METADATA = 4_000_000  # 20,000 class names are half a million characters
-_MAX_DEPTH = 200  # blocks; what a method does for each takes time before shapes are compared
-_MAX_NAME = 1000  # characters of a class name
 # What a ViT must have in common with the one that factors were trained on: what the variant
 # decides, and what `load_vit` is told.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
@@ -129,29 +130,18 @@ def load_factors(
 
 
 def _read(path: Path) -> TrainedTask:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, "numpy") as file:
-            texts = file.metadata() or {}
-            if sum(map(len, texts.values())) > _MAX_METADATA:
-                raise ValueError(f"metadata of more than {_MAX_METADATA:,} characters")
-            metadata = {k: json.loads(v) for k, v in texts.items()}
+        with contextlib.closing(SafetensorsFile(path)) as file:
+            metadata = _metadata(file.metadata)
             method, expected = _expected(metadata)
-            found: dict[str, Any] = dict.fromkeys(file.keys())
-            for name in expected.keys() & found.keys():
-                part = file.get_slice(name)
-                found[name] = (tuple(part.get_shape()), part.get_dtype())
-            check_tensors(path, found, {name: (shape, "F32") for name, shape in expected.items()})
+            stored = {name: (file.shapes[name], file.dtypes[name]) for name in file.shapes}
+            check_tensors(path, stored, {name: (shape, "F32") for name, shape in expected.items()})
             tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
             for name in expected:
                 group, _, leaf = name.partition("/")
-                tree[group][leaf] = jnp.asarray(file.get_tensor(name))
-    except (
-        *(SafetensorError, OSError, KeyError, TypeError, AttributeError),
-        *(ValueError, ArithmeticError, RecursionError),
-    ) as error:
-        if isinstance(error, UserError) and str(path) in str(error):
+                tree[group][leaf] = jnp.asarray(file.read(name))
+    except DAMAGE as error:
+        if isinstance(error, UserError) and str(error).startswith(f"Factor file {path}"):
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -164,6 +154,16 @@ def _read(path: Path) -> TrainedTask:
     return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
 
 
+def _metadata(texts: dict[str, str]) -> dict[str, Any]:
+    if sum(map(len, texts.values())) > MAX_METADATA:
+        raise ValueError(f"metadata of more than {MAX_METADATA:,} characters")
+    kinds = (dict, list, str, int, float, bool, type(None))
+    return {
+        key: read_json(text.encode(), name=f"its metadata {ascii(key)[:50]}", expect=kinds)
+        for key, text in texts.items()
+    }
+
+
 def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
     from fact_jax.tuning.registry import build
@@ -172,8 +172,8 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
     method = build(metadata["method"], metadata["method_settings"])
     config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
-    if not 1 <= config.depth <= _MAX_DEPTH:
-        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {_MAX_DEPTH}")
+    if not 1 <= config.depth <= MAX_DEPTH:
+        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
     if not (math.isfinite(method.scale) and math.isfinite(config.layer_norm_eps)):
         raise ValueError(f"scale {method.scale}, layer_norm_eps {config.layer_norm_eps}")
     for key, kind in _TYPES.items():
@@ -188,9 +188,11 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         check_normalisation(normalisation)
     names = metadata.get("class_names")
     if names is not None and (
-        len(names) != classes or not all(type(n) is str and len(n) <= _MAX_NAME for n in names)
+        len(names) != classes or not all(type(n) is str and len(n) <= MAX_CLASS_NAME for n in names)
     ):
-        raise ValueError(f"class_names are not {classes} texts of at most {_MAX_NAME} characters")
+        raise ValueError(
+            f"class_names are not {classes} texts of at most {MAX_CLASS_NAME} characters"
+        )
     factors = jax.eval_shape(
         lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
     )

@@ -7,6 +7,7 @@ Letters in shapes: `d` width, `r` rank, `c` classes, `L` blocks; 4 slices per ML
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import jax
@@ -49,7 +50,11 @@ def read_reference(
     'module.' or another prefix, all of them with the same.
     Raises UserError: no scale given, another method, or tensors missing, unknown or ill-shaped.
     """
-    file = TorchZip(path)
+    with contextlib.closing(TorchZip(path)) as file:
+        return _read(file, method, scale)
+
+
+def _read(file: TorchZip, method: str | None, scale: float | None) -> TrainedTask:
     key = "FacTu.weight"
     prefix = next((n.removesuffix(key) for n in file.shapes if n.endswith(key)), "")
     if stray := [name for name in file.shapes if not name.startswith(prefix)]:

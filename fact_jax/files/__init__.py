@@ -1,0 +1,1 @@
+"""Files from outside: the guards against hostile ones, and the reader of JSON."""
