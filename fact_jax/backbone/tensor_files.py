@@ -167,7 +167,9 @@ class SafetensorsFile:
             parts = {name: self._file.get_slice(name) for name in names}
             self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
             self.dtypes = {name: part.get_dtype() for name, part in parts.items()}
-        except (SafetensorError, *DAMAGE) as error:
+        except SafetensorError as error:
+            raise _damaged(path, f"as safetensors: {error}") from error
+        except DAMAGE as error:
             raise _damaged(path, f"as safetensors: {error}") from error
 
     def read(self, name: str) -> np.ndarray:

@@ -30,7 +30,7 @@ from typing import IO
 import numpy as np
 
 # Formats. The needs in comments are those of a ViT-H with its optimiser's state.
-MAX_TENSORS = 50_000  # 1,600
+MAX_TENSORS = 20_000  # 1,600
 MAX_ARRAYS = 5_000  # of a .npz file, each with a header of its own: 520
 MAX_ZIP_DIRECTORY_BYTES = 4 << 20  # its entries take ten times as much in memory
 MAX_NPY_HEADER_BYTES = 1_000  # NumPy writes 118

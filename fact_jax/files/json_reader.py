@@ -111,9 +111,14 @@ def field(
     raise UserError(f"{name}: {key!r} {held}, expected {expected}.")
 
 
-_KINDS = {
-    **{dict: "an object", list: "a list", str: "a text", int: "a whole number"},
-    **{float: "a number", bool: "true or false", type(None): "null"},
+_KINDS: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
 }
 
 
