@@ -12,10 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fact_jax.cli import process
+from fact_jax.cli.terminal import Console
 from fact_jax.data import (
     VTAB,
     DataSettings,
@@ -104,14 +105,14 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     for task in tasks:
         state, used, test, words = inspect(task, data_dir)
         states.append(state)
-        coloured = f"[{COLOURS.get(state, 'red')}]{state}[/]"
+        coloured = Text(state, COLOURS.get(state, "red"))
         expected = str(task.test_size or "-")
         table.add_row(task.name, task.builder, task.versions, used, coloured, test, expected)
         if words:
             notes.setdefault(task.name, words)
     print_table(console, table)
     for name, words in notes.items():
-        console.print(f"{name}: {words}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name}: {words}", highlight=False, soft_wrap=True)
     console.print(f"{states.count('ready')} of {len(tasks)} tasks are ready.")
     return set(states) == {"ready"}
 

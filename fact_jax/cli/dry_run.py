@@ -6,10 +6,10 @@ import contextlib
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from fact_jax.backbone.config import get_variant
+from fact_jax.cli.terminal import Console
 from fact_jax.data import DataSettings, Task, get_task, open_task
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError

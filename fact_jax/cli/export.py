@@ -12,15 +12,14 @@ A merged .npz is a plain ViT with the task's head (Google layout), as timm and F
 
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.weights import load_vit
 from fact_jax.cli import process
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.serving import export
 from fact_jax.serving.outputs import prepare_output, write_atomically
@@ -93,8 +92,7 @@ def to_npz(task: TrainedTask | None, console: Console) -> bytes:
 
 
 def main() -> None:
-    console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    warnings.showwarning = lambda message, *_: console.print(f"Warning: {message}")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
     for flag in (_FACTORS, _OUT):
         flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
     suffix = Path(_OUT.value).suffix

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 import jax
 from etils import epath
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from fact_jax.cli import process, sweep
+from fact_jax.cli.terminal import Console
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 from fact_jax.report.tables import print_table
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +20,7 @@ from rich.progress import (
 )  # fmt: skip
 
 from fact_jax.cli import process
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.runs import Progress as Listener
 from fact_jax.sweep.runs import Run
@@ -42,7 +42,7 @@ class Bars:
 
     def __init__(self, console: Console):
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
             TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         self.progress = Progress(
@@ -101,7 +101,7 @@ class Bars:
         self._describe()
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def waiting(self) -> None:
         process.check_signals()

@@ -11,20 +11,20 @@ with 1 if a picture could not be read: its logits are NaN, the others are there.
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 from rich.progress import track
 
 from fact_jax.backbone.config import PRECISIONS, get_variant
 from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.cli import process
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
+from fact_jax.text import printable_line
 from fact_jax.tuning.files import TrainedTask, check_fits, load_factors
 
 _VARIANT = flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
@@ -125,8 +125,7 @@ def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[st
 
 def main() -> None:
     check_flags()
-    notes = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    warnings.showwarning = lambda message, *_: notes.print(f"Warning: {message}")
+    notes = Console(stderr=True, soft_wrap=True, highlight=False)
     task = load_factors(_FACTORS.value, _METHOD.value, _SCALE.value)
     classes = task.metadata.get("class_names") or [str(i) for i in range(task.num_classes)]
     if _CLASS_NAMES.value:
@@ -143,7 +142,7 @@ def main() -> None:
     if unreadable:
         notes.print(f"No logits for {len(unreadable)} of {len(names)}:")
         for i, reason in sorted(unreadable.items()):
-            notes.print(f"  {ascii(names[i])[1:-1]}: {reason}")
+            notes.print(f"  {printable_line(names[i])}: {reason}")
         sys.exit(1)
 
 

@@ -13,7 +13,9 @@ import jax
 from absl import app, logging
 
 from fact_jax.backbone.download import cache_dir
+from fact_jax.cli.terminal import prepare_terminal
 from fact_jax.errors import UserError
+from fact_jax.text import say
 from fact_jax.training.mesh import agree_on_any
 
 # Seconds that a run which is told to end (SIGTERM) may take to finish its epoch. Machines that are
@@ -79,7 +81,8 @@ def join_processes(how: str) -> None:
 
 
 def prepare_process() -> None:
-    """Quiet logs, and the cache of compiled programs that all commands share."""
+    """Quiet logs, a terminal for any text, and the cache of compiled programs of all commands."""
+    prepare_terminal()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too
     logging.set_verbosity(logging.FATAL)  # what Orbax's threads log is raised, too
@@ -108,7 +111,7 @@ def run(main: Callable[[], None]) -> None:
                 text = (
                     "the name of a setting has characters that no name has; see the config's file."
                 )
-            print(f"error: {text}", file=sys.stderr)
+            say(f"error: {text}", error=True)
             sys.exit(2)
 
     def guarded(argv: list[str]) -> None:
@@ -120,19 +123,20 @@ def run(main: Callable[[], None]) -> None:
                 raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", error=True)
             if error.at_once:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("\nInterrupted. Run the same command again to go on.", file=sys.stderr)
+            say("\nInterrupted. Run the same command again to go on.", error=True)
             sys.exit(130)
         except Terminated:
-            print("\nTerminated. Run the same command again to go on.", file=sys.stderr)
+            say("\nTerminated. Run the same command again to go on.", error=True)
             sys.exit(143)
         finally:
             signal.alarm(0)  # of a grace period: when Python ends, it would kill
 
+    prepare_terminal()  # before --help
     app.run(guarded, flags_parser=parse)

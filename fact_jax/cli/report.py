@@ -13,6 +13,7 @@ from absl import flags
 from fact_jax.cli import process
 from fact_jax.errors import UserError
 from fact_jax.report.page import write_report
+from fact_jax.text import say
 
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir", None, "Work directory of a sweep; several may be given.", required=True
@@ -26,7 +27,7 @@ def main() -> None:
             f"The report needs {' and '.join(missing)}: pip install 'fact-jax[report]'."
         )
     folder = write_report(_WORKDIR.value, _OUT.value)
-    print(f"Wrote {folder / 'index.html'}, report.md, results.csv and the figures.")
+    say(f"Wrote {folder / 'index.html'}, report.md, results.csv and the figures.")
 
 
 def start() -> None:

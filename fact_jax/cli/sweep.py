@@ -14,12 +14,12 @@ import jax
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
-from rich.console import Console
 
 from fact_jax.cli import process
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.cli.launchers import options
 from fact_jax.cli.live import Bars, Scalars, Several
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results

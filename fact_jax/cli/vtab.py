@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from etils import epath
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from fact_jax.cli import process, sweep
+from fact_jax.cli.terminal import Console
 from fact_jax.report.tables import comparison_table, print_table, result_table
 from fact_jax.sweep.plan import task_names
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
-from rich.text import Text
 
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
+from fact_jax.text import printable
 
 # Published rows of the VPT paper, chosen on validation data; how the last two chose is not known.
 _CHOSEN_OTHERWISE = ("full", "linear", "bitfit", "vpt_shallow", "vpt_deep", "ssf", "adaptformer")
@@ -27,7 +28,7 @@ def print_table(console: Console, table: Table) -> None:
     it. (Rich cuts names and numbers, in files and pipes too.)"""
 
     def width(text: Any) -> int:
-        return Text.from_markup(str(text)).cell_len
+        return cell_len(printable(str(text)))
 
     for column in table.columns:
         cells = [*column.cells, *f"{column.header} {column.footer}".split()]

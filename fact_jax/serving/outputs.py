@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fact_jax.errors import UserError
+from fact_jax.text import printable_line
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
 
@@ -108,4 +109,4 @@ def top_table(
 
 def _shown(name: str) -> Text:
     """A name as it is, control characters and broken encodings escaped."""
-    return Text(name if name.isprintable() else ascii(name)[1:-1])
+    return Text(printable_line(name))

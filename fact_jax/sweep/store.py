@@ -34,6 +34,7 @@ from etils import epath
 from fact_jax.errors import UserError
 from fact_jax.sweep.claims import Claims
 from fact_jax.sweep.faults import no_space
+from fact_jax.text import say
 
 PROBE_BYTES = 1 << 16
 
@@ -71,7 +72,7 @@ class Store:
     def __init__(
         self,
         workdir: str | os.PathLike,
-        note: Callable[[str], None] = print,
+        note: Callable[[str], None] = say,
         create: bool = True,
     ):
         self.workdir, self.note = absolute(workdir), note

@@ -21,18 +21,19 @@ from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from fact_jax.cli import process
 from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars, Scalars, Several
 from fact_jax.cli.sweep import LocalRunner, rerun_command
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.record import store_failure
 from fact_jax.sweep.runner import POLL, Outcome
 from fact_jax.sweep.runs import Failure, Progress, Run
 from fact_jax.sweep.store import Store, absolute
+from fact_jax.text import say
 
 OBJECT_STORE = 100 << 20  # bytes, of a cluster that is started here: only names are passed
 
@@ -102,7 +103,7 @@ class OnRay:
         """The survey did, where the data are."""
 
     def describe(self, console: Console, cells: list[Cell]) -> None:
-        console.print(self._survey.text, markup=False, highlight=False)
+        console.print(self._survey.text, highlight=False)
 
     def run(
         self, cells: list[Cell], results: dict[str, dict[str, Any]], only: list[str]
@@ -277,7 +278,7 @@ class _Notes:
         pass
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def waiting(self) -> None:
         pass

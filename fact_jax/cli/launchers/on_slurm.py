@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from fact_jax.cli import process
 from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars
 from fact_jax.cli.sweep import rerun_command, run_sweep
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import stored_result
 from fact_jax.sweep.runner import POLL, Outcome
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store
+from fact_jax.text import say
 
 LOOK = 30.0  # seconds between questions to Slurm's controller
 
@@ -59,7 +60,7 @@ class Job:
                 rerun=lambda cell: self.command + cell,
             )  # fmt: skip
         except UserError as error:
-            print(f"error: {error}", flush=True)
+            say(f"error: {error}")
             return str(error)
         except process.Terminated:
             signal.alarm(0)

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, Protocol
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
-from rich.console import Console
 
 from fact_jax.cli.live import Bars
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runner import Outcome
 from fact_jax.sweep.store import Store
+from fact_jax.text import say
 
 LAUNCHERS = ("local", "ray", "slurm")
 
@@ -77,7 +78,7 @@ def define_flags() -> None:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # it reads the command line
         text = " ".join(str(error).split())
-        print(f"error: --launch: {text}; its settings are {', '.join(OPTIONS)}.", file=sys.stderr)
+        say(f"error: --launch: {text}; its settings are {', '.join(OPTIONS)}.", error=True)
         sys.exit(2)
 
 

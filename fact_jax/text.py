@@ -1,0 +1,33 @@
+"""Text from files and users, made safe to show."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+# Control characters but newline; soft hyphen; characters without width and those that change the
+# order of a line (bidirectional controls, line and paragraph separators, byte-order marks, tags);
+# lone surrogates, as in names that are not UTF-8. ZWNJ and ZWJ stay: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    r"""The text with invisible and reordering characters as escapes: `\x1b`, `\u202e`, `\udce9`.
+
+    Newlines stay. Text from files cannot move the cursor, recolour or reorder a terminal
+    afterwards, and every output encoding but ASCII's siblings can write it.
+    """
+    return _HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def printable_line(text: str) -> str:
+    r"""As `printable`, with newlines as `\n`: for names, which must stay on one line."""
+    return printable(text).replace("\n", r"\n")
+
+
+def say(text: str, error: bool = False) -> None:
+    """Prints one message to stdout, or to stderr if it is an `error`, and flushes it."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
