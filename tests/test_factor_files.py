@@ -250,7 +250,7 @@ DAMAGED = {
     "normalisation": (_metadata("normalisation", "x"), ["normalisation is 'x'", "'imagenet'"]),
     "version": (_metadata("format_version", 2), ["format version 2"]),
     "no metadata": (lambda t, m: (t, {}), ["not a factor file", "format_version"]),
-    "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["RecursionError"]),
+    "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["nested too deeply"]),
     "large metadata": (lambda t, m: (t, {**m, "task": "0" * 5_000_000}), ["more than 4,000,000"]),
 }  # fmt: skip
 

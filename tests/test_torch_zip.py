@@ -1,13 +1,17 @@
 """PyTorch's zip files: what is read equals what was saved, and nothing in them is executed."""
 
 import argparse
+import collections
+import datetime
 import io
 import pickle
 import pickletools
 import struct
 import time
 import tracemalloc
+import warnings
 import zipfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +32,8 @@ def text(value: str | bytes) -> bytes:
 
 
 def number(n: int) -> bytes:
-    return b"J" + struct.pack("<i", n)
+    long = pickle.encode_long(n)
+    return b"J" + struct.pack("<i", n) if n < 2**31 else b"\x8a" + bytes([len(long)]) + long
 
 
 def tensor(shape, strides, offset=0, numel=24, key="0", kind="Float") -> bytes:
@@ -149,6 +154,43 @@ def test_views_of_one_storage(tmp_path):
         np.testing.assert_array_equal(file.read(name), array)
 
 
+def test_what_training_scripts_store_beside_the_weights_is_skipped(tmp_path):
+    """Python writes the same opcodes as torch.save, which uses protocol 2."""
+    factory = collections.defaultdict(list)
+    beside = {
+        "accuracy": np.float32(3.5), "epoch": np.int64(3), "curve": np.arange(3.0), "best": True,
+        "out": Path("/a/b"), "history": factory, "counts": collections.Counter("aab"),
+        "args": argparse.Namespace(lr=1.0, out=Path("x"), seeds={1, 2}), "raw": b"abc",
+        "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "z": 1j,
+        "class": argparse.Namespace, "dict of a library": collections.UserDict(a=1),
+    }  # fmt: skip
+    torch_only = b"".join(
+        text(name) + value + b"s"
+        for name, value in {
+            "dtype": b"ctorch\nfloat32\n",
+            "device": b"ctorch\ndevice\n" + text("cpu") + b"\x85R",
+            "size": b"ctorch\nSize\nK\x01\x85\x85R",
+        }.items()
+    )
+    program = PROTO + b"}" + torch_only + text("a") + tensor((4, 6), (6, 1)) + b"s"
+    program += text("beside") + pickle.dumps(beside, 2)[2:-1] + b"s."
+    file = opened(tmp_path, archive(program))
+    assert file.shapes == {"a": (4, 6)}
+    np.testing.assert_array_equal(file.read("a"), DATA.reshape(4, 6))
+    file.close()
+
+
+def test_files_are_closed(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        file = opened(tmp_path, torch_bytes(ARRAYS))
+        file.close()
+        with pytest.raises(UserError):
+            opened(tmp_path, archive(one((25,), (1,))))
+        with pytest.raises(ValueError, match="closed"):
+            file.read("matrix")
+
+
 def test_files_of_big_endian_machines(tmp_path):
     members = {"byteorder": b"big", "data/0": DATA.astype(">f4").tobytes()}
     read = opened(tmp_path, archive(one((24,), (1,)), members)).read("a")
@@ -210,6 +252,16 @@ HOSTILE = {
     "negative stride": (archive(one((2,), (-1,), 5)), "not whole numbers"),
     "negative shape": (archive(one((-2,), (1,))), "not whole numbers"),
     "strides missing": (archive(one((2, 2), (1,))), "strides miss its shape"),
+    "giant stride": (archive(one((1, 8), (2**70, 1))), "not whole numbers"),
+    "giant axis": (archive(one((0, 2**70), (1, 1))), "not whole numbers"),
+    "giant offset": (archive(one((0,), (1,), 2**70)), "not whole numbers"),
+    "negative offset": (archive(one((1,), (1,), -1)), "not whole numbers"),
+    "negative storage": (archive(one((1,), (1,), numel=-1)), "ill-formed storage"),
+    "giant storage": (archive(one((0,), (1,), numel=2**70)), "ill-formed storage"),
+    "byte order": (archive(one((1,), (1,)), {"byteorder": b"middle"}), "'middle'; expected"),
+    "code of a skipped module": (archive(PROTO + b"cbuiltins\neval\n(" + text("1") + b"tR."),
+                                 "calls 'builtins.eval'"),
+    "whole model": (archive(PROTO + b"cmodels.vit\nViT\n)\x81}b."), "object of 'models.vit.ViT'"),
     "no storage": (archive(one((2,), (1,), key="7")), "but has none"),
     "short storage": (archive(one((2,), (1,), numel=25)), "should have 100 bytes, but has 96"),
     "other dtype": (archive(one((2,), (1,), kind="Double")), "should have 192 bytes"),

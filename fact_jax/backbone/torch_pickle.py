@@ -1,9 +1,12 @@
 """The pickle programs of PyTorch's files, interpreted without executing anything.
 
-A pickle can call any function, so Python's unpickler is not used: `run` knows the few opcodes and
-the few globals that tensors need, and refuses the rest. It calls nothing, and its memory is bounded
-by the limits of guards.py. (The unpickler's is not: its memo is an array that one opcode can make
-gigabytes long.) Format: torch/serialization.py, torch/_utils.py (`_rebuild_tensor_v2`).
+A pickle can call any function, so Python's unpickler is not used: `run` knows the few opcodes that
+tensors need and refuses the rest. It calls nothing: a class or function is a name here, and what a
+program makes of one is a tensor, a dict, or a `_Skipped` value without content. Its memory is
+bounded by the limits of guards.py. (The unpickler's is not: its memo is an array that one opcode
+can make gigabytes long. A subclass of the one in pure Python would need as many lines, since it
+hashes any key and counts no opcodes.) Format: torch/serialization.py, torch/_utils.py
+(`_rebuild_tensor_v2`).
 """
 
 from __future__ import annotations
@@ -36,17 +39,44 @@ STORAGES: dict[str, np.dtype] = {
     "torch BoolStorage": np.dtype(np.bool_),
 }
 TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
-# Namespace: the arguments that training scripts store beside the weights; they are skipped.
-ORDERED_DICT, _NAMESPACE = "collections OrderedDict", "argparse Namespace"
-_GLOBALS = {*STORAGES, TENSOR, _PARAMETER, ORDERED_DICT, _NAMESPACE}
+ORDERED_DICT = "collections OrderedDict"
+_DICTS = {ORDERED_DICT, "collections defaultdict"}
+# What training scripts store beside the weights: metrics, paths, dates. A call of one of these
+# gives a value that is skipped. Objects of any class (NEWOBJ) are skipped, too; see `new_object`.
+_VALUES: dict[str, str] = {
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "numpy": "dtype ndarray",
+    "_codecs": "encode",
+    "__builtin__": "set frozenset complex bytearray slice range xrange object",
+    "builtins": "set frozenset complex bytearray slice range object",
+    "collections": "Counter deque",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "torch": "Size device",
+    "types": "SimpleNamespace",
+    "uuid": "UUID",
+}
+_SKIPPED_CALLS = {f"{module} {name}" for module, names in _VALUES.items() for name in names.split()}
 
 
 class _Global(NamedTuple):
+    """A class or function: its module and name, and nothing else."""
+
     name: str
+
+    @property
+    def shown(self) -> str:
+        return repr(self.name.replace(" ", ".")[:100])
 
 
 class _Skipped(NamedTuple):
-    """A value that is not needed, such as an argparse.Namespace."""
+    """A value that is not needed, such as an argparse.Namespace; all that is put in is dropped."""
+
+    kind: _Global
 
 
 class Storage(NamedTuple):
@@ -71,35 +101,40 @@ def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
 
     A program can make a container hold another many times, or itself: hence the limits.
     """
+    if isinstance(value, _Skipped | _Global):
+        kind = value.kind if isinstance(value, _Skipped) else value
+        raise Refused(f"holds no dict of tensors, but an object of {kind.shown}")
+    if not _holds(value):
+        raise Refused("holds no tensors")
     seen: set[str] = set()
-    budget = MAX_OPCODES  # containers' entries visited
-    stack = [(value, "", 0)]
-    while stack:
-        value, name, depth = stack.pop()
-        if isinstance(value, Tensor):
-            if name in seen:
-                raise Refused(f"holds two tensors named {name!r}")
-            seen.add(name)
-            if len(seen) > MAX_TENSORS:
-                raise Refused(f"holds more than {MAX_TENSORS:,} tensors")
-            yield name, value
-            continue
-        if isinstance(value, dict):
-            entries = list(value.items())
-        elif type(value) in (list, tuple):
-            entries = list(enumerate(value))
-        else:
-            continue
-        budget -= len(entries)
-        if depth == MAX_CONTAINER_DEPTH or budget < 0:
+    for name, tensor in _walk(value, "", 0, iter(range(MAX_OPCODES))):
+        if name in seen:
+            raise Refused(f"holds two tensors named {name!r}")
+        seen.add(name)
+        if len(seen) > MAX_TENSORS:
+            raise Refused(f"holds more than {MAX_TENSORS:,} tensors")
+        yield name, tensor
+    if not seen:
+        raise Refused("holds no tensors")
+
+
+def _walk(value: Any, name: str, depth: int, budget: Iterator) -> Iterator[tuple[str, Tensor]]:
+    """The tensors below a value; `budget` has an item for every entry that may be visited."""
+    if isinstance(value, Tensor):
+        yield name, value
+        return
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        if next(budget, None) is None or depth == MAX_CONTAINER_DEPTH:
             raise Refused("holds containers nested too deeply or in a circle")
-        for key, child in reversed(entries):
+        if _holds(child):
             child_name = f"{name}.{key}" if depth else str(key)
             if len(child_name) > MAX_NAME:
                 raise Refused(f"holds a name of more than {MAX_NAME} characters")
-            stack.append((child, child_name, depth + 1))
-    if not seen:
-        raise Refused("holds no tensors")
+            yield from _walk(child, child_name, depth + 1, budget)
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | Tensor) or type(value) in (list, tuple)
 
 
 def run(program: bytes) -> Any:
@@ -155,6 +190,8 @@ class _Machine:
 
     def set_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, _Skipped):
+            return
         _need(isinstance(target, dict), "items set on something that is no dict")
         for key, value in zip(values[::2], values[1::2], strict=True):
             # Only these: hashing nested tuples can take for ever.
@@ -162,19 +199,20 @@ class _Machine:
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
-        _need(type(self.stack[-1]) is list, "elements added to something that is no list")
-        self.stack[-1].extend(values)
+        target = self.stack[-1]
+        if not isinstance(target, _Skipped):
+            _need(type(target) is list, "elements added to something that is no list")
+            target.extend(values)
 
     def find(self, name: str) -> None:
-        if name not in _GLOBALS:
-            shown = name.replace(" ", ".")[:100]
-            raise Refused(f"names {shown!r}, which is code and not part of a tensor")
         self.push(_Global(name))
 
     def storage(self, _: Any) -> None:
         tag, kind, key, _location, numel = self.pop()
         _need(tag == "storage" and isinstance(kind, _Global), "a reference to no storage")
         _need(type(key) is str and are_sizes((numel,)), "an ill-formed storage")
+        if kind.name not in STORAGES:
+            raise Refused(f"names {kind.shown}, which is no kind of storage that is read here")
         self.push(Storage(STORAGES[kind.name], key, numel))
 
     def reduce(self, _: Any) -> None:
@@ -185,14 +223,19 @@ class _Machine:
         elif function.name == _PARAMETER:
             _need(isinstance(arguments[0], Tensor), "a parameter of no tensor")
             self.push(arguments[0])
-        else:
-            _need(function.name == ORDERED_DICT and not arguments, f"a call of {function.name}")
+        elif function.name in _DICTS:
+            _need(function.name != ORDERED_DICT or not arguments, f"a call of {function.shown}")
             self.push({})
+        elif function.name in _SKIPPED_CALLS:
+            self.push(_Skipped(function))
+        else:
+            raise Refused(f"calls {function.shown}, which is code and not part of a tensor")
 
     def new_object(self, _: Any) -> None:
+        """An object of any class, such as argparse.Namespace: its name, and nothing of it."""
         arguments, kind = self.pop(), self.pop()
-        _need(kind == _Global(_NAMESPACE) and arguments == (), "an object of an unexpected class")
-        self.push(_Skipped())
+        _need(isinstance(kind, _Global) and type(arguments) is tuple, "an object of no class")
+        self.push(_Skipped(kind))
 
     def build(self, _: Any) -> None:
         """An object's attributes: `_metadata` of a state dict, the content of a Namespace."""

@@ -47,6 +47,7 @@ class TorchZip:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
+        self._last: tuple[str | None, bytes] = (None, b"")
         try:
             with self.path.open("rb") as file:
                 self._check_start(file.read(len(_LEGACY_START)))
@@ -74,31 +75,27 @@ class TorchZip:
         self._prefix = programs[0].removesuffix("data.pkl")
         if f"{self._prefix}constants.pkl" in self._zip.NameToInfo:
             raise UserError(
-                f"File {self.path} is a TorchScript program, not a file of tensors. In PyTorch, "
-                "save torch.jit.load(path).state_dict() and give that file."
+                f"File {self.path} is a TorchScript program, not a file of tensors. "
+                + self._advice(f'torch.jit.load({str(self.path.name)!r}, map_location="cpu")')
             )
         program = self._member("data.pkl", limit=MAX_PICKLE_BYTES)
-        order = f"{self._prefix}byteorder" in self._zip.NameToInfo
-        big = order and self._member("byteorder", limit=16) == b"big"
-        self._byte_order: Any = ">" if big else "<"
+        self._byte_order = self._read_byte_order()
         try:
             self._tensors = dict(tensors(run(program)))
             for name, tensor in self._tensors.items():
                 self._check(name, tensor)
         except Refused as error:
             raise UserError(
-                f"File {self.path} {error}. Nothing of it was executed. If you trust it, make a "
-                "safetensors file of it in PyTorch: "
-                f'd = torch.load("{self.path.name}", map_location="cpu", weights_only=True); '
-                'safetensors.torch.save_file({k: v.contiguous() for k, v in d.items()}, "new.'
-                'safetensors") (for nested dicts, with d = d["model"] or the like between).'
+                f"File {self.path} {error}. Nothing of it was executed. {self._advice()}"
             ) from error
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The tensor's values, contiguous, in the stored dtype and the machine's byte order."""
         storage, offset, shape, strides = self._tensors[name]
-        data = self._member(f"data/{storage.key}")
+        if self._last[0] != storage.key:  # many tensors may be views of one storage
+            self._last = (storage.key, self._member(f"data/{storage.key}"))
+        data = self._last[1]
         stored = storage.dtype.newbyteorder(self._byte_order)
         flat = np.frombuffer(data, stored)[offset:]
         if 0 in shape:
@@ -107,19 +104,45 @@ class TorchZip:
         view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
         return np.array(view, storage.dtype, order="C")
 
+    def _read_byte_order(self) -> Any:
+        """NumPy's sign for the byte order of the storages."""
+        if f"{self._prefix}byteorder" not in self._zip.NameToInfo:
+            return "<"
+        stated = self._member("byteorder", limit=100)
+        if stated not in (b"little", b"big"):
+            raise UserError(
+                f"File {self.path} says that its byte order is {ascii(stated)[1:60]}; expected "
+                "'little' or 'big'. Fetch or make it again."
+            )
+        return ">" if stated == b"big" else "<"
+
+    def _advice(self, load: str = "") -> str:
+        """What to do about a file that is not read here, as a line for PyTorch."""
+        path = repr(str(self.path.name))
+        load = load or f'torch.load({path}, map_location="cpu", weights_only=False)'
+        then = (
+            'd = d.state_dict() if hasattr(d, "state_dict") else next((d[k] for k in ("model", '
+            '"state_dict", "teacher") if k in d), d); '
+        )
+        return (
+            "If you trust the file, which may run code then, write its tensors to a new one in "
+            f"PyTorch and give that: import torch; d = {load}; {then}"
+            'torch.save({k: v for k, v in d.items() if torch.is_tensor(v)}, "new.pt")'
+        )
+
     def _check_start(self, start: bytes) -> None:
         if start.startswith(b"PK"):
             return
+        load = ""
         if start == _LEGACY_START:
             kind = "was saved in PyTorch's format before 1.6, which is a series of pickles"
         elif start.startswith(b"\x80"):
             kind = "is a bare pickle"
+            load = f'__import__("pickle").load(open({str(self.path.name)!r}, "rb"))'
         else:
             raise self._broken("it does not begin as a zip file does")
         raise UserError(
-            f"File {self.path} {kind}; only zip files of torch.save are read. In PyTorch 1.6 or "
-            f'later: torch.save(torch.load("{self.path.name}", map_location="cpu", '
-            'weights_only=True), "new.pt"), and give that file.'
+            f"File {self.path} {kind}; only zip files of torch.save are read. {self._advice(load)}"
         )
 
     def _broken(self, reason: str) -> UserError:
@@ -134,7 +157,7 @@ class TorchZip:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise UserError(
                 f"File {self.path}: member {name} is compressed, which torch.save never does. "
-                "Load and save it again in PyTorch."
+                + self._advice()
             )
         if limit is not None and info.file_size > limit:
             raise UserError(
@@ -163,6 +186,7 @@ class TorchZip:
 
     def close(self) -> None:
         """Closes the file; its tensors can no longer be read."""
+        self._last = (None, b"")
         self._zip.close()
 
 
