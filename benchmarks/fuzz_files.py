@@ -1,0 +1,134 @@
+"""Targets of the fuzzer: weight files and factor files in every format that is read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save
+
+from benchmarks import fuzz_mutate
+from benchmarks.fuzz_target import Target
+from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, load_factors, load_vit
+from fact_jax.backbone.tensor_files import open_tensors
+from fact_jax.backbone.torch_zip import torch_bytes
+from fact_jax.tuning.files import to_bytes
+from fact_jax.tuning.reference import reference_tensors
+
+_CONFIG = ViTConfig(width=16, depth=2, num_heads=2, mlp_dim=64, patch_size=4, image_size=16)
+_LARGEST = 1_000_000  # numbers of an array: a model reads only those that have its shapes
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"cls": (1, 1, 4), "embedding/kernel": (4, 4, 3, 8), "embedding/bias": (8,), "s": ()}
+    return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+
+
+def _npz() -> list[bytes]:
+    files = []
+    for write in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        write(buffer, **_arrays())
+        files.append(buffer.getvalue())
+    return files
+
+
+def _safetensors() -> list[bytes]:
+    return [save(_arrays(), metadata={"format": "pt"})]
+
+
+def _torch() -> list[bytes]:
+    arrays = {f"model.{name}": array for name, array in _arrays().items()}
+    return [torch_bytes(arrays), torch_bytes({"a": np.arange(6, dtype="float16").reshape(2, 3)})]
+
+
+def _trainable(method) -> dict:
+    head = {"kernel": np.ones((_CONFIG.width, 3), "float32"), "bias": np.zeros(3, "float32")}
+    return {"factors": method.init(jax.random.key(0), _CONFIG), "head": head}
+
+
+def _factors() -> list[bytes]:
+    metadata = {
+        "variant": "vit_b16", "weights_sha256": "0" * 64, "task": "dtd", "class_names": list("abc"),
+        "image_size": 224, "normalisation": "imagenet", "jpeg_quality": None, "protocol": "val",
+    }  # fmt: skip
+    methods = (FacTTT(2, 0.1), FacTTK(2, 1.0), LoRA(2, 1.0))
+    return [to_bytes(method, _trainable(method), _CONFIG, metadata) for method in methods]
+
+
+def _released() -> list[bytes]:
+    files = []
+    for method in (FacTTT(2, 0.1), FacTTK(2, 1.0)):
+        tree = _trainable(method)
+        files.append(torch_bytes(reference_tensors(method, tree["factors"], tree["head"])))
+    return files
+
+
+def _weights() -> list[bytes]:
+    from fact_jax.backbone.download import BUNDLED
+
+    return [BUNDLED["vit_mini"].read_bytes()]
+
+
+def _mutate_npz(rng: random.Random, data: bytes) -> bytes:
+    return fuzz_mutate.zip_bytes(rng, data, lambda r, _, content: fuzz_mutate.npy_bytes(r, content))
+
+
+def _mutate_torch(rng: random.Random, data: bytes) -> bytes:
+    def member(rng: random.Random, name: str, content: bytes) -> bytes:
+        change = fuzz_mutate.pickle_bytes if name.endswith(".pkl") else fuzz_mutate.some_bytes
+        return change(rng, content)
+
+    return fuzz_mutate.zip_bytes(rng, data, member)
+
+
+def _mutate_safetensors(rng: random.Random, data: bytes) -> bytes:
+    """Other bytes, another header, or other metadata, which are JSON in JSON."""
+    if rng.random() < 0.25:
+        return fuzz_mutate.some_bytes(rng, data)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    texts = header.get("__metadata__", {})
+    if len(texts) > 1 and rng.random() < 0.7:
+        for key in rng.sample(list(texts), rng.randint(1, 2)):
+            text = fuzz_mutate.json_bytes(rng, texts[key].encode())
+            texts[key] = text.decode("utf-8", "replace")
+    else:
+        header = fuzz_mutate.json_value(rng, header)
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _read_tensors(path: Path) -> None:
+    with contextlib.closing(open_tensors(path)) as file:
+        for name, shape in file.shapes.items():
+            if math.prod(shape) <= _LARGEST and file.read(name).shape != shape:
+                raise AssertionError(f"{name} has another shape than {shape}")
+
+
+def _read_factors(path: Path) -> None:
+    task = load_factors(path, scale=1.0 if path.suffix == ".pt" else None)
+    width, classes = task.head["kernel"].shape
+    if not 0 < task.num_classes == classes or width != task.metadata["vit"]["width"]:
+        raise AssertionError("the head does not fit")
+
+
+def _read_weights(path: Path) -> None:
+    load_vit("vit_mini", path)
+
+
+TARGETS: dict[str, Target] = {
+    "npz": Target(".npz", _npz, _mutate_npz, _read_tensors),
+    "safetensors": Target(".safetensors", _safetensors, _mutate_safetensors, _read_tensors),
+    "torch": Target(".pt", _torch, _mutate_torch, _read_tensors),
+    "factors": Target(".safetensors", _factors, _mutate_safetensors, _read_factors),
+    "factors_torch": Target(".pt", _released, _mutate_torch, _read_factors),
+    "weights": Target(".npz", _weights, _mutate_npz, _read_weights, share=0.1),
+}
