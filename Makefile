@@ -20,15 +20,16 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
+# These and the comparisons compile as a user's process does, with all of XLA's optimisations.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m slow
 
 # Against PyTorch, timm and transformers; prints the measured errors.
 parity: $(PARITY_READY)
-	$(BIN)/python -m pytest -m "not slow" tests/parity
+	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m "not slow" tests/parity
 
 parity-slow: $(PARITY_READY)
-	$(BIN)/python -m pytest -m slow tests/parity
+	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m slow tests/parity
 
 # Their outputs for `make test`, written anew.
 stored-parity: $(PARITY_READY)

@@ -7,7 +7,13 @@ from pathlib import Path
 # One cache of compiled programs for all test sessions and the commands that they start.
 CACHE = Path(__file__).parents[1] / ".cache" / f"xla-{version('jax')}-{version('jaxlib')}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Tests compile quickly, not well: a tenth of the seconds for programs that run for milliseconds.
+# FACT_JAX_TESTS=optimised compiles as a user's process does (`make test-slow`, `make parity`).
+if os.environ.get("FACT_JAX_TESTS") != "optimised":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

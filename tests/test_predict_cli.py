@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from devices import on_host_devices
 from PIL import Image
 
 import fact_jax
@@ -83,7 +84,7 @@ def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
     out = predict(
         "--variant", "vit_mini", "--factors", trained / "f.safetensors", "--images",
         trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", batch_size,
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        **on_host_devices(devices),
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     logits = np.load(tmp_path / "l.npy")

@@ -1,6 +1,5 @@
 """The protocol's schedule, optimiser, batches, resuming and evaluation."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import on_host_devices
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -397,7 +397,6 @@ def test_eight_devices_share_a_batch_and_agree_with_one():
     """Dropout and stochastic depth on: their masks do not depend on the number of devices."""
     out = subprocess.run(
         [sys.executable, "-c", DATA_PARALLEL], capture_output=True, text=True,
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-             "JAX_PLATFORMS": "cpu"},
+        env=on_host_devices(8),
     )  # fmt: skip
     assert out.stdout.strip().endswith("equal"), out.stderr

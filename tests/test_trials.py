@@ -1,7 +1,6 @@
 """Runs that train together: on one device, on several, and in several processes."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from devices import on_host_devices
 from etils import epath
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -145,13 +145,6 @@ for name, error in errors.items():
     print(f"one of eight on eight devices, and {name}: {error:.1e} of an array's largest number")
 print("equal")
 """
-
-
-def on_host_devices(count, **more):
-    return {
-        **os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-        "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **more,
-    }  # fmt: skip
 
 
 def test_eight_trials_on_eight_devices_never_speak_and_are_bit_equal():

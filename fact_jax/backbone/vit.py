@@ -11,6 +11,7 @@ Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -169,14 +170,15 @@ def _initial(config: ViTConfig) -> dict:
 
 def init_base(config: ViTConfig, key: Array) -> dict:
     """Random base parameters, float32, in the layout described above."""
+    return _init_base(config, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_base(config: ViTConfig, key: Array) -> dict:
     specs, treedef = jax.tree.flatten(_initial(config), is_leaf=lambda x: isinstance(x, tuple))
-
-    @jax.jit
-    def init(key):
-        keys = jax.random.split(key, len(specs))
-        return [fill(k, shape) for k, (fill, shape) in zip(keys, specs, strict=True)]
-
-    return jax.tree.unflatten(treedef, init(key))
+    keys = jax.random.split(key, len(specs))
+    values = [fill(k, shape) for k, (fill, shape) in zip(keys, specs, strict=True)]
+    return jax.tree.unflatten(treedef, values)
 
 
 class ViT(nn.Module):
