@@ -111,8 +111,9 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
         if words:
             notes.setdefault(task.name, words)
     print_table(console, table)
-    for name, words in notes.items():
-        console.print(f"{name}: {words}", highlight=False, soft_wrap=True)
+    for words in dict.fromkeys(notes.values()):  # what holds for many tasks is said once
+        names = ", ".join(name for name, note in notes.items() if note == words)
+        console.print(f"{names}: {words}", highlight=False, soft_wrap=True)
     console.print(f"{states.count('ready')} of {len(tasks)} tasks are ready.")
     return set(states) == {"ready"}
 
@@ -124,4 +125,4 @@ def main() -> None:
 
 def start() -> None:
     """Runs the command with the arguments of this process."""
-    process.run(main)
+    process.run(main, __doc__)

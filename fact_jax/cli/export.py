@@ -114,4 +114,4 @@ def main() -> None:
 
 def start() -> None:
     """Runs the command with the arguments of this process."""
-    process.run(main)
+    process.run(main, __doc__)

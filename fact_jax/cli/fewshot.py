@@ -1,6 +1,7 @@
 """Few-shot learning, as a sweep that goes on where it was stopped.
 
-    python -m experiments.fewshot --config configs/fewshot_tt.py --workdir DIR
+    python -m experiments.fewshot --config fewshot_tt --workdir runs/few
+    python -m experiments.fewshot --config fewshot:lora,noah --workdir runs/few
 
 The tasks of the config at each number of shots. It ends with a table of accuracy against shots and,
 where matplotlib is installed, the figure of it with the published points: DIR/fewshot.png and .svg.
@@ -36,5 +37,4 @@ def main() -> None:
 
 def start() -> None:
     """Runs the command with the arguments of this process."""
-    sweep.define_flags("configs/fewshot_tt.py")
-    process.run(main)
+    process.run(main, __doc__, lambda: sweep.define_flags("fewshot_tt"))

@@ -13,6 +13,7 @@ import jax
 from absl import app, logging
 
 from fact_jax.backbone.download import cache_dir
+from fact_jax.cli import arguments
 from fact_jax.cli.terminal import prepare_terminal
 from fact_jax.errors import UserError
 from fact_jax.text import say
@@ -90,29 +91,14 @@ def prepare_process() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+    main: Callable[[], None], text: str = "", define: Callable[[], None] = arguments.no_flags
+) -> None:
     """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C and
-    SIGTERM say how to go on (status 130 and 143)."""
+    SIGTERM say how to go on (status 130 and 143). `text` and `define`: see `arguments.parse`."""
 
     def parse(argv: list[str]) -> list[str]:
-        try:
-            return app.parse_flags_with_usage(argv)
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            # What ml_collections says of an unknown setting, a wrong type or a missing file.
-            text = " ".join(str(error).split())
-            what: Any = error  # ml_collections puts the KeyError of a name into an AttributeError
-            while isinstance(what, Exception) and what.args and not isinstance(what, KeyError):
-                what = what.args[0]
-            if isinstance(what, KeyError):
-                name, _, hint = str(what.args[0]).partition("\n")
-                text = f"unknown setting {name}. {hint}".strip()
-                text += " The config's file shows those that there are."
-            elif text.startswith("malformed node"):
-                text = (
-                    "the name of a setting has characters that no name has; see the config's file."
-                )
-            say(f"error: {text}", error=True)
-            sys.exit(2)
+        return arguments.parse(argv, text, define)
 
     def guarded(argv: list[str]) -> None:
         prepare_process()

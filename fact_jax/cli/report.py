@@ -1,4 +1,7 @@
-"""A report of sweeps: ``python -m experiments.report --workdir DIR [--workdir DIR2 ...]``.
+"""A report of sweeps.
+
+    python -m experiments.report --workdir runs/compare
+    python -m experiments.report --workdir runs/tt4 --workdir runs/tt16 --out report
 
 Writes DIR/report/index.html, a page that needs no network, report.md, results.csv and the figures
 as PNG and SVG.
@@ -6,30 +9,37 @@ as PNG and SVG.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from absl import flags
+from etils import epath
 
 from fact_jax.cli import process
+from fact_jax.command_line import command
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.report.page import write_report
 from fact_jax.text import say
 
-_WORKDIR = flags.DEFINE_multi_string(
-    "workdir", None, "Work directory of a sweep; several may be given.", required=True
-)
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Work directory of a sweep")
 _OUT = flags.DEFINE_string("out", None, "Where to write; by default the first --workdir's report/.")
 
 
+def check_workdirs(workdirs: list[str]) -> None:
+    """UserError if none is given, or several with commas between them."""
+    if not workdirs:
+        raise UserError("Give the work directory of a sweep: --workdir DIR.")
+    for text in workdirs:
+        if "," in text and not epath.Path(text).exists():  # fewshot-lora,noah is a good name
+            line = command("report", *(f"--workdir={name}" for name in text.split(",") if name))
+            raise UserError(f"There is no {text!r}. For several, repeat the flag: {line}")
+
+
 def main() -> None:
-    if missing := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
-        raise UserError(
-            f"The report needs {' and '.join(missing)}: pip install 'fact-jax[report]'."
-        )
+    require("The report", "report", "matplotlib", "scipy")
+    check_workdirs(_WORKDIR.value)
     folder = write_report(_WORKDIR.value, _OUT.value)
     say(f"Wrote {folder / 'index.html'}, report.md, results.csv and the figures.")
 
 
 def start() -> None:
     """Runs the command with the arguments of this process."""
-    process.run(main)
+    process.run(main, __doc__)

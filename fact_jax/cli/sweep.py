@@ -15,11 +15,12 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from fact_jax.cli import process
+from fact_jax.cli import configs, process
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.cli.launchers import options
 from fact_jax.cli.live import Bars, Scalars, Several
 from fact_jax.cli.terminal import Console
+from fact_jax.command_line import this_command
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results
@@ -41,7 +42,7 @@ NOTES = {
 
 def define_flags(default_config: str) -> None:
     """--config, --workdir, --cells, --dry_run, --distributed, --launcher and --launch."""
-    config_flags.DEFINE_config_file("config", default_config, "Config file.")
+    configs.define_flag(default_config)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -108,9 +109,7 @@ def rerun_command(cell: str) -> str:
             words.append(word)
         elif not is_value:
             next(given, None)  # the flag's value is the next word
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    name = module.name if module else sys.argv[0]
-    return shlex.join(["python", "-m", name, *words, f"--cells={cell}"])
+    return shlex.join([*this_command(), *words, f"--cells={cell}"])
 
 
 def _draw_architectures(results: list[dict], console: Console, workdir: epath.Path) -> None:

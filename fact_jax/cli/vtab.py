@@ -1,4 +1,9 @@
-"""A sweep of tuning methods over tasks: ``python -m experiments.vtab --config FILE --workdir DIR``.
+"""A sweep of tuning methods over tasks.
+
+    python -m experiments.vtab --config quickstart --workdir runs/quickstart
+    python -m experiments.vtab --config tt_rank16 --config.tasks=dtd,svhn --workdir runs/two
+    python -m experiments.vtab --config tt_rank16 --config.data_dir=/data \\
+        --config.tasks=folder_flowers --workdir runs/flowers
 
 Run again with the same arguments, it skips what is finished and resumes what is not. Without
 --config it runs the offline quickstart.
@@ -28,5 +33,4 @@ def main() -> None:
 
 def start() -> None:
     """Runs the command with the arguments of this process."""
-    sweep.define_flags("configs/quickstart.py")
-    process.run(main)
+    process.run(main, __doc__, lambda: sweep.define_flags("quickstart"))

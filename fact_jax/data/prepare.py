@@ -12,6 +12,7 @@ from etils import epath
 
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
     The task's own request goes before its substitutes.
 
     Raises:
-      UserError: TFDS knows no such data set, or none of the versions, or what is on disk is broken.
+      UserError: TFDS knows no such data set, or none of the versions, or what is on disk is broken;
+        or TFDS is not installed.
     """
+    require("This data set", "tfds", "tensorflow_datasets", "tensorflow")
     import tensorflow_datasets as tfds
 
     if task.builder_module:
@@ -95,8 +98,6 @@ def prepare(task: Task, data_dir: str | None) -> Found:
     Raises:
       UserError: files that a person must provide are missing, or TFDS failed.
     """
-    import tensorflow_datasets as tfds
-
     found = find_builder(task, data_dir)
     with _lock(found.builder.data_dir_root):
         found = find_builder(task, data_dir)  # another process may have prepared it meanwhile
@@ -108,6 +109,8 @@ def prepare(task: Task, data_dir: str | None) -> Found:
                 f"{by_hand(task, found.builder)} Then run the same command again."
             )
         # What an offline task prepares is in the package: TFDS's talk of downloading would mislead.
+        import tensorflow_datasets as tfds
+
         quiet = _quietly() if task.offline else contextlib.nullcontext()
         try:
             # No copy from TFDS's bucket: the records come from the published sources.

@@ -1,12 +1,14 @@
 """Reading a task's splits through TFDS: stored bytes from the records, pixels from Pillow."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fact_jax.command_line import command
 from fact_jax.data import cache, checks, images, labels, mock, prepare
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import Task
@@ -20,12 +22,10 @@ CACHE_KEY = (
 
 
 def data_root(data_dir: str | None) -> str:
-    """The data directory, TFDS's default for None."""
+    """The data directory, TFDS's default for None (which is known without TFDS)."""
     if data_dir is not None:
         return data_dir
-    import tensorflow_datasets as tfds
-
-    return str(tfds.core.constants.DATA_DIR)
+    return os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))
 
 
 class Examples(NamedTuple):
@@ -298,6 +298,6 @@ def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -
     root = settings.data_dir or found.builder.data_dir_root
     return (
         f"Task {task.name}: {found.builder.info.full_name} is not prepared in {root}. Run: "
-        f"python -m experiments.data --prepare --tasks={task.name} --data_dir={root}"
+        f"{command('data', '--prepare', f'--tasks={task.name}', f'--data_dir={root}')}"
         f"{prepare.by_hand(task, found.builder)}"
     )

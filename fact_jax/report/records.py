@@ -11,7 +11,9 @@ from typing import Any
 
 from etils import epath
 
+from fact_jax.command_line import command
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.sweep.plan import RUN_SETTINGS
 from fact_jax.sweep.store import absolute
 
@@ -51,7 +53,7 @@ def read_results(*workdirs: str | os.PathLike) -> list[Result]:
         if not folder.exists():
             raise UserError(
                 f"{name} is no work directory of a sweep: it has no folder 'results'. Give the "
-                "--workdir of `python -m experiments.vtab` or `experiments.fewshot`."
+                f"--workdir of `{command('vtab')}` or `{command('fewshot')}`."
             )
         results += [{**_checked(path), "workdir": name} for path in _json_files(folder)]
     order = {name: i for i, name in enumerate(os.fspath(w) for w in workdirs)}
@@ -145,6 +147,7 @@ def csv_text(results: list[Result]) -> str:
 def results_frame(results: list[Result]) -> Any:
     """A pandas DataFrame, one row a cell: results.csv's columns, `workdir`, times in seconds,
     versions and device."""
+    require("results_frame", "report", "pandas")
     import pandas as pd
 
     rows = []
@@ -165,6 +168,7 @@ def results_frame(results: list[Result]) -> Any:
 def curves_frame(results: list[Result]) -> Any:
     """A long pandas DataFrame, one row an epoch (counted from 1) of a cell: training loss (mean
     over the epoch) and accuracy on test in %, NaN where it was not measured."""
+    require("curves_frame", "report", "pandas")
     import pandas as pd
 
     rows = [

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from fact_jax.command_line import command
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import VTAB, Task, get_task
 from fact_jax.errors import UserError
@@ -116,7 +117,7 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
     if not results and not failures:
         raise UserError(
             f"There are no results in {', '.join(str(w) for w in workdirs)}: no cell has finished. "
-            "Run `python -m experiments.vtab --workdir DIR` with the same directory first."
+            f"Run `{command('vtab', '--workdir', 'DIR')}` with the same directory first."
         )
     configs = {os.fspath(w): read_config(w) for w in workdirs}
     planned = {name: _planned(config) for name, config in configs.items() if config}

@@ -74,7 +74,8 @@ def define_flags() -> None:
         config_flags.DEFINE_config_dict(
             "launch",
             ConfigDict({name: config_dict.placeholder(o.type) for name, o in OPTIONS.items()}),
-            "Settings of --launcher (docs/clusters.md).",
+            "Settings of --launcher, as --launch.NAME=VALUE (docs/clusters.md). The names are "
+            f"{', '.join(OPTIONS)}.",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # it reads the command line
         text = " ".join(str(error).split())

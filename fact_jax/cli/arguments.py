@@ -1,0 +1,92 @@
+"""Flags of the commands: parsed with readable errors, and listed by `--help`."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+
+from absl import flags
+
+from fact_jax.cli import configs
+from fact_jax.command_line import as_started, this_command
+from fact_jax.errors import UserError
+from fact_jax.text import say
+
+HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
+_WIDTH = 100
+
+
+def no_flags() -> None:
+    """Defines no flags: the command's module did, as it was imported."""
+
+
+def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:
+    """Parses a command's flags and returns the other words.
+
+    Args:
+      argv: the words of the command line, with the program's name.
+      text: what `--help` prints above the flags: the docstring of the command's module.
+      define: defines flags that depend on the command line, as `--config` does.
+
+    Raises:
+      SystemExit: with status 0 after `--help`, with status 2 for flags in error.
+    """
+    wants_help = any(word in HELP for word in argv[1:])
+    if wants_help:
+        sys.argv = sys.argv[:1]  # where the config looks for its settings
+    try:
+        define()
+        if not wants_help:
+            return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        say(f"error: {_explained(error)}", error=True)
+        sys.exit(2)
+    say(help_text(text))
+    sys.exit(0)
+
+
+def help_text(text: str) -> str:
+    """The command's text, its own flags (absl and TensorFlow have some, too), and the configs."""
+    parts = [as_started(text.strip()), "Flags:"]
+    for module, group in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("fact_jax."):
+            parts += [_described(flag) for flag in group]
+    if "config" in flags.FLAGS:
+        parts.append("\n".join(textwrap.fill(line, _WIDTH) for line in configs.help_lines()))
+    return "\n\n".join(parts)
+
+
+def _described(flag: flags.Flag) -> str:
+    """A flag as `--help` shows it: its name, what it is for, and what it is by default."""
+    values = "|".join(getattr(flag.parser, "enum_values", ()))
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={values or flag.name.upper()}"
+    words = " ".join((flag.help or "").split()).removeprefix(
+        f"<{values}>: "
+    )  # absl writes the values, too
+    if isinstance(flag.default, str | int | float) and flag.default:
+        words += f" Default: {flag.default}."
+    indent = " " * 6
+    return f"  {name}\n" + textwrap.fill(
+        words, _WIDTH, initial_indent=indent, subsequent_indent=indent
+    )
+
+
+def _explained(error: Exception) -> str:
+    """What is wrong with the flags, of the errors of absl and ml_collections."""
+    if isinstance(error, flags.Error):
+        if isinstance(error.__context__, UserError):  # absl puts the flag before its text
+            return str(error.__context__)
+        sentence = " ".join(str(error).split()).removesuffix(".")
+        return f"{sentence}. `{' '.join(this_command())} --help` lists the flags."
+    cause: object = error  # ml_collections puts the KeyError of a name into an AttributeError
+    while isinstance(cause, Exception) and cause.args and not isinstance(cause, KeyError):
+        cause = cause.args[0]
+    if isinstance(cause, KeyError):
+        name, _, hint = str(cause.args[0]).partition("\n")
+        text = f"unknown setting {name}. {hint}".strip()
+        return f"{text} The config's file shows those that there are."
+    text = " ".join(str(error).split())
+    if text.startswith("malformed node"):
+        return "the name of a setting has characters that no name has; see the config's file."
+    return text

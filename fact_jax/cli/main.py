@@ -1,0 +1,53 @@
+"""``fact-jax COMMAND``: the commands from any folder, after `pip install`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+import fact_jax
+from fact_jax.text import say
+
+COMMANDS = {
+    "vtab": "train and test methods on tasks: VTAB-1K, the offline suite, your own pictures",
+    "fewshot": "the same with 1 to 16 images a class",
+    "predict": "classes of pictures, by a trained task",
+    "export": "factors and weights in the formats of other code",
+    "report": "a page, tables and figures of finished sweeps",
+    "data": "which data sets are ready here; prepares them",
+}
+HELP = ("--help", "-help", "-h", "help", "--helpshort")
+
+USAGE = "\n".join(
+    [
+        "usage: fact-jax COMMAND [--flag=VALUE ...]",
+        "",
+        *(f"  {name:9}{text}" for name, text in COMMANDS.items()),
+        "",
+        "`fact-jax COMMAND --help` lists a command's flags. To begin, offline and in minutes:",
+        "  fact-jax vtab --config quickstart --workdir runs/quickstart",
+        "  fact-jax report --workdir runs/quickstart",
+    ]
+)
+
+
+def main() -> None:
+    """Runs the command that the first argument names; imports no other."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in HELP:
+        print(USAGE)
+    elif name == "--version":
+        print(f"fact-jax {fact_jax.__version__}")
+    elif name in COMMANDS:
+        sys.argv = [f"fact-jax {name}", *arguments]
+        importlib.import_module(f"fact_jax.cli.{name}").start()
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        say(
+            f"error: {name!r} is not a command.{guess} The commands are {', '.join(COMMANDS)}; "
+            "the command comes first, its flags after it.",
+            error=True,
+        )
+        sys.exit(2)

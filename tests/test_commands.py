@@ -1,0 +1,177 @@
+"""`fact-jax COMMAND`, configs by name and by path, `--help`, and what a light install lacks."""
+
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from fact_jax import UserError, command_line, extras
+from fact_jax.cli import arguments, configs, main
+from fact_jax.cli.sweep import rerun_command
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder outside of the checkout, where a command runs; afterwards `configs` is as before."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("configs", "config_file")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["tt_rank16", "tt_rank16.py", "configs/tt_rank16.py", "./configs/tt_rank16.py"]
+)
+def test_a_config_of_the_package_is_found_from_any_folder(elsewhere, name):
+    assert configs.find(name) == ROOT / "configs" / "tt_rank16.py"
+    assert configs.load(name).fact_tt.rank == 16
+
+
+def test_a_config_takes_its_argument_by_name_and_by_path(elsewhere):
+    for name in (
+        "compare:dinov2",
+        "configs/compare.py:dinov2",
+        f"{ROOT}/configs/compare.py:dinov2",
+    ):
+        assert configs.load(name).variant == "dinov2_s14"
+    assert configs.load("fewshot:lora,noah").methods == "lora,noah"
+
+
+def test_a_name_is_the_package_s_and_a_path_the_user_s(elsewhere):
+    (elsewhere / "configs").mkdir()
+    for path in ("tt_rank16.py", "configs/tt_rank16.py", "tt_rank16"):
+        (elsewhere / path).touch()
+    assert configs.find("tt_rank16") == ROOT / "configs" / "tt_rank16.py"
+    for path in ("tt_rank16.py", "configs/tt_rank16.py", "./tt_rank16.py"):
+        assert configs.find(path) == Path(path)
+
+
+def test_a_user_s_config_builds_on_ours_whatever_else_is_called_configs(elsewhere):
+    (elsewhere / "configs").mkdir()
+    (elsewhere / "configs.py").write_text("raise RuntimeError('another configs')")
+    (elsewhere / "configs" / "__init__.py").write_text("raise RuntimeError('another configs')")
+    (elsewhere / "configs" / "shared.py").write_text("EPOCHS = 7")
+    (elsewhere / "configs" / "mine.py").write_text(
+        "from configs import base, shared\n"
+        "def get_config():\n"
+        "    config = base.get_config()\n"
+        "    config.epochs = shared.EPOCHS\n"
+        "    return config\n"
+    )
+    assert configs.load("configs/mine.py").epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tt_rnk16", ["'tt_rnk16'", "Did you mean tt_rank16?", "compare,", "vpt_shallow"]),
+        ("", ["''", "quickstart"]),
+        ("/nowhere/x.py", ["/nowhere/x.py", "quickstart"]),
+        ("mine", ["Did you mean the file mine.py?"]),
+        ("tt_rank16:x", ["tt_rank16.py takes no argument"]),
+        ("compare:x", ["compare.py:x: expected 'quickstart'"]),
+        ("mine.py", ["mine.py has no function get_config()"]),
+        ("typo.py", ["typo.py, line 2: NameError", "'ConfigDcit'"]),
+        ("broken.py", ["broken.py, line 1: SyntaxError"]),
+        ("mapping.py", ["mapping.py gave a dict; expected a ConfigDict"]),
+    ],
+)
+def test_a_config_that_cannot_be_had_is_named(elsewhere, name, words):
+    (elsewhere / "mine.py").touch()
+    (elsewhere / "typo.py").write_text("def get_config():\n    return ConfigDcit()\n")
+    (elsewhere / "broken.py").write_text("def get_config(:\n")
+    (elsewhere / "mapping.py").write_text("def get_config():\n    return {}\n")
+    with pytest.raises(UserError) as caught:
+        configs.load(name)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ([], None, "vtab "),
+        (["--help"], None, "fact-jax COMMAND --help"),
+        (["--version"], None, "fact-jax 0."),
+        (["vtb"], 2, "'vtb' is not a command. Did you mean vtab?"),
+        (["--config", "x", "vtab"], 2, "the command comes first"),
+    ],
+)
+def test_the_console_script_without_a_command(monkeypatch, capsys, words, status, said):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fact-jax", *words])
+    if status is None:
+        main.main()
+    else:
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        assert caught.value.code == status
+    out = capsys.readouterr()
+    assert said in (out.err if status else out.out)
+
+
+def test_the_console_script_starts_one_command_with_its_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fact-jax", "report", "--workdir=A"])
+    begun = []
+    module = types.SimpleNamespace(start=lambda: begun.append(list(sys.argv)))
+    monkeypatch.setitem(sys.modules, "fact_jax.cli.report", module)
+    main.main()
+    assert begun == [["fact-jax report", "--workdir=A"]]
+
+
+def test_command_lines_in_messages_are_those_of_the_user_s_start(monkeypatch):
+    def start(argv, module):
+        spec = types.SimpleNamespace(name=module) if module else None
+        monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+        monkeypatch.setattr(sys, "argv", [argv, "--workdir", "my runs"])
+        return command_line.command("report", "--workdir=a b"), shlex.split(rerun_command("c"))
+
+    rest = ["--workdir", "my runs", "--cells=c"]
+    line, again = start("/checkout/experiments/vtab.py", "experiments.vtab")
+    assert line == "python -m experiments.report '--workdir=a b'"
+    assert again == ["python", "-m", "experiments.vtab", *rest]
+    line, again = start("fact-jax vtab", None)
+    assert line == "fact-jax report '--workdir=a b'"
+    assert again == ["fact-jax", "vtab", *rest]
+    assert command_line.as_started("x\n  python -m experiments.data y") == "x\n  fact-jax data y"
+    line, again = start("own.py", None)
+    assert again == ["python", "own.py", *rest]
+
+
+def test_help_lists_the_command_s_own_flags_and_the_configs():
+    out = subprocess.run(
+        [sys.executable, "-m", "experiments.vtab", "--config.epochs=x", "--help"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    for word in (
+        "python -m experiments.vtab --config quickstart", "--config=", "--workdir=", "--cells=",
+        "--[no]dry_run", "--distributed=", "--launcher=local|ray|slurm", "partition",
+        "--config.NAME=VALUE", "tt_rank16", str(ROOT / "configs" / "base.py"),
+    ):  # fmt: skip
+        assert word in out.stdout
+    for word in ("verbosity", "pdb", "null"):  # of absl
+        assert word not in out.stdout
+
+
+def test_errors_of_flags_say_what_lists_them(monkeypatch):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("topk", None, "", flag_values=values)
+    with pytest.raises(flags.Error) as caught:
+        values(["x", "--tpk=1"])
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace())
+    monkeypatch.setattr(sys, "argv", ["fact-jax predict"])
+    said = arguments._explained(caught.value)
+    assert said == "Unknown command line flag 'tpk'. `fact-jax predict --help` lists the flags."
+
+
+def test_what_an_extra_brings_is_asked_for_by_its_name(monkeypatch):
+    extras.require("The report", "report", "json")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"results_frame needs pandas: pip install 'fact-jax\[rep"):
+        extras.require("results_frame", "report", "pandas")
