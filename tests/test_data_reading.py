@@ -130,7 +130,7 @@ def test_provenance_is_json_and_says_what_was_read(settings):
 def test_missing_data_give_the_command_that_prepares_them(tmp_path):
     with pytest.raises(UserError) as error:
         open_task(VTAB["dtd"], DataSettings(data_dir=str(tmp_path)))
-    command = f"python -m experiments.data --prepare --tasks=dtd --data_dir={tmp_path}"
+    command = f"fact-jax data --prepare --tasks=dtd --data_dir={tmp_path}"
     assert command in str(error.value)
     with pytest.raises(UserError, match="source is dead") as error:
         open_task(VTAB["sun397"], DataSettings(data_dir=str(tmp_path)))

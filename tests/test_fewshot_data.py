@@ -313,7 +313,7 @@ def test_missing_data_give_all_that_a_person_must_do(tmp_path):
     settings = DataSettings(data_dir=str(tmp_path))
     with pytest.raises(UserError) as error:
         open_task(get_task("food101_4shot"), settings)
-    command = f"python -m experiments.data --prepare --tasks=food101_4shot --data_dir={tmp_path}"
+    command = f"fact-jax data --prepare --tasks=food101_4shot --data_dir={tmp_path}"
     for words in (command, "folder food-101 or food101", "NOAH", "split_zhou_Food101.json"):
         assert words in str(error.value)
     with pytest.raises(UserError, match="source is dead") as error:
