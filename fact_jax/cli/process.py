@@ -98,6 +98,7 @@ def run(
     SIGTERM say how to go on (status 130 and 143). `text` and `define`: see `arguments.parse`."""
 
     def parse(argv: list[str]) -> list[str]:
+        prepare_terminal()
         return arguments.parse(argv, text, define)
 
     def guarded(argv: list[str]) -> None:
