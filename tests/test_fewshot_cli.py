@@ -387,7 +387,7 @@ def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
         ({"tasks": "digits,foods101"}, "'foods101_1shot'.*Did you mean"),
         ({"shots": (0,)}, "digits_0shot: the number of shots must be at least 1"),
         ({"shots": ()}, "digits is no few-shot task"),
-        ({"tasks": "food101", "data_dir": "/nonexistent"}, "food101_1shot.*fact-jax data --prepare"),
+        ({"tasks": "food101", "data_dir": "/nonexistent"}, "food101_1shot.*fact-jax data"),
     ],
 )
 def test_mistakes_are_answered_in_a_paragraph(tmp_path, tiny, changes, words):
