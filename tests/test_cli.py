@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 
 from fact_jax import UserError
 from fact_jax.cli import process
@@ -120,9 +121,8 @@ def test_what_distributed_expects(how):
     ],
 )
 def test_settings_that_are_none_are_named(override, words):
-    command = [sys.executable, "-m", "experiments.vtab", "--config", "configs/quickstart.py"]
-    out = subprocess.run(
-        [*command, override, "--dry_run"], capture_output=True, text=True, check=False
+    out = run_command(
+        "experiments.vtab", "--config", "configs/quickstart.py", override, "--dry_run"
     )
     assert out.returncode == 2
     assert all(word in out.stderr for word in words), out.stderr

@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import run_command
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
@@ -339,11 +337,7 @@ def test_factors_of_another_forward_pass_are_refused(tmp_path, small_vit, change
 
 
 def export(*arguments):
-    env = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.export", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env=env, timeout=300,
-    )  # fmt: skip
+    return run_command("experiments.export", *arguments)
 
 
 def test_export_to_the_pytorch_code_and_back(tmp_path):

@@ -12,6 +12,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from commands import run_command
 from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file
@@ -52,9 +53,7 @@ ENV = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
 
 
 def run(*args, timeout=600):
-    return subprocess.run(
-        command(*args), cwd=ROOT, capture_output=True, text=True, env=ENV, timeout=timeout
-    )
+    return run_command(*command(*args)[2:], timeout=timeout)
 
 
 def results(workdir):

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from commands import run_command
 from devices import on_host_devices
 from PIL import Image
 
@@ -31,11 +29,7 @@ NAMES = ["red [1]", "green", "blue, pale", "ink"]
 
 
 def predict(*arguments, **env):
-    env = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu", **env}
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.predict", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, env=env, timeout=300,
-    )  # fmt: skip
+    return run_command("experiments.predict", *arguments, **env)
 
 
 @pytest.fixture(scope="module")
@@ -423,14 +417,10 @@ def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
     """Trained through experiments.vtab; accuracy from the logits of arrays and of pictures."""
     import tensorflow_datasets as tfds
 
-    out = subprocess.run(
-        [
-            sys.executable, "-m", "experiments.vtab", "--config", "configs/quickstart.py",
-            "--workdir", tmp_path / "run", "--config.tasks=fashion", "--config.methods=fact_tk",
-            "--config.epochs=1", "--config.warmup_epochs=0", "--config.eval_limit=200",
-        ],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    out = run_command(
+        "experiments.vtab", "--config", "configs/quickstart.py", "--workdir", tmp_path / "run",
+        "--config.tasks=fashion", "--config.methods=fact_tk", "--config.epochs=1",
+        "--config.warmup_epochs=0", "--config.eval_limit=200", "--config.train_limit=256",
     )  # fmt: skip
     assert out.returncode == 0, out.stderr
     (result,) = (tmp_path / "run" / "results").glob("*.json")

@@ -21,7 +21,6 @@ from configs import quickstart
 from fact_jax import FacTTT, ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli.sweep import run_sweep
-from fact_jax.data.tasks import VTAB
 from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.run import train
@@ -220,18 +219,6 @@ def test_groups_are_sized_to_memory():
     assert fit(140) == 4
     (alone,) = (r for r in TPU["results"] if r.get("trials") == r.get("mesh", {}).get("trial") == 8)
     assert step_bytes(config, 64) / 2**30 == pytest.approx(alone["gib_per_chip"]["temporary"], 0.1)
-
-
-def test_a_sweep_of_19_tasks_compiles_its_programs_once(tmp_path, compiled):
-    config = quickstart.get_config()
-    config.update(
-        tasks="all", methods="fact_tt", mock_data=True, epochs=1, train_limit=16, eval_limit=8,
-        batch_size=8, eval_batch_size=8, fact_tt=ConfigDict({"rank": 4}),
-    )  # fmt: skip
-    results = run_sweep(config, str(tmp_path), Console(quiet=True))
-    assert {r["task"] for r in results} == set(VTAB)
-    for program in ("epoch", "merged", "predict"):
-        assert compiled.count(f"jit({program})") == 1, compiled
 
 
 def test_choosing_scales_and_training_with_them_is_one_program_each(tmp_path, compiled):

@@ -7,6 +7,8 @@ of the first one's, is a tenth of a per mille rounding.) Factors are random, not
 values.
 """
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -136,16 +138,14 @@ def ours(method, config, base, factors, head, images, labels, **rates):
     """{"features", and gradients}, as torch_methods.outputs gives them."""
 
     @jax.jit
-    @jax.grad
+    @functools.partial(jax.grad, has_aux=True)
     def gradients(factors, base):
         x = features(ViT(config), base, images, method.adaptation(factors, config), **rates)
         logits = x @ head["kernel"] + head["bias"]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), x
 
-    x = jax.jit(
-        lambda b, f: features(ViT(config), b, images, method.adaptation(f, config), **rates)
-    )
-    return {"features": np.asarray(x(base, factors)), **gradients(factors, base)}
+    by_factor, x = gradients(factors, base)
+    return {"features": np.asarray(x), **by_factor}
 
 
 def by_block(outputs, depth):
