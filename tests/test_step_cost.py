@@ -10,6 +10,8 @@ from fact_jax import FacTTT, UserError, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 
 BATCH = 8
+# As a user's process compiles; other tests do it quickly (conftest.py).
+OPTIMISED = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
 
 
 def step_flops(method, dropout):
@@ -24,7 +26,7 @@ def step_flops(method, dropout):
         adaptation, key = method.adaptation(factors, config), jax.random.key(0)
         return (features(model, base, images, adaptation, key=key, **rates) ** 2).sum()
 
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(factors, base, images).compile()
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(factors, base, images).compile(OPTIMISED)
     return compiled.cost_analysis()["flops"] / BATCH
 
 
@@ -38,7 +40,7 @@ def forward_flops():
     def forward(base, images):
         return model.apply({"params": base}, images, mutable="intermediates")
 
-    flops = jax.jit(forward).lower(base, images).compile().cost_analysis()["flops"] / BATCH
+    flops = jax.jit(forward).lower(base, images).compile(OPTIMISED).cost_analysis()["flops"] / BATCH
     n, d = config.num_tokens, config.width
     block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
     products = config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
@@ -89,7 +91,7 @@ def temporary(remat, batch=BATCH):
     factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
     images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
     lowered = gradient(config, method).lower(factors, base, images, jax.random.key(0))
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+    return lowered.compile(OPTIMISED).memory_analysis().temp_size_in_bytes
 
 
 def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
