@@ -257,7 +257,7 @@ if jax.process_index() != 0:
 config = quickstart.get_config()
 config.tasks, config.methods, config.epochs, config.seeds = "digits", "fact_tt", 2, (0, 1, 2, 3)
 config.batch_size = 32
-config.eval_limit = 100
+config.train_limit, config.eval_limit = 128, 100
 run_sweep(config, workdir, Console(quiet=True))
 """
 
