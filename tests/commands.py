@@ -1,7 +1,7 @@
 """Commands as a user starts them, forked from a process that has imported the libraries.
 
-A new interpreter imports JAX, Flax and Orbax for two seconds, and TensorFlow for seven. What a command does after
-its imports is the same here: its arguments, its output, its exit status, its signals.
+A new interpreter imports JAX, Flax and Orbax for two seconds, and TensorFlow for seven.
+What a command does after its imports is the same here: arguments, output, exit status, signals.
 """
 
 import multiprocessing

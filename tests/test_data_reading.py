@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from fact_jax.data import VTAB, DataSettings, get_task, open_task, prepare
 from fact_jax.data.tasks import make_splits
@@ -351,9 +352,7 @@ def test_command_line_prepares_the_offline_tasks_and_goes_on_after_a_failure(tmp
 
 
 def test_command_line_answers_a_wrong_name_in_one_paragraph():
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.data", "--tasks=dtdd"], capture_output=True, text=True
-    )
+    result = run_command("experiments.data", "--tasks=dtdd")
     assert result.returncode == 2
     assert "Did you mean 'dtd'?" in result.stderr
     assert "Traceback" not in result.stderr

@@ -46,6 +46,9 @@ every_method = pytest.mark.parametrize("name", ALL)
 # One of each kind, for what takes long to compile.
 KINDS = ["linear", "full", "adapter_houlsby", "adaptformer_petl", "lora_qv", "ssf", "convpass",
          "repadapter", "vpt_shallow", "vpt_deep", "fact_cp", "fact_shared_kind"]  # fmt: skip
+TRAINED = [*KINDS, "bitfit", "adaptformer_norm", "lora_all", "fact_tt", "fact_tk"]
+# All of them together: a program of half a minute.
+TOGETHER = pytest.param("everything", marks=pytest.mark.slow)
 KEY_BIAS = "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias"
 
 
@@ -201,7 +204,7 @@ def test_weights_begin_at_the_base_s(method, small_vit):
 # --- Gradients
 
 
-@every_method
+@pytest.mark.parametrize("name", TRAINED)
 def test_gradients_reach_every_parameter_and_no_replaced_one(name, small_vit, images):
     model, base = small_vit
     method, replaces = ALL[name], name in ("full", "bitfit")
@@ -344,7 +347,7 @@ def test_no_two_masks_of_a_block_are_the_same_draw(small_config, monkeypatch):
 # --- The ViT's other ways
 
 
-@pytest.mark.parametrize("name", [*KINDS, "everything"])
+@pytest.mark.parametrize("name", [*KINDS, TOGETHER])
 def test_the_last_block_of_the_class_token_alone(name, small_vit, images):
     """`mutable="intermediates"` runs the last block on all tokens."""
     model, base = small_vit
@@ -363,7 +366,7 @@ def test_the_last_block_of_the_class_token_alone(name, small_vit, images):
     assert tokens.shape == shape
 
 
-@pytest.mark.parametrize("name", ["full", "convpass", "vpt_deep", "fact_shared_kind", "everything"])
+@pytest.mark.parametrize("name", ["full", "convpass", "vpt_deep", "fact_shared_kind", TOGETHER])
 def test_trials_under_vmap_are_each_as_alone(name, small_vit, images):
     """In training mode: factors, scale, key and rates have the axis."""
     model, base = small_vit
@@ -406,7 +409,7 @@ def test_the_scale_may_be_traced_and_stands_for_the_setting(name, small_vit):
         assert any(changed)
 
 
-@pytest.mark.parametrize("name", ["full", "ssf", "convpass", "vpt_deep", "everything"])
+@pytest.mark.parametrize("name", ["full", "ssf", "convpass", "vpt_deep", TOGETHER])
 def test_in_bfloat16(name, small_vit, images):
     model, base = small_vit
     method, rng = method_of(name), np.random.default_rng(0)
@@ -531,5 +534,6 @@ def test_config_of_another_depth(images):
         factors = random_factors(ALL[name], config, base)
         adaptation = ALL[name].adaptation(factors, config)
         x = compiled(ViT(config))(base, images, adaptation)
-        y, _ = ViT(config).apply({"params": base}, images, adaptation, mutable="intermediates")
+        whole = jax.jit(functools.partial(ViT(config).apply, mutable="intermediates"))
+        y, _ = whole({"params": base}, images, adaptation)
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)

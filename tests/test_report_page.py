@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from commands import run_command
 from report_results import result, strip, write
 
 from benchmarks.report import METHODS, make
@@ -406,8 +407,7 @@ def test_pictures_of_others_stay(tmp_path):
 
 def test_command(tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "experiments.report", *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+        return run_command("experiments.report", *arguments)
 
     small(tmp_path / "a")
     write(tmp_path / "b", [result("location", "lora")])
