@@ -53,6 +53,7 @@ from benchmarks.faults_bench import (  # noqa: E402,F401
     trained_otherwise,
     wait_for,
 )  # fmt: skip
+from benchmarks.faults_stop import stop
 
 
 def _moment(b: Bench, workdir: Path, old: set[str], how: str) -> Callable[[], bool]:
@@ -372,7 +373,7 @@ def lacking(name: str) -> str:
 
 
 TRIALS = {f.__name__: f for f in (
-    kill, term, interrupt, full, readonly, corrupt, failing, together, clock,
+    kill, stop, term, interrupt, full, readonly, corrupt, failing, together, clock,
 )}  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from rich.table import Table
 from configs import tt_rank16
 from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.cli import process
+from fact_jax.cli import stopping
 from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.source import Examples
 from fact_jax.data.tasks import TEST
@@ -105,7 +105,8 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         began = time.perf_counter()
         try:
             results = run_sweep(config, workdir, Console(quiet=True))
-        except process.Terminated:
+        except stopping.Terminated:
+            stopping.STOPPING.over()
             paths = sorted(Path(workdir).glob("results/*.json"))
             results = [json.loads(path.read_text()) for path in paths]
         clock["wall"] = time.perf_counter() - began
@@ -154,7 +155,7 @@ def main() -> None:
     )  # fmt: skip
     config.fact_tt.scales = (1.0,)
     cells = len(make_plan(config))
-    process.end_gently()
+    stopping.end_gently()
     seconds, compiled, results = run(config, a.test_fraction)
     if not results:
         raise SystemExit(f"Told to end before one of {cells} cells was finished.")

@@ -268,7 +268,7 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
 
     def stopped(config, workdir, console):
         real(config, workdir, console, only=["dtd-fact_tt-seed42", "kitti-fact_tt-seed42"])
-        raise sweep.process.Terminated
+        raise sweep.stopping.Terminated
 
     monkeypatch.setattr(sweep, "run_sweep", stopped)
     content = run(
@@ -281,7 +281,7 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
     assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
         seconds["compile"] + 1.5 * (50 * seconds["train"] + 1000 * seconds["evaluate"])
     )
-    monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.process.Terminated))
+    monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.stopping.Terminated))
     with pytest.raises(SystemExit, match="before one of 19 cells"):
         run(monkeypatch, sweep.main, tmp_path / "none.json", "--variant", "vit_mini",
             "--image_size", "32")  # fmt: skip

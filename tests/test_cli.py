@@ -13,36 +13,6 @@ from fact_jax import UserError
 from fact_jax.cli import process
 from fact_jax.sweep import versions
 
-CTRL_C_IN_A_FINALISER = """
-import os, signal, threading, time
-from fact_jax.cli import process
-
-class Slow:
-    def __del__(self):
-        time.sleep(1)  # the signal comes here, where its exception cannot be raised
-
-def main():
-    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    slow = Slow()
-    del slow
-    print("gone on", flush=True)
-    process.check_signals()
-    print("not reached", flush=True)
-
-process.run(main)
-"""
-
-
-def test_a_ctrl_c_in_a_finaliser_is_not_lost():
-    out = subprocess.run(
-        [sys.executable, "-c", CTRL_C_IN_A_FINALISER], capture_output=True, text=True,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert out.stdout == "gone on\n"
-    assert out.returncode == 130
-    assert out.stderr.strip() == "Interrupted. Run the same command again to go on."
-
-
 CACHED = """
 import sys
 from fact_jax.cli import process

@@ -5,11 +5,8 @@ import errno
 import json
 import random
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -533,40 +530,6 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
             scalars.epoch(e, [1.0], [1.0])
     assert no_space(error.value)
     scalars.close()
-
-
-SIGTERM = """
-import os, signal, threading, time
-from fact_jax.cli import process
-
-def main():
-    process.GRACE = 1
-    process.end_gently()
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("goes on", flush=True)
-    if HOW == "stuck":
-        time.sleep(30)  # no good moment comes
-        print("not reached", flush=True)
-    threading.Thread(target=time.sleep, args=(2,)).start()  # Python waits for it at the end
-    if HOW == "gentle":
-        process.check_signals()
-        print("not reached", flush=True)
-
-process.run(main)
-"""
-
-
-@pytest.mark.parametrize(("how", "status"), [("gentle", 143), ("stuck", 143), ("finished", 0)])
-def test_sigterm_ends_at_a_good_moment_or_after_the_grace_period(how, status):
-    """And the alarm of the grace period does not go off while Python ends."""
-    out = subprocess.run(
-        [sys.executable, "-c", f"HOW = {how!r}\n{SIGTERM}"], capture_output=True, text=True,
-        cwd=Path(__file__).parents[1], timeout=120,
-    )  # fmt: skip
-    assert out.stdout == "goes on\n"
-    assert out.returncode == status
-    said = out.stderr.strip()
-    assert said == ("Terminated. Run the same command again to go on." if status else "")
 
 
 def test_the_bars_are_drawn_while_imports_are_lazy():

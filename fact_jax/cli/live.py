@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )  # fmt: skip
 
-from fact_jax.cli import process
+from fact_jax.cli import stopping
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.runs import Progress as Listener
@@ -76,7 +76,7 @@ class Bars:
         self.progress.update(self._all, description=f"cells: {text or 'none'}")
 
     def start(self, runs: list[Run], epochs: int) -> None:
-        process.check_signals()
+        stopping.check_signals()
         names = [run.cell.name for run in runs]
         self._epochs += self._before
         self._running, self._before = len(names), len(names) * epochs
@@ -89,7 +89,7 @@ class Bars:
         )
 
     def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
-        process.check_signals()
+        stopping.check_signals()
         self.progress.update(self._run, completed=done)
         self.progress.update(self._all, completed=self._epochs + done * self._running)
 
@@ -104,7 +104,7 @@ class Bars:
         self._console.print(text)
 
     def waiting(self) -> None:
-        process.check_signals()
+        stopping.check_signals()
         self._cells["running"] = 0
         self._describe()
         self.progress.reset(self._run, total=None, description="waiting for another run's cells")

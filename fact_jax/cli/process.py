@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,54 +13,10 @@ from absl import app, logging
 
 from fact_jax.backbone.download import cache_dir
 from fact_jax.cli import arguments
+from fact_jax.cli.stopping import STOPPING, Answer, Terminated, end_process
 from fact_jax.cli.terminal import prepare_terminal
 from fact_jax.errors import UserError
 from fact_jax.text import say
-from fact_jax.training.mesh import agree_on_any
-
-# Seconds that a run which is told to end (SIGTERM) may take to finish its epoch. Machines that are
-# taken away give 30 (Google's spot and preemptible ones, Slurm's KillWait).
-GRACE = 20
-_interrupted = threading.Event()
-_terminated = threading.Event()
-
-
-class Terminated(BaseException):
-    """SIGTERM."""
-
-
-def check_signals() -> None:
-    """Raises what was asked for while it could not be: the KeyboardInterrupt of a Ctrl-C that came
-    in a finaliser or a callback of C code, where one is only reported, as "unraisable"; or
-    Terminated, since now is a good moment to end. Of several processes all end if one must."""
-    if _interrupted.is_set():
-        raise KeyboardInterrupt
-    if agree_on_any(_terminated.is_set()):
-        raise Terminated
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    _interrupted.set()
-    raise KeyboardInterrupt
-
-
-def end_gently(signum: int = signal.SIGTERM, grace: int = GRACE) -> None:
-    """From now on SIGTERM, or another signal, ends the command at the next `check_signals`, and
-    after `grace` seconds, or if it comes again, at once."""
-
-    def terminate(signum: int, frame: Any) -> None:
-        if _terminated.is_set():
-            raise Terminated
-        _terminated.set()
-        signal.signal(signal.SIGALRM, terminate)
-        signal.alarm(grace)
-
-    signal.signal(signum, terminate)
-
-
-def _unraisable(what: Any) -> None:
-    if not issubclass(what.exc_type, KeyboardInterrupt | Terminated):
-        sys.__unraisablehook__(what)
 
 
 def join_processes(how: str) -> None:
@@ -103,8 +58,6 @@ def run(
 
     def guarded(argv: list[str]) -> None:
         prepare_process()
-        signal.signal(signal.SIGINT, _interrupt)
-        sys.unraisablehook = _unraisable
         try:
             if len(argv) > 1:
                 raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")
@@ -112,18 +65,17 @@ def run(
         except UserError as error:
             say(f"error: {error}", error=True)
             if error.at_once:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(2)
+                end_process(2)
             sys.exit(2)
-        except KeyboardInterrupt:
-            say("\nInterrupted. Run the same command again to go on.", error=True)
-            sys.exit(130)
-        except Terminated:
-            say("\nTerminated. Run the same command again to go on.", error=True)
-            sys.exit(143)
-        finally:
-            signal.alarm(0)  # of a grace period: when Python ends, it would kill
 
-    prepare_terminal()  # before --help
-    app.run(guarded, flags_parser=parse)
+    STOPPING.answer(signal.SIGINT, Answer(KeyboardInterrupt))
+    STOPPING.answer(signal.SIGTERM, Answer(Terminated))
+    try:
+        prepare_terminal()  # before --help
+        app.run(guarded, flags_parser=parse)
+    except KeyboardInterrupt:
+        STOPPING.leave(signal.SIGINT, jax.distributed.shutdown)
+    except Terminated:
+        STOPPING.leave(signal.SIGTERM, jax.distributed.shutdown)
+    finally:
+        STOPPING.over()

@@ -15,7 +15,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from fact_jax.cli import configs, process
+from fact_jax.cli import configs, process, stopping
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.cli.launchers import options
 from fact_jax.cli.live import Bars, Scalars, Several
@@ -62,7 +62,7 @@ def define_flags(default_config: str) -> None:
 def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe; ``finish(config, results, console, workdir)`` shows
     what came out of it. Cells that failed end the command with an error after that."""
-    process.end_gently()
+    stopping.end_gently()
     launch = options.launcher(flags.FLAGS.launcher, flags.FLAGS.launch)
     if launch and flags.FLAGS.distributed:
         raise UserError(
@@ -73,6 +73,7 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         jax.config.update("jax_platforms", "cpu")
     if flags.FLAGS.distributed:
         process.join_processes(flags.FLAGS.distributed)
+        stopping.end_gently()  # jax has put its own handler there
     config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")

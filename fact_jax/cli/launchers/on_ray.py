@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from fact_jax.cli import process
+from fact_jax.cli import process, stopping
 from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars, Scalars, Several
 from fact_jax.cli.sweep import LocalRunner, rerun_command
@@ -116,7 +116,7 @@ class OnRay:
         try:
             while tasks:
                 ready, _ = self._ray.wait(list(tasks), timeout=POLL)
-                process.check_signals()
+                stopping.check_signals()
                 for task in ready:
                     yield from self._end(task, watch, tasks.pop(task))
                 yield from watch.look()
@@ -147,7 +147,7 @@ class OnRay:
     def _get(self, task: Any) -> Any:
         try:
             while not self._ray.wait([task], timeout=POLL)[0]:
-                process.check_signals()
+                stopping.check_signals()
             return self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
@@ -184,7 +184,7 @@ class OnRay:
                     f"{' '.join(str(error).split())}"
                 ) from error
             self._stack.callback(ray.shutdown)
-            process.end_gently()  # Ray has its own idea of SIGTERM
+            stopping.end_gently()  # Ray has its own idea of SIGTERM
         wanted = {"CPU": o.cpus or 1, "GPU": o.gpus, "TPU": o.tpus, "memory": (o.memory or 0) * 1e9}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in nodes):

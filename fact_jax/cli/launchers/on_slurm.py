@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import re
 import shlex
@@ -22,7 +23,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fact_jax.cli import process
+from fact_jax.cli import process, stopping
 from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars
 from fact_jax.cli.sweep import rerun_command, run_sweep
@@ -52,7 +53,9 @@ class Job:
         number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
         queue_again = signal.getsignal(number)
         process.prepare_process()
-        process.end_gently(number, self.grace)
+        assert callable(queue_again)
+        last = functools.partial(queue_again, number, None)
+        stopping.end_gently(number, self.grace, last)
         try:
             failures: list[Failure] = []
             run_sweep(
@@ -62,10 +65,12 @@ class Job:
         except UserError as error:
             say(f"error: {error}")
             return str(error)
-        except process.Terminated:
-            signal.alarm(0)
-            assert callable(queue_again)
-            queue_again(number, None)  # ends the process
+        except stopping.Terminated:
+            stopping.STOPPING.over()
+            try:
+                last()
+            except SystemExit as ended:  # queued again
+                stopping.end_process(stopping.exit_status(ended))
         return ""
 
     def checkpoint(self) -> Any:
@@ -137,9 +142,9 @@ class OnSlurm:
                     if not self._alive(jobs):
                         break
                 yield from watch.look()
-                process.check_signals()
+                stopping.check_signals()
                 time.sleep(POLL)
-        except (KeyboardInterrupt, process.Terminated):
+        except (KeyboardInterrupt, stopping.Terminated):
             self._bars.note(f"The jobs go on. To end them: scancel {names}")
             raise
         yield from watch.last_looks()
@@ -176,7 +181,7 @@ class OnSlurm:
             delay = int(self._more.get("signal_delay_s", 90))  # submitit's
             job = Job(
                 self._config, str(self._store.workdir), self._only,
-                rerun_command("CELL").removesuffix("CELL"), max(process.GRACE, delay - 15),
+                rerun_command("CELL").removesuffix("CELL"), max(int(stopping.GRACE), delay - 15),
             )  # fmt: skip
             missing = [job] * (number - len(jobs))
             new = executor.submit_array(missing) if missing else []

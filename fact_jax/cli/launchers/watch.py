@@ -8,7 +8,7 @@ from typing import Protocol
 
 from etils import epath
 
-from fact_jax.cli import process
+from fact_jax.cli import stopping
 from fact_jax.cli.sweep import epochs_of
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
@@ -56,7 +56,7 @@ class Watch:
         until = time.monotonic() + DELAY
         yield from self.look()
         while self.left and time.monotonic() < until:
-            process.check_signals()
+            stopping.check_signals()
             time.sleep(1)
             yield from self.look()
 

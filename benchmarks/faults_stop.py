@@ -1,0 +1,115 @@
+"""The trial of benchmarks/faults.py that stops sweeps by SIGINT and SIGTERM at random moments."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.faults_bench import (
+    SMALL,
+    Bench,
+    Done,
+    again,
+    files,
+    stamps,
+    steps,
+    temporary,
+    wait_for,
+)
+from fact_jax.cli.stopping import GRACE, LEAVE
+
+BAD = ("Traceback", "Segmentation", "Fatal", "core dumped", "terminate called", "Aborted")
+SLOW = 3.0  # seconds that a busy machine may add to what is promised
+
+
+class Stop(NamedTuple):
+    """A signal, what the command was doing, the seconds until it ended, and its end.
+
+    The number is 0 if the command had ended before its moment came.
+    """
+
+    number: signal.Signals | int
+    phase: str
+    seconds: float
+    done: Done
+
+    def wrong(self) -> list[str]:
+        """What is not as promised."""
+        status, text = self.done
+        ok = status == 0 or (self.number and status == 128 + self.number)
+        wrong = [] if ok else [f"{self.phase}: status {status}, {text[-300:]!r}"]
+        most = SLOW + (LEAVE if self.number == signal.SIGINT else GRACE)
+        wrong += [f"{self.phase}: {self.seconds:.1f} s"] if self.seconds > most else []
+        return wrong + [f"{self.phase}: {word} in {text[-300:]!r}" for word in BAD if word in text]
+
+
+def stop_once(b: Bench, workdir: Path, how: str, cold: bool) -> Stop:
+    """Starts the command and sends SIGINT or SIGTERM after random seconds ('start'), as soon as so
+    many files are there ('event'), or while one is written ('file')."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": f"{workdir}-cold{time.monotonic_ns()}"} if cold else {}
+    old, seen = set(files(workdir)), set[str]()
+    process = b.start(workdir, *SMALL, **cache)
+    number = b.random.choice([signal.SIGINT, signal.SIGTERM])
+    until, many = time.monotonic() + b.random.uniform(0, 30), b.random.randrange(25)
+
+    def now() -> bool:
+        if how == "start":
+            return time.monotonic() > until
+        seen.update(p for p in files(workdir) if p not in old and (how == "event" or temporary(p)))
+        return len(seen) > (many if how == "event" else many // 4)
+
+    if not wait_for(process, now):
+        return Stop(0, "ended", 0.0, b.end(process))
+    phase = phase_of(workdir, old, cold)
+    process.send_signal(number)
+    began = time.monotonic()
+    done = b.end(process)
+    return Stop(number, phase, time.monotonic() - began, done)
+
+
+def phase_of(workdir: Path, old: set[str], cold: bool) -> str:
+    """What a command does, by the new files in its work directory."""
+    new = {Path(p).relative_to(workdir).parts[0] for p in files(workdir) if p not in old}
+    if not new:
+        return "while it imported"
+    if not new & {"checkpoints", "results", "factors"} or not steps(workdir) - old:
+        return "before its first checkpoint" + (", the cache empty" if cold else "")
+    return "while it trained, evaluated or stored"
+
+
+def stop(b: Bench) -> None:
+    """SIGINT and SIGTERM at random moments, every other command with an empty cache of compiled
+    programs, so that many come while the first one is compiled."""
+    b.expected(*SMALL)
+    lost: list[str] = []
+    stops: list[Stop] = []
+    sweeps, moments = 0, ["start", "file", "event", "event"]
+    while len(stops) < b.kills:
+        workdir, last = b.workdir(), None
+        sweeps += 1
+        while last is None:
+            before = stamps(workdir)
+            if len(stops) >= b.kills:
+                last = b.run(workdir, *SMALL)
+            else:
+                cold = len(stops) % 2 == 0
+                how = b.random.choice(moments[:1] if cold else moments)
+                one = stop_once(b, workdir, how, cold)
+                stops += [one] if one.number else []
+                last = None if one.number and one.done.status else one.done
+                lost += one.wrong()
+            lost += again(before, stamps(workdir))
+        lost += b.compare(workdir, *SMALL, last=last)
+    longest = ", ".join(
+        f"{n.name} {max((s.seconds for s in stops if s.number == n), default=0):.1f} s"
+        for n in (signal.SIGINT, signal.SIGTERM)
+    )
+    phases = ", ".join(f"{n} {p}" for p, n in Counter(s.phase for s in stops).items())
+    b.row(
+        "SIGINT or SIGTERM at random moments", len(stops), lost,
+        f"status 130 or 143, at the latest after {longest}; {phases}; {sweeps} sweeps went on to "
+        "the end",
+    )  # fmt: skip
