@@ -28,6 +28,7 @@ def stop(monkeypatch):
         raise Ended(status)
 
     monkeypatch.setattr(stopping, "LEAVE", 0.1)
+    monkeypatch.setattr(stopping, "MARGIN", 0.0)
     monkeypatch.setattr(stopping, "ECHO", 0.0)
     monkeypatch.setattr(stopping.os, "_exit", end)
     stop = Stopping()

@@ -32,10 +32,11 @@ from fact_jax.training.mesh import agree_on_any
 # 30 (Google's spot and preemptible ones, Slurm's KillWait).
 GRACE = 20.0
 LEAVE = 5.0  # seconds from the exception to the end
+MARGIN = 1.0  # seconds that the end itself may take on a busy machine
 # Seconds in which a signal that comes again is the same one: `timeout`, `uv run` and other wrappers
 # pass on what the terminal has sent to all of its processes already.
 ECHO = 0.5
-TEXTS = {signal.SIGINT: "Interrupted."}
+TEXTS = {int(signal.SIGINT): "Interrupted."}
 GO_ON = "Run the same command again to go on."
 
 
@@ -144,7 +145,7 @@ class Stopping:
         number = self._next(reader, None)
         assert number is not None
         began, answer = time.monotonic(), self._answers[number]
-        until = began + (answer.grace or LEAVE)
+        until = began + max((answer.grace or LEAVE) - MARGIN, 0.1)
         while (left := until - time.monotonic()) > 0:
             again = self._next(reader, left)
             if again is not None and time.monotonic() - began > ECHO:
