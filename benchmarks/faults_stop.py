@@ -28,10 +28,10 @@ SLOW = 3.0  # seconds that a busy machine may add to what is promised
 class Stop(NamedTuple):
     """A signal, what the command was doing, the seconds until it ended, and its end.
 
-    The number is 0 if the command had ended before its moment came.
+    There is no signal if the command had ended before its moment came.
     """
 
-    number: signal.Signals | int
+    number: signal.Signals | None
     phase: str
     seconds: float
     done: Done
@@ -58,11 +58,12 @@ def stop_once(b: Bench, workdir: Path, how: str, cold: bool) -> Stop:
     def now() -> bool:
         if how == "start":
             return time.monotonic() > until
-        seen.update(p for p in files(workdir) if p not in old and (how == "event" or temporary(p)))
+        new = (p for p in files(workdir) if p not in old)
+        seen.update(p for p in new if how == "event" or temporary(p))
         return len(seen) > (many if how == "event" else many // 4)
 
     if not wait_for(process, now):
-        return Stop(0, "ended", 0.0, b.end(process))
+        return Stop(None, "ended", 0.0, b.end(process))
     phase = phase_of(workdir, old, cold)
     process.send_signal(number)
     began = time.monotonic()
@@ -113,3 +114,12 @@ def stop(b: Bench) -> None:
         f"status 130 or 143, at the latest after {longest}; {phases}; {sweeps} sweeps went on to "
         "the end",
     )  # fmt: skip
+    b.rows[-1]["signals"] = [
+        {
+            "signal": s.number.name if s.number else "",
+            "came": s.phase,
+            "seconds": s.seconds,
+            "status": s.done.status,
+        }
+        for s in stops
+    ]

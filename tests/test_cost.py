@@ -1,6 +1,7 @@
 """What a dry run says, and that it does nothing."""
 
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,13 @@ from rich.console import Console
 
 from configs import quickstart, tt_paper
 from fact_jax import ViT, get_variant
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import features, init_base
+from fact_jax.cli import dry_run
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.speed import Speed, measure_speed
 from fact_jax.sweep.store import Store
 
 
@@ -92,9 +96,17 @@ def test_the_rate_is_that_of_what_is_finished():
     assert seconds_per_flop(results) == pytest.approx(3e-9)
 
 
-def shown(config, workdir):
+@pytest.fixture(autouse=True)
+def speed(monkeypatch):
+    """Nothing is timed: the machine is said to do 2 TFLOP/s on each of 4 devices."""
+    speed = Speed(2e12, 4, "chip", "2 blocks")
+    monkeypatch.setattr(dry_run, "measure_speed", mock.Mock(return_value=speed))
+    return dry_run.measure_speed
+
+
+def shown(config, workdir, **more):
     console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
-    show_plan(config, str(workdir), console)
+    show_plan(config, str(workdir), console, **more)
     return console.export_text()
 
 
@@ -109,7 +121,41 @@ def test_a_dry_run_needs_no_data_and_no_weights_and_writes_nothing(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path):
+def test_times_are_those_of_this_machine(tmp_path, speed):
+    config, (cell,) = plan(seeds=(0,), epochs=10**6)
+    text = shown(config, tmp_path)
+    minutes = round(cell_cost(cell, get_variant("vit_mini")).flops / 8e12 / 60)
+    assert minutes > 60
+    assert text.count(f"{minutes // 60} h {minutes % 60:02} min") == 3  # the cell, all, left
+    assert "(4 x chip) at 2 TFLOP/s a device, timed just now" in " ".join(text.split())
+    config.dtype, config.batch_size = "bfloat16", 48
+    shown(config, tmp_path)
+    vit, batch_size = speed.call_args.args
+    assert (vit.dtype, vit.depth, batch_size) == ("bfloat16", 6, 48)
+
+
+def test_a_dry_run_does_without_the_device(tmp_path, speed):
+    """Another process may hold it; or the cells run on other machines."""
+    config, _ = plan(seeds=(0,))
+    speed.side_effect = RuntimeError("Unable to initialize backend 'tpu': in use by process 7")
+    text = " ".join(shown(config, tmp_path).split())
+    assert "hours at 100 TFLOP/s" in text
+    assert "Nothing could be timed here: Unable to initialize backend 'tpu': in use" in text
+    speed.reset_mock()
+    text = " ".join(shown(config, tmp_path, elsewhere="slurm").split())
+    assert "Nothing is timed here, since the cells run under slurm." in text
+    assert not speed.called
+
+
+def test_the_speed_is_that_of_two_passes_through_the_first_blocks():
+    tiny = ViTConfig(width=8, depth=9, num_heads=2, mlp_dim=16, patch_size=8, image_size=16)
+    speed = measure_speed(tiny, 5)
+    assert (speed.devices, speed.device) == (jax.device_count(), jax.devices()[0].device_kind)
+    assert speed.how == "2 blocks, 5 images at a time"
+    assert 0 < speed.flops_per_second < 1e18
+
+
+def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path, speed):
     config, cells = plan(seeds=(0, 1, 2, 3, 4))
     store = Store(tmp_path)
     done = {"accuracy": 87.5, "seconds": {"cell": 3600.0}}
@@ -135,5 +181,6 @@ def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path):
     assert "to do" in lines[cells[3].name]
     assert "to do" in lines[cells[4].name]
     assert "left: 3 cells" in text
+    assert not speed.called  # the finished cell knows better
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert json.loads(store.failure_path(cells[2].name).read_text())

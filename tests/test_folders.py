@@ -243,7 +243,7 @@ def sweep_config(root, **changes):
 def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(flat, tmp_path):
     config, workdir = sweep_config(flat), tmp_path / "run"
     console = Console(record=True, width=150)
-    show_plan(config, str(workdir), console)
+    show_plan(config, str(workdir), console, elsewhere="ray")
     # Two epochs of 24, and 6 of test; and twice 21, and 3, for each of two candidates.
     assert str(2 * 24 + 6 + 2 * (2 * 21 + 3)) in console.export_text()
     linear, fact = run_sweep(config, str(workdir), console)
@@ -295,7 +295,7 @@ def test_the_cost_of_a_folder_that_is_not_there_is_its_epochs(tmp_path):
     (cell,) = make_plan(sweep_config(tmp_path, methods="linear"))
     assert cell_cost(cell, get_variant("vit_mini"))[:4] == (1, 30, 0, 0)
     console = Console(record=True, width=150)
-    show_plan(sweep_config(tmp_path), str(tmp_path / "run"), console)
+    show_plan(sweep_config(tmp_path), str(tmp_path / "run"), console, elsewhere="ray")
     assert "folder_pets: its folder is not there" in console.export_text()
 
 

@@ -16,24 +16,29 @@ from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
 from fact_jax.sweep.plan import Cell, make_plan
+from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
 
 
-def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
+def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str = "") -> None:
     """Prints a line a cell and the sums. Nothing is written, and neither weights nor data are
-    needed. Times are those of cells finished in the same work directory, by FLOPs."""
+    needed.
+
+    Times are by FLOPs, at the rate of the cells that are finished in the work directory. Without
+    any a step is timed here, unless the cells run `elsewhere` (a launcher's name).
+    """
     cells, store = make_plan(config), Store(workdir, create=False)
     vit = get_variant(config.variant).replace(image_size=config.image_size)
     tasks = {name: _with_sizes(name, config) for name in dict.fromkeys(c.task for c in cells)}
     costs = [cell_cost(cell, vit, tasks[cell.task]) for cell in cells]
     results = [store.read_result(cell.name) for cell in cells]
-    rate = seconds_per_flop(
-        [
-            (cost, result)
-            for cell, cost, result in zip(cells, costs, results, strict=True)
-            if result is not None and _as_planned(cell, result)
-        ]
-    )
+    finished = [
+        (cost, result)
+        for cell, cost, result in zip(cells, costs, results, strict=True)
+        if result is not None and _as_planned(cell, result)
+    ]
+    left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
+    rate, source = _rate(config, finished, left, elsewhere)
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
@@ -44,7 +49,6 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
         if result is not None and _as_planned(cell, result):
             texts[-1] = _time(result["seconds"]["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
-    left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
         total = (
@@ -55,15 +59,40 @@ def show_plan(config: ConfigDict, workdir: str, console: Console) -> None:
     for name, task in tasks.items():
         if task.builder == FOLDER and not task.num_classes:
             console.print(f"{name}: its folder is not there, so its images are not counted.")
-    hours = sum(cost.flops for cost in left) / 1e14 / 3600
     console.print(
         "Images: trained on and predicted. TFLOP: the frozen network's matrix products, forward "
-        f"and backward; what is left takes {hours:.2g} hours at 100 TFLOP/s sustained."
-        + (
-            " Time: what it took, or will take at the rate of the cells that are done here."
-            if rate
-            else " Times are shown as soon as a cell is done."
-        )
+        f"and backward. {source}"
+    )
+
+
+def _rate(
+    config: ConfigDict,
+    finished: list[tuple[Cost, dict[str, Any]]],
+    left: list[Cost],
+    elsewhere: str,
+) -> tuple[float | None, str]:
+    """Seconds per FLOP, if they are known, and a sentence that says where they come from."""
+    if (rate := seconds_per_flop(finished)) is not None:
+        return rate, "Time: what it took, or will take at the rate of the cells that are done here."
+    if not left:
+        return None, ""
+    hours = sum(cost.flops for cost in left) / 1e14 / 3600
+    later = f"What is left takes {hours:.2g} hours at 100 TFLOP/s; as soon as a cell is done, "
+    later += "times are shown here."
+    if elsewhere:
+        return None, f"{later} Nothing is timed here, since the cells run under {elsewhere}."
+    settings = {name: config[name] for name in ("gelu", "dtype", "precision") if config[name]}
+    vit = get_variant(config.variant).replace(image_size=config.image_size, **settings)
+    try:
+        speed = measure_speed(vit, config.batch_size)
+    except (RuntimeError, MemoryError) as error:  # another process has the device
+        reason = " ".join(str(error).split())[:200]
+        return None, f"{later} Nothing could be timed here: {reason}"
+    devices = f"{speed.devices} x {speed.device}" if speed.devices > 1 else speed.device
+    return 1 / (speed.flops_per_second * speed.devices), (
+        f"Time: an estimate for this machine ({devices}) at {speed.flops_per_second / 1e12:.2g} "
+        f"TFLOP/s a device, timed just now: forward and backward through {speed.how}. Compiling, "
+        "reading and storing come on top. As soon as a cell is done, its rate is taken."
     )
 
 

@@ -7,17 +7,21 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
+import jax
 from etils import epath
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
-)  # fmt: skip
+)
+from rich.text import Text
 
 from fact_jax.cli import stopping
 from fact_jax.cli.terminal import Console
@@ -37,14 +41,75 @@ def _patient(refresh: Callable[[], None]) -> Callable[[], None]:
     return patient
 
 
+class Compiling:
+    """Tells how long XLA has been compiling a program, by jax's own events.
+
+    ``done(seconds)`` is called when a program is compiled, or read from the cache.
+    """
+
+    EVENT = "/jax/core/compile/backend_compile_duration"  # once as it begins, once as it ends
+
+    def __init__(self, done: Callable[[float], None]):
+        self._done = done
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since it began; 0 while nothing is compiled."""
+        return 0.0 if self._since is None else time.monotonic() - self._since
+
+    def __enter__(self) -> Compiling:
+        jax.monitoring.register_scalar_listener(self._begin)
+        jax.monitoring.register_event_duration_secs_listener(self._end)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        jax.monitoring.unregister_scalar_listener(self._begin)
+        jax.monitoring.unregister_event_duration_listener(self._end)
+
+    def _begin(self, event: str, value: float, **more: Any) -> None:
+        if event == self.EVENT:
+            self._since = time.monotonic()
+
+    def _end(self, event: str, seconds: float, **more: Any) -> None:
+        if event == self.EVENT:
+            self._since = None
+            self._done(seconds)
+
+
+class _What(TextColumn):
+    """What a bar is of, and whether its program is still being compiled."""
+
+    def __init__(self, compiling: Compiling):
+        super().__init__("{task.description}", markup=False)
+        self._compiling = compiling
+
+    def render(self, task: Task) -> Text:
+        seconds = self._compiling.seconds if task.fields.get("compiles") else 0.0
+        return super().render(task).append(f", compiling ({seconds:.0f} s)" if seconds > 1 else "")
+
+
 class Bars:
-    """Two bars: epochs of all runs with the time left, and epochs of the runs under way."""
+    """Two bars: epochs of all runs with the time left, and epochs of the runs under way.
+
+    Where the output is no terminal but a log, it is lines: one at the start of each training, one
+    whenever an epoch ends a minute or more after the last line, and one for a long compilation.
+    """
+
+    LOG_EVERY = 60.0  # seconds
+    LONG = 10.0  # seconds of compiling
 
     def __init__(self, console: Console):
+        self.compiling = Compiling(self._compiled)
         columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-            TextColumn("epochs"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            _What(self.compiling),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(
             *columns, console=console, transient=True, speed_estimate_period=600
         )
@@ -52,10 +117,30 @@ class Bars:
         live.refresh = _patient(live.refresh)  # type: ignore[method-assign]
         self._console, self.width = console, console.width
         self._all = self.progress.add_task("sweep", total=None)
-        self._run = self.progress.add_task("", total=1)
+        self._run = self.progress.add_task("", total=1, compiles=True)
         self._epochs = self._before = 0
         self._running = 1
+        self._name, self._logged = "", time.monotonic()
         self._cells = {"done": 0, "failed": 0, "running": 0, "to do": 0}
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        self.compiling.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.compiling.__exit__()
+        self.progress.stop()
+
+    def _log(self, text: str) -> None:
+        """A line of a log; nothing in a terminal, which has the bars."""
+        if not self._console.is_terminal:
+            self._logged = time.monotonic()
+            self._console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
+
+    def _compiled(self, seconds: float) -> None:
+        if seconds > self.LONG:
+            self._log(f"a program was compiled in {seconds:.0f} s")
 
     def expect(self, epochs: int, cells: int, done: int) -> None:
         """What is still to run: cells finished before would make the time left look short."""
@@ -84,14 +169,26 @@ class Bars:
         self._describe()
         self.progress.update(self._all, completed=self._epochs)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        self.progress.reset(
-            self._run, total=epochs, description=f"{names[0]}{more}, {runs[0].stage}"
-        )
+        self._name = f"{names[0]}{more}, {runs[0].stage}"
+        self.progress.reset(self._run, total=epochs, description=self._name)
+        self._log(f"{self._name}: {epochs} epochs")
 
     def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
         stopping.check_signals()
         self.progress.update(self._run, completed=done)
         self.progress.update(self._all, completed=self._epochs + done * self._running)
+        if time.monotonic() - self._logged >= self.LOG_EVERY:
+            self._log_epoch(done, losses)
+
+    def _log_epoch(self, done: int, losses: list[float]) -> None:
+        tasks = {task.id: task for task in self.progress.tasks}
+        run, whole = tasks[self._run], tasks[self._all]
+        text = f"{self._name}: epoch {done} of {run.total:.0f}, loss {losses[0]:.3g}"
+        if whole.total:
+            text += f"; {whole.completed / whole.total:.0%} of the sweep"
+        if whole.time_remaining is not None:
+            text += f", {timedelta(seconds=int(whole.time_remaining))} left"
+        self._log(text)
 
     def elsewhere(self, running: int, epochs: int) -> None:
         """What runs in other processes: cells under way, and epochs of the cells that ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -74,13 +75,16 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     if flags.FLAGS.distributed:
         process.join_processes(flags.FLAGS.distributed)
         stopping.end_gently()  # jax has put its own handler there
-    config, console = flags.FLAGS.config, Console(quiet=jax.process_index() != 0)
+    config = flags.FLAGS.config
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     workdir = flags.FLAGS.workdir or f"runs/{name}"
-    if flags.FLAGS.dry_run:
-        show_plan(config, workdir, console)
+    if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        quiet = bool(flags.FLAGS.distributed) and jax.process_index() != 0
+        show_plan(config, workdir, Console(quiet=quiet), flags.FLAGS.launcher if launch else "")
         return
+    console = Console(quiet=jax.process_index() != 0)
     failures: list[Failure] = []
     results = run_sweep(config, workdir, console, failures, split_names(flags.FLAGS.cells), launch)
     if results:
@@ -170,7 +174,7 @@ def run_sweep(
         listeners: list[Progress] = [bars]
         if config.tensorboard and jax.process_index() == 0:
             listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
-        stack.enter_context(bars.progress)
+        stack.enter_context(bars)
         runner: options.Launched = (
             stack.enter_context(launch(config, store, bars, only))
             if launch
