@@ -71,10 +71,10 @@ class Compiling:
         if event == self.EVENT:
             self._since = time.monotonic()
 
-    def _end(self, event: str, seconds: float, **more: Any) -> None:
+    def _end(self, event: str, duration_secs: float, **more: Any) -> None:
         if event == self.EVENT:
             self._since = None
-            self._done(seconds)
+            self._done(duration_secs)
 
 
 class _What(TextColumn):
