@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from commands import run_command
 
@@ -77,6 +78,19 @@ def test_the_processor_is_named_where_linux_says_it_and_elsewhere(monkeypatch):
 def test_what_distributed_expects(how):
     with pytest.raises(UserError, match="expected 'auto', or HOST:PORT,COUNT,INDEX"):
         process.join_processes(how)
+
+
+def test_several_processes_leave_sigterm_to_us(monkeypatch):
+    """jax's preemption service would put its own handler there, and the sweep went on."""
+    services = []
+    monkeypatch.setattr(
+        jax.distributed,
+        "initialize",
+        lambda *how: services.append(jax.config.jax_enable_preemption_service),
+    )
+    process.join_processes("host:1,2,0")
+    process.join_processes("auto")
+    assert services == [False, False]
 
 
 @pytest.mark.parametrize(

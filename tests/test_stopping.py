@@ -57,6 +57,13 @@ def test_who_does_not_leave_is_ended(stop, capfd):
     assert (status, seconds >= 0.2) == (143, True)
 
 
+def test_the_cursor_is_shown_again(stop, capfd, monkeypatch):
+    """The bars hide it, and who ends without them must show it."""
+    monkeypatch.setattr(stopping.os, "isatty", lambda descriptor: True)
+    watched(stop, (INT, 0))
+    assert capfd.readouterr().out == "\x1b[?25h"
+
+
 def test_a_second_signal_ends_at_once_but_not_its_echo(stop, monkeypatch):
     stop._answers[TERM] = Answer(Terminated, 60.0)
     status, seconds = watched(stop, (TERM, 0), (INT, 0.05))

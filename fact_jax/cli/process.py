@@ -24,6 +24,8 @@ def join_processes(how: str) -> None:
 
     'auto', where the surroundings say who the others are, or "HOST:PORT,COUNT,INDEX".
     """
+    # It would take SIGTERM for itself, and nobody asks it.
+    jax.config.update("jax_enable_preemption_service", False)
     if how == "auto":
         jax.distributed.initialize()
         return

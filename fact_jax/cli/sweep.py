@@ -74,7 +74,6 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         jax.config.update("jax_platforms", "cpu")
     if flags.FLAGS.distributed:
         process.join_processes(flags.FLAGS.distributed)
-        stopping.end_gently()  # jax has put its own handler there
     config = flags.FLAGS.config
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
