@@ -121,6 +121,7 @@ class Stopping:
 
     def leave(self, number: int, disconnect: Callable[[], Any] = lambda: None) -> NoReturn:
         """Ends the process from its main thread, with the status that a shell gives the signal."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         with contextlib.suppress(OSError, ValueError):
             say(f"\n{TEXTS.get(number, 'Terminated.')} {GO_ON}", error=True)
             self._said = True
