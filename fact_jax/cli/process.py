@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from absl import app, logging
@@ -73,7 +72,6 @@ def run(
     STOPPING.answer(signal.SIGINT, Answer(KeyboardInterrupt))
     STOPPING.answer(signal.SIGTERM, Answer(Terminated))
     try:
-        prepare_terminal()  # before --help
         app.run(guarded, flags_parser=parse)
     except KeyboardInterrupt:
         STOPPING.leave(signal.SIGINT, jax.distributed.shutdown)
