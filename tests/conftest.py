@@ -1,6 +1,8 @@
 """Small models and images that the tests share."""
 
+import json
 import os
+from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +40,31 @@ LONG = (
 def pytest_collection_modifyitems(items):
     names = [f"test_{name}" for name in LONG]
     items.sort(key=lambda i: names.index(i.path.stem) if i.path.stem in names else len(names))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seconds", metavar="FILE", help="Tests and seconds of each file, as JSON.")
+
+
+def pytest_configure(config):
+    if config.getoption("--seconds") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Seconds(Path(config.getoption("--seconds"))))
+
+
+class Seconds:
+    """What each file of tests took, fixtures included, summed over the processes of a session."""
+
+    def __init__(self, path: Path):
+        self.path, self.files = path, defaultdict(lambda: {"tests": 0, "seconds": 0.0})
+
+    def pytest_runtest_logreport(self, report):
+        file = self.files[report.nodeid.partition("::")[0]]
+        file["tests"] += report.when == "call"
+        file["seconds"] += report.duration
+
+    def pytest_sessionfinish(self):
+        slowest = sorted(self.files.items(), key=lambda item: -item[1]["seconds"])
+        self.path.write_text(json.dumps(dict(slowest), indent=1))
 
 
 @pytest.fixture(autouse=True, scope="module")

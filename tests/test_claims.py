@@ -101,7 +101,7 @@ def test_who_is_killed_lets_go(folder, make, monkeypatch):
             assert not mine
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     since = time.monotonic()
     while not mine and time.monotonic() < since + 10:
         with other.hold(["a"]) as mine:

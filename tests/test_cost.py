@@ -1,5 +1,6 @@
 """What a dry run says, and that it does nothing."""
 
+import io
 import json
 from unittest import mock
 
@@ -105,7 +106,7 @@ def speed(monkeypatch):
 
 
 def shown(config, workdir, **more):
-    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=150, file=io.StringIO())
     show_plan(config, str(workdir), console, **more)
     return console.export_text()
 

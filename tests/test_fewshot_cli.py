@@ -1,5 +1,6 @@
 """`python -m experiments.fewshot` as a user runs it: five mock sets, real small tasks, stops."""
 
+import io
 import json
 import os
 import signal
@@ -137,7 +138,7 @@ def test_the_same_without_augmentation(tmp_path, tiny):
         mock_data=True, shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0, train_limit=16,
         eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
     )  # fmt: skip
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     workdir = tmp_path / "work"
     command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
     check_five_sets(console.export_text(), workdir, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)

@@ -1,5 +1,6 @@
 """NOAH in the runner: supernet, search, retraining; stopped anywhere; what is stored."""
 
+import io
 import json
 
 import jax
@@ -239,7 +240,7 @@ def test_another_search_does_not_go_on_with_this_one(config, whole, tmp_path, mo
 def test_the_command_prints_the_architecture(whole, config):
     """Run again, from what is stored."""
     workdir, result, *_ = whole
-    console = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=150, file=io.StringIO())
     sweep_command.run_sweep(config, str(workdir), console)
     text = console.export_text()
     assert "finished before" in text
