@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 # Control characters but newline; soft hyphen; characters without width and those that change the
 # order of a line (bidirectional controls, line and paragraph separators, byte-order marks, tags);
@@ -26,6 +27,22 @@ def printable(text: str) -> str:
 def printable_line(text: str) -> str:
     r"""As `printable`, with newlines as `\n`: for names, which must stay on one line."""
     return printable(text).replace("\n", r"\n")
+
+
+def csv_field(value: Any) -> Any:
+    """A value of a CSV file that no spreadsheet takes for a formula.
+
+    Text that begins with one of ``= + - @``, a tab or a carriage return gets an apostrophe before
+    it; who reads the file with a program removes that one. Numbers stay as they are.
+    """
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8; names that are not UTF-8 as they were, other lone surrogates as escapes."""
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda match: ascii(match[0])[1:-1], text)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def say(text: str, error: bool = False) -> None:

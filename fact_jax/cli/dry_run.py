@@ -35,7 +35,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
     finished = [
         (cost, result)
         for cell, cost, result in zip(cells, costs, results, strict=True)
-        if result is not None and _as_planned(cell, result)
+        if result is not None and _timed(result) and _as_planned(cell, result)
     ]
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
     rate, source = _rate(config, finished, left, elsewhere)
@@ -46,7 +46,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
     table.add_column("state")
     for cell, cost, result in zip(cells, costs, results, strict=True):
         texts = _texts(cost, rate)
-        if result is not None and _as_planned(cell, result):
+        if result is not None and _timed(result) and _as_planned(cell, result):
             texts[-1] = _time(result["seconds"]["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
     for name, some in (("all", costs), ("left", left)):
@@ -116,6 +116,10 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 
 
+def _timed(result: dict[str, Any]) -> bool:
+    return "cell" in result.get("seconds", {})
+
+
 def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
     """Whether the result was made with the cell's settings; of its weights nothing is known."""
     settings = {k: v for k, v in result.get("settings", {}).items() if k != "weights_sha256"}
@@ -127,7 +131,7 @@ def _state(store: Store, cell: Cell, result: dict[str, Any] | None) -> str:
         if not _as_planned(cell, result):
             return "done with other settings"
         return f"done: {result['accuracy']:.1f} %"
-    failure = store.read_json(store.failure_path(cell.name))
+    failure = store.read_failure(cell.name)
     if failure:
         return f"failed: {failure.get('error')}"
     return "to do"

@@ -22,7 +22,7 @@ from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.serving import export
-from fact_jax.serving.outputs import prepare_output, write_atomically
+from fact_jax.serving.outputs import check_not_input, prepare_output, write_atomically
 from fact_jax.tuning.files import TrainedTask, load_factors
 
 _FACTORS = flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
@@ -100,6 +100,7 @@ def main() -> None:
         raise UserError(f"--out {_OUT.value!r} must end in .pt, .safetensors or .npz.")
     if not _FACTORS.value and suffix != ".npz":
         raise UserError("Without --factors, weights are written, and those as .npz only.")
+    check_not_input(_OUT.value, factors=_FACTORS.value, weights=_WEIGHTS.value)
     prepare_output(_OUT.value)
     task = None
     if _FACTORS.value:

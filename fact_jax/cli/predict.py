@@ -79,6 +79,13 @@ def check_flags() -> None:
     if _TOPK.value is not None and _TOPK.value < 1:
         raise UserError(f"--topk is {_TOPK.value}; expected 1 or more.")
     if _OUT.value:
+        outputs.check_not_input(
+            _OUT.value,
+            images=_IMAGES.value,
+            factors=_FACTORS.value,
+            weights=_WEIGHTS.value,
+            class_names=_CLASS_NAMES.value,
+        )
         outputs.prepare_output(_OUT.value)
 
 

@@ -197,11 +197,12 @@ def run_sweep(
                 continue
             results[outcome["cell"]] = outcome
             how = f"{outcome['seconds']['cell']:.0f} s"
-            if (runs := outcome["stack"]["runs"]) > 1:
+            if (runs := outcome.get("stack", {}).get("runs", 1)) > 1:
                 how += f", its share of {runs} together"
             _print_result(console, numbers[outcome["cell"]], outcome, how)
     try:
-        store.write_csv(csv_text(read_results(workdir)))  # of other plans in the same folder, too
+        stored = read_results(workdir, refuse=bars.note)  # of other plans in the same folder, too
+        store.write_csv(csv_text(stored))
     except UserError as error:
         if error.at_once:
             raise

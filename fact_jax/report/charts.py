@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from fact_jax.report.blocks import Figure
-from fact_jax.report.figures import legend, new_figure, tidy
+from fact_jax.report.figures import figure_text, legend, new_figure, tidy
 from fact_jax.report.palette import INK, PAPER, SOFT
 from fact_jax.report.sections import Section, headline, published_rows, short_name
 from fact_jax.report.statistics import Stat, average
@@ -18,7 +18,9 @@ def line_handle(system: System, **more: Any) -> Any:
     """The entry of a system in a legend."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **system.style._asdict(), markersize=5, label=system.label, **more)
+    return Line2D(
+        [], [], **system.style._asdict(), markersize=5, label=figure_text(system.label), **more
+    )
 
 
 def accuracy_against_size(study: Study, section: Section) -> Figure | None:
@@ -68,10 +70,10 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     axis.minorticks_off()
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x in zeros else _power(x)))
     axis.set_xlabel("numbers trained and stored for a task, without the head")
-    axis.set_ylabel(f"{section.headline}, %")
+    axis.set_ylabel(figure_text(f"{section.headline}, %", 80))
     handles = [
         Line2D([], [], color=s.style.color, marker=s.style.marker, linestyle="", markersize=6.5,
-               label=s.label)
+               label=figure_text(s.label))
         for s, _, _ in points
     ]  # fmt: skip
     if known:
@@ -137,7 +139,7 @@ def bars(study: Study, section: Section) -> Figure:
         axis.set_xticks(range(0, 101, 25))
         axis.spines["bottom"].set_bounds(0, 100)
         axis.set_ylim(len(systems) - 0.4, -0.6)
-        axis.set_yticks(range(len(systems)), [s.label for s in systems])
+        axis.set_yticks(range(len(systems)), [figure_text(s.label) for s in systems])
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.spines["left"].set_visible(False)
     for axis in list(grid.flat)[len(panels) :]:
@@ -153,9 +155,9 @@ def accuracy_against_rank(study: Study) -> Figure | None:
     """The mean over the tasks that all ranks of a method have; None without two ranks of one."""
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
     for system in study.systems:
-        own = {r.get("settings", {}).get("rank") for r in system.results}
-        if len(own) == 1 and isinstance(rank := own.pop(), int | float):
-            ranks[system.method].setdefault(rank, system)
+        own = [r.get("settings", {}).get("rank") for r in system.results]
+        if type(own[0]) in (int, float) and 0 < own[0] < 1e6 and own.count(own[0]) == len(own):
+            ranks[system.method].setdefault(own[0], system)
     curves: dict[str, tuple[list[tuple[float, Stat]], int, System]] = {}
     for method, systems in ranks.items():
         sets = [set(s.accuracies) for s in systems.values()]
@@ -171,7 +173,7 @@ def accuracy_against_rank(study: Study) -> Figure | None:
     tidy(axis)
     handles = []
     for method, (curve, tasks, system) in curves.items():
-        label = f"{method}, mean of {tasks} task{'s' if tasks > 1 else ''}"
+        label = f"{figure_text(method)}, mean of {tasks} task{'s' if tasks > 1 else ''}"
         axis.errorbar(
             [k for k, _ in curve], [v.mean for _, v in curve], [v.error or 0 for _, v in curve],
             **system.style._asdict(), markersize=6, capsize=3, linewidth=1.5,

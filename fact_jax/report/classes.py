@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
-from fact_jax.report.figures import new_figure, tidy
+from fact_jax.report.figures import figure_text, new_figure, tidy
 from fact_jax.report.palette import INK, SOFT
 from fact_jax.report.records import Result
 from fact_jax.report.study import Study, System
@@ -20,6 +20,7 @@ from fact_jax.sweep.store import absolute
 
 _HEAT_MAP = 20  # classes; of more, the pairs are listed
 _PAIRS, _WORST = 12, 8
+_MOST_BYTES = 4 << 20  # of a row of pictures
 _RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermillion of the palette
 
 
@@ -116,7 +117,7 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
         share[true, predicted] = count
     share /= np.maximum(share.sum(1, keepdims=True), 1)
     side = max(2.2, min(5.4, 0.36 * size))
-    short = [n if len(n) <= 18 else f"{n[:17]}…" for n in names]
+    short = [figure_text(name, 18) for name in names]
     figure = new_figure(side + 0.085 * max(map(len, short)) + 0.7, side + 0.9)
     axis = figure.subplots()
     tidy(axis, grid="")
@@ -133,9 +134,8 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
     axis.set_ylim(size - 0.5, -0.5)
     axis.set_aspect("equal")
     long = max(map(len, short)) > 2
-    texts = [name.replace("$", r"\$") for name in short]  # else mathematics
-    axis.set_xticks(range(size), texts, rotation=90 if long else 0)
-    axis.set_yticks(range(size), texts)
+    axis.set_xticks(range(size), short, rotation=90 if long else 0)
+    axis.set_yticks(range(size), short)
     axis.tick_params(length=0, labelcolor=INK, labelsize=8)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
@@ -220,9 +220,11 @@ def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
     folder = absolute(workdir) / "examples"
     path = folder / PurePosixPath(str(examples["file"])).name
     try:
+        if not path.is_file() or path.stat().length > _MOST_BYTES:
+            return None
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             whole = image.size == (examples["size"] * len(examples["true"]), examples["size"])
-    except (OSError, ValueError):
+    except (OSError, ValueError, Image.DecompressionBombError):
         return None
     return content if whole else None

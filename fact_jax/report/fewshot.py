@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
-from fact_jax.report.figures import legend, new_figure, save_figure, tidy
+from fact_jax.report.figures import figure_text, legend, new_figure, save_figure, tidy
 from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, style
 from fact_jax.report.published import published
 from fact_jax.report.tables import costs, mean_and_error
@@ -192,7 +192,7 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
             points = [mean_and_error([*row[k].values()]) for k in sorted(row)]
             axis.errorbar(
                 sorted(row), [mean for mean, _ in points], [error or 0 for _, error in points],
-                **_plain(styles[method]), markersize=5, linewidth=1.5, capsize=2, label=method,
+                **_plain(styles[method]), markersize=5, linewidth=1.5, capsize=2,
             )  # fmt: skip
         axis.set_xscale("log", base=2)
         ticks = sorted(
@@ -206,13 +206,13 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
     figure.supylabel("accuracy on test, %", fontsize=9.5, color=SOFT)
     methods = list({m: None for _, rows, _ in panels for m in rows})
     handles: list[Any] = [
-        Line2D([], [], **_plain(styles[m]), markersize=5, label=m) for m in methods
+        Line2D([], [], **_plain(styles[m]), markersize=5, label=figure_text(m)) for m in methods
     ]
     names = {m: None for _, _, known in panels for m in known}
     if any(m in methods for m in names):
         handles.append(Line2D([], [], color=SOFT, marker="o", **hollow, label=PUBLISHED))
     handles += [
-        Line2D([], [], **_plain(looks[m]), **hollow, label=f"published {m}")
+        Line2D([], [], **_plain(looks[m]), **hollow, label=figure_text(f"published {m}"))
         for m in names
         if m not in methods
     ]

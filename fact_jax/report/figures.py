@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from html import escape
 from typing import Any
 
 from etils import epath
 
+from fact_jax.report.escape import escape_html
 from fact_jax.report.palette import GRID, INK, PAPER, SOFT
+from fact_jax.text import printable_line
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: smaller, and the page's font
@@ -58,9 +59,22 @@ def save_figure(figure: Any, path: epath.Path) -> None:
     if suffix == "svg":
         path.write_text(on_white(svg_text(figure, path.stem)))
         return
+    path.write_bytes(figure_bytes(figure, suffix))
+
+
+def figure_bytes(figure: Any, suffix: str) -> bytes:
+    """A matplotlib figure on white, in the format of the suffix."""
     content = io.BytesIO()
     figure.savefig(content, format=suffix, dpi=150, facecolor="white")
-    path.write_bytes(content.getvalue())
+    return content.getvalue()
+
+
+def figure_text(text: str, longest: int = 60) -> str:
+    """A name for a figure: one short line, which matplotlib reads neither as mathematics nor, for
+    its first `_`, as a label to hide."""
+    text = printable_line(text)
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return f"{' ' if text.startswith('_') else ''}{text}".replace("$", r"\$")
 
 
 def svg_text(figure: Any, name: str) -> str:
@@ -99,7 +113,7 @@ def inline_svg(svg: str, alt: str) -> str:
     head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert head is not None
     opening = (
-        f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {head[1]} {head[2]}" '
+        f'<svg role="img" aria-label="{escape_html(alt)}" viewBox="0 0 {head[1]} {head[2]}" '
         f'style="width:{float(head[1]) * 4 / 3:.0f}px">'
     )
     return opening + text[text.index(">") + 1 :].strip()

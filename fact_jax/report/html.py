@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from html import escape
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from fact_jax.report.blocks import (
     Text,
     Tiles,
 )
+from fact_jax.report.escape import escape_html
 from fact_jax.report.figures import inline_svg
+from fact_jax.report.folder import GENERATOR
 
 _TITLES = {"error": "Warning", "warning": "Note", "info": "Note"}
 
@@ -32,7 +33,7 @@ def page(title: str, blocks: Sequence[Block]) -> str:
     """The whole page."""
     here = Path(__file__).parent
     menu = "".join(
-        f'<a href="#{b.anchor}">{escape(b.anchor.capitalize())}</a>'
+        f'<a href="#{b.anchor}">{escape_html(b.anchor.capitalize())}</a>'
         for b in blocks
         if isinstance(b, Heading) and b.anchor
     )
@@ -42,10 +43,11 @@ def page(title: str, blocks: Sequence[Block]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
-<meta name="generator" content="fact-jax report">
+style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; form-action 'none'; \
+base-uri 'none'">
+{GENERATOR}
 <meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
+<title>{escape_html(title)}</title>
 <style>{(here / "page.css").read_text()}</style>
 </head>
 <body>
@@ -60,7 +62,7 @@ style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
 
 
 def _inline(text: str) -> str:
-    text = escape(text)
+    text = escape_html(text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", text)
 
@@ -68,7 +70,7 @@ def _inline(text: str) -> str:
 def _html(block: Block) -> str:
     match block:
         case Heading(text, anchor, level):
-            at = f' id="{escape(anchor)}"' if anchor else ""
+            at = f' id="{escape_html(anchor)}"' if anchor else ""
             return f"<h{level}{at}>{_inline(text)}</h{level}>\n"
         case Text(text):
             return f"<p>{_inline(text)}</p>\n"
@@ -77,13 +79,13 @@ def _html(block: Block) -> str:
         case Notice(kind, text):
             return f'<p class="notice {kind}"><b>{_TITLES[kind]}.</b> {_inline(text)}</p>\n'
         case Code(text):
-            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>\n'
+            return f'<pre tabindex="0"><code>{escape_html(text)}</code></pre>\n'
         case Details(title, blocks):
             inside = "".join(map(_html, blocks))
             return f"<details><summary>{_inline(title)}</summary>\n{inside}</details>\n"
         case Figure(name, _, alt, caption):
             return (
-                f'<figure id="figure-{escape(name)}">{inline_svg(block.svg, alt)}'
+                f'<figure id="figure-{escape_html(name)}">{inline_svg(block.svg, alt)}'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>\n"
             )
         case Table():
@@ -97,7 +99,7 @@ def _table(table: Table) -> str:
     if any(c.group for c in table.columns):
         spans = [(group, len(list(own))) for group, own in groupby(c.group for c in table.columns)]
         cells = "".join(
-            f'<th colspan="{n}" scope="colgroup" class="group">{escape(group)}</th>'
+            f'<th colspan="{n}" scope="colgroup" class="group">{escape_html(group)}</th>'
             if group
             else "<td></td>" * n  # the first of them sticks, alone
             for group, n in spans
@@ -110,15 +112,15 @@ def _table(table: Table) -> str:
         kinds += ["strong"] if column.strong else []
         kinds += ["first"] if column.group != last else []
         last = column.group
-        title = escape(column.title)
-        hint = f' title="{escape(column.hint)}"' if column.hint else ""
+        title = escape_html(column.title)
+        hint = f' title="{escape_html(column.hint)}"' if column.hint else ""
         if table.sortable:
             title = f'<button type="button">{title}</button>'
         heads.append(f'<th scope="col" class="{" ".join(kinds)}"{hint}>{title}</th>')
     rows = "\n".join(_row(row, table) for row in table.rows)
     kind = "sortable" if table.sortable else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape_html(table.caption)}">'
         f'<table class="{kind}"><caption>{_inline(table.caption)}</caption>'
         f"<thead>{groups}<tr>{''.join(heads)}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
     )
@@ -134,21 +136,21 @@ def _row(row: Row, table: Table) -> str:
         last = column.group
         attributes = f' class="{" ".join(kinds)}"' if kinds else ""
         if cell.value is not None and str(cell.value) != cell.text:
-            attributes += f' data-v="{escape(str(cell.value))}"'
+            attributes += f' data-v="{escape_html(str(cell.value))}"'
         if cell.hint:
-            attributes += f' title="{escape(cell.hint)}"'
+            attributes += f' title="{escape_html(cell.hint)}"'
         tag, scope = ("th", ' scope="row"') if i == 0 else ("td", "")
         cells.append(f"<{tag}{scope}{attributes}>{_cell(cell)}</{tag}>")
     return f"<tr{' class=published' if row.published else ''}>{''.join(cells)}</tr>"
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.text)
+    text = escape_html(cell.text)
     if cell.bold:
         text = f"<b>{text}</b>"
     if cell.colour:
         text = f'<i class="chip" style="background:{cell.colour}"></i>{text}'
-    return text + (f"<small>{escape(cell.note)}</small>" if cell.note else "")
+    return text + (f"<small>{escape_html(cell.note)}</small>" if cell.note else "")
 
 
 def _tiles(tiles: Tiles) -> str:
@@ -161,12 +163,13 @@ def _tiles(tiles: Tiles) -> str:
     )
     items = []
     for i, (true, predicted, right) in enumerate(tiles.entries):
+        true, predicted = escape_html(true), escape_html(predicted)
         said = "right" if right else f"taken for {predicted}"
-        words = escape(true) if right else f"{escape(true)} <span>→ {escape(predicted)}</span>"
+        words = true if right else f"{true} <span>→ {predicted}</span>"
         place = f"{100 * i / max(count - 1, 1):.4f}%"
         items.append(
             f'<li class="{"right" if right else "wrong"}"><b role="img" '
-            f'aria-label="{escape(true)}, {escape(said)}" style="background-position:{place} 0">'
+            f'aria-label="{true}, {said}" style="background-position:{place} 0">'
             f"</b>{words}</li>"
         )
     return f'{style}<ul class="tiles {name}">{"".join(items)}</ul>\n'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
 
 from fact_jax.report.blocks import (
     Block,
@@ -19,6 +18,9 @@ from fact_jax.report.blocks import (
     Text,
     Tiles,
 )
+from fact_jax.report.escape import escape_html, escape_markdown
+from fact_jax.report.folder import file_name
+from fact_jax.text import printable, printable_line
 
 _KINDS = {"error": "CAUTION", "warning": "WARNING", "info": "NOTE"}
 
@@ -29,9 +31,14 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Names with < or & must not become tags; what is between backticks is left as it is."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(p if p.startswith("`") else escape(p, quote=False) for p in parts)
+    """Our own `code` and **strong** stay, everything between them is escaped."""
+    parts = re.split(r"(`[^`\n]+`|\*\*)", text)
+    return "".join(
+        printable_line(part)
+        if part.startswith(("`", "**")) and len(part) > 1
+        else escape_markdown(part)
+        for part in parts
+    )
 
 
 def _block(block: Block) -> str:
@@ -45,24 +52,26 @@ def _block(block: Block) -> str:
         case Notice(kind, text):
             return f"> [!{_KINDS[kind]}]\n> {_inline(text)}"
         case Code(text):
+            text = printable(text)
             longest = max(map(len, re.findall("`+", text)), default=0)
             fence = "`" * max(3, longest + 1)
             return f"{fence}\n{text.rstrip()}\n{fence}"
         case Details(title, blocks):
-            summary = escape(title.replace("`", ""))
+            summary = escape_html(title.replace("`", "")).replace("\n", " ")
             return f"<details><summary>{summary}</summary>\n\n{markdown(blocks)}\n</details>"
         case Figure(name, _, alt, caption):
-            return f"![{_inline(alt)}]({name}.png)\n\n*{_inline(caption)}*"
+            return f"![{_inline(alt)}]({file_name(name, 'png')})\n\n*{_inline(caption)}*"
         case Table():
             return _table(block)
         case Tiles(name, _, entries):
             words = "; ".join(t if right else f"{t} → {p}" for t, p, right in entries)
-            return f"![From the left: {_inline(words)}]({name}.jpg)\n\n{_inline(words)}"
+            words = escape_markdown(words)
+            return f"![From the left: {words}]({file_name(name, 'jpg')})\n\n{words}"
 
 
 def _table(table: Table) -> str:
     lines = [
-        "| " + " | ".join(_plain(c.title) for c in table.columns) + " |",
+        "| " + " | ".join(escape_markdown(c.title) for c in table.columns) + " |",
         "| " + " | ".join("---:" if c.numeric else "---" for c in table.columns) + " |",
         *("| " + " | ".join(map(_cell, row.cells)) + " |" for row in table.rows),
     ]
@@ -70,11 +79,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = _plain(cell.text)
+    text = escape_markdown(cell.text)
     text = f"**{text}**" if cell.bold else text
-    return f"{text} {_plain(cell.note)}" if cell.note else text
-
-
-def _plain(text: str) -> str:
-    text = escape(text, quote=False).replace("\n", " ")
-    return re.sub(r"([|*_`\[\]])", r"\\\1", text)
+    return f"{text} {escape_markdown(cell.note)}" if cell.note else text

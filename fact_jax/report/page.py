@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
@@ -30,7 +29,8 @@ from fact_jax.report.charts import accuracy_against_rank, accuracy_against_size,
 from fact_jax.report.classes import task_details
 from fact_jax.report.conclusions import conclusions, sources
 from fact_jax.report.fewshot import few_shot_curves, few_shot_figure, few_shot_rows, remarks
-from fact_jax.report.figures import on_white, save_figure
+from fact_jax.report.figures import figure_bytes, on_white
+from fact_jax.report.folder import file_name, replace_report
 from fact_jax.report.html import page
 from fact_jax.report.markdown import markdown
 from fact_jax.report.panels import learning_curves, selection_curves
@@ -54,19 +54,23 @@ def write_report(
     """Writes index.html, report.md, results.csv and the figures (PNG and SVG) into `out`, by
     default the first work directory's `report`; returns that folder. Needs matplotlib and scipy.
 
-    Raises UserError where there are no results, or where it cannot write.
+    Files of results that are not sound are left out with a warning. Raises UserError where there
+    are no results, or where it cannot write; then an older report stays as it was.
     """
     study = read_study(*workdirs)
     folder = absolute(out) if out else absolute(workdirs[0]) / "report"
     blocks = report_blocks(study)
     title = blocks[0].text if isinstance(blocks[0], Heading) else "Report"
+    for text in study.refused:
+        warnings.warn(text, stacklevel=2)
+    files = {
+        "results.csv": csv_text(list(study.results)).encode(errors="backslashreplace"),
+        "report.md": markdown(blocks).encode(),
+        "index.html": page(title, blocks).encode(),
+        **dict(_pictures(blocks)),
+    }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_old(folder)
-        (folder / "results.csv").write_text(csv_text(list(study.results)))
-        _write_pictures(blocks, folder)
-        (folder / "report.md").write_text(markdown(blocks))
-        (folder / "index.html").write_text(page(title, blocks))
+        replace_report(folder, files)
     except OSError as error:
         raise UserError(
             f"The report cannot be written to {folder} ({error}). Give another folder with --out."
@@ -74,28 +78,18 @@ def write_report(
     return folder
 
 
-def _remove_old(folder: epath.Path) -> None:
-    """The pictures of the report that lies there, if one does: those that its Markdown shows."""
-    page, old = folder / "index.html", folder / "report.md"
-    if not page.exists() or "fact-jax report" not in page.read_text()[:1000]:
-        return
-    names = re.findall(r"\]\(([\w.+-]+)\.(?:png|jpg)\)", old.read_text()) if old.exists() else []
-    for name in dict.fromkeys(names):
-        for suffix in ("png", "svg", "jpg"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-
-
-def _write_pictures(blocks: Any, folder: epath.Path) -> None:
+def _pictures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of all figures and pictures."""
     for block in blocks:
         match block:
             case Details(_, inside):
-                _write_pictures(inside, folder)
+                yield from _pictures(inside)
             case Figure(name, figure):
-                (folder / f"{name}.svg").write_text(on_white(block.svg))
+                yield file_name(name, "svg"), on_white(block.svg).encode()
                 figure.set_layout_engine("none")  # it is laid out
-                save_figure(figure, folder / f"{name}.png")
+                yield file_name(name, "png"), figure_bytes(figure, "png")
             case Tiles(name, jpeg):
-                (folder / f"{name}.jpg").write_bytes(jpeg)
+                yield file_name(name, "jpg"), jpeg
 
 
 def report_blocks(study: Study) -> list[Block]:

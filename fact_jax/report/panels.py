@@ -15,6 +15,7 @@ from fact_jax.report.palette import SOFT
 from fact_jax.report.records import Result
 from fact_jax.report.sections import short_name
 from fact_jax.report.study import Study
+from fact_jax.sweep.result import candidate_settings
 
 Curve = list[tuple[float, float]]  # (x, y)
 
@@ -128,9 +129,9 @@ def _profile(own: Sequence[Result], setting: str) -> Curve:
     for result in own:
         best: dict[float, float] = {}
         for label, accuracy in (result.get("selection") or {}).items():
-            settings = dict(part.split("=", 1) for part in label.split(", ") if "=" in part)
+            settings = candidate_settings(label)
             if setting in settings and accuracy is not None:
-                value = float(settings[setting])
+                value = settings[setting]
                 best[value] = max(accuracy, best.get(value, -math.inf))
         for value, accuracy in best.items():
             by_value[value].append(accuracy)

@@ -30,6 +30,7 @@ PROTOCOLS = {
     "test set chose the epoch: every number is too high, by about half a point.",
 }
 
+_REFUSED = 20  # files that are named
 # What is trained on and chosen on, by kind of task.
 SPLITS = {
     "vtab": "**VTAB-1K**: train800 and val200; the whole training set is both, 1,000 images.",
@@ -104,6 +105,9 @@ def _errors(study: Study) -> list[str]:
     limits = [k for k in ("train_limit", "eval_limit") if any(study.values(k))]
     if limits:
         texts.append(f"Shortened data ({', '.join(limits)}): these numbers measure little.")
+    texts += study.refused[:_REFUSED]
+    if (more := len(study.refused) - _REFUSED) > 0:
+        texts.append(f"{_count(more, 'file')} more could not be read.")
     if study.failures:
         texts.append(f"{_count(len(study.failures), 'cell')} failed: see Failures, at the end.")
     shared, uneven = mixed_settings(study)

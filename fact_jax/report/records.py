@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
-import math
 import os
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.extras import require
-from fact_jax.sweep.plan import RUN_SETTINGS
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import check_type
+from fact_jax.sweep.plan import RUN_SETTINGS, split_names, task_names
+from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_result
 from fact_jax.sweep.store import absolute
+from fact_jax.text import csv_field
 
 Result = dict[str, Any]
-_NEEDED: dict[str, Any] = {
-    "cell": str,
-    "task": str,
-    "method": str,
-    "seed": int,
-    "accuracy": (int, float),
-}
+Refuse = Callable[[str], None]
+_LONGEST_LIST = 10_000  # of a config
+_MOST_CELLS = 100_000
 
 # results.csv holds what a sweep that was killed and resumed gives again: no times, no versions.
 _PLAIN = (
@@ -41,12 +44,17 @@ _DATA = {"data_builder": "builder", "data_version": "used_version", "data_mock":
 CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings")
 
 
-def read_results(*workdirs: str | os.PathLike) -> list[Result]:
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
+def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[Result]:
     """Every finished cell of the work directories (or buckets), sorted by cell.
 
     Each result is the content of DIR/results/<cell>.json and `workdir`, as it was given. The same
-    cell of two directories is there twice. Raises UserError for a directory without a folder
-    `results`, and for a file that is no result.
+    cell of two directories is there twice. A file that is no result is left out: ``refuse(text)``
+    is told its name and the reason, by default as a warning. Raises UserError for a directory
+    without a folder `results`.
     """
     results = []
     for name, folder in _folders(workdirs, "results").items():
@@ -55,25 +63,57 @@ def read_results(*workdirs: str | os.PathLike) -> list[Result]:
                 f"{name} is no work directory of a sweep: it has no folder 'results'. Give the "
                 f"--workdir of `{command('vtab')}` or `{command('fewshot')}`."
             )
-        results += [{**_checked(path), "workdir": name} for path in _json_files(folder)]
+        for path in _json_files(folder):
+            content = _read(path, functools.partial(check_result, cell=path.stem), refuse)
+            if content is not None:
+                results.append({**content, "workdir": name})
     order = {name: i for i, name in enumerate(os.fspath(w) for w in workdirs)}
     return sorted(results, key=lambda r: (r["cell"], order[r["workdir"]]))
 
 
-def read_failures(*workdirs: str | os.PathLike) -> list[dict[str, Any]]:
+def read_failures(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[dict[str, Any]]:
     """The failures that no result has made good since, DIR/failures/<cell>.json and `workdir`."""
     failures = []
     for name, folder in _folders(workdirs, "failures").items():
         for path in _json_files(folder) if folder.exists() else ():
             if not (folder.parent / "results" / path.name).exists():
-                failures.append({"cell": path.stem, **_parsed(path), "workdir": name})
+                content = _read(path, lambda content: check_type(content, StoredFailure), refuse)
+                failures.append({**(content or {}), "cell": path.stem, "workdir": name})
     return failures
 
 
-def read_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The config of the last run in a work directory; None if there is none."""
+class StoredConfig(TypedDict, total=False):
+    """What reports read of DIR/config.json; the methods' settings are beside it."""
+
+    tasks: str | list[str]
+    methods: str | list[str]
+    seeds: list[int]
+    shots: list[int]
+
+
+def read_config(workdir: str | os.PathLike, refuse: Refuse = _warn) -> dict[str, Any] | None:
+    """The config of the last run in a work directory; None if there is none that can be read."""
     path = absolute(workdir) / "config.json"
-    return _parsed(path) if path.exists() else None
+    return _read(path, _check_config, refuse) if path.exists() else None
+
+
+def _check_config(content: dict[str, Any]) -> None:
+    """Raises ValueError for a config without the lists that a plan is made of."""
+    check_type(content, StoredConfig)
+    sizes = [len(content.get(key, ())) for key in ("tasks", "methods", "seeds", "shots")]
+    if max(sizes) > _LONGEST_LIST:
+        raise ValueError(f"a list has {max(sizes):,} entries, expected at most {_LONGEST_LIST:,}")
+    methods, tasks, seeds = planned(content)
+    if len(methods) * len(tasks) * len(seeds) > _MOST_CELLS:
+        raise ValueError(f"it plans more than {_MOST_CELLS:,} cells")
+
+
+def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
+    """Methods, tasks and seeds of a stored config. Raises UserError for an unknown task."""
+    named = {k: config[k] for k in ("tasks", "shots") if k in config}
+    tasks = task_names(ConfigDict(named)) if config.get("tasks") else []
+    seeds = list(dict.fromkeys(config.get("seeds", ())))
+    return split_names(config.get("methods", "")), tasks, seeds
 
 
 def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, epath.Path]:
@@ -88,29 +128,23 @@ def _json_files(folder: epath.Path) -> list[epath.Path]:
     return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
 
 
-def _parsed(path: epath.Path) -> dict[str, Any]:
+def _read(
+    path: epath.Path, check: Callable[[dict[str, Any]], None], refuse: Refuse
+) -> dict[str, Any] | None:
+    """The file's object; None, and `refuse` is told, if it is not sound or `check` refuses it."""
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}). Remove it and run the sweep again: only that "
-            "cell is run."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected an object. Remove it.")
-    return content
-
-
-def _checked(path: epath.Path) -> Result:
-    result = _parsed(path)
-    for key, kind in _NEEDED.items():
-        value: Any = result.get(key)
-        if not isinstance(value, kind) or (key == "accuracy" and not math.isfinite(value)):
-            raise UserError(
-                f"{path} is no result of a sweep: {key} is {value!r}. Remove it and run the sweep "
-                "again: only that cell is run."
-            )
-    return result
+        content = read_json(path, max_bytes=MAX_RESULT_BYTES, allow_nan=True, allow_surrogates=True)
+        check(content)
+        return content
+    except (OSError, ValueError) as error:
+        text = " ".join(str(error).split()).rstrip(".")[:300]
+        if not text.startswith(str(path)):
+            text = f"{path} is no record of a sweep: {text}"
+        refuse(
+            f"{text}. It is left out. Remove it and run the sweep again, which runs only what is "
+            "missing."
+        )
+        return None
 
 
 def method_settings(result: Result) -> dict[str, Any]:
@@ -140,18 +174,37 @@ def csv_text(results: list[Result]) -> str:
     writer.writeheader()
     for result in sorted(results, key=lambda r: r["cell"]):
         row = {**_row(result), "workdir": result.get("workdir")}
-        writer.writerow({k: row[k] for k in columns})
+        writer.writerow({k: csv_field(row[k]) for k in columns})
     return text.getvalue()
 
 
-def results_frame(results: list[Result]) -> Any:
+Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
+
+
+def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
+    """Results as they are given, or those of the work directories."""
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    results = [item for item in sources if isinstance(item, dict)]
+    paths = [item for item in [*sources, *more] if not isinstance(item, dict)]
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise UserError(f"Expected work directories or results, found a {type(path).__name__}.")
+    return [*results, *(read_results(*paths) if paths else ())]
+
+
+def results_frame(results: Source, *more: str | os.PathLike) -> Any:
     """A pandas DataFrame, one row a cell: results.csv's columns, `workdir`, times in seconds,
-    versions and device."""
+    versions and device.
+
+    Args:
+      results: results of `read_results`, or one or several work directories.
+      *more: further work directories.
+    """
     require("results_frame", "report", "pandas")
     import pandas as pd
 
     rows = []
-    for result in results:
+    for result in _results(results, more):
         seconds, environment = result.get("seconds") or {}, result.get("environment") or {}
         rows.append(
             {
@@ -165,9 +218,10 @@ def results_frame(results: list[Result]) -> Any:
     return pd.DataFrame(rows)
 
 
-def curves_frame(results: list[Result]) -> Any:
+def curves_frame(results: Source, *more: str | os.PathLike) -> Any:
     """A long pandas DataFrame, one row an epoch (counted from 1) of a cell: training loss (mean
-    over the epoch) and accuracy on test in %, NaN where it was not measured."""
+    over the epoch) and accuracy on test in %, NaN where it was not measured. Arguments as for
+    `results_frame`."""
     require("curves_frame", "report", "pandas")
     import pandas as pd
 
@@ -178,7 +232,7 @@ def curves_frame(results: list[Result]) -> Any:
             "loss": loss,
             "test_accuracy": accuracy,
         }
-        for result in results
+        for result in _results(results, more)
         for epoch, (loss, accuracy) in enumerate(
             zip(result.get("losses") or (), result.get("test_accuracies") or (), strict=True), 1
         )

@@ -10,8 +10,6 @@ from collections import Counter, defaultdict
 from pathlib import PurePath
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from fact_jax.command_line import command
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import VTAB, Task, get_task
@@ -20,12 +18,14 @@ from fact_jax.report.palette import Style, style
 from fact_jax.report.records import (
     Result,
     method_settings,
+    planned,
     read_config,
     read_failures,
     read_results,
 )
-from fact_jax.sweep.plan import METHOD_SETTINGS, RUN_SETTINGS, split_names, task_names
+from fact_jax.sweep.plan import METHOD_SETTINGS, RUN_SETTINGS
 
+_SHOWN = 10  # refused files that an error names
 # Settings that make rows comparable when they agree; those of METHOD_SETTINGS are a method's own.
 _SHARED = (*(k for k in RUN_SETTINGS if k not in METHOD_SETTINGS), "weights_sha256")
 
@@ -69,6 +69,7 @@ class Study:
       failures: cells that failed and have no result.
       missing: cells of the last configs without result or failure; None where no config is stored.
       duplicates: (cell, the work directory that counts, another one with the same cell).
+      refused: a sentence for each file that was left out.
     """
 
     workdirs: tuple[str, ...]
@@ -78,6 +79,7 @@ class Study:
     failures: tuple[dict[str, Any], ...]
     missing: tuple[str, ...] | None
     duplicates: tuple[tuple[str, str, str], ...]
+    refused: tuple[str, ...] = ()
 
     @property
     def vtab(self) -> list[Task]:
@@ -113,26 +115,29 @@ class Study:
 
 def read_study(*workdirs: str | os.PathLike) -> Study:
     """Reads work directories. UserError where there is nothing to report, or no sense in it."""
-    results, failures = read_results(*workdirs), read_failures(*workdirs)
+    refused: list[str] = []
+    results = read_results(*workdirs, refuse=refused.append)
+    failures = read_failures(*workdirs, refuse=refused.append)
     if not results and not failures:
         raise UserError(
             f"There are no results in {', '.join(str(w) for w in workdirs)}: no cell has finished. "
             f"Run `{command('vtab', '--workdir', 'DIR')}` with the same directory first."
+            + "".join(f"\n{text}" for text in refused[:_SHOWN])
         )
-    configs = {os.fspath(w): read_config(w) for w in workdirs}
-    planned = {name: _planned(config) for name, config in configs.items() if config}
-    order = {m: None for methods, _, _ in planned.values() for m in methods}
+    configs = {os.fspath(w): read_config(w, refused.append) for w in dict.fromkeys(workdirs)}
+    plans = {name: planned(config) for name, config in configs.items() if config}
+    order = {m: None for methods, _, _ in plans.values() for m in methods}
     order |= {r["method"]: None for r in results}
     systems, duplicates = _systems(results, list(order), configs)
     task_order = {t: None for t in VTAB}
-    task_order |= {t: None for _, tasks, _ in planned.values() for t in tasks}
+    task_order |= {t: None for _, tasks, _ in plans.values() for t in tasks}
     task_order |= {r["task"]: None for r in results}
     present = {r["task"] for r in results}
     done = {(r["workdir"], r["cell"]) for r in results}
     done |= {(f["workdir"], f["cell"]) for f in failures}
     missing = [
         cell
-        for name, (methods, tasks, seeds) in planned.items()
+        for name, (methods, tasks, seeds) in plans.items()
         for cell in (f"{t}-{m}-seed{s}" for t in tasks for m in methods for s in seeds)
         if (name, cell) not in done
     ]
@@ -142,8 +147,9 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
         tuple(systems),
         tuple(_sorted([get_task(t) for t in task_order if t in present])),
         tuple(failures),
-        tuple(missing) if planned else None,
+        tuple(missing) if plans else None,
         tuple(duplicates),
+        tuple(refused),
     )
 
 
@@ -153,13 +159,6 @@ def _sorted(tasks: list[Task]) -> list[Task]:
     sets = list(dict.fromkeys(t.dataset for t in few))
     few.sort(key=lambda t: (sets.index(t.dataset), t.shots))
     return [*(t for t in tasks if not isinstance(t, FewShotTask)), *few]
-
-
-def _planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
-    """Methods, tasks and seeds of a stored config."""
-    names = task_names(ConfigDict(config)) if config.get("tasks") else []
-    seeds = [int(s) for s in dict.fromkeys(config.get("seeds", ()))]
-    return split_names(config.get("methods", "")), names, seeds
 
 
 def _settings(result: Result) -> str:
@@ -201,7 +200,9 @@ def _systems(
         for label, part in zip(_labels(method, parts), parts, strict=True):
             own = list(part.values())
             config = configs.get(own[0]["workdir"]) or {}
-            known = (config.get(method) or {}).get("published", "")
+            settings = config.get(method)
+            known = settings.get("published") if isinstance(settings, dict) else ""
+            known = known if isinstance(known, str) else ""
             systems.append(System(label, method, tuple(own), known, style(len(systems))))
     return systems, duplicates
 
@@ -223,7 +224,7 @@ def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str
         return [method]
     own = [method_settings(next(iter(part.values()))) for part in parts]
     differ = [k for k in own[0] if len({json.dumps(s.get(k)) for s in own}) > 1]
-    labels = [f"{method} ({', '.join(f'{k}={s.get(k)}' for k in differ)})" for s in own]
+    labels = [f"{method} ({', '.join(f'{k}={s.get(k)!s:.40}' for k in differ)})" for s in own]
     if not differ or len(set(labels)) < len(labels):
         names = [next(iter(part.values()))["workdir"] for part in parts]
         short = [PurePath(name).name for name in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fact_jax.errors import UserError
-from fact_jax.text import printable_line
+from fact_jax.text import csv_field, printable_line, utf8
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
 
@@ -42,10 +43,10 @@ def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: 
         return buffer.getvalue()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *classes])
+    writer.writerow(["file", *map(csv_field, classes)])
     for row, values in zip(rows, logits, strict=True):
-        writer.writerow([row, *(f"{value:.9g}" for value in values)])  # float32 exactly
-    return text.getvalue().encode("utf-8", "surrogateescape")
+        writer.writerow([csv_field(row), *(f"{value:.9g}" for value in values)])  # float32 exactly
+    return utf8(text.getvalue())
 
 
 def prepare_output(path: str) -> None:
@@ -63,6 +64,28 @@ def prepare_output(path: str) -> None:
         probe.unlink()
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def check_not_input(out: str, **inputs: str | None) -> None:
+    """Raises UserError if `out` is an input file, also by a link, or one of an input folder.
+
+    Args:
+      out: the file to be.
+      **inputs: files or folders by the names of their flags; what is no path does no harm.
+    """
+    for flag, value in inputs.items():
+        path = Path(value or "").expanduser()
+        files = [path]
+        if value and path.is_dir():
+            files = [file for file in path.iterdir() if file.suffix not in OUTPUT_SUFFIXES]
+        if any(os.path.realpath(out) == os.path.realpath(f) or _same(out, f) for f in files):
+            raise UserError(
+                f"--out {out} is a file of --{flag}, which it would replace. Give another --out."
+            )
+
+
+def _same(a: str | Path, b: str | Path) -> bool:
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
 def write_atomically(path: str, content: bytes) -> None:

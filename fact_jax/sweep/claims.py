@@ -100,7 +100,7 @@ class Claims:
 
 def _read(path: epath.Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_bytes()[:200].decode(errors="replace")
     except FileNotFoundError:
         return None
 

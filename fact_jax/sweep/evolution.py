@@ -7,11 +7,13 @@ that a search that was stopped goes on as if it had not been.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from fact_jax.errors import UserError
+from fact_jax.files.schema import check_type
+from fact_jax.sweep.result import Count, Generation, Width
 from fact_jax.tuning.method import SearchMethod
 
 Architecture = tuple[tuple[int, ...], ...]
@@ -48,6 +50,24 @@ class Space(NamedTuple):
     def cross(self, rng: np.random.Generator, a: Architecture, b: Architecture) -> Architecture:
         """For each family the whole row of one of the two."""
         return tuple((x, y)[rng.integers(2)] for x, y in zip(a, b, strict=True))
+
+
+class SearchState(TypedDict):
+    """What is stored of a search under way: architectures with their fitness, by generation."""
+
+    generation: Count
+    visited: list[tuple[list[list[Width]], float]]
+    history: list[Generation]
+
+
+def check_state(state: dict[str, Any], space: Space) -> None:
+    """Raises ValueError for a stored state that no search in this space left."""
+    check_type(state, SearchState)
+    for architecture, _ in state["visited"]:
+        if [len(row) for row in architecture] != [space.blocks] * space.families:
+            raise ValueError(f"visited has an architecture of another size: {architecture!r:.60}")
+    if bool(state["visited"]) != bool(state["generation"]):
+        raise ValueError(f"{len(state['visited'])} visited at generation {state['generation']}")
 
 
 def search(

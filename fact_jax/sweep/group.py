@@ -13,7 +13,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from fact_jax.sweep.evolution import Space, search
+from fact_jax.sweep.evolution import Space, check_state, search
 from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.sweep.record import store_result
 from fact_jax.sweep.runs import Failure, Run, Trained
@@ -135,7 +135,7 @@ class Group:
             space,
             self.trainer.fitness(trained),
             cell.seed,
-            load=lambda: self.store.read_json(path),
+            load=lambda: self.store.read_json(path, lambda state: check_state(state, space)),
             save=lambda state: self.store.write_json(path, state),
             on_generation=lambda done, best: progress.epoch(done, [], [best]),
         )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.result import check_complete
 from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
@@ -107,7 +108,7 @@ def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> dict[st
     path = store.result_path(cell.name)
     result = store.read_result(cell.name)
     if result is not None:
-        old = result.get("settings", {})
+        old: dict[str, Any] = result.get("settings", {})
         changed = [k for k in sorted({*old, *settings}) if old.get(k) != settings.get(k)]
         if changed:
             text = ", ".join(f"{k} was {old.get(k)!r}, is now {settings.get(k)!r}" for k in changed)
@@ -115,6 +116,11 @@ def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> dict[st
                 f"{path} was made with other settings: {text}. Use another --workdir, or remove "
                 "that file to run the cell again."
             )
+        try:
+            check_complete(result)
+        except ValueError as error:
+            store.set_aside(path, error)
+            return None
     return result
 
 

@@ -200,7 +200,7 @@ class Runner:
                     yield result
             elif agree(np.array(failed_at not in (None, failed_before[cell.name]))):
                 done.add(cell.name)
-                record = self.store.read_json(self.store.failure_path(cell.name)) or {}
+                record = self.store.read_failure(cell.name)
                 yield Failure(cell.name, UserError(f"{record.get('message')} (another run)"))
 
     def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:

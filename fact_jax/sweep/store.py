@@ -32,8 +32,11 @@ import jax
 from etils import epath
 
 from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import check_type
 from fact_jax.sweep.claims import Claims
 from fact_jax.sweep.faults import no_space
+from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_complete, check_result
 from fact_jax.text import say
 
 PROBE_BYTES = 1 << 16
@@ -128,12 +131,16 @@ class Store:
         """results.csv."""
         self.write(self.workdir / "results.csv", text.encode())
 
-    def read_json(self, path: epath.Path) -> dict[str, Any] | None:
-        """The file's object; None if there is no such file, or none that can be read."""
+    def read_json(
+        self, path: epath.Path, check: Callable[[dict[str, Any]], None] = lambda content: None
+    ) -> dict[str, Any] | None:
+        """The file's object; None if there is no such file. A file that cannot be read, or that
+        `check` refuses by a ValueError, is set aside, and is None, too."""
         try:
-            content = json.loads(path.read_text())
-            if not isinstance(content, dict):
-                raise ValueError(f"expected an object, found {content!r:.40}")
+            content = read_json(
+                path, max_bytes=MAX_RESULT_BYTES, allow_nan=True, allow_surrogates=True
+            )
+            check(content)
             return content
         except FileNotFoundError:
             return None
@@ -143,10 +150,26 @@ class Store:
         except OSError as error:
             raise self.unwritable(error) from error
 
+    def read_record(self, cell: str, complete: bool = False) -> dict[str, Any] | None:
+        """A finished cell's result, if `check_result` lets it through; None otherwise. With
+        `complete`, it also has all fields that this version writes."""
+
+        def check(content: dict[str, Any]) -> None:
+            check_result(content, cell)
+            if complete:
+                check_complete(content)
+
+        return self.read_json(self.result_path(cell), check)
+
+    def read_failure(self, cell: str) -> dict[str, Any]:
+        """The record of a cell's last failure; empty if there is none."""
+        path = self.failure_path(cell)
+        return self.read_json(path, lambda content: check_type(content, StoredFailure)) or {}
+
     def read_result(self, cell: str) -> dict[str, Any] | None:
         """A finished cell's result; None, too, if its file of factors is gone or cut short."""
         path = self.result_path(cell)
-        result = self.read_json(path)
+        result = self.read_record(cell)
         wanted = None if result is None else result.get("factor_file_bytes")
         if wanted is None:
             return result
@@ -160,7 +183,8 @@ class Store:
 
     def set_aside(self, path: epath.Path, error: Exception) -> None:
         """Moves what cannot be used out of the way, and says so."""
-        text = f"{path} cannot be read ({' '.join(str(error).split())[:300]})"
+        reason = " ".join(str(error).split()).removeprefix(f"{path} ")[:300]
+        text = f"{path} cannot be read ({reason})"
         if not self._create:
             self.note(f"{text}.")
             return
@@ -188,8 +212,7 @@ class Store:
 
     def failed_at(self, cell: str) -> str | None:
         """When the cell failed last, if it did."""
-        path = self.failure_path(cell)
-        return (self.read_json(path) or {}).get("when") if path.exists() else None
+        return self.read_failure(cell).get("when")
 
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage

@@ -97,7 +97,7 @@ class OnRay:
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         if cell.name not in self._survey.finished:
             return None
-        return self._store.read_json(self._store.result_path(cell.name))
+        return self._store.read_record(cell.name, complete=True)
 
     def check_data(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
         """The survey did, where the data are."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ml_collections import ConfigDict
 
@@ -29,12 +29,20 @@ from fact_jax.cli.live import Bars
 from fact_jax.cli.sweep import rerun_command, run_sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.files.schema import check_type
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import stored_result
 from fact_jax.sweep.runner import POLL, Outcome
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store
 from fact_jax.text import say
+
+
+class _Jobs(TypedDict):
+    """DIR/slurm/jobs.json."""
+
+    jobs: list[str]
+
 
 LOOK = 30.0  # seconds between questions to Slurm's controller
 
@@ -106,7 +114,7 @@ class OnSlurm:
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result. Whether the weights are the same, the jobs know."""
-        old = self._store.read_json(self._store.result_path(cell.name)) or {}
+        old = self._store.read_record(cell.name) or {}
         weights = old.get("settings", {}).get("weights_sha256")
         return stored_result(self._store, cell, {**cell.as_stored, "weights_sha256": weights})
 
@@ -175,7 +183,8 @@ class OnSlurm:
                 **{f"slurm_{name}": value for name, value in self._more.items()},
             )
             kind = s.LocalJob if o.cluster == "local" else s.SlurmJob
-            known = (self._store.read_json(path) or {}).get("jobs", [])
+            stored = self._store.read_json(path, lambda content: check_type(content, _Jobs))
+            known = (stored or {}).get("jobs", [])
             before = [kind(self._folder, i) for i in known]
             jobs = self._alive(before)
             delay = int(self._more.get("signal_delay_s", 90))  # submitit's

@@ -40,9 +40,9 @@ class Watch:
         for name in list(self.left):
             outcome: Outcome | None = None
             if name in results:
-                outcome = self._store.read_json(self._store.result_path(name))
+                outcome = self._store.read_record(name, complete=True)
             elif name in failures and self._store.failed_at(name) != self._failed_before[name]:
-                record = self._store.read_json(self._store.failure_path(name)) or {}
+                record = self._store.read_failure(name)
                 outcome = Failure(name, UserError(str(record.get("message"))))
             if outcome is not None:
                 self._epochs += epochs_of(self.left.pop(name))

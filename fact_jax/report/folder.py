@@ -1,0 +1,90 @@
+"""The folder of a report: files that replace an older report's, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from typing import TypedDict
+
+from etils import epath
+
+from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import check_type
+
+_MANIFEST = "report_files.json"
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*\.(html|md|csv|png|svg|jpg)", re.ASCII)
+GENERATOR = '<meta name="generator" content="fact-jax report">'
+
+
+class _Manifest(TypedDict):
+    files: list[str]
+
+
+def file_name(stem: str, suffix: str) -> str:
+    """A name without anything that a path or a Markdown link could take otherwise."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', stem).lstrip('-.') or 'figure'}.{suffix}"
+
+
+def replace_report(folder: epath.Path, files: Mapping[str, bytes]) -> None:
+    """Writes the files of a report into a folder, `index.html` last, and removes those of the
+    report before it that are not among them.
+
+    Everything is written beside the old files first: a full disk leaves the old report whole. Only
+    names in the manifest that an earlier call left are removed.
+
+    Raises:
+      UserError: a file of one of these names is there, and is no report's.
+      OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    old = _listed(folder)
+    if not _is_report(folder):
+        foreign = [name for name in files if name not in old and (folder / name).exists()]
+        if foreign:
+            raise UserError(
+                f"{folder / foreign[0]} is there and was not written by a report, so it is not "
+                "replaced. Give another folder with --out."
+            )
+    new = folder / f".report-{uuid.uuid4().hex[:8]}"
+    try:
+        new.mkdir()
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        (new / _MANIFEST).write_text(_manifest({*old, *files}))
+        (new / f"{_MANIFEST}.new").write_text(_manifest({*files}))
+        (new / _MANIFEST).replace(folder / _MANIFEST)  # from now on it names old and new files
+        for name in sorted(files, key="index.html".__eq__):
+            (new / name).replace(folder / name)
+        for name in old - set(files):
+            (folder / name).unlink(missing_ok=True)
+        (new / f"{_MANIFEST}.new").replace(folder / _MANIFEST)
+    finally:
+        with contextlib.suppress(OSError):
+            new.rmtree(missing_ok=True)
+
+
+def _manifest(names: set[str]) -> str:
+    return json.dumps({"files": sorted(names)}, indent=1) + "\n"
+
+
+def _listed(folder: epath.Path) -> set[str]:
+    """The names in the manifest; none if there is no sound one."""
+    try:
+        content = read_json(folder / _MANIFEST, max_bytes=1 << 20)
+        check_type(content, _Manifest)
+    except (OSError, ValueError):
+        return set()
+    return {name for name in content["files"] if _NAME.fullmatch(name)}
+
+
+def _is_report(folder: epath.Path) -> bool:
+    """Whether the page in the folder is a report's; earlier versions left no manifest."""
+    page = folder / "index.html"
+    if not page.is_file():
+        return False
+    with page.open("rb") as file:
+        return GENERATOR.encode() in file.read(2000)
