@@ -10,17 +10,23 @@ from html.parser import HTMLParser
 
 import pytest
 from commands import run_command
+from etils import epath
 from report_results import result, strip, write
 
 from benchmarks.report import METHODS, make
 from fact_jax.data.tasks import VTAB
 from fact_jax.errors import UserError
-from fact_jax.report.blocks import Notice
+from fact_jax.report.blocks import Cell, Column, Notice, Row, Table
+from fact_jax.report.blocks import Text as TextBlock
+from fact_jax.report.folder import GENERATOR, replace_report
+from fact_jax.report.html import page as html_page
+from fact_jax.report.markdown import markdown
 from fact_jax.report.page import report_blocks, write_report
 from fact_jax.report.palette import COLOURS, style
 from fact_jax.report.provenance import notices
 from fact_jax.report.published import published
 from fact_jax.report.study import read_study
+from fact_jax.text import printable
 
 
 class Page(HTMLParser):
@@ -401,8 +407,49 @@ def test_pictures_of_others_stay(tmp_path):
     out.mkdir()
     (out / "report.md").write_text("![mine](mine.png)")
     (out / "mine.png").write_bytes(b"")
-    write_report([small(tmp_path)], out)
+    (out / "holiday.jpg").write_bytes(b"")
+    write(tmp_path, [result(method="](holiday.jpg)", cell="](holiday.jpg)")])
+    with pytest.warns(UserWarning, match="report.md was not written by a report"):
+        write_report([small(tmp_path)], out)
+    write_report([tmp_path], out)
     assert (out / "mine.png").exists()
+    assert (out / "holiday.jpg").exists()
+    (kept,) = out.glob("report.md.before-*")
+    assert kept.read_text() == "![mine](mine.png)"
+
+
+def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
+    """And a manifest that somebody wrote names no other files than a report's."""
+    old = {"index.html": GENERATOR.encode(), "a.png": b"a", "b.png": b"b"}
+    folder = epath.Path(tmp_path)
+    replace_report(folder, old)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    too_long = f"{'x' * 300}.png"
+    with pytest.raises(OSError, match="too long"):
+        replace_report(folder, {"index.html": b"new", "a.png": b"new", too_long: b""})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    (tmp_path / "mine.txt").write_text("")
+    (tmp_path.parent / "mine.png").write_text("")
+    names = ["../mine.png", "mine.txt", ".", "b.png"]
+    (tmp_path / "report_files.json").write_text(json.dumps({"files": names}))
+    replace_report(folder, {"index.html": b"new"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.png", "index.html", "mine.txt", "report_files.json"
+    ]  # fmt: skip
+    assert (tmp_path.parent / "mine.png").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["](x)", "a|b", "`c`", "<b>", "new\nline", "*\\", "\x1b[2J", "\udce9"]
+)
+def test_names_of_every_kind_stay_one_text(tmp_path, name):
+    table = Table("names", [Column("name", numeric=False)], [Row([Cell(name)])])
+    text = markdown([table, TextBlock(f"See {name} of **all** in `x`.")])
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", text.splitlines()[-3])) == 2
+    assert not re.search(r"(?<!\\)(\]\(|<b>)|\x1b|\udce9", text)
+    assert text.splitlines()[-1].endswith("of **all** in `x`.")
+    page = Page(html_page("t", [table]))
+    assert page.tables == [[["name"], [printable(name)]]]
 
 
 def test_command(tmp_path):

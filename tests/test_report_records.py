@@ -5,11 +5,13 @@ import io
 import itertools
 import json
 import math
+import re
 
 import pytest
 from report_results import result, write
 
 from fact_jax.errors import UserError
+from fact_jax.report.page import report_blocks
 from fact_jax.report.records import (
     CSV_COLUMNS,
     csv_text,
@@ -20,6 +22,7 @@ from fact_jax.report.records import (
 )
 from fact_jax.report.sections import published_rows
 from fact_jax.report.study import mixed_settings, read_study
+from fact_jax.text import csv_field
 
 
 def grid(methods=("linear", "lora"), tasks=("digits", "fashion"), seeds=(0, 1), **more):
@@ -37,15 +40,67 @@ def test_results_are_read_sorted_with_their_workdir(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not valid JSON"), ("[]", "holds a list"), ("{}", "cell is None"),
+    [("{", "not sound JSON"), ("[]", "holds a list"), ("{}", "cell is missing"),
+     ("[" * 100_000, "nested too deeply"), ("\0", "not sound JSON"),
      (json.dumps(result(accuracy=float("nan"))), "accuracy is nan"),
-     (json.dumps({**result(), "accuracy": "80"}), "accuracy is '80'")],
+     (json.dumps(result(accuracy=1e9)), "accuracy is 1000000000.0, expected 0 to 100"),
+     (json.dumps({**result(), "accuracy": "80"}), "accuracy is '80'"),
+     (json.dumps(result(seed=9)), "cell is 'digits-lora-seed9', expected the file's name"),
+     (json.dumps({**result(), "cell": "broken", "task": "no_such"}), "task is 'no_such'")],
 )  # fmt: skip
-def test_what_is_no_result_is_named(tmp_path, text, said):
+def test_what_is_no_result_is_named_and_left_out(tmp_path, text, said):
     write(tmp_path, grid())
     (tmp_path / "results" / "broken.json").write_text(text)
-    with pytest.raises(UserError, match=f"broken.json.*{said}"):
-        read_results(tmp_path)
+    with pytest.warns(UserWarning, match=f"broken.json.*{said}.*left out"):
+        assert len(read_results(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"settings": []}, "settings is"), ({"confusion": [[30_000_000, 1, 1]]}, "confusion"),
+     ({"confusion": [[-1, 0, 1]]}, r"confusion\[0\]\[0\] is -1"), ({"confusion": [[0, 1]]}, "2 "),
+     ({"confusion": [[0, 2, 1]], "class_names": ["a", "b"]}, "class 2"),
+     ({"class_names": ["a"], "per_class_accuracy": [1.0, 2.0]}, "2 entries for 1 class_names"),
+     ({"per_class_accuracy": ["x"]}, "expected a number"), ({"losses": [1.0]}, "losses has 1"),
+     ({"num_test": -1}, "num_test is -1"), ({"seconds": [1]}, "seconds is"),
+     ({"environment": {"jax": []}}, "environment.jax"), ({"data": None}, "data is None"),
+     ({"selection": {"scale=x": 1.0}}, "scale=x"), ({"selection": {"scale=nan": 1.0}}, "scale=nan"),
+     ({"examples": {"file": "a", "size": 8, "true": [0], "predicted": []}}, "differ in length"),
+     ({"search": {"best": [[1], [2], [3]], "fitness": 1.0, "history": []}}, "search.history"),
+     ({"search": {"best": [[1]], "fitness": 1.0, "history": [{"best": 1.0, "tried": 1}]}}, "NOAH"),
+     ({"seed": True}, "seed is True"), ({"num_factors": 10**19}, "num_factors is 1000")],
+)  # fmt: skip
+def test_every_field_has_its_type(tmp_path, more, said):
+    refused = []
+    write(tmp_path, [{**result(), **more, "cell": "a"}])
+    assert read_results(tmp_path, refuse=refused.append) == []
+    assert re.search(f"a.json is no record of a sweep: .*{said}", refused[0])
+
+
+def test_results_of_earlier_versions_are_read(tmp_path):
+    """Without what later versions added, and with NaN where no accuracy was measured."""
+    old = {k: result()[k] for k in ("cell", "task", "method", "seed", "accuracy")}
+    nan = {**result(seed=1), "losses": [1.0, float("nan")], "test_accuracies": [float("nan"), 80.0]}
+    write(tmp_path, [old, nan])
+    read = read_results(tmp_path)
+    assert [r["cell"] for r in read] == ["digits-lora-seed0", "digits-lora-seed1"]
+    assert read[1]["test_accuracies"] == [None, 80.0]
+    assert len(report_blocks(read_study(tmp_path))) > 5
+
+
+@pytest.mark.parametrize(
+    "config", ['{"tasks": "no_such"}', '{"seeds": "0"}', '{"methods": [1]}', "[", '{"tasks": 5}']
+)
+def test_a_config_that_is_not_sound_is_left_out(tmp_path, config):
+    write(tmp_path, [result()])
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "failures").mkdir()
+    (tmp_path / "failures" / "digits-lora-seed1.json").write_text('{"cell": ["x"], "message": 5}')
+    study = read_study(tmp_path)
+    assert study.missing is None
+    assert [f["cell"] for f in study.failures] == ["digits-lora-seed1"]
+    assert len(study.refused) == 2
+    assert str(tmp_path / "config.json") in study.refused[1]
 
 
 def test_half_written_files_are_not_results(tmp_path):
@@ -81,6 +136,18 @@ def test_csv_has_every_cell_and_full_precision(tmp_path):
     assert rows[0]["weights_sha256"] == "ab" * 32
 
 
+def test_csv_has_no_formulas(tmp_path):
+    """Texts that a spreadsheet would compute get an apostrophe; numbers stay numbers."""
+    write(tmp_path, [result(method="=1+1", accuracy=0.5, settings={"dtype": "@x"}, cell="a")])
+    (row,) = csv.DictReader(io.StringIO(csv_text(read_results(tmp_path))))
+    assert row["method"] == "'=1+1"
+    assert row["dtype"] == "'@x"
+    assert row["accuracy"] == "0.5"
+    assert [csv_field(v) for v in ("+a", "-1", "\t", "\r", "a=", -1, None)] == [
+        "'+a", "'-1", "'\t", "'\r", "a=", -1, None
+    ]  # fmt: skip
+
+
 def test_csv_has_the_same_bytes_after_kills(tmp_path):
     """Times, versions, commits and epochs run differ between such sweeps; accuracies do not."""
     write(tmp_path / "a", grid())
@@ -111,6 +178,12 @@ def test_frames(tmp_path):
     assert frame["commit"].tolist() == ["c0"] * 8
     means = frame.groupby(["method", "task"])["accuracy"].mean()
     assert means["lora", "digits"] == 80.5
+    for source in (str(tmp_path), [tmp_path]):
+        assert results_frame(source).equals(results_frame(read_results(str(tmp_path))))
+    assert len(results_frame(tmp_path, str(tmp_path))) == 8  # the same directory counts once
+    assert curves_frame(tmp_path).equals(curves_frame(read_results(tmp_path)))
+    with pytest.raises(UserError, match="found a int"):
+        results_frame([3])
     curves = curves_frame(read_results(tmp_path))
     assert len(curves) == 8 * 3
     assert curves.groupby("cell")["loss"].sum().tolist() == [6.0] * 8

@@ -6,9 +6,11 @@ import os
 
 import pytest
 from etils import epath
+from report_results import result
 
-from fact_jax import UserError
+from fact_jax.sweep.evolution import Space, check_state
 from fact_jax.sweep.store import Store, Unwritable
+from fact_jax.tuning import NOAH
 
 
 @pytest.fixture
@@ -75,7 +77,21 @@ def test_what_cannot_be_written_is_said_and_leaves_what_was_there(
         store.check()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\0" * 40, b"\xff\xfe", b"[]", b"7", b"null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"a": ',
+        b"\0" * 40,
+        b"\xff\xfe",
+        b"[]",
+        b"7",
+        b"null",
+        b"[" * 100_000,
+        b'{"cell": "a", "settings": []}',
+        json.dumps(result()).encode(),
+    ],
+)
 def test_what_cannot_be_read_is_set_aside_and_kept(noted, content):
     store, notes = noted
     path = store.result_path("a")
@@ -105,8 +121,9 @@ def test_what_is_only_looked_at_stays_where_it_is(tmp_path):
 def test_a_result_without_its_factors_is_made_anew(noted, left):
     store, notes = noted
     store.write(store.factors_path("a"), b"12345")
-    store.write_json(store.result_path("a"), {"cell": "a", "factor_file_bytes": 5})
-    assert store.read_result("a") == {"cell": "a", "factor_file_bytes": 5}
+    content = {**result(), "cell": "a", "factor_file_bytes": 5}
+    store.write_json(store.result_path("a"), content)
+    assert store.read_result("a") == content
     store.factors_path("a").unlink()
     if left is not None:
         store.factors_path("a").write_bytes(left)
@@ -115,11 +132,32 @@ def test_a_result_without_its_factors_is_made_anew(noted, left):
     assert list(store.workdir.glob("results/a.json.unreadable-*"))
 
 
-def test_a_folder_that_cannot_be_read_is_a_message(noted):
-    store, _ = noted
+def test_a_folder_in_the_place_of_a_result_is_set_aside(noted):
+    store, notes = noted
     store.result_path("a").mkdir()
-    with pytest.raises(UserError, match="cannot be written or read"):
-        store.read_result("a")
+    assert store.read_result("a") is None
+    assert "not a regular file" in notes[0]
+    assert list(store.workdir.glob("results/a.json.unreadable-*"))
+
+
+def test_a_failure_that_is_not_sound_is_none(noted):
+    store, notes = noted
+    store.write_json(store.failure_path("a"), {"when": ["x"], "message": "m"})
+    assert store.failed_at("a") is None
+    assert "when is ['x'], expected text" in notes[0]
+
+
+def test_the_stored_state_of_a_search_is_checked():
+    space = Space(NOAH(), (1,), 3, 2, lambda architecture: 0)
+    visited = [[[[1, 0], [5, 5], [0, 0]], 80.0]]
+    good = {"generation": 1, "visited": visited, "history": [{"best": 80.0, "tried": 1}]}
+    check_state(good, space)
+    for bad in (
+        {**good, "visited": []}, {**good, "visited": [[[[1, 0]], 80.0]]}, {**good, "history": [1]},
+        {**good, "visited": [[visited[0][0], "80"]]}, {"generation": 1}, {**good, "generation": -1},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="visited|history|generation"):
+            check_state(bad, space)
 
 
 def test_a_work_directory_that_is_a_file_is_a_message(tmp_path):

@@ -1,8 +1,10 @@
 """Text from files on its way to the terminal."""
 
 import io
+import os
 import sys
 
+import numpy as np
 import pytest
 from rich.progress import Progress, TextColumn
 from rich.table import Table
@@ -12,6 +14,7 @@ from fact_jax.cli import process
 from fact_jax.cli.terminal import Console, prepare_terminal
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
+from fact_jax.serving.outputs import check_not_input, logits_bytes
 from fact_jax.text import printable, printable_line, say
 
 HOSTILE = "cat\x1b[2J\x07\u202e[red]x[/red]:smile:\udce9"
@@ -74,3 +77,25 @@ def test_an_error_of_a_command_is_escaped(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         process.run(fail)
     assert capsys.readouterr().err == f"error: {SHOWN}\n"
+
+
+def test_an_input_is_never_an_output(tmp_path):
+    """Neither by another name nor by a link; results beside pictures are no inputs."""
+    file, folder = tmp_path / "x.npy", tmp_path / "weights"
+    file.write_bytes(b"x")
+    folder.mkdir()
+    (folder / "model.npz").write_bytes(b"x")
+    os.link(file, tmp_path / "hard.npy")
+    os.symlink(file, tmp_path / "soft.npy")
+    for out in (file, tmp_path / "hard.npy", tmp_path / "soft.npy", tmp_path / "." / "x.npy"):
+        with pytest.raises(UserError, match="--out .* is a file of --images"):
+            check_not_input(str(out), factors="", images=str(file))
+    with pytest.raises(UserError, match="is a file of --weights"):
+        check_not_input(str(folder / "model.npz"), weights=str(folder))
+    check_not_input(str(folder / "logits.csv"), images=str(folder), weights=None)
+    check_not_input(str(tmp_path / "new.npy"), images=str(file), weights="hf:owner/name")
+
+
+def test_logits_are_csv_without_formulas_or_broken_text():
+    content = logits_bytes(".csv", np.zeros((1, 2)), ["-1.jpg"], ["=1+1", "\ud800 caf\udce9"])
+    assert content == b"file,'=1+1,\\ud800 caf\xe9\n'-1.jpg,0,0\n"

@@ -15,5 +15,6 @@ def escape_html(text: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Any text as one line of Markdown, where it is no tag, link, table or emphasis."""
-    text = html.escape(printable_line(text), quote=False).replace("\\", "\\\\")
+    text = html.escape(printable_line(text), quote=False)
+    text = re.sub(r"\\(?=[!-/:-@\[-`{-~]|$)", r"\\\\", text)  # elsewhere it is itself
     return re.sub(r"([|*_`\[\]!#~])", r"\\\1", text)

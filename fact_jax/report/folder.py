@@ -6,12 +6,12 @@ import contextlib
 import json
 import re
 import uuid
+import warnings
 from collections.abc import Mapping
 from typing import TypedDict
 
 from etils import epath
 
-from fact_jax.errors import UserError
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 
@@ -34,21 +34,13 @@ def replace_report(folder: epath.Path, files: Mapping[str, bytes]) -> None:
     report before it that are not among them.
 
     Everything is written beside the old files first: a full disk leaves the old report whole. Only
-    names in the manifest that an earlier call left are removed.
-
-    Raises:
-      UserError: a file of one of these names is there, and is no report's.
-      OSError: the folder cannot be written.
+    names in the manifest that an earlier call left are removed. A file of such a name that no
+    report wrote is renamed, with a warning. Raises OSError if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = _listed(folder)
-    if not _is_report(folder):
-        foreign = [name for name in files if name not in old and (folder / name).exists()]
-        if foreign:
-            raise UserError(
-                f"{folder / foreign[0]} is there and was not written by a report, so it is not "
-                "replaced. Give another folder with --out."
-            )
+    ours = set(files) if _is_report(folder) else old
+    foreign = [name for name in files if name not in ours or (folder / name).is_dir()]
     new = folder / f".report-{uuid.uuid4().hex[:8]}"
     try:
         new.mkdir()
@@ -57,6 +49,8 @@ def replace_report(folder: epath.Path, files: Mapping[str, bytes]) -> None:
         (new / _MANIFEST).write_text(_manifest({*old, *files}))
         (new / f"{_MANIFEST}.new").write_text(_manifest({*files}))
         (new / _MANIFEST).replace(folder / _MANIFEST)  # from now on it names old and new files
+        for name in foreign:
+            _keep(folder / name)
         for name in sorted(files, key="index.html".__eq__):
             (new / name).replace(folder / name)
         for name in old - set(files):
@@ -65,6 +59,14 @@ def replace_report(folder: epath.Path, files: Mapping[str, bytes]) -> None:
     finally:
         with contextlib.suppress(OSError):
             new.rmtree(missing_ok=True)
+
+
+def _keep(path: epath.Path) -> None:
+    """Renames a file that is not ours, if there is one."""
+    if path.exists():
+        other = path.parent / f"{path.name}.before-{uuid.uuid4().hex[:8]}"
+        path.rename(other)
+        warnings.warn(f"{path} was not written by a report: it is now {other.name}.", stacklevel=4)
 
 
 def _manifest(names: set[str]) -> str:

@@ -33,11 +33,10 @@ def markdown(blocks: Sequence[Block]) -> str:
 def _inline(text: str) -> str:
     """Our own `code` and **strong** stay, everything between them is escaped."""
     parts = re.split(r"(`[^`\n]+`|\*\*)", text)
+    ours = [len(part) > 1 and part.startswith(("`", "**")) for part in parts]
     return "".join(
-        printable_line(part)
-        if part.startswith(("`", "**")) and len(part) > 1
-        else escape_markdown(part)
-        for part in parts
+        printable_line(part) if mark else escape_markdown(part)
+        for part, mark in zip(parts, ours, strict=True)
     )
 
 

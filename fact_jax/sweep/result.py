@@ -83,7 +83,7 @@ class StoredResult(_Needed, total=False):
     scale: float
     learning_rate: float
     weight_decay: float
-    selection: dict[str, Percent | None]
+    selection: dict[str, float | None]
     grid_size: Annotated[int, Between(1, 10**6)]
     search: Search | None
     num_factors: Count
