@@ -26,11 +26,11 @@ import traceback
 import warnings
 from pathlib import Path
 
-from benchmarks import fuzz_files
+from benchmarks import fuzz_files, fuzz_results
 from benchmarks.fuzz_target import Target
 from fact_jax import UserError
 
-TARGETS: dict[str, Target] = {**fuzz_files.TARGETS}
+TARGETS: dict[str, Target] = {**fuzz_files.TARGETS, **fuzz_results.TARGETS}
 
 _SECONDS, _BYTES = 2.0, 500 << 20
 _HANGS = 60  # seconds after which the watchdog ends the process

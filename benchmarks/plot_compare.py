@@ -7,6 +7,8 @@ import json
 import statistics
 from pathlib import Path
 
+from fact_jax.report.palette import GRID, INK, SOFT, styles
+
 NAMES = {
     "full": "Full fine-tuning", "linear": "Linear probe", "bitfit": "BitFit",
     "vpt_shallow": "VPT-shallow", "vpt_deep": "VPT-deep", "adapter": "Adapter",
@@ -14,7 +16,6 @@ NAMES = {
     "repadapter": "RepAdapter", "noah": "NOAH", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK",
     "fact_cp": "FacT, CP", "fact_shared": "FacT, shared",
 }  # fmt: skip
-OURS, OTHERS, QUIET = "#1f6feb", "#4b5563", "#b8bcc4"
 
 
 def numbers(value: float) -> str:
@@ -38,6 +39,7 @@ def draw(record: dict, path: Path) -> None:
     methods = list(dict.fromkeys(method for method, _ in rows))
     means = {m: statistics.fmean(rows[m, t]["mean"] for t in tasks) for m in methods}
     methods.sort(key=means.__getitem__)
+    looks = dict(zip(methods, styles(methods), strict=True))
     sizes = {m: statistics.fmean(rows[m, t]["num_factors"] for t in tasks) for m in methods}
     figure, axes = plt.subplots(
         1, len(tasks), figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)), sharey=True,
@@ -46,10 +48,10 @@ def draw(record: dict, path: Path) -> None:
     for axis, task in zip(axes[0], tasks, strict=True):
         for y, method in enumerate(methods):
             row, fact = rows[method, task], method.startswith("fact_")
-            axis.axhline(y, color=QUIET, linewidth=0.5, alpha=0.5, zorder=0)
+            axis.axhline(y, color=GRID, linewidth=0.5, alpha=0.5, zorder=0)
             axis.errorbar(
-                row["mean"], y, xerr=row["error"] or 0, marker="o" if fact else "s",
-                markersize=6.5 if fact else 5, color=OURS if fact else OTHERS, capsize=2.5,
+                row["mean"], y, xerr=row["error"] or 0, marker=looks[method].marker,
+                markersize=6.5 if fact else 5, color=looks[method].color, capsize=2.5,
                 elinewidth=1.2, linestyle="",
             )  # fmt: skip
         axis.set_title(task, fontsize=10.5, loc="left")
@@ -65,13 +67,13 @@ def draw(record: dict, path: Path) -> None:
         fact = method.startswith("fact_")
         style = {
             "transform": beside, "va": "center", "fontsize": 9.5,
-            "color": OURS if fact else OTHERS, "fontweight": "bold" if fact else "normal",
+            "color": INK if fact else SOFT, "fontweight": "bold" if fact else "normal",
         }  # fmt: skip
         names.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
         names.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
     names.text(
         -0.05, len(methods) - 0.2, "numbers\nstored", transform=beside, ha="right", fontsize=8.5,
-        color=OTHERS,
+        color=SOFT,
     )  # fmt: skip
     figure.savefig(path, dpi=160)
 

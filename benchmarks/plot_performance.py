@@ -13,8 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-TIME, MEMORY, FAINT = "#1f6feb", "#e07b1f", "#6b7280"
-FACT, OTHERS, PEERS, REFERENCE = "#1f6feb", "#9cc3f7", "#c9ccd2", "#7c828d"
+from fact_jax.report.palette import COLOURS, SOFT, method_style
+
+TIME, MEMORY = COLOURS[0], COLOURS[1]
+# Methods by what a row's label says of them; the rows of "…" are FacT-TT's.
+METHODS = {"FacT-TK": "fact_tk", "LoRA": "lora", "linear": "linear", "full": "full"}
+PALE = 0.45  # opacity of PyTorch's bars
 # Group: (label, its system in step.json). Ratios are to the last of a group, PyTorch's FacT.
 GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "Training step": (
@@ -89,11 +93,11 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
             right = 1.45 * max(value(f) for f in everyone)
             for y, (label, found) in enumerate(rows):
                 reached = value(found)
-                colour = OTHERS if "linear" in label or "full" in label else FACT
-                if label.startswith("PyTorch"):
-                    colour = REFERENCE if found is reference else PEERS
-                weight = "bold" if colour == FACT else "normal"
-                axes.barh(y, reached, 0.74, color=colour)
+                method = next((m for word, m in METHODS.items() if word in label), "fact_tt")
+                peer = label.startswith("PyTorch")
+                weight = "bold" if not peer and method.startswith("fact_") else "normal"
+                colour = method_style(method).color
+                axes.barh(y, reached, 0.74, color=colour, alpha=PALE if peer else 1.0)
                 axes.annotate(
                     figures(reached), (reached, y), (4, 0), textcoords="offset points",
                     va="center", weight=weight,
@@ -113,11 +117,11 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
             axes.set_xticks([])
             axes.set_title(f"{title}: {heading}", loc="left", weight="bold", fontsize=9.5)
             if reference is not None:
-                axes.set_title("vs. PyTorch", loc="right", fontsize=8, color=FAINT)
+                axes.set_title("vs. PyTorch", loc="right", fontsize=8, color=SOFT)
     figure.suptitle(
         f"{settings.get('variant', 'vit_b16')}, {settings['batch']} images a step, "
         f"{settings['dtype']}, {device(record)}",
-        x=0.01, ha="left", fontsize=9, color=FAINT,
+        x=0.01, ha="left", fontsize=9, color=SOFT,
     )  # fmt: skip
     figure.savefig(path, dpi=160)
     plt.close(figure)
@@ -154,7 +158,7 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
         if variable != "split":  # there the work stays the same
             proportional = [row["value"] / rows[0]["value"] for row in rows]
             axes.plot(
-                x, proportional, color=FAINT, lw=0.8, ls=(0, (3, 3)), zorder=0, label="proportional"
+                x, proportional, color=SOFT, lw=0.8, ls=(0, (3, 3)), zorder=0, label="proportional"
             )
         axes.grid(axis="y", color="#eceef1", lw=0.8)
         axes.set_axisbelow(True)
@@ -176,7 +180,7 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"{settings['variant']}, FacT-TT {settings['rank']}, {settings['batch']} images a step, "
         f"{settings['dtype']}, {device(record)}; over each first value",
-        x=0.01, ha="left", fontsize=9, color=FAINT,
+        x=0.01, ha="left", fontsize=9, color=SOFT,
     )  # fmt: skip
     figure.legend(
         *first.get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False,

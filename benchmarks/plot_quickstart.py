@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
+from fact_jax.report.palette import method_style
+
 NAMES = {"linear": "linear probe", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK"}
-COLOURS = {"linear": "#b8bcc4", "fact_tt": "#1f6feb", "fact_tk": "#f2994a"}
 
 
 def draw(record: dict, path: Path) -> None:
@@ -27,7 +28,8 @@ def draw(record: dict, path: Path) -> None:
         means = [rows[task, method]["mean"] for task in tasks]
         errors = [rows[task, method]["error"] or 0 for task in tasks]
         axes.bar(
-            x, means, width * 0.92, yerr=errors, label=NAMES[method], color=COLOURS[method],
+            x, means, width * 0.92, yerr=errors, label=NAMES[method],
+            color=method_style(method).color,
             error_kw={"elinewidth": 1, "capsize": 2},
         )  # fmt: skip
         for at, mean, error in zip(x, means, errors, strict=True):

@@ -16,17 +16,18 @@ from report_results import result, strip, write
 from benchmarks.report import METHODS, make
 from fact_jax.data.tasks import VTAB
 from fact_jax.errors import UserError
-from fact_jax.report.blocks import Cell, Column, Notice, Row, Table
+from fact_jax.report.blocks import Cell, Column, Details, Figure, Notice, Row, Table
 from fact_jax.report.blocks import Text as TextBlock
 from fact_jax.report.folder import GENERATOR, replace_report
 from fact_jax.report.html import page as html_page
 from fact_jax.report.markdown import markdown
 from fact_jax.report.page import report_blocks, write_report
-from fact_jax.report.palette import COLOURS, style
+from fact_jax.report.palette import _METHODS, COLOURS, method_style, style, styles
 from fact_jax.report.provenance import notices
 from fact_jax.report.published import published
 from fact_jax.report.study import read_study
 from fact_jax.text import printable
+from fact_jax.tuning import METHODS as METHODS_OF_THE_PACKAGE
 
 
 class Page(HTMLParser):
@@ -499,10 +500,58 @@ def test_sixteen_methods_look_different_and_can_be_seen():
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
+    assert len(set(COLOURS)) == 16
     for colour in COLOURS:
         for background in ("#ffffff", "#171b21"):
             low, high = sorted((luminance(colour), luminance(background)))
             assert (high + 0.05) / (low + 0.05) > 2.5, (colour, background)
+
+
+def test_a_method_has_one_colour_in_every_figure():
+    """Whatever stands beside it; several systems of it have shades, unknown ones what is free."""
+    known = list(_METHODS)
+    assert styles(known) == [method_style(m) for m in known]
+    assert styles(["lora", "fact_tt"])[0] == styles(["linear", "lora"])[1] == method_style("lora")
+    looks = styles(["fact_tt", "fact_tt", "mine", "fact_tk+lora", "fact_tt"])
+    assert looks[0] == method_style("fact_tt")
+    assert len({look.color for look in looks}) == 5
+    assert len({look.marker for look in looks}) == 5
+    assert set(METHODS_OF_THE_PACKAGE) == {*known, "noah_subnet"}  # which is not trained
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_error_bars_are_spoken_of_where_there_are_some(tmp_path, seeds):
+    """And a mean has the same digits in the table, in the figures and in their words."""
+    results = [
+        result(t, m, s, a + s, num_factors=9, settings={"rank": 4})
+        for m, shift in (("fact_tt", 0.0), ("linear", -3.0))
+        for t, a in (("digits", 92.6479 + shift), ("fashion", 92.6479 + shift))
+        for s in seeds
+    ]
+    blocks = report_blocks(read_study(write(tmp_path, results)))
+    captions = [b.caption for b in blocks if isinstance(b, Figure | Table)]
+    several = len(seeds) > 1
+    assert any("tandard error over seeds" in caption for caption in captions) == several
+    figures = {b.name: b for b in blocks if isinstance(b, Figure)}
+    mean = "93.15" if several else "92.65"
+    assert f">{mean}<" in figures["offline-bars"].svg
+    assert f">{mean}<" in figures["offline-bars"].narrow_svg
+    assert f"{mean} %" in figures["offline-size"].alt
+    assert mean in markdown([b for b in blocks if isinstance(b, Table)])
+    assert "2 methods" in next(b.text for b in blocks if isinstance(b, TextBlock))
+
+
+def test_small_shares_of_a_confusion_are_red_on_dark_too(tmp_path):
+    """Mixed with the dark theme's panel, a cell of one percent has more red than anything else."""
+    own = result(class_names=["a", "b"], confusion=[[0, 0, 99], [0, 1, 1], [1, 1, 100]])
+    blocks = report_blocks(read_study(write(tmp_path, [own])))
+    details = next(b for b in blocks if isinstance(b, Details) and b.title.startswith("digits"))
+    figure = next(b for b in details.blocks if isinstance(b, Figure))
+    cell = next(p for p in figure.figure.axes[0].patches if p.get_x() == 0.5 and p.get_y() == -0.5)
+    *colour, alpha = cell.get_facecolor()
+    panel = (0x17 / 255, 0x1B / 255, 0x21 / 255)
+    red, green, blue = (alpha * c + (1 - alpha) * p for c, p in zip(colour, panel, strict=True))
+    assert red > 1.5 * max(green, blue)
 
 
 def test_notices_have_known_kinds(tmp_path):

@@ -83,17 +83,24 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A matplotlib figure, written as NAME.png and NAME.svg; `alt` says what it shows."""
+    """A matplotlib figure, written as NAME.png and NAME.svg; `alt` says what it shows. Narrow
+    windows show `narrow` in its place, where there is one."""
 
     name: str
     figure: Any
     alt: str
     caption: str
+    narrow: Any = None
 
     @functools.cached_property
     def svg(self) -> str:
         """Without a background; drawn once, since that takes half a second."""
         return svg_text(self.figure, self.name)
+
+    @functools.cached_property
+    def narrow_svg(self) -> str:
+        """As `svg`; '' where there is no figure for narrow windows."""
+        return "" if self.narrow is None else svg_text(self.narrow, f"{self.name}-narrow")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fact_jax.report.blocks import Figure
 from fact_jax.report.figures import figure_text, legend, new_figure, tidy
 from fact_jax.report.palette import INK, PAPER, SOFT
-from fact_jax.report.sections import Section, headline, published_rows, short_name
+from fact_jax.report.sections import Published, Section, headline, published_rows, short_name
 from fact_jax.report.statistics import Stat, average
 from fact_jax.report.study import Study, System
 
@@ -23,26 +24,51 @@ def line_handle(system: System, **more: Any) -> Any:
     )
 
 
+_Points = Sequence[tuple[System, float, Stat]]
+
+
 def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     """The paper's figure: the headline average against numbers stored for a task, log scale; the
     published rows hollow. None where no system has all tasks."""
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter
-
     points = [
-        (system, _numbers(system, section), value)
+        (system, numbers, value)
         for system in study.systems
         if (value := headline(system, section)) is not None
+        and (numbers := _numbers(system, section)) is not None
     ]
-    points = [(s, n, v) for s, n, v in points if n is not None]
-    known = published_rows(study) if section.whole else []
-    known = [k for k in known if k.params is not None and "group mean" in k.row]
     if not points:
         return None
+    known = published_rows(study) if section.whole else []
+    known = [k for k in known if k.params is not None and "group mean" in k.row]
+    figures = [_size_figure(points, known, section, size) for size in ((9.2, 4.6), (3.6, 4.2))]
+    shown = "; ".join(
+        f"{s.label} {n:,.0f} numbers, {v.mean:.{section.digits}f} %" for s, n, v in points
+    )
+    caption = (
+        f"{section.title}: {section.headline}, top-1 on test, against what a task stores; left and "
+        f"high is better.{_bars_said([v for _, _, v in points])}"
+    )
+    if known:
+        caption += " Hollow: published rows of the table, which have no error bars."
+    alt = f"{section.headline}: {shown}."
+    return Figure(f"{section.name}-size", figures[0], alt, caption, figures[1])
+
+
+def _bars_said(values: Iterable[Stat | None]) -> str:
+    """The sentence on error bars, where there is one to see."""
+    some = any(v is not None and v.error is not None for v in values)
+    return " Error bars: standard error over seeds." if some else ""
+
+
+def _size_figure(
+    points: _Points, known: Sequence[Published], section: Section, size: tuple[float, float]
+) -> Any:
+    from matplotlib.lines import Line2D
+
     sizes = [n for _, n, _ in points] + [k.params or 0 for k in known]
-    positive = [n for n in sizes if n and n > 0]
+    positive = [n for n in sizes if n > 0]
     zero = min(positive, default=1000) / 4  # where a probe, which stores nothing, is drawn
-    figure = new_figure(9.2, 4.6)
+    figure = new_figure(*size)
     axis = figure.subplots()
     tidy(axis)
     for row in known:
@@ -54,39 +80,43 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     for system, numbers, value in points:
         axis.errorbar(
             [numbers or zero], [value.mean], [value.error or 0], marker=system.style.marker,
-            color=system.style.color, markersize=8, linestyle="", capsize=3, elinewidth=1.2,
-            zorder=3,
+            color=system.style.color, markersize=8, linestyle="",
+            capsize=3 if value.error else 0, elinewidth=1.2, zorder=3,
         )  # fmt: skip
-    axis.set_xscale("log")
-    if any(n == 0 for n in sizes):
-        axis.axvline(zero * 2, color=SOFT, linewidth=0.7, linestyle=(0, (2, 3)))
-    axis.set_xlim(left=zero / 1.6, right=max(positive, default=zero) * 1.8)
-    low = zero * 2.2
-    high = max(positive, default=1) * 1.8
-    steps = (1, 2, 5) if high < 500 * low else (1,)
-    ticks = [s * 10.0**e for e in range(1, 10) for s in steps if low < s * 10.0**e < high]
-    zeros = [zero] if any(n == 0 for n in sizes) else []
-    axis.set_xticks([*zeros, *ticks])
-    axis.minorticks_off()
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x in zeros else _power(x)))
-    axis.set_xlabel("numbers trained and stored for a task, without the head")
+    _size_axis(axis, zero, sizes, 12 if size[0] > 5 else 4)
     axis.set_ylabel(figure_text(f"{section.headline}, %", 80))
     handles = [
         Line2D([], [], color=s.style.color, marker=s.style.marker, linestyle="", markersize=6.5,
-               label=figure_text(s.label))
+               label=figure_text(s.label, 60 if size[0] > 5 else 36))
         for s, _, _ in points
     ]  # fmt: skip
     if known:
         handles.append(Line2D([], [], color=SOFT, marker="o", linestyle="", markersize=6,
                               markerfacecolor=PAPER, label="published (hollow)"))  # fmt: skip
-    legend(figure, handles, 6)
-    shown = "; ".join(f"{s.label} {n:,.0f} numbers, {v.mean:.1f} %" for s, n, v in points)
-    caption = (
-        f"{section.title}: {section.headline}, top-1 on test, against what a task stores. "
-        "Bars: standard error over seeds"
-        + ("; the published rows of the table have none." if known else ".")
-    )
-    return Figure(f"{section.name}-size", figure, f"{section.headline}: {shown}.", caption)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    legend(figure, handles, 6 if size[0] > 5 else 3 if longest < 9 else 2 if longest < 19 else 1)
+    return figure
+
+
+def _size_axis(axis: Any, zero: float, sizes: Sequence[float], most: int) -> None:
+    """A logarithmic axis of numbers stored, at most so many ticks; 0 is left of a line."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_xscale("log")
+    zeros = [zero] if any(n == 0 for n in sizes) else []
+    if zeros:
+        axis.axvline(zero * 2, color=SOFT, linewidth=0.7, linestyle=(0, (2, 3)))
+    largest = max((n for n in sizes if n > 0), default=zero)
+    low, high = (zero * 2.2 if zeros else zero * 2.5), largest * 1.8
+    axis.set_xlim(left=zero / 1.6 if zeros else low, right=high)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [s * 10.0**e for e in range(17) for s in steps if low < s * 10.0**e < high]
+        if len(ticks) <= most:
+            break
+    axis.set_xticks([*zeros, *ticks])
+    axis.minorticks_off()
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x in zeros else _power(x)))
+    axis.set_xlabel("numbers trained and stored for a task")
 
 
 def _power(x: float) -> str:
@@ -112,43 +142,59 @@ def bars(study: Study, section: Section) -> Figure:
         if len(section.tasks) > 1:
             panels[section.headline.capitalize()] = [section.tasks]
     systems = [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
+    keys = dict(zip(panels, [*section.groups, "group mean"], strict=False))
+    known = {} if not section.whole else {
+        (k.system.label, title): k.row[key]
+        for k in reversed(published_rows(study)) for title, key in keys.items() if key in k.row
+    }  # fmt: skip
     columns = min(4, len(panels))
+    figures = [_bars_figure(panels, systems, known, c) for c in dict.fromkeys((columns, 1))]
+    shown = [average(s.accuracies, groups) for s in systems for groups in panels.values()]
+    caption = f"{section.title}: accuracy on test, %, from 0.{_bars_said(shown)}"
+    if known:
+        caption += " Diamonds: the published row of the method (the first of the table's)."
+    alt = f"Bars of accuracy by method for {', '.join(panels)}; the numbers are in the table."
+    narrow = figures[1] if len(figures) > 1 else None
+    return Figure(f"{section.name}-bars", figures[0], alt, caption, narrow)
+
+
+def _bars_figure(
+    panels: dict[str, list[list[str]]],
+    systems: Sequence[System],
+    known: dict[tuple[str, str], float],
+    columns: int,
+) -> Any:
+    """Panels by title in so many columns; `known` holds published values by label and title."""
     lines = -(-len(panels) // columns)
     height = lines * (0.55 + 0.27 * len(systems)) + 0.3
-    figure = new_figure(min(9.2, 2.4 * columns + 1.8), max(height, 1.7))
+    width = 2.4 * columns + 1.8 if columns > 1 else 3.6
+    figure = new_figure(min(9.2, width), max(height, 1.7))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    known = {} if not section.whole else {
-        (k.system.label, key): k.row[key]
-        for k in reversed(published_rows(study)) for key in k.row
-    }  # fmt: skip
-    keys = [*section.groups, "group mean"] if section.whole else []
-    for i, (axis, (title, groups)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
+    for axis, (title, groups) in zip(grid.flat, panels.items(), strict=False):
         tidy(axis, title, grid="x")
+        digits = 2 if sum(map(len, groups)) > 1 else 1  # as in the table
         for y, system in enumerate(systems):
             value = average(system.accuracies, groups)
             if value is None:
                 continue
             axis.barh(y, value.mean, 0.72, color=system.style.color, xerr=value.error,
                       error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
-            axis.text(126, y, f"{value.mean:.1f}", va="center", ha="right", fontsize=8.5,
+            axis.text(126, y, f"{value.mean:.{digits}f}", va="center", ha="right", fontsize=8.5,
                       color=INK)  # fmt: skip
-            if keys and (system.label, keys[i]) in known:
-                axis.plot(known[system.label, keys[i]], y, "D", color=INK, markersize=4.5,
+            if (system.label, title) in known:
+                axis.plot(known[system.label, title], y, "D", color=INK, markersize=4.5,
                           markerfacecolor=PAPER, zorder=4)  # fmt: skip
         axis.set_xlim(0, 128)
         axis.set_xticks(range(0, 101, 25))
         axis.spines["bottom"].set_bounds(0, 100)
         axis.set_ylim(len(systems) - 0.4, -0.6)
-        axis.set_yticks(range(len(systems)), [figure_text(s.label) for s in systems])
+        longest = 60 if columns > 1 else 24
+        axis.set_yticks(range(len(systems)), [figure_text(s.label, longest) for s in systems])
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.spines["left"].set_visible(False)
     for axis in list(grid.flat)[len(panels) :]:
         axis.set_visible(False)
-    caption = f"{section.title}: accuracy on test, %, from 0; standard errors over seeds."
-    if known:
-        caption += " Diamonds: the published row of the method (the first of the table's)."
-    alt = f"Bars of accuracy by method for {', '.join(panels)}; the numbers are in the table."
-    return Figure(f"{section.name}-bars", figure, alt, caption)
+    return figure
 
 
 def accuracy_against_rank(study: Study) -> Figure | None:
@@ -187,8 +233,9 @@ def accuracy_against_rank(study: Study) -> Figure | None:
     axis.set_xlabel("rank")
     axis.set_ylabel("accuracy on test, %")
     legend(figure, handles, 2)
+    values = [value for curve, _, _ in curves.values() for _, value in curve]
     return Figure(
         "rank", figure, "Accuracy against rank by method.",
         "Accuracy on test against the rank, one row of the table a point; the tasks are those that "
-        "all ranks of the method have. Bars: standard error over seeds.",
+        f"all ranks of the method have.{_bars_said(values)}",
     )  # fmt: skip

@@ -21,7 +21,7 @@ from fact_jax.sweep.store import absolute
 _HEAT_MAP = 20  # classes; of more, the pairs are listed
 _PAIRS, _WORST = 12, 8
 _MOST_BYTES = 4 << 20  # of a row of pictures
-_RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)  # blue and vermillion of the palette
+_RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.84, 0.15, 0.16)  # blue and red
 
 
 def task_details(study: Study, task: str) -> Details | None:
@@ -126,7 +126,7 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
         if part < 0.002:
             continue
         colour = _RIGHT if true == predicted else _WRONG
-        axis.add_patch(_square(predicted, true, (*colour, 0.08 + 0.92 * part)))
+        axis.add_patch(_square(predicted, true, (*colour, 0.25 + 0.75 * part)))
         if size <= 12:
             axis.text(predicted, true, f"{100 * part:.0f}", ha="center", va="center", fontsize=8,
                       color="white" if part > 0.55 else INK)  # fmt: skip

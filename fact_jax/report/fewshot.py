@@ -13,7 +13,7 @@ from rich.table import Table
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
 from fact_jax.report.figures import figure_text, legend, new_figure, save_figure, tidy
-from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, style
+from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, styles
 from fact_jax.report.published import published
 from fact_jax.report.tables import costs, mean_and_error
 
@@ -228,7 +228,7 @@ def _plain(look: Style) -> dict[str, Any]:
 def draw_few_shot(results: list[dict[str, Any]], folder: epath.Path) -> list[epath.Path]:
     """Writes fewshot.png and fewshot.svg, see `few_shot_figure`."""
     methods = dict.fromkeys(r["method"] for r in results)
-    figure = few_shot_figure(results, {m: style(i) for i, m in enumerate(methods)})
+    figure = few_shot_figure(results, dict(zip(methods, styles(methods), strict=True)))
     paths = [folder / f"fewshot.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
         save_figure(figure, path)

@@ -84,8 +84,12 @@ def _html(block: Block) -> str:
             inside = "".join(map(_html, blocks))
             return f"<details><summary>{_inline(title)}</summary>\n{inside}</details>\n"
         case Figure(name, _, alt, caption):
+            drawing = inline_svg(block.svg, alt)
+            if block.narrow_svg:
+                narrow = inline_svg(block.narrow_svg, alt)
+                drawing = f'<div class="wide">{drawing}</div><div class="narrow">{narrow}</div>'
             return (
-                f'<figure id="figure-{escape_html(name)}">{inline_svg(block.svg, alt)}'
+                f'<figure id="figure-{escape_html(name)}">{drawing}'
                 f"<figcaption>{_inline(caption)}</figcaption></figure>\n"
             )
         case Table():
@@ -134,6 +138,7 @@ def _row(row: Row, table: Table) -> str:
         kinds += ["strong"] if column.strong else []
         kinds += ["first"] if column.group != last else []
         last = column.group
+        kinds += ["named"] if cell.colour else []
         attributes = f' class="{" ".join(kinds)}"' if kinds else ""
         if cell.value is not None and str(cell.value) != cell.text:
             attributes += f' data-v="{escape_html(str(cell.value))}"'

@@ -42,8 +42,9 @@ from fact_jax.report.sections import (
     published_rows,
     section_table,
     sections,
+    seeds_said,
 )
-from fact_jax.report.statistics import stat
+from fact_jax.report.statistics import Stat, stat
 from fact_jax.report.study import Study, read_study
 from fact_jax.sweep.store import absolute
 
@@ -158,12 +159,13 @@ def _few_shot(study: Study) -> list[Block]:
     curves = few_shot_curves(results)
     shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
     systems = {s.label: s for s in study.systems}
-    rows = []
+    rows, stats = [], list[Stat]()
     for dataset, method, values, published in few_shot_rows(curves):
         cells = []
         for k in shots:
             own = values.get(k)
             value = stat([*own.values()]) if own else None
+            stats += [] if value is None or published else [value]
             text = Cell("–") if value is None else Cell(
                 f"{value.mean:.1f}", value.mean,
                 "" if value.error is None else f"± {value.error:.1f}",
@@ -180,7 +182,7 @@ def _few_shot(study: Study) -> list[Block]:
     columns = [Column("method", numeric=False), Column("data", numeric=False), COST_COLUMNS[0]]
     columns += [Column(str(k), "Training images a class", hint=f"{k} shots") for k in shots]
     columns += COST_COLUMNS[1:]
-    caption = "Few-shot: top-1 accuracy on test, %. Mean ± standard error over seeds."
+    caption = f"Few-shot: top-1 accuracy on test, %. {seeds_said(stats)}."
     blocks: list[Block] = [Table(caption, columns, rows)]
     if words := remarks(results, curves):
         blocks.append(Text(" ".join(words)))

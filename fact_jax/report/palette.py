@@ -1,15 +1,23 @@
-"""One look for each system in all figures: colour, marker and line.
+"""One look for each method in all figures of reports and docs: colour, marker and line.
 
-Seven colours after Okabe and Ito (jfly.uni-koeln.de/color), told apart with the common forms of
-colour blindness; orange and sky blue a little darker and grey for black, so that all can be seen on
-white and on near-black. With the markers 16 systems and more look different.
+The first seven colours are after Okabe and Ito (jfly.uni-koeln.de/color), told apart with the
+common forms of colour blindness; orange and sky blue are a little darker and grey stands for black,
+so that all can be seen on white and on near-black. Colours, markers and lines together tell 16
+methods apart.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-COLOURS = ("#0072b2", "#d98a00", "#009e73", "#cc6fa5", "#3f9fdb", "#d55e00", "#808080")
+COLOURS = (
+    *("#0072b2", "#d98a00", "#009e73", "#cc6fa5", "#3f9fdb", "#d55e00", "#808080"),
+    *("#7a67d8", "#8f8a1e", "#2f9aa0", "#b85c9e", "#b07a4f", "#d0506a", "#8c6d46"),
+    *("#5b8f3c", "#b3662e"),
+)
+_BASE = 7  # of Okabe and Ito
 MARKERS = "os^Dv*PX<>phd8Hx"
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
@@ -25,10 +33,52 @@ class Style(NamedTuple):
     linestyle: Any
 
 
+# A method's place decides its look, so that it is the same in every figure.
+_METHODS = (
+    *("fact_tt", "fact_tk", "lora", "vpt_deep", "fact_cp", "adaptformer", "linear"),
+    *("fact_shared", "noah", "adapter", "vpt_shallow", "convpass", "repadapter", "full"),
+    *("ssf", "bitfit"),
+)
+_SHADES = (0.0, 0.4, -0.35, 0.2)  # of further systems of one method: towards white or black
+
+
 def style(index: int) -> Style:
-    """Of the system at this place in the report."""
+    """The look of the method at this place."""
     return Style(
         COLOURS[index % len(COLOURS)],
         MARKERS[index % len(MARKERS)],
-        LINES[index // len(COLOURS) % len(LINES)],
+        LINES[index // _BASE % len(LINES)],
+    )
+
+
+def method_style(method: str) -> Style:
+    """The look of a method that this package has."""
+    return style(_METHODS.index(method))
+
+
+def styles(methods: Iterable[str]) -> list[Style]:
+    """Looks of systems by their methods, all different for up to 16 methods. Several systems of
+    one method have shades of its colour; methods that are not of this package have the looks of
+    methods that are not there."""
+    methods = list(methods)
+    places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
+    free = [p for p in range(len(_METHODS)) if p not in places.values()] or [0]
+    others = dict.fromkeys(method for method in methods if method not in _METHODS)
+    places |= {method: free[-1 - i % len(free)] for i, method in enumerate(others)}
+    seen, looks = Counter[str](), []
+    for method in methods:
+        looks.append(_variant(places[method], seen[method]))
+        seen[method] += 1
+    return looks
+
+
+def _variant(place: int, number: int) -> Style:
+    """The look of the system of this number among those of one method."""
+    look, shade = style(place), _SHADES[number % len(_SHADES)]
+    parts = (int(look.color[i : i + 2], 16) for i in (1, 3, 5))
+    mixed = (round(p + shade * (255 - p) if shade > 0 else p * (1 + shade)) for p in parts)
+    return Style(
+        "#" + "".join(f"{part:02x}" for part in mixed),
+        MARKERS[(place + number) % len(MARKERS)],
+        LINES[(LINES.index(look.linestyle) + number) % len(LINES)],
     )

@@ -46,7 +46,7 @@ SPLITS = {
 def opening(study: Study) -> list[Block]:
     """One paragraph on what ran, one a protocol."""
     results = study.results
-    methods, seeds = len(study.systems), len(study.seeds)
+    methods, seeds = len({s.method for s in study.systems}), len(study.seeds)
     variants = ", ".join(sorted({str(r.get("variant")) for r in results}))
     hashes = ", ".join(sorted({h[:12] for r in results if (h := _setting(r, "weights_sha256"))}))
     devices = ", ".join(_environments(study, "device")) or "an unknown device"

@@ -51,6 +51,11 @@ class Section(NamedTuple):
         return [task for group in self.groups.values() for task in group]
 
     @property
+    def digits(self) -> int:
+        """Decimals of the headline, here and in the table: two of an average, one of a task."""
+        return 2 if len(self.tasks) > 1 else 1
+
+    @property
     def units(self) -> list[list[str]]:
         """What counts as one task in a test over tasks: of few-shot tasks, a data set."""
         return list(self.groups.values()) if self.name == "fewshot" else [[t] for t in self.tasks]
@@ -140,6 +145,13 @@ def short_name(task: str) -> str:
     return _SHORT.get(task, task)
 
 
+def seeds_said(stats: Sequence[Stat]) -> str:
+    """What the numbers of a table are."""
+    if any(value.error is not None for value in stats):
+        return "Mean ± standard error over seeds"
+    return "Mean over seeds" if any(value.seeds > 1 for value in stats) else "One seed"
+
+
 def stat_cell(value: Stat | None, bold: bool = False, digits: int = 1) -> Cell:
     """Mean, and the standard error below it."""
     if value is None:
@@ -188,9 +200,9 @@ def section_table(study: Study, section: Section) -> Table:
         name = Cell(system.label, system.label, colour=system.style.color)
         rows.append(Row([name, numbers, *cells, *cost]))
         rows += [_published_row(k, keys, fine) for k in known if k.system is system]
+    stats = [value for row in values for value in row.values() if value is not None]
     caption = (
-        f"{section.title}: top-1 accuracy on test, %. Mean ± standard error over seeds; bold: the "
-        "best of ours."
+        f"{section.title}: top-1 accuracy on test, %. {seeds_said(stats)}; bold: the best of ours."
     )
     return Table(caption, columns, rows)
 

@@ -14,7 +14,7 @@ from fact_jax.command_line import command
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import VTAB, Task, get_task
 from fact_jax.errors import UserError
-from fact_jax.report.palette import Style, style
+from fact_jax.report.palette import Style, styles
 from fact_jax.report.records import (
     Result,
     method_settings,
@@ -196,6 +196,7 @@ def _systems(
         if parts:
             parts_of[method] = parts
     systems: list[System] = []
+    looks = iter(styles(method for method, parts in parts_of.items() for _ in parts))
     for method, parts in parts_of.items():
         for label, part in zip(_labels(method, parts), parts, strict=True):
             own = list(part.values())
@@ -203,7 +204,7 @@ def _systems(
             settings = config.get(method)
             known = settings.get("published") if isinstance(settings, dict) else ""
             known = known if isinstance(known, str) else ""
-            systems.append(System(label, method, tuple(own), known, style(len(systems))))
+            systems.append(System(label, method, tuple(own), known, next(looks)))
     return systems, duplicates
 
 
