@@ -129,7 +129,7 @@ class Store:
 
     def write_csv(self, text: str) -> None:
         """results.csv."""
-        self.write(self.workdir / "results.csv", text.encode())
+        self.write(self.workdir / "results.csv", text.encode(errors="backslashreplace"))
 
     def read_json(
         self, path: epath.Path, check: Callable[[dict[str, Any]], None] = lambda content: None
