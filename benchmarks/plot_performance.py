@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fact_jax.report.palette import COLOURS, SOFT, method_style
+from fact_jax.report.palette import SOFT, method_style, styles
 
-TIME, MEMORY = COLOURS[0], COLOURS[1]
+TIME, MEMORY = (look.color for look in styles(["fact_tt", "fact_tt"]))  # two shades of FacT-TT
 # Methods by what a row's label says of them; the rows of "…" are FacT-TT's.
 METHODS = {"FacT-TK": "fact_tk", "LoRA": "lora", "linear": "linear", "full": "full"}
 PALE = 0.45  # opacity of PyTorch's bars
