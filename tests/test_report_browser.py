@@ -106,3 +106,17 @@ def test_on_a_phone_the_table_scrolls_and_the_page_does_not(browser, page_path):
     box.evaluate("e => { e.scrollLeft = 200 }")
     assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
     assert wrong == []
+
+
+def test_on_a_phone_figures_are_whole_and_names_on_one_line(browser, page_path):
+    tab, wrong = show(browser, page_path, viewport={"width": 390, "height": 844})
+    figures = tab.locator("#figure-offline-size svg:visible, #figure-offline-bars svg:visible")
+    assert figures.count() == 2
+    for box in (figures.nth(i).bounding_box() for i in range(2)):
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    lines = """e => { const r = document.createRange(); r.selectNodeContents(e.lastChild);
+                     return r.getClientRects().length }"""
+    names = tab.locator("table").first.locator("tbody th")
+    assert [name.evaluate(lines) for name in names.all()] == [1, 1, 1]
+    assert wrong == []
