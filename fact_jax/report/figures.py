@@ -100,8 +100,9 @@ def _rounded(match: re.Match) -> str:
     return f'{match[1]}="{" ".join(text.split())}"'
 
 
-def inline_svg(svg: str, alt: str) -> str:
-    """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme."""
+def inline_svg(svg: str, alt: str, again: bool = False) -> str:
+    """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme. With
+    `again` it shows what another one shows, and has its words as a title."""
     text = svg[svg.index("<svg") :]
     text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1 and so on, the same in every figure
     text = re.sub(r"<g>\s*</g>\s*", "", text)
@@ -112,8 +113,10 @@ def inline_svg(svg: str, alt: str) -> str:
     text = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", text)
     head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert head is not None
+    words = escape_html(alt)
+    label, title = ("", f"<title>{words}</title>") if again else (f' aria-label="{words}"', "")
     opening = (
-        f'<svg role="img" aria-label="{escape_html(alt)}" viewBox="0 0 {head[1]} {head[2]}" '
-        f'style="width:{float(head[1]) * 4 / 3:.0f}px">'
+        f'<svg role="img"{label} viewBox="0 0 {head[1]} {head[2]}" '
+        f'style="width:{float(head[1]) * 4 / 3:.0f}px">{title}'
     )
     return opening + text[text.index(">") + 1 :].strip()

@@ -86,7 +86,7 @@ def _html(block: Block) -> str:
         case Figure(name, _, alt, caption):
             drawing = inline_svg(block.svg, alt)
             if block.narrow_svg:
-                narrow = inline_svg(block.narrow_svg, alt)
+                narrow = inline_svg(block.narrow_svg, alt, again=True)
                 drawing = f'<div class="wide">{drawing}</div><div class="narrow">{narrow}</div>'
             return (
                 f'<figure id="figure-{escape_html(name)}">{drawing}'
