@@ -234,12 +234,13 @@ def test_idle_time_is_what_lies_between_predictions():
     assert watch.idle(10.0) == 0.0
 
 
-def test_missing_results_are_named(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.plot_performance", "--out", str(tmp_path)]
-    command += ["--step", str(tmp_path / "a.json"), "--scaling", str(tmp_path / "b.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "performance_step.png: left out" in done.stdout
-    assert "performance_scaling.png: left out" in done.stdout
+def test_missing_results_are_named(monkeypatch, tmp_path, capsys):
+    files = ["--step", str(tmp_path / "a.json"), "--scaling", str(tmp_path / "b.json")]
+    monkeypatch.setattr(sys, "argv", ["plot_performance", "--out", str(tmp_path), *files])
+    plot_performance.main()
+    out = capsys.readouterr().out
+    assert "performance_step.png: left out" in out
+    assert "performance_scaling.png: left out" in out
 
 
 def test_sweep(monkeypatch, tmp_path):
