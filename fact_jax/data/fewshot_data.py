@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fact_jax.data import augment, folders, images, lists, prepare
+from fact_jax.data import augment, decoder, folders, images, lists, prepare
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.folders import FolderData, with_sizes
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData, data_root, find_prepared
@@ -89,12 +89,13 @@ class FewShotData(TaskData):
 
         def view(numbered: tuple[int, Mapping[str, Any]]) -> np.ndarray:
             index, example = numbered
-            with self._sound(index, example):
-                image = images.open_rgb(
-                    example[self.task.image_key], settings.jpeg_quality, self.task.binary
-                )
             rng = np.random.default_rng([seed, epoch_seed, index])
-            return augment.augment(image, settings.image_size, rng)
+            encoded = example[self.task.image_key]
+            with (
+                self._sound(index, example),
+                decoder.opened(encoded, settings.jpeg_quality, self.task.binary) as image,
+            ):
+                return augment.augment(image, settings.image_size, rng)
 
         examples = self._encoded[split][: self.size(split, limit)]
         ahead = 2 * (settings.num_threads or 8)

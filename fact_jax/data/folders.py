@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 from etils import epath
 
-from fact_jax.data import images
+from fact_jax.data import decoder, images
 from fact_jax.data.lists import Item, Lists
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData
 from fact_jax.data.tasks import FOLDER, TEST, Task
@@ -149,7 +149,7 @@ def _subfolders(folder: epath.Path) -> list[epath.Path]:
 
 def _pictures(where: str, root: epath.Path, folder: epath.Path) -> list[tuple[str, str]]:
     """(path from `root`, class) of the pictures in the subfolders."""
-    suffixes = images.suffixes()
+    suffixes = decoder.suffixes()
     found = []
     for own in _subfolders(folder):
         paths = [p for p in _files(own) if p.suffix.lower() in suffixes]
@@ -240,10 +240,10 @@ class FolderData(TaskData):
 
         def reason(item: Item) -> str:
             try:
-                images.open_rgb((self._lists.images / item.path).read_bytes())
+                with decoder.opened(self._lists.images / item.path):
+                    return ""
             except OSError as error:
-                return images.explained(error)
-            return ""
+                return str(error)
 
         every = [item for own in self._lists.items.values() for item in own]
         reasons = images.map_ahead(reason, every, 64, self._settings.num_threads)

@@ -4,18 +4,19 @@ PIL's bicubic resize, aspect ratio not kept, is torchvision 0.11's `Resize((s, s
 interpolation=3)` on a PIL image; `tf.image.resize` gives other pixels.
 """
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-# Pillow also opens vector graphics (.eps by running Ghostscript), films and scientific files, most
-# of which it cannot decode; pictures come in these.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+from fact_jax.data.decoder import PictureError, Source, opened, reasons
+
+# Pixels between the two passes of a resize, [height, size]: Pillow's own limit for a picture. One
+# of 1 x 100,000,000 pixels is small, but would take 90 GB there.
+_MOST_BETWEEN = 178_956_970
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,62 +27,17 @@ RESIZES = {  # name of a way to resize -> its description in records
 }
 
 
-def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
-    """The image after a JPEG round trip with PIL's other defaults (4:2:0 subsampling).
-
-    NOAH's `get_vtab1k.py` stored every image so, at quality 75 and at its native size.
-    """
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer)
-
-
-def formats() -> list[str]:
-    """Those that are opened, of the ones that this Pillow has."""
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
-
-
-def suffixes() -> set[str]:
-    """Of the names of pictures: '.jpg' and so on."""
-    known = formats()
-    return {s for s, kind in Image.registered_extensions().items() if kind in known}
-
-
-def explained(error: OSError) -> str:
-    """Why an image cannot be decoded."""
-    if isinstance(error, UnidentifiedImageError):  # its own words name an object in memory
-        return "it is no image of a known format"
-    return " ".join(str(error).split())
-
-
-def open_rgb(data: bytes, jpeg_quality: int | None = None, binary: bool = False) -> Image.Image:
-    """Decodes, and optionally passes through JPEG.
-
-    Args:
-      data: an encoded image (JPEG, PNG, ...) of any size and mode.
-      jpeg_quality: 1 to 95, or None for no JPEG round trip.
-      binary: pixels are 0 and 1, shown as 0 and 255.
-
-    Returns:
-      an RGB image of the size stored; greyscale images have three equal channels.
-
-    Raises:
-      OSError: the bytes are no image, or a truncated one.
-    """
-    image: Image.Image = Image.open(io.BytesIO(data), formats=formats())
-    if binary:
-        image = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
-    image = image.convert("RGB")
-    return image if jpeg_quality is None else jpeg_copy(image, jpeg_quality)
-
-
 def to_square(image: Image.Image, size: int, resize: str = "square") -> np.ndarray:
     """uint8 [size, size, 3]: resized as one of `RESIZES`.
 
     'crop' is NOAH's test transform of the few-shot sets (`lib/datasets.py`): both sides to
     size x 256 / 224, then torchvision's `CenterCrop`.
+
+    Raises:
+      PictureError: the picture is too high and narrow to be resized.
     """
+    if image.height * size > _MOST_BETWEEN:
+        raise PictureError(f"its {image.width} x {image.height} pixels cannot be made a square")
     if resize == "square":
         return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
     full = int(256 / 224 * size)
@@ -91,14 +47,20 @@ def to_square(image: Image.Image, size: int, resize: str = "square") -> np.ndarr
 
 
 def decode(
-    data: bytes,
+    source: Source,
     size: int,
     jpeg_quality: int | None = None,
     binary: bool = False,
     resize: str = "square",
 ) -> np.ndarray:
-    """`to_square` of `open_rgb`: uint8 [size, size, 3]. OSError: the bytes are no sound image."""
-    return to_square(open_rgb(data, jpeg_quality, binary), size, resize)
+    """Decodes (`decoder.opened`) and resizes (`to_square`): uint8 [size, size, 3].
+
+    Raises:
+      PictureError: the bytes are no sound image.
+      OSError: the file cannot be opened.
+    """
+    with opened(source, jpeg_quality, binary) as image, reasons():
+        return to_square(image, size, resize)
 
 
 def map_ahead(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fact_jax.command_line import command
-from fact_jax.data import cache, checks, images, labels, mock, prepare
+from fact_jax.data import cache, checks, decoder, images, labels, mock, prepare
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
@@ -260,13 +260,14 @@ class TaskData:
 
     @contextlib.contextmanager
     def _sound(self, index: int, example: Mapping[str, Any]) -> Iterator[None]:
-        """UserError in the place of Pillow's error."""
+        """Raises `UserError`, which names the picture, in the place of a picture's error."""
         try:
             yield
         except OSError as error:
+            what = "decoded" if isinstance(error, decoder.PictureError) else "read"
             raise UserError(
                 f"Task {self.task.name}: image {example.get('path', index)} in {self._place} "
-                f"cannot be decoded ({images.explained(error)}). {self._remedy}"
+                f"cannot be {what} ({error}). {self._remedy}"
             ) from error
 
     def _label(self, index: int, example: Mapping[str, Any]) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import UnidentifiedImageError
 
-from fact_jax.data.images import decode, map_ahead, suffixes
+from fact_jax.data.decoder import suffixes
+from fact_jax.data.images import decode, map_ahead
 from fact_jax.errors import UserError
 from fact_jax.files.guards import read_npy_header
 from fact_jax.training.images import check_normalisation, normalise
@@ -131,9 +131,6 @@ class Pictures:
 def _read(path: Path, size: int, jpeg_quality: int | None) -> np.ndarray | str:
     """The pixels uint8 [s, s, 3], or why there are none."""
     try:
-        data = path.read_bytes()
-        return decode(data, size, jpeg_quality)
-    except UnidentifiedImageError:
-        return "no picture that Pillow can read"
-    except Exception as error:  # Pillow's readers raise all sorts of errors on damaged pictures
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return decode(path, size, jpeg_quality)
+    except OSError as error:
+        return str(error)
