@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     config.data_dir = ""  # TFDS's; empty: ~/tensorflow_datasets
     config.data_cache = ""  # folder for decoded splits; empty: none
     config.download = False  # let TFDS download and prepare what is missing
+    config.skip_damaged = False  # of folders and lists: leave out damaged pictures, and say so
     config.mock_data = False  # random examples of the right kind: tries the plumbing only
     config.image_size = 224
     config.resize = "square"  # or 'crop': both sides to 256/224, then the middle

@@ -1,6 +1,7 @@
 """TaskData: streams, limits, the cache, mock data, and what is refused."""
 
 import dataclasses
+import os
 import pickle
 import shutil
 import subprocess
@@ -245,9 +246,20 @@ def alter(path):
     path.write_bytes(content)
 
 
+def list_header(path):
+    path.write_bytes(path.read_bytes().replace(b"'shape': (", b"'shape': [", 1))
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
+        ("images.npy", list_header),
+        ("images.npy", lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"(" * 118)),
+        ("labels.npy", lambda path: path.write_bytes(b"PK\5\6" + bytes(18))),
+        ("labels.npy", lambda path: (path.unlink(), os.mkfifo(path))),
+        ("record.json", lambda path: path.write_text("[" * 100_000)),
+        ("record.json", lambda path: path.write_text("[]")),
+        ("record.json", lambda path: path.write_bytes(b"\xff")),
         ("images.npy", cut),
         ("labels.npy", alter),
         ("record.json", lambda path: path.write_text("{")),
@@ -264,6 +276,36 @@ def test_corrupt_cache_is_built_again_with_a_warning(name, damage, settings, tmp
     np.testing.assert_array_equal(before.images, after.images)
     np.testing.assert_array_equal(before.labels, after.labels)
     assert list(tmp_path.iterdir()) == [entry]
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling", "fifo", "folder", "holiday"])
+def test_what_lies_in_the_place_of_an_entry_is_moved_aside(what, settings, tmp_path):
+    """Its content is not ours, so that nothing of it is deleted."""
+    data = open_task(DTD, dataclasses.replace(settings, cache_dir=str(tmp_path / "cache")))
+    before = data.load("test")
+    (entry,) = (tmp_path / "cache").iterdir()
+    other = tmp_path / "other"
+    if what == "holiday":
+        (entry / "holiday.jpg").write_bytes(b"sun")
+        (entry / "record.json").write_text("{")
+    else:
+        shutil.rmtree(entry)
+        other.mkdir()
+        (other / "holiday.jpg").write_bytes(b"sun")
+        {
+            "file": lambda: entry.write_bytes(b"sun"),
+            "link": lambda: entry.symlink_to(other),
+            "dangling": lambda: entry.symlink_to("nowhere"),
+            "fifo": lambda: os.mkfifo(entry),
+            "folder": lambda: (entry / "images.npy").mkdir(parents=True),
+        }[what]()
+    with pytest.warns(UserWarning, match="is corrupt .* What was there is now .*set-aside-"):
+        after = data.load("test")
+    np.testing.assert_array_equal(before.images, after.images)
+    (aside,) = (tmp_path / "cache").glob("set-aside-*")
+    assert what != "link" or (other / "holiday.jpg").read_bytes() == b"sun"
+    assert what != "holiday" or (aside / "holiday.jpg").read_bytes() == b"sun"
+    assert data.load("test").labels.tolist() == after.labels.tolist()  # without a warning
 
 
 def test_unwritable_cache_is_refused(settings, tmp_path):
@@ -341,7 +383,7 @@ def test_command_line_shows_states_and_fails_where_a_task_is_not_ready(data_dir,
     assert "cannot be taken from" in text
 
 
-def test_command_line_prepares_the_offline_tasks_and_goes_on_after_a_failure(tmp_path, capsys):
+def test_command_line_has_the_offline_tasks_and_goes_on_after_a_failure(tmp_path, capsys):
     from fact_jax.cli.data import show
 
     tasks = [VTAB["resisc45"], get_task("digits")]

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -298,6 +299,19 @@ def test_a_damaged_image_is_named(noah):
         ({"val_meta.list": [*SPLITS["val"][:5], (ALL[15], 3)]}, "the class 3, outside the 3"),
         ({"val_meta.list": [*SPLITS["val"][:5], (ALL[15], "x")]}, "val_meta.list, line 6"),
         ({"val_meta.list": [*SPLITS["val"][:5], (ALL[15], -1)]}, "val_meta.list, line 6"),
+        ({"val_meta.list": [*SPLITS["val"][:5], (ALL[15], "²")]}, "val_meta.list, line 6"),
+        ({"val_meta.list": [*SPLITS["val"][:5], (ALL[15], "1" * 5000)]}, "val_meta.list, line 6"),
+        ({"val_meta.list": [*SPLITS["val"][:5], ("a\0b", 0)]}, "val_meta.list, line 6"),
+        ({"val_meta.list": [*SPLITS["val"][:5], ("/etc/x.jpg", 0)]}, "leads out of the folder"),
+        ({"val_meta.list": [*SPLITS["val"][:5], ("a/../../x.jpg", 0)]}, "leads out of the folder"),
+        (
+            {"val_meta.list": [*SPLITS["val"][:5], SPLITS["val"][0]]},
+            "twice in val: entries 1 and 6",
+        ),
+        (
+            {"train_meta.list.num_shot_2.seed_0": [SPLITS["train"][0], (ALL[0], 1)]},
+            "two classes: entry 2 of train-seed0",
+        ),
         ({"val_meta.list": SPLITS["test"][:6]}, "6 images both in val and in test"),
         ({"train_meta.list.num_shot_2.seed_0": SPLITS["test"][3:5]}, "both in train-seed0 and"),
         ({"val_meta.list": [*SPLITS["val"][:5], ("none.jpg", 0)]}, "1 of them are not in"),
@@ -318,11 +332,57 @@ def test_a_missing_list_is_named(noah):
         opened(noah)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"train": []}', '{"train": [["a", 0]]}'])
+def split(entry):
+    return '{"train": [' + entry + '], "val": [], "test": []}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"train": []}', '{"train": [["a", 0]]}', "[" * 100_000, '{"train": 1e999}'),
+        *map(
+            split, ('["a", "²", "n"]', '["a", -1, "n"]', '["a", Infinity, "n"]', '["a", 1.5, "n"]')
+        ),
+        *map(split, ('["a", ' + "1" * 5000 + ', "n"]', '["\\ud800", 0, "n"]', '["/a", 0, "n"]')),
+        *map(
+            split, ('["../a", 0, "n"]', '["a\\u0000", 0, "n"]', '[1, 0, "n"]', '["a", true, "n"]')
+        ),
+    ],
+)
 def test_a_faulty_json_is_refused(content, coop):
     (coop / "split_zhou_OxfordPets.json").write_text(content)
     with pytest.raises(UserError, match=r"OxfordPets\.json: expected train, val and test"):
         opened(coop)
+
+
+def test_a_list_that_is_not_utf8_or_a_fifo_is_named(noah):
+    path = noah / "annotations" / "val_meta.list"
+    path.write_bytes(path.read_bytes() + b"caf\xe9.jpg 0\n")
+    with pytest.raises(UserError, match=r"val_meta\.list cannot be read: line 7 is not UTF-8"):
+        opened(noah)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"val_meta\.list cannot be read \(it is a FIFO"):
+        opened(noah)
+
+
+def test_a_link_to_an_image_of_test_is_that_image(noah):
+    name = SPLITS["val"][0][0]
+    (noah / "images" / name).unlink()
+    (noah / "images" / name).symlink_to(SPLITS["test"][0][0])
+    with pytest.raises(UserError, match="1 images both in val and in test"):
+        opened(noah)
+
+
+def test_damaged_images_are_left_out_where_asked(coop):
+    name = SPLITS["train"][0][0]
+    (coop / "images" / name).write_bytes(b"damaged")
+    data = opened(coop, skip_damaged=True)
+    assert data.provenance["skipped"] == 1
+    assert data.provenance["skipped_names"] == [name]
+    fours = opened(coop, small("oxford_pets_4shot"), skip_damaged=True)
+    assert len(read(fours, "train-seed0")) == 12
+    assert (int(ALL.index(name)), 0) not in read(fours, "train-seed0")
 
 
 def test_images_of_train_are_looked_for_as_well(coop):

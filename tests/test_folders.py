@@ -1,5 +1,7 @@
 """A data set of one's own: a folder of pictures with a subfolder for each class."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +170,85 @@ def test_a_damaged_picture_is_named(flat):
     (flat / "pets" / "bee" / "3.png").write_bytes(b"GIF89a, or not")
     with pytest.raises(UserError, match=r"bee/3\.png .*cannot be decoded .*sound copy"):
         [opened(flat).load(split) for split in ("train", "val", "test")]
+
+
+def test_damaged_pictures_are_left_out_where_asked(flat):
+    """What is drawn is that of a folder without them."""
+    for name in ("bee/3.png", "ant/1.png"):
+        (flat / "pets" / name).write_bytes(b"no picture")
+    data = opened(flat, skip_damaged=True)
+    record = data.provenance
+    assert (record["skipped"], record["skipped_names"]) == (2, ["ant/1.png", "bee/3.png"])
+    assert data.load("train+val").images.shape[0] + data.load("test").images.shape[0] == 28
+    assert len(opened(flat, "folder_pets_2shot", skip_damaged=True).load("train-seed0").labels) == 6
+    for name in ("bee/3.png", "ant/1.png"):
+        (flat / "pets" / name).unlink()
+    clean = opened(flat)
+    assert clean.provenance["fingerprint"] == record["fingerprint"]
+    assert "skipped" not in clean.provenance
+    for path in (flat / "pets" / "ant").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match="class folder .*ant has no pictures: no sound file"):
+        opened(flat, skip_damaged=True)
+
+
+def test_links_multiply_nothing(flat):
+    """A link to a parent, to another class, to a picture; a class that is a link counts."""
+    pets = flat / "pets"
+    whole = [paths(opened(flat), split) for split in ("train", "val", "test")]
+    (pets / "ant" / "up").symlink_to("..")
+    (pets / "bee" / "up").symlink_to("../..")
+    (pets / "ant" / "bees").symlink_to("../bee")
+    (pets / "ant" / "again.png").symlink_to("../cat/1.png")
+    data = opened(flat)
+    assert [paths(data, split) for split in ("train", "val", "test")] == whole
+    for left_out in ("up (a link to a folder", "bees (a link", "again.png (a link to a picture"):
+        assert left_out in data.provenance["note"]
+    pets.joinpath("cat").rename(flat / "elsewhere")
+    pets.joinpath("cat").symlink_to(flat / "elsewhere")
+    assert [paths(opened(flat), split) for split in ("train", "val", "test")] == whole
+    (pets / "dog").symlink_to("cat")
+    with pytest.raises(UserError, match="dog has no pictures: it is a link to a folder that"):
+        opened(flat)
+
+
+def test_links_to_pictures_elsewhere_count_once(flat, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "pool.png")
+    for name in ("a.png", "b.png"):
+        (flat / "pets" / "ant" / name).symlink_to(tmp_path / "pool.png")
+    found = [p for s in ("train", "val", "test") for p in paths(opened(flat), s)]
+    assert len(found) == 31
+
+
+def test_fifos_are_not_opened_and_links_to_nothing_are_named(flat):
+    os.mkfifo(flat / "pets" / "ant" / "x.png")
+    state, *_, words = inspect(get_task("folder_pets"), str(flat))
+    assert (state, "x.png (a FIFO)" in words) == ("ready", True)
+    (flat / "pets" / "ant" / "y.png").symlink_to("nothing")
+    state, *_, words = inspect(get_task("folder_pets"), str(flat))
+    assert (state, "ant/y.png cannot be read" in words) == ("wrong", True)
+    assert opened(flat, skip_damaged=True).provenance["skipped_names"] == ["ant/y.png"]
+
+
+def test_names_that_are_not_utf8_are_read_and_shown_escaped(flat, tmp_path):
+    latin = os.fsdecode(b"caf\xe9")
+    os.rename(flat / "pets" / "ant", flat / "pets" / latin)
+    os.rename(flat / "pets" / "bee" / "3.png", flat / "pets" / "bee" / f"{latin}.png")
+    data = opened(flat, cache_dir=str(tmp_path / "cache"))
+    assert data.class_names == ["bee", "caf\\udce9", "cat"]
+    assert data.load("train+val").images.shape[0] == 24
+    json.dumps(data.provenance, ensure_ascii=False).encode()
+    (flat / "pets" / latin / "1.png").write_bytes(b"no picture")
+    state, *_, words = inspect(get_task("folder_pets"), str(flat))
+    assert "caf\\udce9/1.png: it is no image" in words
+    words.encode()
+
+
+def test_class_names_in_two_forms_of_unicode_are_named_readably(tmp_path):
+    pictures(tmp_path / "pets" / "train", {"caf\u00e9": 5, "bar": 5})
+    pictures(tmp_path / "pets" / "test", {"cafe\u0301": 5, "bar": 5})
+    with pytest.raises(UserError, match=r"look alike .*'cafe\\u0301' and 'caf\\xe9'. Rename"):
+        opened(tmp_path)
 
 
 def test_settings_that_make_no_sense_for_a_folder_are_refused(flat):

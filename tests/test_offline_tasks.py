@@ -2,25 +2,70 @@
 
 import hashlib
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
+from fact_jax.cli.data import inspect
+from fact_jax.data import VTAB, get_task, prepare
 from fact_jax.data.offline import OFFLINE, sprites
-from fact_jax.data.source import DataSettings, open_task
+from fact_jax.data.source import DataSettings, TaskData, open_task
+from fact_jax.errors import UserError
 
 SIDES = {"digits": 8, "fashion": 28, "location": 64}
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """{task: {split: Examples at the native size}}, prepared by TFDS."""
-    folder = str(tmp_path_factory.mktemp("tfds"))
+def prepared():
+    """{task: {split: Examples at the native size}}."""
     found = {}
     for name, side in SIDES.items():
-        data = open_task(OFFLINE[name], DataSettings(data_dir=folder, image_size=side))
+        data = open_task(OFFLINE[name], DataSettings(data_dir="/none", image_size=side))
         found[name] = {split: data.load(split) for split in OFFLINE[name].splits}
     return found
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_tfds_gives_the_same_pixels_labels_order_and_fingerprint(prepared, name, tmp_path):
+    """As it did when these tasks were read through it."""
+    task = OFFLINE[name]
+    found = prepare.prepare(task, str(tmp_path))
+    data = TaskData(task, DataSettings(image_size=SIDES[name]), found, mocked=False)
+    for split in task.splits:
+        for ours, theirs in zip(prepared[name][split], data.load(split), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    ours = open_task(task, DataSettings(data_dir="/none"))
+    for key in ("used_version", "fingerprint", "splits", "task", "builder"):
+        assert ours.provenance[key] == data.provenance[key]
+    assert ours.class_names == data.class_names
+
+
+def test_a_copy_that_tfds_prepared_earlier_keeps_its_fingerprint(tmp_path):
+    record = tmp_path / "offline_digits" / "1.0.0" / "dataset_info.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("of another TFDS")
+    data = open_task(OFFLINE["digits"], DataSettings(data_dir=str(tmp_path)))
+    assert data.provenance["fingerprint"] == hashlib.sha256(b"of another TFDS").hexdigest()[:16]
+
+
+def test_without_tfds_offline_tasks_are_read_and_others_name_the_extra(monkeypatch, tmp_path):
+    for name in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    settings = DataSettings(data_dir=str(tmp_path), image_size=8)
+    assert len(open_task(get_task("digits_2shot"), settings).load("train-seed0").labels) == 20
+    assert inspect(get_task("location"), str(tmp_path))[0] == "ready"
+    for call in (
+        lambda: open_task(VTAB["dtd"], settings),
+        lambda: open_task(VTAB["dtd"], DataSettings(mock=True)),
+        lambda: open_task(get_task("food101_1shot"), settings),
+        lambda: prepare.prepare(VTAB["dtd"], str(tmp_path)),
+    ):
+        with pytest.raises(
+            UserError, match=r"tensorflow_datasets .*pip install 'fact-jax\[tfds\]'"
+        ):
+            call()
+    assert "fact-jax[tfds]" in inspect(VTAB["dtd"], str(tmp_path))[3]
 
 
 def test_the_suite_has_three_tasks():

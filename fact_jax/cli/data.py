@@ -29,11 +29,12 @@ from fact_jax.data import (
     prepare,
 )
 from fact_jax.data.fewshot import FEW_SHOT
-from fact_jax.data.folders import FolderData
-from fact_jax.data.source import TaskData, data_root
+from fact_jax.data.folders import REMEDY, FolderData
+from fact_jax.data.source import TaskData, data_root, find_prepared
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
+from fact_jax.text import printable_line
 
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
 _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
@@ -60,7 +61,10 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
             test = str(len(found_lists.items["test"]))
             return "ready", found_lists.kind, test, f"read from the lists in {found_lists.folder}"
     try:
-        found = prepare.find_builder(task, data_dir)
+        if task.offline:
+            found, _ = find_prepared(task, DataSettings(data_dir))
+        else:
+            found = prepare.find_builder(task, data_dir)
     except UserError as error:
         return "refused", "-", "-", str(error)
     mapped = f"in the place of {task.versions}: " if found.request != task.versions else ""
@@ -80,9 +84,9 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
 
 def _inspect_folder(data: TaskData) -> tuple[str, str, str, str]:
     if damaged := data.damaged() if isinstance(data, FolderData) else {}:
-        shown = "; ".join(f"{path}: {why}" for path, why in list(damaged.items())[:10])
+        shown = "; ".join(f"{printable_line(p)}: {why}" for p, why in list(damaged.items())[:10])
         more = f"; and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise UserError(f"{len(damaged)} pictures cannot be decoded: {shown}{more}.")
+        raise UserError(f"{len(damaged)} pictures cannot be decoded: {shown}{more}. {REMEDY}")
     train = data.task.train_split(0, final=False)
     sizes = ", ".join(f"{split} {data.size(split)}" for split in (train, "val", "test"))
     words = f"{data.task.num_classes} classes; {sizes} pictures; {data.provenance['note']}"
@@ -94,7 +98,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     console, notes, states = Console(), {}, []
     if prepare_first:
         for task in tasks:
-            if task.builder == FOLDER or inspect(task, data_dir)[0] == "ready":
+            if task.builder == FOLDER or task.offline or inspect(task, data_dir)[0] == "ready":
                 continue
             console.print(f"Preparing {task.builder} for {task.name} ...")
             try:

@@ -1,9 +1,14 @@
 """Decoded splits on disk: uint8 pixels as a memory map, labels, and the key they were made with."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import stat
 import tempfile
+import tokenize
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +17,15 @@ from typing import Any
 import numpy as np
 
 from fact_jax.errors import UserError
+from fact_jax.text import printable_line
+
+_FILES = ("images.npy", "labels.npy", "record.json")
+_MOST_RECORD = 1 << 20  # bytes; it has about 1,000
+# What damaged files make `json` and NumPy's reader of headers raise.
+_DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, SyntaxError),
+    *(RuntimeError, ArithmeticError, MemoryError, tokenize.TokenError),
+)
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # images uint8 [b, s, s, 3], labels int32 [b]
 
@@ -38,22 +52,47 @@ def cached(
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = Path(root).expanduser() / f"{key['task']}-{key['split']}-{digest}"
     shape = (size, side, side, 3)
-    if folder.exists():
+    if os.path.lexists(folder):
         try:
             return _read(folder, shape)
-        except (OSError, EOFError, ValueError, KeyError) as error:
+        except _DAMAGE as error:
+            reason = printable_line(" ".join(str(error).split())[:200])
+            put_away = _put_away(folder)
             warnings.warn(
-                f"Cached split {folder} is corrupt ({error}): building it again.", stacklevel=2
+                f"Cached split {folder} is corrupt ({reason}): building it again. {put_away}",
+                stacklevel=2,
             )
-            shutil.rmtree(folder, ignore_errors=True)
     try:
         _write(folder, text, shape, build())
+        return _read(folder, shape)
+    except OSError as error:
+        raise _unwritable(folder, shape, error) from error
+
+
+def _unwritable(folder: Path, shape: tuple[int, ...], error: OSError) -> UserError:
+    return UserError(
+        f"Cannot write the decoded split to {folder} ({error}). It takes "
+        f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
+    )
+
+
+def _put_away(folder: Path) -> str:
+    """Removes a damaged entry, or gives what else is in its place another name, and says so."""
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and not folder.is_symlink() and set(os.listdir(folder)) <= set(_FILES):
+            for name in os.listdir(folder):
+                (folder / name).unlink()  # fails for folders, which are not ours
+            folder.rmdir()
+            return ""
+    aside = folder.with_name(f"set-aside-{uuid.uuid4().hex[:8]}-{folder.name}")
+    try:
+        folder.rename(aside)
     except OSError as error:
         raise UserError(
-            f"Cannot write the decoded split to {folder} ({error}). It takes "
-            f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
+            f"{folder} is no sound part of the data cache and cannot be moved away ({error}). "
+            "Remove it, or give another data_cache or none."
         ) from error
-    return _read(folder, shape)
+    return f"What was there is now {aside}."
 
 
 def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) -> None:
@@ -83,11 +122,29 @@ def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) ->
 
 
 def _read(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    record = json.loads((folder / "record.json").read_text())
-    images = np.load(folder / "images.npy", mmap_mode="r")  # fails where the file is short
-    labels = np.load(folder / "labels.npy")
-    if images.shape != shape or images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 {shape}")
+    for name in _FILES:
+        if not stat.S_ISREG((folder / name).stat().st_mode):
+            raise ValueError(f"{name} is no file")
+    with (folder / "record.json").open("rb") as file:
+        record = json.loads(file.read(_MOST_RECORD))
+    images = _array(folder / "images.npy", shape, np.uint8)  # fails where the file is short
+    labels = np.array(_array(folder / "labels.npy", shape[:1], np.int32))
     if hashlib.sha256(labels.tobytes()).hexdigest() != record["labels_sha256"]:
         raise ValueError("labels differ from their checksum")
     return images, labels
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """The array of a `.npy` file as a memory map; ValueError if it is another one."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+        if header is None:
+            raise ValueError(f"{path.name} is of version {version}, expected (1, 0)")
+        stored, fortran, stored_dtype = header(file)
+        start = file.tell()
+    if (stored, fortran, stored_dtype) != (shape, False, np.dtype(dtype)):
+        raise ValueError(
+            f"{path.name} is {stored_dtype} {stored}, expected {np.dtype(dtype)} {shape}"
+        )
+    return np.memmap(path, dtype, "r", start, shape)

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from fact_jax.data.offline.bundled import BundledBuilder
 from fact_jax.data.prepare import Found
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
@@ -53,9 +54,12 @@ def check_sizes(task: Task, builder: Any) -> None:
 def source_record(task: Task, found: Found, mocked: bool) -> dict[str, Any]:
     """JSON-able record of the source; its fingerprint is that of TFDS's record of the files."""
     import PIL
-    import tensorflow_datasets as tfds
 
-    info_file = found.builder.data_path / "dataset_info.json"
+    if bundled := isinstance(found.builder, BundledBuilder):
+        fingerprint = found.builder.fingerprint
+    elif not mocked:
+        record = (found.builder.data_path / "dataset_info.json").read_bytes()
+        fingerprint = hashlib.sha256(record).hexdigest()[:16]
     return {
         "task": task.name,
         "builder": task.builder,
@@ -66,8 +70,14 @@ def source_record(task: Task, found: Found, mocked: bool) -> dict[str, Any]:
         "file_format": str(getattr(found.builder.info.file_format, "value", None)),
         "splits": dict(task.splits),
         "mock": mocked,
-        "data_dir": None if mocked else str(found.builder.data_path),
-        "fingerprint": None if mocked else hashlib.sha256(info_file.read_bytes()).hexdigest()[:16],
-        "tfds": tfds.__version__,
+        "data_dir": None if mocked or bundled else str(found.builder.data_path),
+        "fingerprint": None if mocked else fingerprint,
+        "tfds": None if bundled else _tfds_version(),
         "pillow": PIL.__version__,
     }
+
+
+def _tfds_version() -> str:
+    import tensorflow_datasets as tfds
+
+    return tfds.__version__

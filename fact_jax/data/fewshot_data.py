@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -17,9 +18,11 @@ from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 
 _KINDS = {
-    "noah": "NOAH's lists", "coop": "CoOp's lists", "official": "the official lists",
+    "noah": "NOAH's lists",
+    "coop": "CoOp's lists",
+    "official": "the official lists",
     "classes": "the folders of classes",
-}  # fmt: skip
+}
 HELD_OUT_SEED = 2**31  # of the images kept for 'val'; lists are drawn with small seeds
 
 
@@ -31,13 +34,28 @@ def open_few_shot(task: FewShotTask, settings: DataSettings) -> FewShotData:
     """
     if task.builder == FOLDER:
         folders.refuse_mock(task, settings)
-        own = folders.read_folder(task.name, task.folders[0], settings.data_dir)
+        folder, skip = task.folders[0], settings.skip_damaged
+        own = folders.read_folder(task.name, folder, settings.data_dir, skip)
         return ListedData(with_sizes(task, own, split_sizes=own.sizes), settings, own)
     if task.folders and not settings.mock:
         found = lists.find_lists(task, data_root(settings.data_dir))
         if found:
+            found = without_damaged(found) if settings.skip_damaged else found
             return ListedData(task, settings, found)
     return FewShotData(task, settings, *find_prepared(task, settings))
+
+
+def without_damaged(found: lists.Lists) -> lists.Lists:
+    """The lists without the lines of damaged pictures."""
+    paths = list(dict.fromkeys(item.path for own in found.items.values() for item in own))
+    damaged = folders.find_damaged(found.images, paths)
+    if not damaged:
+        return found
+    items = {k: [i for i in own if i.path not in damaged] for k, own in found.items.items()}
+    if empty := [split for split, own in items.items() if not own]:
+        raise UserError(f"All pictures of {empty[0]} in {found.images} are damaged.")
+    prints = lists.fingerprints(f"The lists in {found.folder}", found.images, items)
+    return dataclasses.replace(found, items=items, fingerprints=prints, damaged=damaged)
 
 
 class FewShotData(TaskData):
@@ -225,5 +243,5 @@ class ListedData(FolderData, FewShotData):
             "fingerprint": prints["train" if drawn else split],
             "instruction": f"{self.task.shots} shots, numpy {np.__version__}" if drawn else "",
             "size": size,
-            "format": 1,
+            "format": 2 if self._lists.kind == "classes" else 1,  # 1 clipped 16-bit grey
         }

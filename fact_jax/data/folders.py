@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,17 +24,22 @@ import PIL
 from etils import epath
 
 from fact_jax.data import decoder, images
+from fact_jax.data.class_folders import TRAIN, VAL, Parts, read_parts
 from fact_jax.data.lists import Item, Lists
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData
 from fact_jax.data.tasks import FOLDER, TEST, Task
 from fact_jax.errors import UserError
+from fact_jax.text import printable_line
 
 T = TypeVar("T", bound=Task)
 
-TRAIN, VAL, TRAIN_VAL = "train", "val", "train+val"
+TRAIN_VAL = "train+val"
+REMEDY = (
+    "Put a sound copy in its place, or remove the file; config.skip_damaged=True leaves such "
+    "pictures out."
+)
 DRAWN_SHARE = 5  # of each class one image in five, at least one where there are two
 _SEED = 2**31  # of all that is drawn
-_VAL_FOLDERS = ("val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,22 @@ def find(name: str) -> FolderTask | None:
     if match is None:
         return None
     return FolderTask(
-        name, "own", num_classes=0, builder=FOLDER, versions="-", splits={}, test_size=0,
+        name,
+        "own",
+        num_classes=0,
+        builder=FOLDER,
+        versions="-",
+        splits={},
+        test_size=0,
         folder=match[1],
-    )  # fmt: skip
+    )
 
 
-def read_folder(task: str, folder: str, data_dir: str | None) -> Lists:
+def read_folder(task: str, folder: str, data_dir: str | None, skip_damaged: bool = False) -> Lists:
     """The pictures of `data_dir`/`folder` as lists 'train', 'val' and 'test', each in an order of
     its own in which the classes are mixed.
+
+    With `skip_damaged` they are those of a folder without its damaged pictures.
 
     Raises:
       UserError: no such folder, fewer than two classes, a class without pictures, too few of them.
@@ -89,24 +104,15 @@ def read_folder(task: str, folder: str, data_dir: str | None) -> Lists:
             f"{where} {root} is no folder. Expected {root}/train/CLASS/*.jpg and "
             f"{root}/test/CLASS/*.jpg, or {root}/CLASS/*.jpg."
         )
-    found, source = _parts(where, root)
-    names = sorted({name for _, name in found[TRAIN]})
-    for part, pictures in found.items():
-        if unknown := sorted({name for _, name in pictures} - set(names)):
-            raise UserError(
-                f"{where} {root} has pictures of {unknown[0]!r} in its {part} part, but none in "
-                f"train. The classes of train are {', '.join(names[:10])}"
-                f"{' and so on' if len(names) > 10 else ''}."
-            )
-    if len(names) < 2:
-        raise UserError(
-            f"{where} {root} has one class, {names[0]!r}; expected a folder for each of two or "
-            "more. Is it one level too high, or too low?"
-        )
+    damaged: dict[str, str] = {}
+    parts = read_parts(where, root, partial(_sound, root, damaged) if skip_damaged else None)
+    names = sorted({p.class_name for p in parts.pictures[TRAIN]})
+    _check_classes(where, root, names, parts)
     items = {
-        part: [Item(path, names.index(name)) for path, name in pictures]
-        for part, pictures in found.items()
+        part: [Item(p.path, names.index(p.class_name)) for p in pictures]
+        for part, pictures in parts.pictures.items()
     }
+    source = dict(parts.source)
     for part, text in ((TEST, "for test"), (VAL, "to choose settings on")):
         if part not in items:
             items[TRAIN], items[part] = _hold_out(items[TRAIN], len(names))
@@ -121,60 +127,50 @@ def read_folder(task: str, folder: str, data_dir: str | None) -> Lists:
     note = "; ".join(f"{part}: {source[part]}" for part in (TRAIN, VAL, TEST))
     if drawn := [part for part in (TEST, VAL) if "one image" in source[part]]:
         note += f" (default_rng({_SEED}) drew {' and '.join(drawn)} from train)"
-    return Lists("classes", root, root, items, names, _fingerprints(where, root, items), note)
+    if parts.note:
+        note += f"; {parts.note}"
+    prints = _fingerprints(where, root, items)
+    shown = [printable_line(name) for name in names]
+    return Lists("classes", root, root, items, shown, prints, note, damaged)
 
 
-def _parts(where: str, root: epath.Path) -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
-    """(path, class) of the parts that have folders of their own, and where each part comes from."""
-    train = root / "train"
-    if not (train.is_dir() and _subfolders(train)):
-        return {TRAIN: _pictures(where, root, root)}, {TRAIN: "."}
-    source = {TRAIN: "train/"}
-    labelled = [n for n in (*_VAL_FOLDERS, "test") if (root / n).is_dir() and _subfolders(root / n)]
-    vals = [name for name in labelled if name in _VAL_FOLDERS]
-    if len(vals) > 1:
-        raise UserError(f"{where} {root} has both {vals[0]}/ and {vals[1]}/. Keep one of them.")
-    if "test" in labelled:
-        source[TEST] = "test/"
-        source |= {VAL: f"{vals[0]}/"} if vals else {}
-    elif vals:  # what nothing was trained on is for the final measure
-        source[TEST] = f"{vals[0]}/, there being no labelled test/"
-    folders = {part: root / text.partition("/")[0] for part, text in source.items()}
-    return {part: _pictures(where, root, folder) for part, folder in folders.items()}, source
-
-
-def _subfolders(folder: epath.Path) -> list[epath.Path]:
-    return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
-
-
-def _pictures(where: str, root: epath.Path, folder: epath.Path) -> list[tuple[str, str]]:
-    """(path from `root`, class) of the pictures in the subfolders."""
-    suffixes = decoder.suffixes()
-    found = []
-    for own in _subfolders(folder):
-        paths = [p for p in _files(own) if p.suffix.lower() in suffixes]
-        if not paths:
+def _check_classes(where: str, root: epath.Path, names: list[str], parts: Parts) -> None:
+    """UserError if the parts have other classes than train, or there is only one."""
+    shown = [printable_line(name) for name in names]
+    for part, pictures in parts.pictures.items():
+        if unknown := sorted({p.class_name for p in pictures} - set(names)):
             raise UserError(
-                f"{where} the class folder {own} has no pictures: no file whose name ends in "
-                f"{', '.join(sorted(suffixes))}."
+                f"{where} {root} has pictures of '{printable_line(unknown[0])}' in its {part} "
+                f"part, but none in train. The classes of train are {', '.join(shown[:10])}"
+                f"{' and so on' if len(names) > 10 else ''}."
             )
-        found += [(p.relative_to(root).as_posix(), own.name) for p in paths]
-    if not found:
+    if len(names) < 2:
         raise UserError(
-            f"{where} {folder} has no subfolders. Expected one for each class, with its pictures."
+            f"{where} {root} has one class, '{shown[0]}'; expected a folder for each of two or "
+            "more. Is it one level too high, or too low?"
         )
-    return found
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    """All below the folder in the order of their names, but hidden ones."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
+def _sound(root: epath.Path, damaged: dict[str, str], paths: list[str]) -> set[str]:
+    """The paths of pictures that can be decoded; the others go into `damaged`."""
+    damaged |= find_damaged(root, paths)
+    return set(paths) - set(damaged)
+
+
+def find_damaged(
+    root: epath.Path, paths: Sequence[str], num_threads: int | None = None
+) -> dict[str, str]:
+    """Decodes every picture: the paths of those that cannot be decoded, and why."""
+
+    def reason(path: str) -> str:
+        try:
+            with decoder.opened(root / path):
+                return ""
+        except OSError as error:
+            return str(error)
+
+    reasons = images.map_ahead(reason, paths, 64, num_threads)
+    return {path: why for path, why in zip(paths, reasons, strict=True) if why}
 
 
 def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Item]]:
@@ -199,10 +195,14 @@ def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]])
 
     def digest(item: Item) -> bytes:
         try:
-            content = (root / item.path).read_bytes()
+            with decoder.reading(root / item.path) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise UserError(f"{where} {root / item.path} cannot be read ({error}).") from error
-        return f"{item.path} {item.label} {hashlib.sha256(content).hexdigest()}\n".encode()
+            raise UserError(
+                f"{where} {printable_line(str(root / item.path))} cannot be read "
+                f"({printable_line(str(error))}). {REMEDY}"
+            ) from error
+        return os.fsencode(f"{item.path} {item.label} {content}\n")
 
     found = {}
     for part, own in items.items():
@@ -218,7 +218,7 @@ class FolderData(TaskData):
 
     def __init__(self, task: Task, settings: DataSettings, found: Lists):
         self.task, self._settings, self._lists, self._mocked = task, settings, found, False
-        self._place, self._remedy = str(found.images), "Put a sound copy in its place."
+        self._place, self._remedy = printable_line(str(found.images)), REMEDY
         self.provenance = {
             "task": task.name,
             "builder": FOLDER,
@@ -229,25 +229,17 @@ class FolderData(TaskData):
             "file_format": "files",
             "splits": found.sizes,
             "mock": False,
-            "data_dir": str(found.folder),
+            "data_dir": printable_line(str(found.folder)),
             "fingerprint": found.fingerprint,
             "pillow": PIL.__version__,
             **self._pixels(),
+            **_skipped(found.damaged),
         }
 
     def damaged(self) -> dict[str, str]:
         """Pictures that cannot be decoded, and why."""
-
-        def reason(item: Item) -> str:
-            try:
-                with decoder.opened(self._lists.images / item.path):
-                    return ""
-            except OSError as error:
-                return str(error)
-
-        every = [item for own in self._lists.items.values() for item in own]
-        reasons = images.map_ahead(reason, every, 64, self._settings.num_threads)
-        return {item.path: why for item, why in zip(every, reasons, strict=True) if why}
+        paths = [item.path for own in self._lists.items.values() for item in own]
+        return find_damaged(self._lists.images, paths, self._settings.num_threads)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -265,30 +257,44 @@ class FolderData(TaskData):
     def _whole_size(self, split: str) -> int:
         return len(self._items(split))
 
-    def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+    def _unread(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        """Examples with the image's path, which the thread that decodes it opens."""
         for path, label in self._items(split)[: self.size(split, limit)]:
-            try:
-                data = (self._lists.images / path).read_bytes()
-            except OSError as error:
-                raise UserError(
-                    f"Task {self.task.name}: image {path} in {self._place} cannot be read "
-                    f"({error}). {self._remedy}"
-                ) from error
-            yield {"path": path, self.task.image_key: data, "label": label}
+            yield {"path": path, self.task.image_key: self._lists.images / path, "label": label}
+
+    def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        for index, example in enumerate(self._unread(split, limit)):
+            with self._sound(index, example), decoder.reading(example[self.task.image_key]) as file:
+                data = file.read()
+            yield {**example, self.task.image_key: data}
 
     def _cache_key(self, split: str, size: int) -> dict[str, Any]:
         key = {name: self.provenance[name] for name in CACHE_KEY}
         prints = self._lists.fingerprints
-        own = [prints[part] for part in split.split("+")]
         return {
-            **key, "split": split, "fingerprint": own, "instruction": "", "size": size, "format": 1,
-        }  # fmt: skip
+            **key,
+            "split": split,
+            "fingerprint": [prints[part] for part in split.split("+")],
+            "instruction": "",
+            "size": size,
+            "format": 2,  # 1 had 16-bit grey clipped at 255
+        }
+
+
+def _skipped(damaged: Mapping[str, str]) -> dict[str, Any]:
+    """The entries of a record that say which pictures were skipped; none if none was."""
+    if not damaged:
+        return {}
+    return {
+        "skipped": len(damaged),
+        "skipped_names": [printable_line(path) for path in list(damaged)[:10]],
+    }
 
 
 def open_folder(task: FolderTask, settings: DataSettings) -> FolderData:
     """Reads the names of the folder's pictures; UserError as `read_folder`'s."""
     refuse_mock(task, settings)
-    found = read_folder(task.name, task.folder, settings.data_dir)
+    found = read_folder(task.name, task.folder, settings.data_dir, settings.skip_damaged)
     return FolderData(with_sizes(task, found, counts=found.sizes), settings, found)
 
 

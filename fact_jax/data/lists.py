@@ -16,18 +16,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import posixpath
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from fact_jax.data import decoder
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
+from fact_jax.text import printable_line
 
 _IMAGE_FOLDERS = ("images", "jpg", "")
+
+
+_MOST_BYTES = 64 << 20  # of one list; Food-101's largest has 3 MB
 
 
 class Item(NamedTuple):
@@ -49,6 +58,7 @@ class Lists:
       class_names: None where the lists have none.
       fingerprints: of each list: its lines, and the sizes of the image files.
       note: how the lists were made, where they were not read.
+      damaged: pictures that were left out, and why.
     """
 
     kind: str
@@ -58,6 +68,7 @@ class Lists:
     class_names: list[str] | None
     fingerprints: dict[str, str]
     note: str = ""
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -138,58 +149,110 @@ def _noah(task: FewShotTask, folder: epath.Path) -> _Found | None:
 
 def _lines(path: epath.Path) -> list[Item]:
     items = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        name, _, label = line.strip().rpartition(" ")
-        if not line.strip():
-            continue
-        if not name or not label.isdigit():
+    for number, line in _numbered(path):
+        name, _, label = line.rpartition(" ")
+        try:
+            items.append(_item(name, label))
+        except ValueError as error:
             raise UserError(
                 f"{path}, line {number}: expected an image's path, a space and its class, "
-                f"found {line[:100]!r}."
-            )
-        items.append(Item(name, int(label)))
+                f"found {_quoted(line)} ({error})."
+            ) from error
     return items
+
+
+def _item(path: object, label: object) -> Item:
+    """One entry of a list; ValueError with the reason where it makes no sense."""
+    if not isinstance(path, str) or not path:
+        raise ValueError("there is no path")
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ValueError("its path leads out of the folder of the images")
+    if "\0" in path:
+        raise ValueError("its path has a NUL character")
+    if isinstance(label, bool) or not re.fullmatch("[0-9]{1,9}", str(label)[:10]):
+        raise ValueError("its class is no number from 0 to 999999999")
+    return Item(path, int(str(label)))
+
+
+def _quoted(value: object) -> str:
+    """The beginning of a text or another value, as a message shows it."""
+    return ascii(value[:100] if isinstance(value, str) else value)[:120]
+
+
+def _numbered(path: epath.Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, and their numbers from 1."""
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, line.strip()
 
 
 def _text(path: epath.Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        with decoder.reading(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
         raise UserError(f"The list {path} cannot be read ({error}).") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"The list {path} has more than {_MOST_BYTES:,} bytes.")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"The list {path} cannot be read: line {line} is not UTF-8. Save it as UTF-8."
+        ) from error
 
 
 def _coop(task: FewShotTask, folder: epath.Path) -> _Found | None:
     if task.json is None or not (folder / task.json).exists():
         return None
+    path = folder / task.json
     names: dict[int, str] = {}
     items: dict[str, list[Item]] = {}
+    expected = (
+        f"{path}: expected train, val and test, each a list of [path, class, name of the class]"
+    )
     try:
-        content = json.loads(_text(folder / task.json))
-        for split in ("train", "val", "test"):
-            items[split] = [Item(str(path), int(label)) for path, label, _ in content[split]]
-            names |= {int(label): str(name) for _, label, name in content[split]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / task.json}: expected train, val and test, each a list of [path, class, "
-            f"name of the class] ({type(error).__name__}: {error})."
-        ) from error
+        content = read_json(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"{expected}. {error}") from error
+    for split in ("train", "val", "test"):
+        if not isinstance(content.get(split), list):
+            raise UserError(f"{expected}, found no list {split!r}.")
+        items[split] = []
+        for number, entry in enumerate(content[split], 1):
+            try:
+                if not isinstance(entry, list) or len(entry) != 3:
+                    raise ValueError("it has not three values")
+                items[split].append(_item(*entry[:2]))
+            except ValueError as error:
+                raise UserError(
+                    f"{expected}; entry {number} of {split} is {_quoted(entry)} ({error})."
+                ) from error
+            names[items[split][-1].label] = printable_line(str(entry[2]))
     return items, [names.get(label, str(label)) for label in range(task.num_classes)]
 
 
 def _official(task: FewShotTask, folder: epath.Path) -> _Found | None:
     if task.dataset != "fgvc_aircraft" or not (folder / "images_variant_train.txt").exists():
         return None
-    names = [line.strip() for line in _text(folder / "variants.txt").splitlines() if line.strip()]
+    names = [line for _, line in _numbered(folder / "variants.txt")]
     items: dict[str, list[Item]] = {}
     for split in ("train", "val", "test"):
         path = folder / f"images_variant_{split}.txt"
         items[split] = []
-        for number, line in enumerate(_text(path).splitlines(), 1):
-            image, _, name = line.strip().partition(" ")
+        for number, line in _numbered(path):
+            image, _, name = line.partition(" ")
             if name not in names:
-                raise UserError(f"{path}, line {number}: {name!r} is not in variants.txt.")
-            items[split].append(Item(f"{image}.jpg", names.index(name)))
-    return items, names
+                raise UserError(f"{path}, line {number}: {_quoted(name)} is not in variants.txt.")
+            try:
+                items[split].append(_item(f"{image}.jpg", names.index(name)))
+            except ValueError as error:
+                raise UserError(
+                    f"{path}, line {number}: found {_quoted(line)} ({error})."
+                ) from error
+    return items, [printable_line(name) for name in names]
 
 
 def _checked(
@@ -210,24 +273,73 @@ def _checked(
             )
         if wrong := [i for i in lines if not 0 <= i.label < task.num_classes]:
             raise UserError(
-                f"{where} give {wrong[0].path} of {split} the class {wrong[0].label}, outside "
-                f"the {task.num_classes} classes (0 to {task.num_classes - 1})."
-            )
-    test = {item.path for item in items["test"]}
-    for split, lines in items.items():
-        if split != "test" and (shared := test.intersection(item.path for item in lines)):
-            raise UserError(
-                f"{where} have {len(shared)} images both in {split} and in test, {min(shared)} "
-                f"for one. Take the published lists again."
+                f"{where} give {_quoted(wrong[0].path)} of {split} the class {wrong[0].label}, "
+                f"outside the {task.num_classes} classes (0 to {task.num_classes - 1})."
             )
     first = items["test"][0].path
     images = next(
         (folder / name for name in _IMAGE_FOLDERS if (folder / name / first).exists()), None
     )
     if images is None:
-        tried = " or ".join(str(folder / name / first) for name in _IMAGE_FOLDERS)
+        tried = printable_line(" or ".join(str(folder / n / first) for n in _IMAGE_FOLDERS))
         raise UserError(f"{where} name images that are not there: expected {tried}.")
-    return Lists(kind, folder, images, items, class_names, fingerprints(where, images, items))
+    prints = fingerprints(where, images, items)
+    _check_once(where, kind, images, items)
+    return Lists(kind, folder, images, items, class_names, prints)
+
+
+def _check_once(where: str, kind: str, images: epath.Path, items: Mapping[str, list[Item]]) -> None:
+    """UserError if an image is in test and elsewhere, twice in a list, or of two classes.
+
+    NOAH's train lists may hold an image twice, those of Pets at 1 shot do.
+    """
+    identity = FileNames(images)
+    first: dict[str, tuple[str, int, Item]] = {}
+    shared: dict[str, list[str]] = {}
+    for split in sorted(items, key=lambda name: name != "test"):  # test before the others
+        for number, item in enumerate(items[split], 1):
+            key = identity(item.path)
+            other, place, before = first.setdefault(key, (split, number, item))
+            if place == number and other == split:
+                continue
+            if item.label != before.label:
+                raise UserError(
+                    f"{where} give one image two classes: entry {number} of {split} is "
+                    f"{_quoted(item.path)} of class {item.label}, entry {place} of {other} "
+                    f"{_quoted(before.path)} of class {before.label}. Take the published lists "
+                    "again."
+                )
+            if other == "test" and split != "test":
+                shared.setdefault(split, []).append(item.path)
+            elif other == split and (kind != "noah" or split in ("val", "test")):
+                raise UserError(
+                    f"{where} have an image twice in {split}: entries {place} and {number}, "
+                    f"{_quoted(item.path)}. Take the published lists again."
+                )
+    for split, paths in shared.items():
+        raise UserError(
+            f"{where} have {len(set(paths))} images both in {split} and in test, "
+            f"{printable_line(min(paths))} for one. Take the published lists again."
+        )
+
+
+class FileNames:
+    """The same name for all paths of one file: links and '.' are resolved."""
+
+    def __init__(self, root: epath.Path):
+        self._root = os.fspath(root)
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        if "://" in self._root:
+            return posixpath.normpath(path)
+        whole = os.path.join(self._root, path)
+        if os.path.islink(whole):
+            return os.path.realpath(whole)
+        folder, name = os.path.split(whole)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._folders[folder], name)
 
 
 def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -> dict[str, str]:
@@ -237,13 +349,14 @@ def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -
         digest = hashlib.sha256()
         for path, label in lines:
             try:
-                digest.update(f"{path} {label} {(images / path).stat().length}\n".encode())
+                line = f"{path} {label} {(images / path).stat().length}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
             except OSError:
                 missing.append(path)
         digests[split] = digest.hexdigest()[:16]
     if missing:
         raise UserError(
             f"{where} name {sum(map(len, items.values()))} images; {len(missing)} of them are not "
-            f"in {images}, {missing[0]} for one. Complete the folder."
+            f"in {images}, {printable_line(missing[0])} for one. Complete the folder."
         )
     return digests

@@ -5,17 +5,21 @@ They check plumbing, not learning: results made with them say `mock: true` in th
 
 import contextlib
 import io
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fact_jax.extras import require
+
 
 def mocked_by_caller() -> bool:
     """Whether the caller has activated `tfds.testing.mock_data` around us."""
-    import tensorflow_datasets as tfds
-
+    tfds = sys.modules.get("tensorflow_datasets")  # whoever mocks has imported it
+    if tfds is None:
+        return False
     return tfds.core.DatasetBuilder.as_dataset.__module__.endswith("testing.mocking")
 
 
@@ -23,6 +27,7 @@ def mocking(active: bool, num_examples: int = 1) -> contextlib.AbstractContextMa
     """`mock_data` from the builders' code alone, if active."""
     if not active:
         return contextlib.nullcontext()
+    require("Mock data", "tfds", "tensorflow_datasets", "tensorflow")
     import tensorflow_datasets as tfds
 
     policy = tfds.testing.MockPolicy.USE_CODE

@@ -1,6 +1,7 @@
 """Reading a task's splits through TFDS: stored bytes from the records, pixels from Pillow."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import numpy as np
 from fact_jax.command_line import command
 from fact_jax.data import cache, checks, decoder, images, labels, mock, prepare
 from fact_jax.data.fewshot import FewShotTask
+from fact_jax.data.offline.bundled import BundledBuilder
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
+from fact_jax.text import printable_line
 
 # The fields of the provenance that pixels and labels depend on.
 CACHE_KEY = (
@@ -49,6 +52,7 @@ class DataSettings:
       mock: random examples of the true features in the place of data.
       mock_examples: examples of each mocked split, unless a limit or the split's size is less.
       num_threads: decoding threads; None for the executor's default.
+      skip_damaged: leave damaged pictures of folders and lists out; all are decoded once for it.
     """
 
     data_dir: str | None = None
@@ -60,6 +64,7 @@ class DataSettings:
     mock: bool = False
     mock_examples: int = 128
     num_threads: int | None = None
+    skip_damaged: bool = False
 
     def __post_init__(self):
         if self.image_size < 1:
@@ -95,10 +100,13 @@ def open_task(task: Task, settings: DataSettings) -> "TaskData":
 def find_prepared(task: Task, settings: DataSettings) -> tuple[prepare.Found, bool]:
     """The task's builder, prepared and checked, and whether its data are mocked."""
     mocked = settings.mock or mock.mocked_by_caller()
+    if task.offline and not mocked:
+        builder = BundledBuilder(task.builder, data_root(settings.data_dir))
+        return prepare.Found(builder, task.versions, ready=True), False
     with mock.mocking(settings.mock):
         found = prepare.find_builder(task, settings.data_dir)
     if not found.ready and not mocked:
-        if not (settings.download or task.offline):
+        if not settings.download:
             raise UserError(_missing_message(task, found, settings))
         found = prepare.prepare(task, settings.data_dir)
     checks.check_features(task, found.builder)
@@ -194,7 +202,7 @@ class TaskData:
     def _decoded(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
         rows = images.map_ahead(
             self._decode,
-            enumerate(self._records(split, limit)),
+            enumerate(self._unread(split, limit)),
             ahead=2 * batch_size,
             num_threads=self._settings.num_threads,
         )
@@ -207,6 +215,10 @@ class TaskData:
         if batch:
             yield _stack(batch)
 
+    def _unread(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
+        """As `_records`; the path of an image may stand in the place of its bytes."""
+        return self._records(split, limit)
+
     def _records(self, split: str, limit: int | None) -> Iterator[Mapping[str, Any]]:
         """Examples of a split as stored: the image as encoded bytes, and the label's features."""
         return self._read(self.task.splits[split], self.size(split, limit))
@@ -215,6 +227,9 @@ class TaskData:
         self, instruction: str, size: int, with_images: bool = True
     ) -> Iterator[Mapping[str, Any]]:
         """The first `size` examples of TFDS's split string."""
+        if isinstance(self._builder, BundledBuilder):
+            yield from itertools.islice(self._builder.read(instruction), size)
+            return
         import tensorflow as tf
         import tensorflow_datasets as tfds
 
@@ -265,9 +280,10 @@ class TaskData:
             yield
         except OSError as error:
             what = "decoded" if isinstance(error, decoder.PictureError) else "read"
+            name = printable_line(str(example.get("path", index)))
             raise UserError(
-                f"Task {self.task.name}: image {example.get('path', index)} in {self._place} "
-                f"cannot be {what} ({error}). {self._remedy}"
+                f"Task {self.task.name}: image {name} in {self._place} cannot be {what} "
+                f"({printable_line(str(error))}). {self._remedy}"
             ) from error
 
     def _label(self, index: int, example: Mapping[str, Any]) -> int:

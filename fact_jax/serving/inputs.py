@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 
 from fact_jax.data.decoder import suffixes
 from fact_jax.data.images import decode, map_ahead
+from fact_jax.data.walk import Walk
 from fact_jax.errors import UserError
 from fact_jax.files.guards import read_npy_header
+from fact_jax.text import printable_line
 from fact_jax.training.images import check_normalisation, normalise
 
 
@@ -75,23 +78,23 @@ def find_pictures(path: Path) -> list[Path]:
     """The pictures in a folder and those below it, sorted by path; or the one picture `path`.
 
     A picture is known by its suffix; hidden files, and those in hidden folders, are left out.
+    Each counts once, whatever links lead to it.
     """
-    known = suffixes()
-    if path.is_file():
-        found = [path] if path.suffix.lower() in known else []
+    if path.is_dir():
+        walk = Walk()
+        (found,) = walk.pictures([path])
+        note = walk.note()
     else:
-        found = sorted(
-            p
-            for p in path.rglob("*")
-            if p.suffix.lower() in known
-            and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            and p.is_file()
-        )
+        note = ""
+        found = [path] if path.suffix.lower() in suffixes() else []
     if not found:
         raise UserError(
-            f"{path} holds no picture: no file whose name ends in {', '.join(sorted(known))}. "
-            "Arrays come as .npy files."
+            f"{printable_line(str(path))} holds no picture: no file whose name ends in "
+            f"{', '.join(sorted(suffixes()))}{f' ({note})' if note else ''}. Arrays come as .npy "
+            "files."
         )
+    if note:
+        warnings.warn(f"Pictures {note}.", stacklevel=2)
     return found
 
 

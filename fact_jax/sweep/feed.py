@@ -40,6 +40,7 @@ class Feed:
                 cache_dir=c.data_cache or None,
                 download=c.download,
                 mock=c.mock_data,
+                skip_damaged=c.get("skip_damaged", False),
             )
             self._data[task] = open_task(get_task(task), settings)
         return self._data[task]

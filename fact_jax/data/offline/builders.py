@@ -1,32 +1,27 @@
 """TFDS builders of the offline suite: 800 / 200 / the rest as train / validation / test.
 
-Importing this module imports TFDS and registers the builders; `open_task` does so when a task
-names it.
+Importing this module imports TFDS and registers the builders, for mock data and for the test that
+`bundled.py` reads the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from fact_jax.data.offline import sprites
-
-NUM_TRAIN, NUM_VAL = 800, 200
-FASHION = Path(__file__).with_name("fashion.npz")
+from fact_jax.data.offline import bundled, sprites
 
 
 class _Offline(tfds.core.GeneratorBasedBuilder):
     """Common part: the builder's examples come in one list, cut into the three splits."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(bundled.VERSION)
     RELEASE_NOTES = {"1.0.0": "First version."}
 
     def _split_generators(self, dl_manager):
         examples = self._examples()
-        stops = (0, NUM_TRAIN, NUM_TRAIN + NUM_VAL, len(examples))
+        stops = (0, bundled.NUM_TRAIN, bundled.NUM_TRAIN + bundled.NUM_VAL, len(examples))
         return {
             split: self._generate_examples(examples, start, stop)
             for split, start, stop in zip(
@@ -59,30 +54,19 @@ class OfflineDigits(_Offline):
         )
 
     def _examples(self) -> list[Mapping]:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-        return [
-            {"image": image, "label": int(label)}
-            for image, label in zip(images, digits.target, strict=True)
-        ]
+        return bundled.digits()
 
 
 class OfflineFashion(_Offline):
     """The first 1,000 training images of Fashion-MNIST and its first 1,000 test images."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = (
-            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        )
         return self.dataset_info_from_configs(
             description=self.__doc__,
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(28, 28, 1)),
-                    "label": tfds.features.ClassLabel(names=names),
+                    "label": tfds.features.ClassLabel(names=bundled.FASHION_NAMES),
                 }
             ),
             supervised_keys=("image", "label"),
@@ -90,11 +74,7 @@ class OfflineFashion(_Offline):
         )
 
     def _examples(self) -> list[Mapping]:
-        with np.load(FASHION, allow_pickle=False) as arrays:
-            return [
-                {"image": image[..., None], "label": int(label)}
-                for image, label in zip(arrays["images"], arrays["labels"], strict=True)
-            ]
+        return bundled.fashion()
 
 
 class OfflineSprites(_Offline):
@@ -114,7 +94,4 @@ class OfflineSprites(_Offline):
         )
 
     def _examples(self) -> list[Mapping]:
-        return [
-            {"image": sprites.draw(**factors), **factors}
-            for factors in map(sprites.latents, sprites.sample(2000, seed=0))
-        ]
+        return bundled.drawn_sprites()

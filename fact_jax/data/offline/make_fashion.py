@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fact_jax.data.offline.builders import FASHION
+from fact_jax.data.offline.bundled import FASHION
 
 _PER_PART = 1000
 
