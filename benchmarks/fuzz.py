@@ -26,11 +26,15 @@ import traceback
 import warnings
 from pathlib import Path
 
-from benchmarks import fuzz_files, fuzz_results
+from benchmarks import fuzz_data, fuzz_files, fuzz_results
 from benchmarks.fuzz_target import Target
 from fact_jax import UserError
 
-TARGETS: dict[str, Target] = {**fuzz_files.TARGETS, **fuzz_results.TARGETS}
+TARGETS: dict[str, Target] = {
+    **fuzz_files.TARGETS,
+    **fuzz_results.TARGETS,
+    **fuzz_data.TARGETS,
+}
 
 _SECONDS, _BYTES = 2.0, 500 << 20
 _HANGS = 60  # seconds after which the watchdog ends the process

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
-from fact_jax.serving.outputs import prepare_output, write_atomically
+from fact_jax.serving.outputs import logits_bytes, prepare_output, write_atomically
 from fact_jax.serving.predict import Predictor
 from fact_jax.training.images import normalise
 from fact_jax.tuning.files import load_factors, to_bytes
@@ -353,6 +354,25 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     hidden = tmp_path / ".ipynb_checkpoints"  # asked for by name
     assert find_pictures(tmp_path) == [tmp_path / "a.jpeg"]
     assert find_pictures(hidden) == [hidden / "a" / "x.png"]
+
+
+def test_links_fifos_and_names_that_are_not_utf8(tmp_path):
+    """A link to a parent ends, a FIFO is left out with a warning, CSV files are UTF-8."""
+    latin = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "a").mkdir()
+    for name in ("1.png", latin):
+        Image.new("RGB", (8, 8)).save(tmp_path / "a" / name, "PNG")
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "again.png").symlink_to("a/1.png")
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match=r"left out: .*up \(a link .*x\.png \(a FIFO\).*again"):
+        found = find_pictures(tmp_path)
+    assert found == [tmp_path / "a" / "1.png", tmp_path / "a" / latin]
+    pictures = Pictures([*found, tmp_path / "x.png"], 8, "none")
+    list(pictures.batches(4))
+    assert pictures.unreadable == {2: "it is a FIFO, not a file"}
+    text = logits_bytes(".csv", np.zeros((1, 1)), [latin], ["\udce9"])
+    assert text.decode() == "file,\\udce9\ncaf\\udce9.png,0\n"
 
 
 def test_a_format_that_is_no_picture_is_not_opened_whatever_its_name(tmp_path):

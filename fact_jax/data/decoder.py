@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TypeAlias
 
 import numpy as np
 from etils import epath
@@ -47,7 +47,7 @@ _KINDS = {
 }
 _BYTES = {"RGB": 4, "L": 5, "P": 5, "1": 5}  # a pixel takes, decoded and as RGB; other modes 8
 
-Source = bytes | Path | epath.Path
+Source: TypeAlias = bytes | Path | epath.Path
 
 
 class PictureError(OSError):
@@ -105,7 +105,7 @@ def special_kind(path: Source) -> str:
 
 
 @contextlib.contextmanager
-def reading(source: Source) -> Iterator[BinaryIO]:
+def reading(source: Source) -> Iterator[io.BytesIO | io.BufferedReader]:
     """The encoded picture as a file.
 
     Raises:
@@ -117,7 +117,8 @@ def reading(source: Source) -> Iterator[BinaryIO]:
         return
     if kind := special_kind(source):
         raise PictureError(f"it is {kind}, not a file")
-    with source.open("rb") as file:
+    file: Any = source.open("rb")  # of etils or pathlib
+    with file:
         yield file
 
 

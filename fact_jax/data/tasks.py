@@ -40,7 +40,7 @@ class Task:
       fetch: where these files, or those of a dead source, are had, in words.
       dead: what is known of a source that no longer answers; empty if it works.
       builder_module: module to import so that TFDS knows the builder; None for TFDS's own.
-      offline: prepared on first use, since nothing is downloaded.
+      offline: comes with the package (`offline/bundled.py`).
       elsewhere: another way to provide the data than through TFDS, a sentence; empty if none.
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from fact_jax.data import decoder
 from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
 from fact_jax.report.figures import figure_text, new_figure, tidy
 from fact_jax.report.palette import INK, SOFT
@@ -223,7 +224,7 @@ def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
         if not path.is_file() or path.stat().length > _MOST_BYTES:
             return None
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        with decoder.reasons(), Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             whole = image.size == (examples["size"] * len(examples["true"]), examples["size"])
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

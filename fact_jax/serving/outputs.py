@@ -43,9 +43,11 @@ def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: 
         return buffer.getvalue()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *map(csv_field, classes)])
+    writer.writerow(["file", *(csv_field(printable_line(name)) for name in classes)])
     for row, values in zip(rows, logits, strict=True):
-        writer.writerow([csv_field(row), *(f"{value:.9g}" for value in values)])  # float32 exactly
+        writer.writerow(
+            [csv_field(printable_line(row)), *(f"{value:.9g}" for value in values)]
+        )  # float32 exactly
     return utf8(text.getvalue())
 
 
