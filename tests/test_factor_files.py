@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -177,6 +178,11 @@ FOREIGN = {
                 ["not a factor file", "head.weight"]),
     "shape": (lambda t: {**t, "FacTv.weight": t["FacTv.weight"].T}, {"scale": 1.0},
               ["FacTv.weight is (2, 24), expected (24, 2)"]),
+    "no classes": (lambda t: {**t, "head.weight": np.ones((0, 24), "float32"),
+                              "head.bias": np.ones(0, "float32")},
+                   {"scale": 1.0}, ["a head of 0 classes"]),
+    "no rank": (lambda t: {**t, "FacTu.weight": np.ones((0, 24), "float32")}, {"scale": 1.0},
+                ["not a factor file"]),
     "vector": (lambda t: {**t, "FacTu.weight": np.ones(5, "float32")}, {"scale": 1.0},
                ["not a factor file"]),
     "integers": (lambda t: {**t, "head.bias": np.arange(7)}, {"scale": 1.0}, ["int64"]),
@@ -243,6 +249,20 @@ DAMAGED = {
     "no classes": (_metadata("num_classes", 0), ["num_classes is 0"]),
     "image size": (_metadata("image_size", "32"), ["image_size is '32'"]),
     "no image size": (_metadata("image_size", 0), ["image_size is 0", "4,096"]),
+    "image of many patches": (
+        _metadata("image_size", 4096), ["1,048,576 patches", "at most 6,000"]
+    ),
+    "width as text": (_inner("vit", width="24"), ["'width' is a text, expected a whole number"]),
+    "depth as truth": (_inner("vit", depth=True), ["'depth' is true or false"]),
+    "width of a bomb": (_inner("vit", width=2**60), ["a ViT of width"]),
+    "no patch": (_inner("vit", patch_size=0), ["a ViT of patch_size 0"]),
+    "scales": (_inner("vit", layer_scale=1), ["'layer_scale' is a whole number"]),
+    "vit": (_metadata("vit", [1]), ["not a factor file"]),
+    "settings": (_metadata("method_settings", [1]), ["not a factor file"]),
+    "method as a list": (_metadata("method", ["fact_tt"]), ["not a factor file"]),
+    "name of the method": (_metadata("method", "x" * 10_000), ["not a factor file"]),
+    "NUL in a name": (_metadata("class_names", ["a\0b", *"bcdefg"]), ["NUL"]),
+    "long number": (lambda t, m: (t, {**m, "num_classes": "9" * 5000}), ["5,000 digits"]),
     "image size of a bomb": (_metadata("image_size", 10**6), ["image_size is 1000000"]),
     "jpeg quality": (_metadata("jpeg_quality", 96), ["jpeg_quality is 96, expected 1 to 95"]),
     "normalisation": (_metadata("normalisation", "x"), ["normalisation is 'x'", "'imagenet'"]),
@@ -272,6 +292,31 @@ def test_damaged_and_hostile_files_of_ours_are_refused(tmp_path, small_config, c
         assert word in str(caught.value)
     assert len(str(caught.value)) < 1000
     assert peak < 100e6
+
+
+def test_a_header_of_megabytes_is_refused_at_once(tmp_path):
+    path = tmp_path / "f.safetensors"
+    entry = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    text = b"{" + b",".join(entry % i for i in range(200_000)) + b"}"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"f\.safetensors.*a header of"):
+        load_factors(path)
+    assert time.process_time() - started < 1
+
+
+def test_class_names_may_be_of_any_characters(tmp_path, small_config):
+    names = ["caf\udce9", "\x1b[31m", "=1+1", "", "\u202e", "ü", "a\nb"]
+    written(tmp_path / "f.safetensors", FacTTT(2), small_config, class_names=names)
+    assert load_factors(tmp_path / "f.safetensors").metadata["class_names"] == names
+
+
+def test_a_head_without_classes_is_not_saved(small_config):
+    tree = trainable(FacTTT(2), small_config, classes=0)
+    with pytest.raises(UserError, match="a head of 0 classes"):
+        to_bytes(FacTTT(2), tree, small_config, {})
+    with pytest.raises(UserError, match="a head of 0 classes"):
+        reference_tensors(FacTTT(2), tree["factors"], tree["head"])
 
 
 @pytest.mark.parametrize("kept", [0, 4, 200, 2000, -1])

@@ -6,10 +6,13 @@ facebook/deit-base-distilled-patch16-224, facebook/vit-mae-base); tests/parity r
 transformers and timm themselves have written.
 """
 
+import gc
 import json
+import os
 import re
 import struct
 import tracemalloc
+import warnings
 import zipfile
 
 import jax
@@ -175,6 +178,93 @@ def test_a_file_of_two_vits_is_refused(base, tmp_path):
     refused(tmp_path / "two.safetensors", "several ViTs, under 'model.', 'model_ema.'")
 
 
+def chunked(base, prefix):
+    """Names of DINOv2's training: block 5 is `blocks.1.5`, in the second chunk of four."""
+    names = {k: re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 4}.{m[1]}", k)
+             for k in timm(base)}  # fmt: skip
+    return {prefix + names[k]: v for k, v in timm(base).items()}
+
+
+def test_training_checkpoints_of_dinov2(base, tmp_path):
+    head = {"teacher.dino_head.mlp.0.weight": np.ones((4, 192), np.float32)}
+    teacher = {**chunked(base, "teacher.backbone."), **head}
+    teacher["teacher.backbone.mask_token"] = np.ones((1, 192), np.float32)
+    assert "teacher.backbone.blocks.1.5.norm1.weight" in teacher
+    path = tmp_path / "teacher_checkpoint.pth"
+    path.write_bytes(torch_bytes(teacher))
+    same(base, path)
+    student = jax.tree.map(lambda x: x + 1, chunked(base, "student.backbone."))
+    path.write_bytes(torch_bytes({**student, **teacher}))
+    with pytest.warns(UserWarning, match="a student and a teacher; the teacher is read"):
+        same(base, path)
+
+
+@pytest.mark.parametrize("make", [timm, hf_vit])
+def test_a_vit_without_biases_of_query_key_and_value_has_zeros(base, tmp_path, make):
+    path = tmp_path / "m.safetensors"
+    pattern = re.compile(r"(qkv|query|key|value)\.bias$")
+    save_file({k: v for k, v in make(base).items() if not pattern.search(k)}, path)
+    zeros = jax.tree_util.tree_map_with_path(
+        lambda keys, x: x * 0 if re.search("(query|key|value)'.*bias", str(keys)) else x, base
+    )
+    assert checksum(zeros) != checksum(base)
+    same(zeros, path)
+    missing = {k: v for k, v in make(base).items() if not re.search(r"3\..*(qkv|key)\.bias$", k)}
+    save_file(missing, path)
+    refused(path, "holds no tensor")
+
+
+def peft(tensors):
+    """The ViT of `model.save_pretrained` without a merge: LoRA of query and value."""
+    out = {}
+    for name, value in tensors.items():
+        if "query.weight" in name:
+            module = f"base_model.model.vit.{name.removesuffix('.weight')}"
+            out[f"{module}.lora_A.default.weight"] = np.ones((4, 192), np.float32)
+            name = name.replace("query.weight", "query.base_layer.weight")
+        out[f"base_model.model.vit.{name}"] = value
+    return out
+
+
+def beit(tensors):
+    """microsoft/beit-base: relative positions in each block, keys without a bias."""
+    table = "encoder.layer.0.attention.attention.relative_position_bias"
+    out = {k: v for k, v in tensors.items() if "key.bias" not in k and "position_emb" not in k}
+    return {**out, f"{table}.relative_position_bias_table": np.ones((732, 3), np.float32)}
+
+
+FOREIGN = {
+    "PEFT": (lambda base: peft(hf_vit(base)), r"is a PEFT model .*merge_and_unload\(\)"),
+    "adapter": (
+        lambda base: {k: v for k, v in peft(hf_vit(base)).items() if "lora" in k}, "is a PEFT model"
+    ),
+    "BEiT": (lambda base: beit(hf_vit(base)), "is a BEiT, another architecture"),
+    "timm's BEiT": (
+        lambda base: {
+            "blocks.0.attn.q_bias": np.ones(192), "blocks.0.gamma_1": np.ones(192),
+            **{k: v for k, v in timm(base).items() if not re.search("pos_embed|qkv.bias", k)},
+        }, "is a BEiT",
+    ),
+    "registers": (
+        lambda base: {**timm(base), "register_tokens": np.ones((1, 4, 192))},
+        "register_tokens.*It is a ViT with register tokens",
+    ),
+    "gated": (
+        lambda base: {k.replace("mlp.fc1", "mlp.w12"): v for k, v in timm(base).items()},
+        "is a ViT with gated MLPs",
+    ),
+    "Swin": (lambda _: {"layers.0.blocks.0.norm1.weight": np.ones(3)}, "is a Swin Transformer"),
+    "ResNet": (lambda _: {"layer1.0.conv1.weight": np.ones(3)}, "is a convolutional network"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_other_models_are_named(base, tmp_path, case):
+    make, words = FOREIGN[case]
+    save_file(make(base), tmp_path / "m.safetensors")
+    refused(tmp_path / "m.safetensors", words)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_timm_with_fused_qkv(base, tmp_path, prefix):
     extra = {"head.weight": np.ones((5, 192)), "head.bias": np.ones(5)}
@@ -317,6 +407,16 @@ def header(text, version=1):
     return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode()
 
 
+def zipped(path, members, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, content in members:
+            file.writestr(name, content)
+    return bytearray(path.read_bytes())
+
+
+ARRAY = npy((1, 1, 192)) + b"\0" * 768
+
+
 def with_member(path, base, data, name="cls.npy", method=zipfile.ZIP_DEFLATED):
     """A `.npz` of `base` with another content of one array."""
     write_npz(path, get_variant(VARIANT), base)
@@ -327,7 +427,7 @@ def with_member(path, base, data, name="cls.npy", method=zipfile.ZIP_DEFLATED):
             new.writestr(n, value)
 
 
-def test_hostile_headers_of_arrays(base, tmp_path):
+def test_hostile_headers_of_arrays(tmp_path):
     path = tmp_path / "hostile.npz"
     zeros = b"\0" * 100_000_000
     for data, match in (
@@ -344,24 +444,70 @@ def test_hostile_headers_of_arrays(base, tmp_path):
         (b"\x93NUMPY\x09\x00", "version"),
         (b"", "magic"),
     ):
-        with_member(path, base, data)
+        zipped(path, [("cls.npy", data)], zipfile.ZIP_DEFLATED)
         tracemalloc.start()
         refused(path, match)
         assert tracemalloc.get_traced_memory()[1] < 20e6
         tracemalloc.stop()
 
 
-def test_encrypted_and_damaged_members(base, tmp_path):
-    path = tmp_path / "encrypted.npz"
-    with_member(path, base, npy((1, 1, 192)) + b"\0" * 768, "cls.npy", zipfile.ZIP_LZMA)
-    content = bytearray(path.read_bytes())
-    damaged = bytes(content[:60]) + b"\xff" * 30 + bytes(content[90:])
-    path.write_bytes(damaged)
+def test_directories_that_make_much_of_little_are_refused(tmp_path):
+    """One member named many times, shared bytes, and decompressors without a bound."""
+    path = tmp_path / "m.npz"
+    for method, name in ((zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "LZMA")):
+        zipped(path, [("a.npy", ARRAY)], method)
+        refused(path, f"is compressed by {name}, expected deflate or none")
+
+    content = zipped(path, [("a.npy", ARRAY)])
+    start, end = content.find(b"PK\1\2"), content.rfind(b"PK\5\6")
+    entry = bytes(content[start:end])
+
+    def directory(*entries):
+        size = sum(map(len, entries))
+        record = struct.pack(
+            "<4s4H2LH", b"PK\5\6", 0, 0, *[len(entries) % 2**16] * 2, size, start, 0
+        )
+        path.write_bytes(bytes(content[:start]) + b"".join(entries) + record)
+
+    directory(entry, entry)
+    refused(path, "two members are named 'a.npy'")
+    directory(entry, entry.replace(b"a.npy", b"b.npy"))
+    refused(path, "'b.npy' shares bytes with another")
+    longer = bytearray(entry)
+    longer[20:24] = struct.pack("<L", 10**6)  # the compressed size
+    directory(bytes(longer))
+    refused(path, "a member reaches into the directory")
+    encrypted = bytearray(entry)
+    encrypted[8] |= 1
+    directory(bytes(encrypted))
+    refused(path, "is encrypted")
+    zipped(path, [(f"{i}.npy", ARRAY[:200]) for i in range(5001)])
+    refused(path, "5,001 tensors, expected at most 5,000")
+    directory(*[entry.replace(b"a.npy", b"%05d" % i) for i in range(90_000)])
+    refused(path, "its directory has more than 4,194,304 bytes")
+
+
+def test_damaged_members(tmp_path):
+    path = tmp_path / "damaged.npz"
+    content = zipped(path, [("a.npy", ARRAY)], zipfile.ZIP_DEFLATED)
+    path.write_bytes(content[:60] + b"\xff" * 30 + content[90:])
     refused(path, "damaged")
-    directory = content.rindex(b"PK\x01\x02")
-    content[directory + 8] |= 1  # the flag of encryption
-    path.write_bytes(content)
-    refused(path, "encrypted")
+
+
+def test_no_file_stays_open(base, tmp_path):
+    """Neither when it is read, nor when it is refused."""
+    zeros = jax.tree.map(np.zeros_like, base)
+    write_npz(tmp_path / "a.npz", get_variant(VARIANT), zeros)
+    (tmp_path / "a.pth").write_bytes(torch_bytes(timm(zeros)))
+    zipped(tmp_path / "b.npz", [("a.npy", ARRAY)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for name in ("a.npz", "a.pth"):
+            load_vit(VARIANT, tmp_path / name)
+        refused(tmp_path / "b.npz", "not a ViT")
+        gc.collect()
+    opened = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+    assert not [name for name in opened if str(tmp_path) in name]
 
 
 def test_other_members_of_a_zip_are_left_alone(base, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig
+from fact_jax.backbone.foreign import foreign
 from fact_jax.backbone.layouts import Layout
 from fact_jax.backbone.tensor_files import TensorFile
 from fact_jax.errors import UserError
@@ -19,20 +21,36 @@ from fact_jax.files.json_reader import read_json
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 
 
+_QKV_BIAS = re.compile(r"/(query|key|value)/bias$")
+
+
 class Reader:
     """Turns a file's tensors into our parameters, checking each shape before it is read."""
 
     def __init__(self, file: TensorFile, layout: Layout, prefix: str, config: ViTConfig):
         self.file, self.layout, self.prefix, self.config = file, layout, prefix, config
         self.used: set[str] = set()
+        self.without_qkv_biases = not foreign(file.shapes) and self.lacks_qkv_biases()
 
     def shape(self, name: str) -> tuple[int, ...]:
         if self.prefix + name not in self.file.shapes:
+            if what := foreign(self.file.shapes):
+                raise UserError(f"Weights file {self.file.path} is {what}")
             raise UserError(
                 f"Weights file {self.file.path}, read as {self.layout.title}, holds no tensor "
                 f"{self.prefix + name!r}. Use a complete file."
             )
         return self.file.shapes[self.prefix + name]
+
+    def lacks_qkv_biases(self) -> bool:
+        """Whether no block has biases of query, key and value, as with timm's qkv_bias=False."""
+        biases = [name for name in self.layout.names if _QKV_BIAS.search(name)]
+        depth = range(self.config.depth)
+        return not any(
+            self.prefix + self.layout.tensor(bias, layer)[0] in self.file.shapes
+            for bias in biases
+            for layer in depth
+        )
 
     def _distilled(self) -> bool:
         return self.prefix + (self.layout.distillation or "?") in self.file.shapes
@@ -95,6 +113,8 @@ class Reader:
 
     def _read(self, parameter: str, layer: int | None, shape: tuple[int, ...]) -> np.ndarray:
         name, part = self.layout.tensor(parameter, layer)
+        if _QKV_BIAS.search(parameter) and self.without_qkv_biases:
+            return np.zeros(shape, np.float32)
         stored = self.shape(name)
         accepted = [self._stored_shape(parameter, shape, part)]
         if not self.layout.torch:  # heads apart, as published, or together

@@ -18,6 +18,7 @@ import numpy as np
 
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.download import find_weights
+from fact_jax.backbone.foreign import choose_teacher, foreign, unchunked
 from fact_jax.backbone.layouts import LAYOUTS, find_layouts, unknown_tensors
 from fact_jax.backbone.reading import Reader, published_settings, split_heads
 from fact_jax.backbone.tensor_files import TensorFile, open_tensors
@@ -43,8 +44,11 @@ def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> 
 
 
 def _load(file: TensorFile, config: ViTConfig, changes: dict[str, Any]) -> tuple[ViT, dict]:
-    found = find_layouts(file.shapes)
+    file = unchunked(file)
+    found = choose_teacher(find_layouts(file.shapes), file.path)
     if not found:
+        if what := foreign(file.shapes):
+            raise UserError(f"Weights file {file.path} is {what}")
         first = ", ".join(sorted(file.shapes)[:3]) or "nothing"
         raise UserError(
             f"Weights file {file.path} is not a ViT in a layout known here "
@@ -67,7 +71,8 @@ def _load(file: TensorFile, config: ViTConfig, changes: dict[str, Any]) -> tuple
         text = ", ".join(unknown[:4]) + (" ..." if len(unknown) > 4 else "")
         raise UserError(
             f"Weights file {file.path} holds tensors that a plain ViT does not have ({text}): "
-            "another architecture, whose features would come out wrong. Use a plain ViT's file."
+            "another architecture, whose features would come out wrong. "
+            + (f"It is {what}" if (what := foreign(unknown)) else "Use a plain ViT's file.")
         )
     return ViT(config), base
 
@@ -84,6 +89,8 @@ def checksum(base: dict) -> str:
 def write_npz(path: str | os.PathLike, config: ViTConfig, base: dict, dtype=np.float32) -> None:
     """Writes `base` in the Google `.npz` layout, one array per block, compressed.
 
+    A base without a head gets one of one class, all zeros: timm 0.4.12, which FacT's code uses,
+    reads ``head/bias`` of every file, and takes the head only if it has the model's classes.
     timm's and FacT's code load such a file (``checkpoint_path=``); they take LayerNorm's epsilon
     for 1e-6, and do not know the arrays of LayerScale, which only we read.
     """
@@ -97,4 +104,6 @@ def write_npz(path: str | os.PathLike, config: ViTConfig, base: dict, dtype=np.f
         for i, array in enumerate(value):
             stored = array.reshape(split_heads(name, array.shape, config))
             arrays[name.replace("encoderblock", f"encoderblock_{i}")] = stored
+    arrays.setdefault("head/kernel", np.zeros((config.width, 1), dtype))
+    arrays.setdefault("head/bias", np.zeros(1, dtype))
     np.savez_compressed(Path(path), allow_pickle=False, **arrays)

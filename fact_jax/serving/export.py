@@ -11,7 +11,7 @@ from fact_jax.backbone.merging import merge
 from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.errors import UserError
-from fact_jax.tuning.files import TrainedTask, check_fits, to_bytes
+from fact_jax.tuning.files import TrainedTask, check_classes, check_fits, to_bytes
 from fact_jax.tuning.reference import reference_tensors
 
 
@@ -63,6 +63,7 @@ def npz_file(
             stacklevel=2,
         )
     if task is not None:
+        check_classes(str(task.path), task.num_classes)
         check_fits(task, config, checksum(base), any_weights)
         base = {**merge(base, task.method.adaptation(task.factors, config)), "head": task.head}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +23,15 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.tensor_files import SafetensorsFile
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
-from fact_jax.files.guards import DAMAGE, MAX_CLASS_NAME, MAX_DEPTH, MAX_METADATA
-from fact_jax.files.json_reader import read_json
+from fact_jax.files.guards import (
+    DAMAGE,
+    MAX_CLASS_NAME,
+    MAX_DEPTH,
+    MAX_METADATA,
+    MAX_PATCHES,
+    MAX_SIZE,
+)
+from fact_jax.files.json_reader import field, read_json
 from fact_jax.training.images import check_normalisation
 from fact_jax.tuning.method import Method
 
@@ -80,6 +86,7 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
     import fact_jax
     from fact_jax.tuning.registry import describe
 
+    check_classes("The task to be saved", trainable["head"]["bias"].shape[0])
     name, method_settings = describe(method)
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -159,7 +166,12 @@ def _metadata(texts: dict[str, str]) -> dict[str, Any]:
         raise ValueError(f"metadata of more than {MAX_METADATA:,} characters")
     kinds = (dict, list, str, int, float, bool, type(None))
     return {
-        key: read_json(text.encode(), name=f"its metadata {ascii(key)[:50]}", expect=kinds)
+        key: read_json(
+            text.encode(),
+            name=f"its metadata {ascii(key)[:50]}",
+            expect=kinds,
+            allow_surrogates=True,
+        )
         for key, text in texts.items()
     }
 
@@ -171,11 +183,7 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
     if (version := metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
     method = build(metadata["method"], metadata["method_settings"])
-    config, classes = ViTConfig(**metadata["vit"]), metadata["num_classes"]
-    if not 1 <= config.depth <= MAX_DEPTH:
-        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
-    if not (math.isfinite(method.scale) and math.isfinite(config.layer_norm_eps)):
-        raise ValueError(f"scale {method.scale}, layer_norm_eps {config.layer_norm_eps}")
+    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
     for key, kind in _TYPES.items():
         value = metadata.get(key)
         if value is not None and type(value) is not kind:
@@ -184,6 +192,7 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
         value = metadata.get(key)
         if value is not None and not low <= value <= high:
             raise ValueError(f"{key} is {value}, expected {low} to {high:,}")
+    check_patches(metadata.get("image_size") or 0, config.patch_size)
     if (normalisation := metadata.get("normalisation")) is not None:
         check_normalisation(normalisation)
     names = metadata.get("class_names")
@@ -199,6 +208,37 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
     shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
     return method, {**shapes, **head}
+
+
+def _vit(stated: dict[str, Any]) -> ViTConfig:
+    """The ViT of the metadata, each field of its type and in a sound range."""
+    kinds: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
+    for entry in dataclasses.fields(ViTConfig):
+        if entry.name in stated:
+            value = field(stated, entry.name, kinds[entry.type], name="its ViT")
+            if type(value) is int and not 1 <= value < MAX_SIZE:
+                raise ValueError(f"a ViT of {entry.name} {value}, expected 1 or more")
+    config = ViTConfig(**stated)
+    if config.depth > MAX_DEPTH:
+        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
+    if not 0 < config.layer_norm_eps < 1:
+        raise ValueError(f"a ViT of layer_norm_eps {config.layer_norm_eps}, expected 0 to 1")
+    return config
+
+
+def check_patches(image_size: int, patch_size: int) -> None:
+    """Raises ValueError for images of more patches than attention can be computed for."""
+    if (patches := (image_size // patch_size) ** 2) > MAX_PATCHES:
+        raise ValueError(
+            f"image_size is {image_size}, which is {patches:,} patches of {patch_size} pixels; "
+            f"expected at most {MAX_PATCHES:,}, since attention takes memory by their square"
+        )
+
+
+def check_classes(where: str, classes: int) -> None:
+    """Raises UserError for a head without classes."""
+    if classes < 1:
+        raise UserError(f"{where} has a head of {classes} classes; expected 1 or more.")
 
 
 def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from fact_jax.backbone.torch_zip import TorchZip
 from fact_jax.errors import UserError
 from fact_jax.tuning.fact_tk import FacTTK
 from fact_jax.tuning.fact_tt import FacTTT
-from fact_jax.tuning.files import TrainedTask, check_tensors
+from fact_jax.tuning.files import TrainedTask, check_classes, check_tensors
 from fact_jax.tuning.linear import Linear
 from fact_jax.tuning.method import Method
 
@@ -68,12 +68,15 @@ def _read(file: TorchZip, method: str | None, scale: float | None) -> TrainedTas
         (rank, width), (classes, _) = found[key], found["head.weight"]
         tucker = "FacTc" in found
         columns = found["FacTp"][1] if tucker else 0
+        if min(rank, width) < 1:
+            raise ValueError(f"rank {rank} and width {width}")
     except (KeyError, ValueError, IndexError) as error:
         first = ", ".join(list(file.shapes)[:4])
         raise UserError(
             f"{file.path} is not a factor file of FacT's PyTorch code: it holds {first} ..., and "
             f"no sound FacTu.weight [r, d] and head.weight [classes, d]."
         ) from error
+    check_classes(str(file.path), classes)
     kind = "tk" if tucker else "tt"
     if method is not None and method.removeprefix("fact_") != kind:
         raise UserError(f"{file.path} is of method {kind!r} by its names; --method is {method!r}.")
@@ -141,6 +144,7 @@ def reference_tensors(method: Method, factors: dict, head: dict) -> dict[str, np
             ".npz, which its ViT loads."
         )
     factors, head = jax.tree.map(lambda x: np.asarray(x, np.float32), (factors, head))
+    check_classes("The task to be saved", len(head["bias"]))
     tensors = {"head.weight": head["kernel"].T, "head.bias": head["bias"]}
     if isinstance(method, Linear):
         return tensors

@@ -1,0 +1,80 @@
+"""Checkpoints that are nearly a plain ViT: what is read of them, and what the rest are called."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fact_jax.backbone.layouts import Layout
+from fact_jax.backbone.tensor_files import TensorFile
+
+# Sign in a tensor's name, and what a file with it is and what to do, as the end of a sentence.
+_PLAIN = "another architecture than a plain ViT, and not read here. Use a plain ViT's file."
+_KINDS: tuple[tuple[str, str], ...] = (
+    (
+        r"\.lora_(A|B|embedding)|\.lora_magnitude|\.base_layer\.|\.original_module\.",
+        "a PEFT model or adapter that is not merged into its ViT. Merge it in Python: "
+        "model = model.merge_and_unload(), then model.save_pretrained('merged'), and give that "
+        "folder.",
+    ),
+    (r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$", f"a BEiT, {_PLAIN}"),
+    (r"\.blocks\.\d+\.attn\.rope|rope_embed|\bperiods$", f"a ViT with rotary positions, {_PLAIN}"),
+    (r"register_tokens$|reg_token$", f"a ViT with register tokens, {_PLAIN}"),
+    (r"mlp\.(w12|w3|weights_in|weights_out|fc1_g|gate_proj)\.", f"a ViT with gated MLPs, {_PLAIN}"),
+    (
+        r"layers\.\d+\.blocks\.\d+|patch_merging|downsample\.reduction",
+        f"a Swin Transformer, {_PLAIN}",
+    ),
+    (r"vision_model\.|visual\.|text_model\.", f"a CLIP or SigLIP model, {_PLAIN}"),
+    (r"\bconv1\.weight$|stages\.\d+\.|layer1\.0\.", f"a convolutional network, {_PLAIN}"),
+)
+
+
+def foreign(names: Iterable[str]) -> str:
+    """The kind of model that these tensors belong to, with advice; empty if it is not known."""
+    text = "\n".join(names)
+    return next((kind for sign, kind in _KINDS if re.search(sign, text, re.MULTILINE)), "")
+
+
+class _Renamed:
+    """A file whose tensors have other names here than there."""
+
+    def __init__(self, file: TensorFile, stored: dict[str, str]):
+        self.path, self.metadata = file.path, file.metadata
+        self.shapes = {name: file.shapes[theirs] for name, theirs in stored.items()}
+        self._file, self._stored = file, stored
+
+    def read(self, name: str) -> np.ndarray:
+        return self._file.read(self._stored[name])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def unchunked(file: TensorFile) -> TensorFile:
+    """The file, its blocks numbered from 0 where DINOv2's training stored them in chunks.
+
+    There, ``blocks.1.3.norm1.weight`` is of block 3, in the second chunk
+    (dinov2/models/vision_transformer.py, `BlockChunk`).
+    """
+    stored = {re.sub(r"(\bblocks\.)\d+\.(\d+\.)", r"\1\2", name): name for name in file.shapes}
+    if len(stored) < len(file.shapes) or all(a == b for a, b in stored.items()):
+        return file
+    return _Renamed(file, stored)
+
+
+def choose_teacher(found: list[tuple[Layout, str]], path: Path) -> list[tuple[Layout, str]]:
+    """The teacher alone, where a file of DINO or DINOv2 holds it beside its student.
+
+    Both projects evaluate the teacher.
+    """
+    teachers = [item for item in found if re.search(r"\bteacher\.", item[1])]
+    students = [item for item in found if re.search(r"\bstudent\.", item[1])]
+    if len(teachers) == 1 and len(teachers) + len(students) == len(found) > 1:
+        warnings.warn(f"{path} holds a student and a teacher; the teacher is read.", stacklevel=3)
+        return teachers
+    return found
