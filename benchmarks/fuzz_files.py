@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from benchmarks import fuzz_mutate
 from benchmarks.fuzz_target import Target
-from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, load_factors, load_vit
+from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
 from fact_jax.backbone.tensor_files import open_tensors
 from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.tuning.files import to_bytes
@@ -118,6 +118,10 @@ def _read_factors(path: Path) -> None:
     width, classes = task.head["kernel"].shape
     if not 0 < task.num_classes == classes or width != task.metadata["vit"]["width"]:
         raise AssertionError("the head does not fit")
+    heads = {"num_heads": 2, "patch_size": 4}  # which released files do not say
+    config = ViTConfig(**{**heads, **task.metadata["vit"]})
+    check_fits(task, config, task.metadata.get("weights_sha256"))
+    jax.eval_shape(lambda factors: task.method.adaptation(factors, config), task.factors)
 
 
 def _read_weights(path: Path) -> None:

@@ -109,8 +109,7 @@ def zip_bytes(
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     names = list(members)
-    for _ in range(rng.randint(1, 2)):
-        name = rng.choice(names)
+    for name in rng.sample(names, min(len(names), rng.randint(1, 2))):
         members[name] = member(rng, name, members[name])
     if rng.random() < 0.15:
         members.pop(rng.choice(names))
