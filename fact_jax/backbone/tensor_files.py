@@ -59,7 +59,7 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
             npz = any(name.endswith(".npy") for name in archive.namelist())
         return NpzFile(path) if npz else TorchZip(path)
     if start[8:9] == b"{":  # an 8-byte length, then a JSON header
-        return SafetensorsFile(path)
+        return _open_safetensors(path)
     if start[:1] == b"\x80" or path.suffix in (".pt", ".pth", ".bin"):
         return TorchZip(path)  # says what is wrong with it
     raise UserError(
@@ -152,7 +152,10 @@ def _told(path: Path, error: Exception) -> UserError:
 
 
 class SafetensorsFile:
-    """One safetensors file; `dtypes` are safetensors' own names, such as F32."""
+    """One safetensors file; `dtypes` are safetensors' own names, such as F32.
+
+    Raises ValueError or OSError if the file is damaged.
+    """
 
     def __init__(self, path: Path):
         from safetensors import SafetensorError, safe_open
@@ -168,9 +171,7 @@ class SafetensorsFile:
             self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
             self.dtypes = {name: part.get_dtype() for name, part in parts.items()}
         except SafetensorError as error:
-            raise _damaged(path, f"as safetensors: {error}") from error
-        except DAMAGE as error:
-            raise _damaged(path, f"as safetensors: {error}") from error
+            raise ValueError(str(error)) from error
 
     def read(self, name: str) -> np.ndarray:
         from safetensors import SafetensorError
@@ -186,6 +187,13 @@ class SafetensorsFile:
 
     def close(self) -> None:
         self._file.__exit__(None, None, None)
+
+
+def _open_safetensors(path: Path) -> SafetensorsFile:
+    try:
+        return SafetensorsFile(path)
+    except DAMAGE as error:
+        raise _damaged(path, f"as safetensors: {error}") from error
 
 
 class ShardedFile:
@@ -205,7 +213,7 @@ class ShardedFile:
                 raise UserError(
                     f"{path} names the shard {shard}, which is not beside it. Download all shards."
                 )
-            self._shards[shard] = SafetensorsFile(path.parent / shard)
+            self._shards[shard] = _open_safetensors(path.parent / shard)
         self._where = {name: self._shards[shard] for name, shard in names.items()}
         for name, file in self._where.items():
             if name not in file.shapes:

@@ -150,10 +150,12 @@ def _read(path: Path) -> TrainedTask:
     except DAMAGE as error:
         if isinstance(error, UserError) and str(error).startswith(f"Factor file {path}"):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {reason}"
         raise UserError(
-            f"{path} is not a factor file of fact-jax, or a damaged one ({type(error).__name__}: "
-            f"{reason}). Give one from a work directory's factors/ folder."
+            f"{path} is not a factor file of fact-jax, or a damaged one ({reason}). Give one from "
+            "a work directory's factors/ folder."
         ) from error
     for name, value in _flat(tree).items():
         if not np.isfinite(value).all():
