@@ -122,7 +122,7 @@ def run(name: str, seed: int, cases: int) -> dict:
         "longest_seconds": round(max(r["seconds"] for r in results), 3),
         "most_megabytes": round(max(r["bytes"] for r in results) / 2**20, 1),
         "wall_seconds": round(time.time() - started, 1),
-        "found": violations,
+        "found": violations[:20],
     }
 
 
@@ -153,6 +153,12 @@ def print_table(results: dict[str, dict]) -> None:
             print(f"\n{name} case {violation['case']}: {violation}")
 
 
+def _others(path: Path) -> dict[str, dict]:
+    """Results of an earlier run, of targets that are still there."""
+    old = json.loads(path.read_text())["targets"] if path.exists() else {}
+    return {name: old[name] for name in TARGETS if name in old}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, with commas")
@@ -177,7 +183,7 @@ def main() -> None:
             "seed": a.seed,
             "limits": {"seconds": _SECONDS, "megabytes": _BYTES >> 20},
             "versions": {"python": platform.python_version(), **versions},
-            "targets": results,
+            "targets": {**_others(a.out), **results},
         }
         a.out.write_text(json.dumps(record, indent=1) + "\n")
     if any(result["violations"] for result in results.values()):

@@ -137,11 +137,11 @@ class NpzFile:
                 data = f.read(size)
                 if len(data) != size or f.read(1):  # reading past the end checks the checksum
                     raise ValueError(f"{member} has not the size that its header states")
+            # The Google files store bfloat16 as raw pairs of bytes.
+            dtype = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
+            return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
         except DAMAGE as error:
             raise _told(self.path, error) from error
-        # The Google files store bfloat16 as raw pairs of bytes.
-        dtype = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
     def close(self) -> None:
         self._archive.close()
