@@ -31,7 +31,7 @@ def npz(base, tmp_path_factory):
 def with_changes(npz, target, *, add=None, drop=(), replace=None):
     with np.load(npz) as arrays:
         content = {k: arrays[k] for k in arrays if k not in drop}
-    np.savez(target, **content, **(add or {}))
+    np.savez(target, **{**content, **(add or {})})
     return target
 
 
@@ -59,7 +59,8 @@ def test_names_and_shapes_are_the_published_ones(npz):
         block + "MlpBlock_3/Dense_1/kernel": (768, 192),
     }
     assert {k: shapes[k] for k in expected} == expected
-    assert len(shapes) == 6 + 12 * 16
+    assert len(shapes) == 6 + 12 * 16 + 2
+    assert (shapes["head/kernel"], shapes["head/bias"]) == ((192, 1), (1,))
 
 
 def test_round_trip(npz, base):
