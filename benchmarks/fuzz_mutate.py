@@ -10,6 +10,7 @@ import io
 import json
 import pickletools
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def _another(rng: random.Random, value: Any) -> Any:
             value = [value] if rng.random() < 0.5 else {"a": value}
         return value
     if kind == 1 and type(value) in (int, float):
-        return rng.choice([-value, value + 1, value * 1000, float(value), str(value)])
+        return rng.choice([-value, value + 1, value * 1000, float(value % 1000), str(value)])
     if kind == 2 and isinstance(value, str):
         return rng.choice([value * 2, value[1:], value.upper(), [value], value + "\0"])
     return copy.deepcopy(rng.choice(VALUES))
@@ -127,7 +128,7 @@ def _directory(rng: random.Random, data: bytes) -> bytes:
     out = bytearray(data)
     for _ in range(rng.randint(1, 3)):
         sign, length = rng.choice([(b"PK\3\4", 30), (b"PK\1\2", 46), (b"PK\5\6", 22)])
-        places = [i for i in range(len(data) - length + 1) if data.startswith(sign, i)]
+        places = [m.start() for m in re.finditer(re.escape(sign), data[: len(data) - length + 4])]
         if not places:
             continue
         start = rng.choice(places)
