@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
@@ -28,6 +29,7 @@ from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Run, Trained
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.training.mesh import make_mesh, stack
+from fact_jax.training.recipe import PLAIN
 from fact_jax.training.run import UnreadableCheckpoint, train
 from fact_jax.training.trial import NonFiniteLoss, TrialState
 
@@ -363,12 +365,12 @@ class Stopped(Exception):
     pass
 
 
-def training(directory, told=None, stop=None):
+def training(directory, told=None, stop=None, init=lambda tree: jax.tree.map(jnp.zeros_like, tree)):
     """Four epochs of two trials, or fewer; what is told of each is put into `told`."""
     mesh = make_mesh(4)
     numbers = np.random.default_rng(0).normal(size=(40, 20)).astype(np.float32)
     tree = {"factors": {"U": jnp.array(numbers)}, "head": {"kernel": jnp.ones((5, 3))}}
-    states = stack([TrialState(tree, jax.tree.map(jnp.zeros_like, tree))] * 2, mesh)
+    states = stack([TrialState(tree, init(tree))] * 2, mesh)
 
     def epoch(states, e):
         moved = jax.tree.map(lambda x: x * 1.01 + e, states.trainable)
@@ -394,6 +396,14 @@ def half(tmp_path_factory):
     with pytest.raises(Stopped):
         training(folder / "half", stop=2)
     return folder / "half", training(folder / "whole")
+
+
+def test_a_checkpoint_with_the_moments_of_an_earlier_version_is_refused(tmp_path):
+    """It is set aside then, and the group begins again; its bits are not taken for others."""
+    with pytest.raises(Stopped):
+        training(tmp_path, stop=1, init=optax.scale_by_adam().init)
+    with pytest.raises(UnreadableCheckpoint):
+        training(tmp_path, init=PLAIN.init)
 
 
 def damage(content, how):

@@ -294,8 +294,8 @@ def test_a_combinations_scale_multiplies_its_parts_own(small_config):
     [
         (lambda: build("lora+fact_tt", {"lora": {"scale": float("inf")}}), "scale is inf"),
         (lambda: build("lora+fact_tt", {"scale": "much"}), "scale is 'much'"),
-        (lambda: build("noah_subnet", _subnet(prompts=[-3, 5])), "prompts are"),
-        (lambda: build("noah_subnet", _subnet(lora=[True, 5])), "lora are"),
+        (lambda: build("noah_subnet", _subnet(prompts=[-3, 5])), "prompts is"),
+        (lambda: build("noah_subnet", _subnet(lora=[True, 5])), "lora is"),
         (lambda: build("noah_subnet", {"lora": [1]}), "noah_subnet needs prompts, adapters"),
         (lambda: Combination((("noah", NOAH()), ("lora", LoRA()))), "noah cannot be combined"),
         (lambda: Combination((("a", LoRA()), ("a", LoRA()))), "Parts of one name"),

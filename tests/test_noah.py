@@ -180,8 +180,8 @@ def test_depths_may_be_given():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"widths": ()}, "widths are"),
-        ({"widths": (0, 5)}, "widths are"),
+        ({"widths": ()}, "widths is empty"),
+        ({"widths": (0, 5)}, r"widths is \(0, 5\); expected whole numbers of 1"),
         ({"supernet_epochs": 0}, "supernet_epochs is 0"),
         ({"population": 0}, "population is 0"),
         ({"generations": 0}, "generations is 0"),
@@ -191,6 +191,43 @@ def test_depths_may_be_given():
 def test_settings_that_make_no_sense_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         NOAH(**change)
+
+
+def tokens_seen_in_the_released_code(widths):
+    """The prompts, as (block, number), that each block sees; Block.forward's lists of tokens."""
+    x, seen = [("input", i) for i in range(widths[0])], []
+    for block, width in enumerate(widths):
+        last = widths[block - 1] if block else widths[0]
+        if width:
+            x = x[: len(x) - last] + [(block, i) for i in range(width)]
+        seen.append(set(x))
+    return seen
+
+
+def tokens_seen(prompts):
+    """The same of our `Prompts`, place by place."""
+    places, seen = [None] * prompts.tokens.shape[1], []
+    for block, (kept, hidden) in enumerate(zip(prompts.kept, prompts.hidden, strict=True)):
+        names = [
+            tuple(token[:2].astype(int).tolist()) for token in np.asarray(prompts.tokens[block])
+        ]
+        places = [old if k else new for old, new, k in zip(places, names, kept, strict=True)]
+        seen.append({token for token, h in zip(places, hidden, strict=True) if not h})
+    return seen
+
+
+@pytest.mark.parametrize(
+    "widths", [(5, 0, 10), (0, 2, 0), (2, 0, 1), (1, 2, 0, 3, 1, 0, 0, 2), (3, 1, 2, 0)], ids=str
+)
+def test_prompts_after_a_gap_are_appended_as_in_the_released_code(widths):
+    vit = ViTConfig(24, len(widths), num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
+    none = (0,) * len(widths)
+    subnet = NOAHSubnet(widths, none, none)
+    factors = subnet.init(jax.random.key(0), vit)
+    names = [(block, i) for block, width in enumerate(widths) for i in range(width)]
+    factors["prompts"] = factors["prompts"].at[:, :2].set(np.array(names, np.float32))
+    prompts = subnet.adaptation(factors, vit).prompts
+    assert tokens_seen(prompts) == tokens_seen_in_the_released_code(widths)
 
 
 def test_a_subnet_of_another_depth_is_refused(small_config):

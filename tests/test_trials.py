@@ -105,7 +105,7 @@ def test_a_stack_on_one_device_is_its_trials_alone():
     """With epochs of 4 and of 5 steps; the steps past a trial's own leave no trace."""
     together, _ = one_epoch([0, 1, 2], jax.devices()[:1])
     assert np.isfinite(together[1]).sum(axis=1).tolist() == [4, 5, 4]
-    assert together[0].moments.count.tolist() == [4, 5, 4]
+    assert together[0].moments[0].count.tolist() == [4, 5, 4]
     errors = []
     for t in range(3):
         alone, _ = one_epoch([t], jax.devices()[:1])

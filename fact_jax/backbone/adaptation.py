@@ -62,7 +62,8 @@ class Bottleneck:
 
     With a kernel `conv`, ``up(act(conv(act(down(x)))))``: the convolution runs over the grid of
     patches, and over the class token and each prompt token as images of one pixel. The activation
-    is 'none', 'relu', 'gelu' or 'quick_gelu'; `norm` is a LayerNorm of the input. In training the
+    is 'none', 'relu', 'gelu' or 'quick_gelu'; `norm` is a LayerNorm of the input with the epsilon
+    `norm_eps`, by default the ViT's. In training the
     last hidden values go through dropout and, with `drop_path`, the output through stochastic
     depth, drawn for itself.
     """
@@ -76,6 +77,7 @@ class Bottleneck:
     conv_bias: Float[Array, "*l h"] | None = None
     activation: str = flax.struct.field(pytree_node=False, default="none")
     drop_path: bool = flax.struct.field(pytree_node=False, default=False)
+    norm_eps: float | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def linear(self) -> bool:

@@ -35,11 +35,15 @@ class Noise(NamedTuple):
     drop_path_rate: float | Array | None = None
 
 
-def norm(config: ViTConfig, weights: dict, x: Array) -> Array:
-    """LayerNorm over the last axis, computed in float32, in x's dtype."""
+def norm(config: ViTConfig, weights: dict, x: Array, epsilon: float | None = None) -> Array:
+    """LayerNorm over the last axis, computed in float32, in x's dtype.
+
+    Its `epsilon` is the ViT's where none is given.
+    """
+    epsilon = config.layer_norm_eps if epsilon is None else epsilon
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + config.layer_norm_eps)
+    y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + epsilon)
     return (y * weights["scale"] + weights["bias"]).astype(x.dtype)
 
 
@@ -137,7 +141,7 @@ def _bottleneck(
 ) -> Array:
     """f of tokens x [b, n, d], or of the class token alone, [b, 1, d]."""
     act = _ACTIVATIONS[f.activation]
-    z = x if f.norm is None else norm(config, f.norm, x)
+    z = x if f.norm is None else norm(config, f.norm, x, f.norm_eps)
     z = z @ f.down.astype(x.dtype)
     z = act(z if f.down_bias is None else z + f.down_bias.astype(x.dtype))
     if f.conv is not None:

@@ -38,30 +38,30 @@ class Recipe:
         """Whether the targets are distributions and not classes."""
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
-    @property
-    def transform(self) -> optax.GradientTransformation:
-        """The optimiser without its rate and weight decay."""
-        return optax.scale_by_adam() if self.optimizer == "adamw" else optax.trace(0.9)
+    def optimiser(self, rate: Any, decay: Any) -> optax.GradientTransformation:
+        """The optax transformation at this learning rate and weight decay, which may be traced."""
+        mask = None if self.decay_vectors else _matrices
+        if self.optimizer == "adamw":
+            return optax.adamw(rate, weight_decay=decay, mask=mask)
+        return optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(rate, momentum=0.9))
+
+    def init(self, trainable: dict) -> optax.OptState:
+        """Moments before the first step; they depend on neither the rate nor the decay."""
+        return self.optimiser(0.0, 0.0).init(trainable)
 
     def update(
         self, trainable: dict, grads: dict, moments: optax.OptState, rate: Any, decay: Any
     ) -> tuple[dict, optax.OptState]:
         """Trained arrays and moments after one step."""
+        updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
+        return optax.apply_updates(trainable, updates), moments
 
-        def own(keys: Any) -> Any:
-            vector = str(keys[-1].key).endswith(("bias", "scale", "shift"))
-            return 0.0 if vector and not self.decay_vectors else decay
 
-        coupled = self.optimizer == "sgd"
-        if coupled:
-            grads = jax.tree_util.tree_map_with_path(
-                lambda keys, p, g: g + own(keys) * p, trainable, grads
-            )
-        updates, moments = self.transform.update(grads, moments)
-        trainable = jax.tree_util.tree_map_with_path(
-            lambda keys, p, u: p - rate * (u if coupled else u + own(keys) * p), trainable, updates
-        )
-        return trainable, moments
+def _matrices(trainable: dict) -> dict:
+    """Which leaves decay where vectors do not: those not named as a bias, a scale or a shift."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, _: not str(keys[-1].key).endswith(("bias", "scale", "shift")), trainable
+    )
 
 
 PLAIN = Recipe()  # FacT's: AdamW on all, cross-entropy, nothing else

@@ -91,7 +91,7 @@ def init_trial(
         "factors": method.init(key_factors, model.config, base),
         "head": init_head(key_head, model.config.width, num_classes, padded_classes),
     }
-    return TrialState(trainable, recipe.transform.init(trainable))
+    return TrialState(trainable, recipe.init(trainable))
 
 
 def logits_of(head: dict, x: jax.Array, num_classes: int | jax.Array) -> jax.Array:

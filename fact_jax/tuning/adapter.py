@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
 from fact_jax.tuning.method import Factors
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
@@ -29,15 +29,12 @@ class Adapter:
     zero. `scale` is not used.
     """
 
-    width: int = 8
-    placement: str = "noah"
-    scale: float = 1.0
+    width: int = setting(8, Whole(1))
+    placement: str = setting("noah", OneOf(_PLACES))
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
-        if self.placement not in _PLACES:
-            raise UserError(f"placement is {self.placement!r}; expected one of {[*_PLACES]}.")
-        if self.width < 1:
-            raise UserError(f"width is {self.width}; expected 1 or more.")
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width

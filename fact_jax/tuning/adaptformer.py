@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Flag, OneOf, OrNone, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Factors
 
@@ -24,20 +25,20 @@ class AdaptFormer:
 
     `form` 'adaptformer' has biases, L (2 d h + h + d) numbers, and a LayerNorm of its own with
     `layer_norm` (2 L d more); its code's s is 0.1. 'petl' has neither, 2 L d h numbers.
+    `layer_norm_eps` is the epsilon of that LayerNorm, 1e-5 as in its code (PyTorch's default). None
+    is the ViT's own, which factor files of earlier versions were trained with.
     """
 
-    width: int = 8
-    scale: float = 0.1
-    form: str = "adaptformer"
-    layer_norm: bool = False
+    width: int = setting(8, Whole(1))
+    scale: float = setting(0.1, SCALE)
+    form: str = setting("adaptformer", OneOf(("adaptformer", "petl")))
+    layer_norm: bool = setting(False, Flag())
+    layer_norm_eps: float | None = setting(1e-5, OrNone(Real(0, above=True)))
 
     def __post_init__(self):
-        if self.form not in ("adaptformer", "petl"):
-            raise UserError(f"form is {self.form!r}; expected 'adaptformer' or 'petl'.")
+        check_fields(self)
         if self.form == "petl" and self.layer_norm:
             raise UserError("form 'petl' has no LayerNorm: set layer_norm to False.")
-        if self.width < 1:
-            raise UserError(f"width is {self.width}; expected 1 or more.")
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
@@ -59,5 +60,6 @@ class AdaptFormer:
             scale * factors["up_bias"] if "up_bias" in factors else None,
             norm,
             activation="relu",
+            norm_eps=self.layer_norm_eps,
         )
         return Adaptation(bypasses={"across_mlp": (bottleneck,)})

@@ -9,6 +9,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation, combine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, check_fields, setting
 from fact_jax.tuning.method import Factors, Method, SearchMethod
 
 
@@ -17,9 +18,10 @@ class Combination:
     """Named methods; factors are called "NAME/FACTOR". `scale` multiplies each part's own."""
 
     parts: tuple[tuple[str, Method], ...]
-    scale: float = 1.0
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
+        check_fields(self)
         if len(dict(self.parts)) < len(self.parts):
             raise UserError(f"Parts of one name: {', '.join(name for name, _ in self.parts)}.")
         for name, part in self.parts:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform, xavier
 from fact_jax.tuning.method import Factors
 
@@ -29,14 +29,13 @@ class Convpass:
     or with `xavier` Xavier-uniform. `attention_only` is the paper's Convpass-attn.
     """
 
-    width: int = 8
-    scale: float = 1.0
-    attention_only: bool = False
-    xavier: bool = False
+    width: int = setting(8, Whole(1))
+    scale: float = setting(1.0, SCALE)
+    attention_only: bool = setting(False, Flag())
+    xavier: bool = setting(False, Flag())
 
     def __post_init__(self):
-        if self.width < 1:
-            raise UserError(f"width is {self.width}; expected 1 or more.")
+        check_fields(self)
 
     @property
     def _places(self) -> tuple[str, ...]:

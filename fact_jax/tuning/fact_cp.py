@@ -13,20 +13,21 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Factors
-from fact_jax.tuning.slices import assemble, check_rank, init_uv, slices_per_block
+from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
 
 @dataclasses.dataclass(frozen=True)
 class FacTCP:
     """Factors U [d, r], C [l, 12, r], uniform on +-1, and V [r, d]: 2 d r + 12 L r numbers."""
 
-    rank: int = 32
-    scale: float = 1.0
+    rank: int = setting(32, Whole(1))
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
-        check_rank(self.rank)
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         key_uv, key_c = jax.random.split(key)

@@ -15,10 +15,10 @@ from jaxtyping import Array
 
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, linear
 from fact_jax.tuning.method import Factors
-from fact_jax.tuning.slices import check_rank, mlp_slices, slices_per_block
+from fact_jax.tuning.slices import mlp_slices, slices_per_block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +29,12 @@ class FacTShared:
     kind (all queries, ...) share them.
     """
 
-    rank: int = 4
-    scale: float = 1.0
-    share: str = "layer"
+    rank: int = setting(4, Whole(1))
+    scale: float = setting(1.0, SCALE)
+    share: str = setting("layer", OneOf(("layer", "kind")))
 
     def __post_init__(self):
-        check_rank(self.rank)
-        if self.share not in ("layer", "kind"):
-            raise UserError(f"share is {self.share!r}; expected 'layer' or 'kind'.")
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         s, r, d = slices_per_block(config), self.rank, config.width

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
 from fact_jax.tuning.method import Factors
-from fact_jax.tuning.slices import assemble, check_rank, init_uv, mlp_slices, slices_per_block
+from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,12 @@ class FacTTK:
     'formula' gives each slice its own core, as the paper writes it. Same size either way.
     """
 
-    rank: int = 32
-    scale: float = 1.0
-    mlp_cores: str = "released"
+    rank: int = setting(32, Whole(1))
+    scale: float = setting(1.0, SCALE)
+    mlp_cores: str = setting("released", OneOf(("released", "formula")))
 
     def __post_init__(self):
-        check_rank(self.rank)
-        if self.mlp_cores not in ("released", "formula"):
-            raise UserError(f"mlp_cores is {self.mlp_cores!r}; expected 'released' or 'formula'.")
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         """U as in FacT-TT, V zero, C and P Xavier-uniform: bounds sqrt(3)/r, sqrt(6/(r+12L))."""

@@ -13,19 +13,20 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.method import Factors
-from fact_jax.tuning.slices import assemble, check_rank, init_uv, mlp_slices, slices_per_block
+from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
 @dataclasses.dataclass(frozen=True)
 class FacTTT:
     """Tensor-train factors U [d, r], S [l, 12, r, r] and V [r, d]: 2 d r + 12 L r^2 numbers."""
 
-    rank: int = 16
-    scale: float = 1.0
+    rank: int = setting(16, Whole(1))
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
-        check_rank(self.rank)
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         """U and S uniform within PyTorch's Linear bound of their layer's fan-in, V zero.

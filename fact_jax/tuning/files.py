@@ -180,11 +180,11 @@ def _metadata(texts: dict[str, str]) -> dict[str, Any]:
 
 def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
-    from fact_jax.tuning.registry import build
+    from fact_jax.tuning.registry import build_stored
 
     if (version := metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
-    method = build(metadata["method"], metadata["method_settings"])
+    method = build_stored(metadata["method"], metadata["method_settings"])
     config, classes = _vit(metadata["vit"]), metadata["num_classes"]
     for key, kind in _TYPES.items():
         value = metadata.get(key)

@@ -8,6 +8,7 @@ import jax
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.ranges import SCALE, check_fields, setting
 from fact_jax.tuning.method import Factors
 
 
@@ -15,7 +16,10 @@ from fact_jax.tuning.method import Factors
 class Linear:
     """No factors and no changes."""
 
-    scale: float = 1.0
+    scale: float = setting(1.0, SCALE)
+
+    def __post_init__(self):
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return {}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Flag, Text, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Factors
 
@@ -29,19 +30,18 @@ class LoRA:
     and B begin as N(0, 0.02), since its net ends its constructor by filling every Linear anew.
     """
 
-    rank: int = 8
-    scale: float = 1.0
-    sites: str = "q,v"
-    shared_input: bool = False
+    rank: int = setting(8, Whole(1))
+    scale: float = setting(1.0, SCALE)
+    sites: str = setting("q,v", Text())
+    shared_input: bool = setting(False, Flag())
 
     def __post_init__(self):
+        check_fields(self)
         names = self.sites.split(",")
         if not set(names) <= set(SITES) or len(set(names)) < len(names):
             raise UserError(f"sites is {self.sites!r}; expected some of {','.join(SITES)}.")
         if self.shared_input and not set(names) <= {"q", "k", "v"}:
             raise UserError(f"sites {self.sites!r} read different inputs: they share no A.")
-        if self.rank < 1:
-            raise UserError(f"rank is {self.rank}; expected 1 or more.")
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         r, depth, names = self.rank, config.depth, self.sites.split(",")

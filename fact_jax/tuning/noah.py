@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Int
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck, LowRank, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import RATE, SCALE, Each, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Factors
 
@@ -73,7 +74,10 @@ def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
 
 
 def _prompts(tokens: Array, own: Bool[Array, "l w"]) -> Prompts:
-    """A block without prompts of its own hands on those of the last that had some."""
+    """A block without prompts of its own hands on those of the last block that had some.
+
+    No block after such a one has prompts again; `NOAHSubnet._appended` is for those.
+    """
     layers, has = jnp.arange(len(own)), own[:, 0]
     last = jax.lax.cummax(jnp.where(has, layers, -1))
     seen = jnp.where(last[:, None] >= 0, own[jnp.maximum(last, 0)], False)
@@ -93,29 +97,23 @@ class NOAH:
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
-    widths: tuple[int, ...] = (1, 5, 10)
-    depths: tuple[int, ...] = ()
-    supernet_epochs: int = 500
-    supernet_learning_rate: float = 5e-4
-    limit: int = 640_000
-    prompt_positions: int = 0
-    population: int = 50
-    parents: int = 10
-    mutations: int = 25
-    crossovers: int = 25
-    generations: int = 15
-    mutation_probability: float = 0.2
-    depth_probability: float = 0.4
-    scale: float = 1.0
+    widths: tuple[int, ...] = setting((1, 5, 10), Each(Whole(1)))
+    depths: tuple[int, ...] = setting((), Each(Whole(1), least=0))
+    supernet_epochs: int = setting(500, Whole(1))
+    supernet_learning_rate: float = setting(5e-4, RATE)
+    limit: int = setting(640_000, Whole(1))
+    prompt_positions: int = setting(0, Whole(0))
+    population: int = setting(50, Whole(1))
+    parents: int = setting(10, Whole(1))
+    mutations: int = setting(25, Whole(0))
+    crossovers: int = setting(25, Whole(0))
+    generations: int = setting(15, Whole(1))
+    mutation_probability: float = setting(0.2, Real(0, 1))
+    depth_probability: float = setting(0.4, Real(0, 1))
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
-        if not self.widths or min(self.widths) < 1:
-            raise UserError(f"widths are {self.widths}; expected numbers of 1 or more.")
-        for name in ("supernet_epochs", "population", "parents", "generations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more.")
-        if self.prompt_positions < 0:
-            raise UserError(f"prompt_positions is {self.prompt_positions}; expected 0 or more.")
+        check_fields(self)
 
     def depths_of(self, config: ViTConfig) -> tuple[int, ...]:
         quarters = tuple(sorted({max(1, config.depth * i // 4) for i in (1, 2, 3, 4)}))
@@ -130,7 +128,8 @@ class NOAH:
     def adaptation(
         self, factors: Factors, config: ViTConfig, scale=None, choice: Array | None = None
     ) -> Adaptation:
-        """Of an architecture `choice`, widths [3, l] by family; None: the largest everywhere."""
+        """The adaptation of an architecture `choice`, widths [3, l] by family; None: the largest
+        everywhere. Its prompts have no gap, as in all that are sampled and searched."""
         if choice is None:
             choice = jnp.full((3, config.depth), max(self.widths))
         return _adaptation(factors, choice)
@@ -156,6 +155,11 @@ class NOAH:
         return method, method.cut(factors)
 
 
+def _widths() -> Any:
+    """A field for the width of a family in every block."""
+    return dataclasses.field(metadata={"allowed": Each(Whole(0))})
+
+
 @dataclasses.dataclass(frozen=True)
 class NOAHSubnet:
     """One architecture: the width of each family in each block, 0 for none.
@@ -163,10 +167,10 @@ class NOAHSubnet:
     The factors of all blocks lie in one array each, those of block 0 first. `scale` is not used.
     """
 
-    prompts: tuple[int, ...]
-    lora: tuple[int, ...]
-    adapters: tuple[int, ...]
-    scale: float = 1.0
+    prompts: tuple[int, ...] = _widths()
+    lora: tuple[int, ...] = _widths()
+    adapters: tuple[int, ...] = _widths()
+    scale: float = setting(1.0, SCALE)
 
     # Which family an array's rows belong to, and the axis of them in the supernet's array.
     _ARRAYS: ClassVar[dict[str, tuple[str, int]]] = {
@@ -176,10 +180,7 @@ class NOAHSubnet:
     }  # fmt: skip
 
     def __post_init__(self):
-        for name in ("prompts", "lora", "adapters"):
-            widths = getattr(self, name)
-            if not all(type(width) is int and width >= 0 for width in widths):
-                raise UserError(f"{name} are {widths!r}; expected a number of 0 or more a block.")
+        check_fields(self)
 
     @staticmethod
     def of(choice: Any) -> NOAHSubnet:
@@ -228,4 +229,37 @@ class NOAHSubnet:
             places = np.concatenate([np.arange(own) for own in widths])
             rows = jnp.zeros((config.depth, w, *value.shape[1:]))
             full[name] = jnp.moveaxis(rows.at[blocks, places].set(value), 1, axis)
-        return _adaptation(full, jnp.asarray(self.choice))
+        adaptation = _adaptation(full, jnp.asarray(self.choice))
+        if len(self._runs) < 2:
+            return adaptation
+        return dataclasses.replace(adaptation, prompts=self._appended(full["prompts"]))
+
+    @property
+    def _runs(self) -> list[range]:
+        """Blocks in a row that have prompts of their own: (5, 0, 10) has two such runs."""
+        runs: list[range] = []
+        for block in np.flatnonzero(self.prompts).tolist():
+            if runs and runs[-1].stop == block:
+                runs[-1] = range(runs[-1].start, block + 1)
+            else:
+                runs.append(range(block, block + 1))
+        return runs
+
+    def _appended(self, tokens: Array) -> Prompts:
+        """Prompts [l, p, d] with places of their own for every run of blocks.
+
+        In the released code (the supernet's `Block.forward`) a block takes away as many prompts as
+        the block before it has, and puts its own in. After a block without prompts nothing is
+        taken away, so that the prompts of an earlier run stay to the end.
+        """
+        layers, widths = np.arange(len(self.prompts))[:, None], np.array(self.prompts)[:, None]
+        places, kept, hidden = [], [], []
+        for run in self._runs:
+            place = np.arange(widths[run.start : run.stop].max())
+            inside = (layers >= run.start) & (layers < run.stop)
+            seen = np.where(layers < run.stop, inside * widths, widths[run.stop - 1])
+            places.append(tokens[:, : len(place)])
+            kept.append(np.broadcast_to(~inside, (len(layers), len(place))))
+            hidden.append(place >= seen)
+        joined = (np.concatenate(part, axis=1) for part in (kept, hidden))
+        return Prompts(jnp.concatenate(places, axis=1), *map(jnp.asarray, joined))

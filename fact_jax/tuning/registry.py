@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, check
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.combination import Combination
 from fact_jax.tuning.method import Method
@@ -18,16 +18,15 @@ def build(name: str, settings: dict[str, Any]) -> Method:
     parts = name.split("+")
     if unknown := [part for part in parts if part not in METHODS]:
         raise UserError(f"There is no method {unknown[0]!r}; choose from {', '.join(METHODS)}.")
+    check(f"Method {name}: scale", settings.get("scale", 1.0), SCALE)
     if len(parts) > 1:
         if len(set(parts)) < len(parts):
             raise UserError(f"{name!r} names a method twice; one of each can be combined.")
         settings = dict(settings)
         built = tuple((part, build(part, settings.pop(part, {}))) for part in parts)
         _check(name, settings, {"scale"})
-        _check_scale(name, settings)
         return Combination(built, **settings)
     _check(name, settings, {field.name for field in dataclasses.fields(METHODS[name])})
-    _check_scale(name, settings)
     missing = [
         f.name
         for f in dataclasses.fields(METHODS[name])
@@ -37,6 +36,18 @@ def build(name: str, settings: dict[str, Any]) -> Method:
         raise UserError(f"Method {name} needs {', '.join(missing)}.")
     # JSON has lists where a dataclass that is a key has tuples.
     return METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
+
+
+# Settings that factor files of earlier versions do not name, and what those were trained with.
+_BEFORE: dict[str, dict[str, Any]] = {"adaptformer": {"layer_norm_eps": None}}
+
+
+def build_stored(name: str, settings: dict[str, Any]) -> Method:
+    """The method that a factor file describes, which may be one of an earlier version."""
+    if "+" not in name:
+        return build(name, {**_BEFORE.get(name, {}), **settings})
+    parts = [part for part in name.split("+") if part in _BEFORE]
+    return build(name, {**settings, **{p: {**_BEFORE[p], **settings.get(p, {})} for p in parts}})
 
 
 def describe(method: Method) -> tuple[str, dict[str, Any]]:
@@ -49,12 +60,6 @@ def describe(method: Method) -> tuple[str, dict[str, Any]]:
         }
     name = next(name for name, kind in METHODS.items() if type(method) is kind)
     return name, dataclasses.asdict(method)
-
-
-def _check_scale(name: str, settings: dict[str, Any]) -> None:
-    scale = settings.get("scale", 1.0)
-    if type(scale) not in (int, float) or not math.isfinite(scale):
-        raise UserError(f"Method {name}: scale is {scale!r}; expected a finite number.")
 
 
 def _tuples(value: Any) -> Any:

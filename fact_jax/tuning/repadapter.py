@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, xavier
 from fact_jax.tuning.method import Factors
 
@@ -26,13 +27,14 @@ class RepAdapter:
     values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
     """
 
-    width: int = 8
-    groups: int = 2
-    scale: float = 1.0
-    attention_only: bool = False
+    width: int = setting(8, Whole(1))
+    groups: int = setting(2, Whole(1))
+    scale: float = setting(1.0, SCALE)
+    attention_only: bool = setting(False, Flag())
 
     def __post_init__(self):
-        if self.groups < 1 or self.width < 1 or self.width % self.groups:
+        check_fields(self)
+        if self.width % self.groups:
             raise UserError(f"width {self.width} is not a multiple of groups {self.groups}.")
 
     @property

@@ -61,8 +61,3 @@ def init_uv(key: Array, config: ViTConfig, rank: int) -> dict[str, jax.Array]:
     bound = config.width**-0.5
     u = jax.random.uniform(key, (config.width, rank), minval=-bound, maxval=bound)
     return {"U": u, "V": jnp.zeros((rank, config.width))}
-
-
-def check_rank(rank: int) -> None:
-    if rank < 1:
-        raise UserError(f"rank is {rank}; expected 1 or more.")

@@ -12,6 +12,7 @@ import jax
 
 from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.ranges import SCALE, check_fields, setting
 from fact_jax.tuning.method import Factors
 
 
@@ -23,7 +24,10 @@ class SSF:
     used.
     """
 
-    scale: float = 1.0
+    scale: float = setting(1.0, SCALE)
+
+    def __post_init__(self):
+        check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         shapes: dict[str, tuple[int, ...]] = {

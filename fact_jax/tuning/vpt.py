@@ -12,19 +12,18 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Prompts
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Factors
 
 
 @dataclasses.dataclass(frozen=True)
 class _VPT:
-    num_tokens: int = 10
-    scale: float = 1.0
+    num_tokens: int = setting(10, Whole(1))
+    scale: float = setting(1.0, SCALE)
 
     def __post_init__(self):
-        if self.num_tokens < 1:
-            raise UserError(f"num_tokens is {self.num_tokens}; expected 1 or more.")
+        check_fields(self)
 
     def _init(self, key: jax.Array, config: ViTConfig, blocks: int) -> Factors:
         # Xavier's bound for the patch embedding.

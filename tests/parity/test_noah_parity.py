@@ -180,7 +180,7 @@ def test_steps_are_pytorchs_with_vectors_spared(optimizer, compare):
     else:
         torch_optimizer = torch.optim.AdamW(groups, lr=0.05)
     recipe = Recipe(optimizer, decay_vectors=False)
-    moments = recipe.transform.init(values)
+    moments = recipe.init(values)
     for gradient in gradients:
         values, moments = recipe.update(values, gradient, moments, 0.05, 0.2)
         for name, tensor in tensors.items():

@@ -160,7 +160,7 @@ class AdaptFormer(TorchViT):
         adapted = x
         if self.method.layer_norm:
             scale, bias = self.factor("norm_scale", i), self.factor("norm_bias", i)
-            adapted = F.layer_norm(x, x.shape[-1:], scale, bias, self.config.layer_norm_eps)
+            adapted = F.layer_norm(x, x.shape[-1:], scale, bias)  # nn.LayerNorm's default epsilon
         if self.method.form == "adaptformer":
             down = linear(adapted, self.factor("down", i), self.factor("down_bias", i))
             up = linear(self.drop(F.relu(down)), self.factor("up", i), self.factor("up_bias", i))

@@ -23,6 +23,7 @@ import optax
 from fact_jax import FacTTK, FacTTT, ViT, ViTConfig, features
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.mesh import make_mesh
+from fact_jax.training.recipe import PLAIN
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
@@ -250,7 +251,7 @@ class TrainCase:
             k: np.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, pad)]) for k, v in trainable["head"].items()
         }
         trainable = jax.tree.map(jnp.asarray, {"factors": trainable["factors"], "head": head})
-        state = TrialState(trainable, optax.scale_by_adam().init(trainable))
+        state = TrialState(trainable, PLAIN.init(trainable))
         losses = []
         for e in range(self.epochs):
             rate = learning_rate(e, **dict(self.schedule))
