@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from fact_jax.sweep.plan import GRID, METHOD_SETTINGS
+from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS
 
 
@@ -23,7 +23,7 @@ def method(name: str, **own: Any) -> ConfigDict:
     fields = dataclasses.fields(METHODS[name]) if name in METHODS else ()
     types = {f.name: type(f.default) for f in fields if f.default is not dataclasses.MISSING}
     run = get_config()
-    types |= {setting: type(run[setting]) for setting in METHOD_SETTINGS}
+    types |= {setting: run.get_type(setting) for setting in METHOD_SETTINGS}
     types |= dict.fromkeys(GRID, tuple)
     decided = {GRID[several] for several in GRID if several in own}
     decided |= {setting for task in own.get("per_task", {}).values() for setting in task}
@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     config.jpeg_quality = 0  # 75: the JPEG copies that FacT's numbers were made with
 
     config.epochs = 100
-    config.warmup_epochs = 10
+    config.warmup_epochs = placeholder(int)  # None: a tenth of the epochs, 10 at most
     config.batch_size = 64
     config.eval_batch_size = 256
     config.eval_every = 10  # epochs between test evaluations of protocol 'paper'

@@ -50,7 +50,6 @@ SMALL = {  # settings on small ViTs
 def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
     config.tasks = "digits,fashion,location"
     config.epochs = 20
-    config.warmup_epochs = 2
     for name, settings in SMALL.items():
         own = {"full": factor / 10, "linear": 1.0}.get(name, factor)
         config[name] = base.method(

@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
     config.variant = "vit_mini"
     config.image_size = 32
     config.epochs = 20
-    config.warmup_epochs = 2
     config.linear = base.method(
         "linear", learning_rate=1e-2, per_task={"location": {"learning_rate": 3e-2}}
     )

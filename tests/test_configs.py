@@ -18,7 +18,8 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import published_columns
-from fact_jax.sweep.plan import GRID, METHOD_SETTINGS, make_plan
+from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS, NOAH, Adapter, NOAHSubnet, count_parameters
 
 CONFIGS = Path(__file__).parent.parent / "configs"

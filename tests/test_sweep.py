@@ -38,11 +38,13 @@ def test_the_base_config_is_the_protocol_of_the_facts():
     c = base.get_config()
     expected = dict(
         variant="vit_b16", gelu="", image_size=224, normalisation="imagenet", epochs=100,
-        warmup_epochs=10, batch_size=64, eval_batch_size=256, eval_every=10, learning_rate=1e-3,
+        batch_size=64, eval_batch_size=256, eval_every=10, learning_rate=1e-3,
         weight_decay=1e-4, dropout_rate=0.1, drop_path_rate=0.1, seeds=(42,), protocol="val",
         train_limit=0, eval_limit=0, jpeg_quality=0, dtype="float32", tasks="all",
     )  # fmt: skip
     assert {k: c[k] for k in expected} == expected
+    cells = make_plan(tt_rank16.get_config())
+    assert {cell.settings["warmup_epochs"] for cell in cells} == {10}
 
 
 def test_a_plan_is_tasks_times_methods_times_seeds_each_once():

@@ -15,7 +15,7 @@ from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
-from fact_jax.sweep.plan import Cell, make_plan
+from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
 from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
 
@@ -59,6 +59,8 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
     for name, task in tasks.items():
         if task.builder == FOLDER and not task.num_classes:
             console.print(f"{name}: its folder is not there, so its images are not counted.")
+    if cold := schedule_warning(config, cells):
+        console.print(cold)
     console.print(
         "Images: trained on and predicted. TFLOP: the frozen network's matrix products, forward "
         f"and backward. {source}"

@@ -20,13 +20,15 @@ from fact_jax.cli import configs, process, stopping
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.cli.launchers import options
 from fact_jax.cli.live import Bars, Scalars, Several
+from fact_jax.cli.overrides import overridden
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import this_command
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results
 from fact_jax.report.tables import parameter_table, print_table
-from fact_jax.sweep.plan import Cell, make_plan, split_names
+from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
+from fact_jax.sweep.resolution import split_names
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store, absolute
@@ -78,25 +80,26 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     workdir = flags.FLAGS.workdir or f"runs/{name}"
+    hints = overridden(config, config_flags.get_override_values(flags.FLAGS["config"]))
     if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         quiet = bool(flags.FLAGS.distributed) and jax.process_index() != 0
-        show_plan(config, workdir, Console(quiet=quiet), flags.FLAGS.launcher if launch else "")
+        console = Console(quiet=quiet)
+        for hint in hints:
+            console.print(hint)
+        show_plan(config, workdir, console, flags.FLAGS.launcher if launch else "")
         return
     console = Console(quiet=jax.process_index() != 0)
+    for hint in hints:
+        console.print(hint)
     failures: list[Failure] = []
     results = run_sweep(config, workdir, console, failures, split_names(flags.FLAGS.cells), launch)
     if results:
         finish(config, results, console, absolute(workdir))
         _draw_architectures(results, console, absolute(workdir))
         notes = [NOTES[config.protocol]]
-        settings = {cell.name: cell.settings for cell in make_plan(config)}
-        cold = [name for name, s in settings.items() if s["warmup_epochs"] >= s["epochs"]]
-        if cold:
-            notes.append(
-                f"{cold[0]}{' and others' if len(cold) > 1 else ''} ended before the learning rate "
-                "had warmed up: set config.warmup_epochs below config.epochs."
-            )
+        if cold := schedule_warning(config, make_plan(config)):
+            notes.append(cold)
         if config.train_limit or config.eval_limit or config.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
         console.print(" ".join(notes), f"Results and factors are in {workdir}.")
@@ -167,6 +170,8 @@ def run_sweep(
             f"--cells: {unknown[0]!r} is not a cell of this sweep, which has {cells[0].name} to "
             f"{cells[-1].name}; --dry_run shows them all."
         )
+    if cold := schedule_warning(config, cells):
+        console.print(cold, markup=False)
     bars = Bars(console)
     store = Store(workdir, bars.note)
     with contextlib.ExitStack() as stack:

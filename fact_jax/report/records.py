@@ -19,7 +19,8 @@ from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
-from fact_jax.sweep.plan import RUN_SETTINGS, split_names, task_names
+from fact_jax.sweep.plan import task_names
+from fact_jax.sweep.resolution import RUN_SETTINGS, split_names
 from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_result
 from fact_jax.sweep.store import absolute
 from fact_jax.text import csv_field

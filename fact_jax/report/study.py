@@ -23,7 +23,7 @@ from fact_jax.report.records import (
     read_failures,
     read_results,
 )
-from fact_jax.sweep.plan import METHOD_SETTINGS, RUN_SETTINGS
+from fact_jax.sweep.resolution import METHOD_SETTINGS, RUN_SETTINGS
 
 _SHOWN = 10  # refused files that an error names
 # Settings that make rows comparable when they agree; those of METHOD_SETTINGS are a method's own.

@@ -5,37 +5,28 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import FOLDER, VTAB, get_task
 from fact_jax.errors import UserError
+from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS, resolve, split_names
+from fact_jax.sweep.settings import check_config, check_resolved
 from fact_jax.training.recipe import Recipe
+from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
+from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import build
 
-# Settings of a run that change its result; a finished cell is only reused when they are equal.
-RUN_SETTINGS = (
-    "variant", "gelu", "dtype", "precision", "image_size", "resize", "normalisation",
-    "jpeg_quality", "protocol", "epochs", "warmup_epochs", "batch_size", "learning_rate",
-    "weight_decay", "dropout_rate", "drop_path_rate", "optimizer", "decay_vectors", "augment",
-    "mixup", "cutmix", "label_smoothing", "erasing", "eval_every", "train_limit", "eval_limit",
-    "mock_data",
-)  # fmt: skip
-# Those that a method's own settings may override: the ones that are read per cell.
-METHOD_SETTINGS = (
-    "epochs", "warmup_epochs", "learning_rate", "weight_decay", "dropout_rate", "drop_path_rate",
-    "optimizer", "decay_vectors", "eval_every",
-)  # fmt: skip
-# Lists of candidates in a method's settings, and what they are candidates for.
-GRID = {
-    "scales": "scale",
-    "learning_rates": "learning_rate",
-    "weight_decays": "weight_decay",
-}
-PROTOCOLS = ("val", "paper")
-POSITIVE = ("epochs", "batch_size", "eval_batch_size", "image_size")
+# Of the released 100 epochs; a tenth of fewer, so that short schedules come to their peak, too.
+WARMUP_EPOCHS = 10
+
+
+# Share of the peak below which a schedule's highest rate gets a warning. 100 epochs reach 98 %.
+NEAR_PEAK = 0.75
 
 
 class Candidate(NamedTuple):
@@ -85,12 +76,6 @@ class Cell:
         )
 
 
-def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
-    """Names from 'a,b' or ('a', 'b'), each once."""
-    names = text.split(",") if isinstance(text, str) else list(text)
-    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
-
-
 def task_names(config: ConfigDict) -> list[str]:
     """The tasks of the config, 'all' being VTAB-1K's 19; each at all of its `shots`, if it has any.
     UserError on an unknown name."""
@@ -109,53 +94,26 @@ def own_folders(config: ConfigDict) -> list[str]:
 
 def make_plan(config: ConfigDict) -> list[Cell]:
     """All cells, task by task. Raises UserError for settings that make no sense."""
-    if config.protocol not in PROTOCOLS:
-        raise UserError(f"protocol is {config.protocol!r}; expected one of {PROTOCOLS}.")
-    for name in POSITIVE:
-        if config[name] < 1:
-            raise UserError(f"config.{name} is {config[name]}; expected 1 or more.")
-    if config.trials_per_device < 0:
+    check_config(config)
+    tasks, methods = task_names(config), split_names(config.methods)
+    for name in methods:
+        _check_method(config, name)
+    plain = [task for task in tasks if not isinstance(get_task(task), FewShotTask)]
+    if config.augment and plain:
         raise UserError(
-            f"config.trials_per_device is {config.trials_per_device}; expected 0 (as many as fit) "
-            "or the most that one device may train together."
+            f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
+            "augmented views. Set it to False."
         )
-    if not config.seeds:
-        raise UserError("config.seeds is empty; give at least one, such as (42,).")
-    if any(not isinstance(seed, int) for seed in config.seeds):
-        raise UserError(
-            f"config.seeds is {config.seeds}; expected whole numbers such as (0, 1, 2)."
-        )
-    cells = []
-    methods = split_names(config.methods)
-    if not methods:
-        raise UserError(f"config.methods is empty; choose from {', '.join(METHODS)}.")
-    for task in task_names(config):
-        for name in methods:
-            for seed in dict.fromkeys(config.seeds):
-                cells.append(_cell(config, task, name, int(seed)))
-    return cells
+    return [
+        _cell(config, task, name, int(seed))
+        for task in tasks
+        for name in methods
+        for seed in dict.fromkeys(config.seeds)
+    ]
 
 
-def _own_settings(config: ConfigDict, name: str, task: str) -> dict[str, Any]:
-    """What the config says of a method, the task's own in the place of the others'."""
-    own = config[name].to_dict() if name in config else {}
-    own = {k: v for k, v in own.items() if v is not None}  # placeholders of configs/base.py
-    own.update(own.pop("per_task", {}).get(task, {}))
-    own.pop("published", None)
-    return own
-
-
-def _numbers(name: str, several: str, values: Any) -> tuple[float, ...]:
-    """Each candidate once."""
-    try:
-        return tuple(dict.fromkeys(float(v) for v in values))
-    except (TypeError, ValueError):
-        raise UserError(
-            f"config.{name}.{several} is {values!r}; expected numbers with commas between them."
-        ) from None
-
-
-def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
+def _check_method(config: ConfigDict, name: str) -> None:
+    """UserError for a method that is unknown, or that this config has no settings for."""
     parts = name.split("+")
     if unknown := [part for part in parts if part not in METHODS]:
         raise UserError(
@@ -168,37 +126,29 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"{', '.join(m for m in METHODS if m in config)}; configs/compare.py, "
             "configs/compare.py:vtab and configs/fewshot.py:all have those of all methods."
         )
-    own = _own_settings(config, name, task)
-    if len(parts) > 1:  # the parts' own settings; those of the run are the combination's
-        for part in parts:
-            settings = _own_settings(config, part, task)
-            if len(scales := tuple(settings.pop("scales", ()))) > 1 and "scale" not in settings:
-                raise UserError(
-                    f"config.{part} has several scales; in {name} it needs one, such as "
-                    f"--config.{part}.scales={scales[0]:g},"
-                )
-            if scales:
-                settings.setdefault("scale", scales[0])
-            others = (*METHOD_SETTINGS, *GRID)
-            own[part] = {k: v for k, v in settings.items() if k not in others}
-    run = {key: config[key] for key in RUN_SETTINGS}
-    run.update({key: own.pop(key) for key in list(own) if key in METHOD_SETTINGS})
-    if run["epochs"] < 1:
-        raise UserError(f"config.{name}.epochs is {run['epochs']}; expected 1 or more.")
-    values = {"scale": own.pop("scale", None), **run}
+
+
+def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
+    resolved = resolve(config, name, task)
+    check_resolved(resolved)
+    parts = {
+        part: {key: given.value for key, given in own.items() if key != "published"}
+        for part, own in resolved.parts.items()
+    }
+    own = parts.pop(name)
+    scale = own.pop("scale", None)
+    own |= parts  # of a combination
+    run = {key: given.value for key, given in resolved.run.items()}
+    if run["warmup_epochs"] is None:
+        run["warmup_epochs"] = min(WARMUP_EPOCHS, run["epochs"] // WARMUP_EPOCHS)
+    method = _method(name, own)
+    default = {"scale": float(method.scale) if scale is None else scale, **run}
     grid = {
-        field: _numbers(name, several, own.pop(several, ())) or (values[field],)
+        field: _once(resolved.lists[several].value)
+        if several in resolved.lists
+        else (default[field],)
         for several, field in GRID.items()
     }
-    try:
-        method = build(name, own)
-    except UserError as error:
-        raise UserError(
-            f"config.{name}: {error} In the place of the whole sweep's it may set "
-            f"{', '.join((*METHOD_SETTINGS, *GRID))}."
-        ) from error
-    if grid["scale"] == (None,):
-        grid["scale"] = (float(method.scale),)
     candidates = tuple(Candidate(*values) for values in itertools.product(*grid.values()))
     if run["protocol"] == "paper" and len(candidates) > 1:
         varied = next(several for several, field in GRID.items() if len(grid[field]) > 1)
@@ -208,7 +158,49 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
     settings = {
-        "task": task, "method": name, **own, "seed": seed, **run,
+        **{"task": task, "method": name, **own, "seed": seed, **run},
         **{several: list(grid[field]) for several, field in GRID.items()},
-    }  # fmt: skip
+    }
     return Cell(task, name, method, candidates, seed, settings)
+
+
+def schedule_warning(config: ConfigDict, cells: Sequence[Cell]) -> str:
+    """A sentence on the cells whose learning rate never comes near its peak; empty without any."""
+    cold = {}
+    for cell in cells:
+        warmup, peak = cell.settings["warmup_epochs"], cell.candidates[0].learning_rate
+        schedules = [(peak, cell.settings["epochs"])]
+        if isinstance(cell.method, SearchMethod):
+            schedules.append((cell.method.supernet_learning_rate, cell.method.supernet_epochs))
+        for peak, epochs in schedules:
+            share = highest_share(peak, epochs, warmup)
+            if share < NEAR_PEAK:
+                cold[cell.name] = (cell, share, epochs, warmup)
+    if not cold:
+        return ""
+    cell, share, epochs, warmup = next(iter(cold.values()))
+    others = f" and {len(cold) - 1} more" if len(cold) > 1 else ""
+    paths = {
+        resolve(config, cell.method_name, cell.task).run["warmup_epochs"].path: None
+        for cell, *_ in cold.values()
+    }
+    return (
+        f"Warning: the learning rate of {cell.name}{others} never comes near its peak: at most "
+        f"{100 * share:.2g} % of it in {epochs} epochs with {warmup} of warm-up, which begins one "
+        "epoch late, as in the released code. Train longer, or set "
+        f"{' '.join(f'--config.{path}=0' for path in paths)}."
+    )
+
+
+def _once(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(float(value) for value in values))
+
+
+def _method(name: str, settings: dict[str, Any]) -> Method:
+    try:
+        return build(name, settings)
+    except UserError as error:
+        raise UserError(
+            f"config.{name}: {error} In the place of the whole sweep's it may set "
+            f"{', '.join((*METHOD_SETTINGS, *GRID))}."
+        ) from error

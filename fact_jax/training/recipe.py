@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import optax
 
-from fact_jax.errors import UserError
+from fact_jax.ranges import SHARE, Flag, OneOf, Real, check_fields, setting
+
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +24,15 @@ class Recipe:
     label_smoothing, erasing: share of the uniform distribution, probability of random erasing.
     """
 
-    optimizer: str = "adamw"
-    decay_vectors: bool = True
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.0
-    erasing: float = 0.0
+    optimizer: str = setting("adamw", OneOf(OPTIMIZERS))
+    decay_vectors: bool = setting(True, Flag())
+    mixup: float = setting(0.0, Real(0))
+    cutmix: float = setting(0.0, Real(0))
+    label_smoothing: float = setting(0.0, SHARE)
+    erasing: float = setting(0.0, Real(0, 1))
 
     def __post_init__(self):
-        if self.optimizer not in ("adamw", "sgd"):
-            raise UserError(f"optimizer is {self.optimizer!r}; expected 'adamw' or 'sgd'.")
+        check_fields(self)
 
     @property
     def soft(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -24,3 +25,13 @@ def learning_rate(
     if t < warmup_epochs:
         return warmup_start + t * (peak - warmup_start) / warmup_epochs
     return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * t / epochs))
+
+
+@functools.cache
+def highest_share(peak: float, epochs: int, warmup_epochs: int) -> float:
+    """The highest rate of all epochs, as a share of the peak."""
+    rates = (
+        learning_rate(epoch, peak=peak, epochs=epochs, warmup_epochs=warmup_epochs)
+        for epoch in range(epochs)
+    )
+    return max(rates) / peak

@@ -1,0 +1,289 @@
+"""Settings without sense are refused with their range; those that do not act are named."""
+
+import math
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base, compare, fewshot, linear, quickstart, tt_rank16
+from fact_jax import UserError
+from fact_jax.cli.overrides import overridden
+from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole
+from fact_jax.sweep.plan import make_plan, schedule_warning
+from fact_jax.sweep.resolution import METHOD_SETTINGS, RUN_SETTINGS, resolve
+from fact_jax.sweep.settings import SETTINGS
+from fact_jax.training.schedule import highest_share
+
+NAN, INF = math.nan, math.inf
+
+
+def config_of(changes=(), get_config=quickstart.get_config):
+    """A config with settings by their paths, whatever their types."""
+    config = get_config()
+    for path, value in dict(changes).items():
+        *owners, name = path.split(".")
+        part = config
+        for owner in owners:
+            part = part[owner]
+        with part.unlocked(), part.ignore_type():
+            part[name] = value
+    return config
+
+
+WRONG = {
+    "seeds": ((), (-1,), (2**31,), (2**32 + 1,), (0, True), (1.5,), "1", 3),
+    "protocol": ("test", ""),
+    "variant": ("vit_x",),
+    "weights": (3,),
+    "gelu": ("y",),
+    "dtype": ("x", "float64", ""),
+    "remat": ("all",),
+    "attention": ("flash",),
+    "trials_per_device": (-1, 1.5),
+    "tensorboard": ("yes",),
+    "precision": ("low",),
+    "data_dir": (1,),
+    "data_cache": (1,),
+    "download": (1,),
+    "mock_data": (0,),
+    "image_size": (0, -32, 5000, 32.0),
+    "resize": ("stretch",),
+    "normalisation": ("imagenet21k",),
+    "jpeg_quality": (200, 96, -1),
+    "epochs": (0, -1, 2.5, True),
+    "warmup_epochs": (-1, 0.5),
+    "batch_size": (0, -64),
+    "eval_batch_size": (0,),
+    "eval_every": (-1,),
+    "learning_rate": (-0.01, 0, NAN, INF, "0.1"),
+    "weight_decay": (-1e-4, NAN, INF),
+    "optimizer": ("adam", 1),
+    "decay_vectors": (1,),
+    "dropout_rate": (2.0, 1.0, -0.1, NAN),
+    "drop_path_rate": (1, NAN),
+    "augment": ("True",),
+    "mixup": (-1, NAN),
+    "cutmix": (-1, INF),
+    "label_smoothing": (1.0, -0.1),
+    "erasing": (1.5, -0.1),
+    "train_limit": (-1,),
+    "eval_limit": (-1, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_setting_without_sense_is_refused_with_its_range(name):
+    allowed = SETTINGS[name].allowed.one
+    methods = ("linear", "fact_tt", "fact_tk") if name in METHOD_SETTINGS else ()
+    own = {f"{method}.{name}": None for method in methods}
+    make_plan(config_of(own))
+    for value in WRONG[name]:
+        config = config_of({**own, name: value})
+        with pytest.raises(UserError) as refused:
+            make_plan(config)
+        shown = "empty" if value == () else repr(config[name])
+        assert f"config.{name} is {shown}; expected {allowed} (" in str(refused.value)
+
+
+def test_every_setting_of_the_base_config_has_a_range():
+    names = set(base.get_config()) - {"tasks", "methods"}
+    assert names == SETTINGS.keys() == WRONG.keys()
+    assert set(RUN_SETTINGS) <= names
+    assert all(what and not what.endswith(".") for _, what in SETTINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("fact_tt.learning_rates", (0.1, -1), "numbers above 0, with commas"),
+        ("fact_tt.learning_rates", (), "numbers above 0, with commas between them, at least one"),
+        ("fact_tt.scales", (0.1, NAN), "numbers that are finite"),
+        ("fact_tt.scales", 0.1, "numbers that are finite"),
+        ("linear.weight_decays", (-0.1,), "numbers of 0 or more"),
+        ("fact_tt.learning_rate", -0.5, "a finite number above 0"),
+        ("fact_tt.scale", INF, "a finite number"),
+        ("fact_tt.rank", 0, "a whole number of 1 or more"),
+        ("fact_tt.rank", "4", "a whole number of 1 or more"),
+        ("fact_tt.rank", 2.5, "a whole number of 1 or more"),
+        ("fact_tk.mlp_cores", "own", "'released' or 'formula'"),
+        ("fact_tk.dropout_rate", 2.0, "a finite number from 0 to below 1"),
+        ("linear.optimizer", "lion", "'adamw' or 'sgd'"),
+        ("linear.epochs", 0, "a whole number of 1 or more"),
+        ("fact_tt.per_task.fashion.learning_rate", -1.0, "a finite number above 0"),
+        ("shots", (0,), "whole numbers of 1 or more"),
+    ],
+)
+def test_values_of_methods_tasks_and_grids_are_named_as_they_are_written(path, value, expected):
+    with pytest.raises(UserError) as refused:
+        make_plan(config_of({path: value}))
+    shown = "empty" if value == () else repr(value)
+    assert f"config.{path} is {shown}; expected {expected}" in str(refused.value)
+
+
+def test_nothing_to_do_and_what_does_not_fit_together_is_refused():
+    for changes, words in (
+        ({"tasks": ""}, "config.tasks is empty"),
+        ({"tasks": ()}, "config.tasks is empty"),
+        ({"methods": " , "}, "config.methods is empty; choose from fact_tt"),
+        ({"tasks": (1,)}, "1 is no name"),
+        ({"image_size": 36}, "config.image_size 36 is not a multiple of vit_mini's patch size 8"),
+        ({"attention": "cudnn"}, "Set config.dtype to 'bfloat16'"),
+        ({"augment": True}, "config.augment is True, but digits is no few-shot task"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make_plan(config_of(changes))
+    with pytest.raises(UserError, match="The config has no weights .*configs/base.py"):
+        make_plan(ConfigDict({"methods": "linear", "seeds": (0,), "protocol": "val",
+                              "variant": "vit_mini"}))  # fmt: skip
+
+
+def test_ranges_have_words_that_say_their_bounds():
+    assert Whole(1, 95).one == "a whole number from 1 to 95"
+    assert Real(0, 1, below=True).one == "a finite number from 0 to below 1"
+    assert Real().one == "a finite number"
+    assert OneOf("abc").one == "one of 'a', 'b', 'c'"
+    assert OrNone(Whole(0)).one == "None or a whole number of 0 or more"
+    assert Each(Whole(1), least=0).allows(())
+    assert not Real().allows(10**400)
+    assert Real(0, 1).allows(1)
+    assert not Real(0, 1, below=True).allows(1)
+
+
+# --- Settings of the command line that others win over
+
+
+def test_a_setting_that_changes_nothing_is_refused_with_the_line_that_does():
+    given = {"learning_rate": 0.5}
+    with pytest.raises(UserError) as refused:
+        overridden(config_of(given), given)
+    text = str(refused.value)
+    assert text.startswith("--config.learning_rate=0.5 changes nothing. It gives way to config.")
+    assert "config.fact_tt.learning_rate (0.01)" in text
+    advised = dict(re.findall(r"--config\.([\w.]+)=([\d.]+)", text.partition("Set ")[2]))
+    assert "fact_tt.learning_rate" in advised
+    changes = {path: float(value.rstrip(".")) for path, value in advised.items()}
+    assert {c.learning_rate for cell in make_plan(config_of(changes)) for c in cell.candidates} == {
+        0.5
+    }
+    overridden(config_of(changes), changes)
+
+
+@pytest.mark.parametrize(
+    ("get_config", "changes", "words"),
+    [
+        (linear.get_config, {"learning_rate": 0.1}, "--config.linear.learning_rates=0.1,"),
+        (linear.get_config, {"optimizer": "adamw"}, "--config.linear.optimizer=adamw"),
+        (quickstart.get_config, {"methods": "linear", "fact_tt.rank": 4}, "no cell of this sweep"),
+        (
+            quickstart.get_config,
+            {"tasks": "digits", "fact_tt.per_task.fashion.learning_rate": 0.1},
+            "no cell of this sweep",
+        ),
+        (
+            quickstart.get_config,
+            {"tasks": "fashion", "fact_tt.learning_rate": 0.1},
+            "--config.fact_tt.per_task.fashion.learning_rate=0.1",
+        ),
+        (
+            compare.get_config,
+            {"methods": "fact_tt+vpt_deep", "fact_tt.learning_rates": (0.1,)},
+            "Set --config.learning_rate=0.1.",
+        ),
+    ],
+)
+def test_what_acts_nowhere_is_refused(get_config, changes, words):
+    with pytest.raises(UserError, match="changes nothing") as refused:
+        overridden(config_of(changes, get_config), changes)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("get_config", "changes"),
+    [
+        (quickstart.get_config, {"fact_tt.rank": 4, "epochs": 3, "weights": "x", "seeds": (1,)}),
+        (quickstart.get_config, {"methods": "fact_tt", "learning_rate": 0.01, "tasks": "digits"}),
+        (tt_rank16.get_config, {"learning_rate": 0.5, "fact_tt.scales": (1.0,)}),
+        (tt_rank16.get_config, {"fact_tt.published": "fact_tt_4", "eval_every": 5}),
+        (compare.get_config, {"methods": "fact_tt+vpt_deep", "learning_rate": 0.1,
+                              "fact_tt.rank": 2}),
+        (fewshot.get_config, {"shots": (1,), "fact_tt.learning_rates": (0.1, 0.2)}),
+    ],
+)  # fmt: skip
+def test_what_acts_is_not_spoken_of(get_config, changes):
+    assert overridden(config_of(changes, get_config), changes) == []
+
+
+def test_what_acts_in_some_cells_is_said():
+    changes = {"fact_tt.learning_rate": 0.5}
+    (note,) = overridden(config_of(changes), changes)
+    assert "acts in some cells only; others have config.fact_tt.per_task.fashion" in note
+    changes = {"learning_rate": 0.5, "linear.learning_rate": None, "methods": "linear,fact_tt"}
+    config = config_of({**changes, "linear.per_task": ConfigDict()})
+    (note,) = overridden(config, {"learning_rate": 0.5})
+    assert "others have config.fact_tt.learning_rate (0.01)" in note
+
+
+def test_a_list_of_candidates_hides_the_one_value():
+    acting = resolve(linear.get_config(), "linear", "dtd").acting()
+    assert acting["learning_rates"].path == "linear.learning_rates"
+    assert "learning_rate" not in acting
+    assert acting["epochs"].path == "epochs"
+
+
+# --- Warm-up
+
+
+def test_the_warm_up_is_a_tenth_and_ten_epochs_at_most():
+    for epochs, expected in (
+        (1, 0),
+        (2, 0),
+        (9, 0),
+        (10, 1),
+        (20, 2),
+        (99, 9),
+        (100, 10),
+        (500, 10),
+    ):
+        config = config_of({"epochs": epochs})
+        cells = make_plan(config)
+        assert {c.settings["warmup_epochs"] for c in cells} == {expected}
+        assert schedule_warning(config, cells) == ""
+    own = config_of({"epochs": 100, "fact_tt.epochs": 5, "warmup_epochs": 7})
+    assert {c.settings["warmup_epochs"] for c in make_plan(own)} == {7}
+    own = config_of({"epochs": 100, "fact_tt.epochs": 5})
+    by_method = {c.method_name: c.settings["warmup_epochs"] for c in make_plan(own)}
+    assert by_method == {"linear": 10, "fact_tt": 0, "fact_tk": 10}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "near"),
+    [(2, 1, False), (2, 0, True), (1, 1, False), (3, 2, False), (100, 10, True), (20, 2, True),
+     (12, 10, True), (100, 99, True), (5, 10, False), (4, 2, False)],
+)  # fmt: skip
+def test_a_schedule_that_stays_below_its_peak_is_warned_of(epochs, warmup, near):
+    config = config_of({"epochs": epochs, "warmup_epochs": warmup})
+    warning = schedule_warning(config, make_plan(config))
+    assert bool(warning) is not near
+    if warning:
+        assert "digits-linear-seed0 and 8 more never comes near its peak" in warning
+        assert warning.endswith("set --config.warmup_epochs=0.")
+        config.warmup_epochs = 0
+        assert schedule_warning(config, make_plan(config)) == ""
+
+
+def test_warnings_name_a_method_s_own_warm_up_and_the_supernet_s():
+    config = config_of({"fact_tt.warmup_epochs": 40})
+    assert schedule_warning(config, make_plan(config)).endswith(
+        "set --config.fact_tt.warmup_epochs=0."
+    )
+    config = compare.get_config()
+    config.methods = "noah"
+    config.noah.supernet_epochs, config.warmup_epochs = 2, 1
+    assert "noah" in schedule_warning(config, make_plan(config))
+
+
+def test_the_highest_rate_is_that_of_the_schedule():
+    assert highest_share(1e-3, 2, 1) == pytest.approx(1e-3)
+    assert highest_share(1e-3, 100, 0) == 1.0
+    assert highest_share(1e-3, 100, 10) == pytest.approx(0.976, abs=1e-3)
