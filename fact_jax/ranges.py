@@ -165,7 +165,7 @@ class OrNone:
         return value is None or self.of.allows(value)
 
 
-RATE = Real(0, above=True)  # of learning
+RATE = Real(0)  # of learning
 SHARE = Real(0, 1, below=True)  # what is left out leaves something
 SCALE = Real()
 

@@ -29,7 +29,9 @@ def learning_rate(
 
 @functools.cache
 def highest_share(peak: float, epochs: int, warmup_epochs: int) -> float:
-    """The highest rate of all epochs, as a share of the peak."""
+    """The highest rate of all epochs, as a share of the peak; 1 where the peak is 0."""
+    if peak == 0:
+        return 1.0
     rates = (
         learning_rate(epoch, peak=peak, epochs=epochs, warmup_epochs=warmup_epochs)
         for epoch in range(epochs)
