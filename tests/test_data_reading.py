@@ -1,6 +1,7 @@
 """TaskData: streams, limits, the cache, mock data, and what is refused."""
 
 import dataclasses
+import fcntl
 import os
 import pickle
 import shutil
@@ -215,6 +216,16 @@ def test_only_one_process_prepares_at_a_time(tmp_path):
             thread.join()
     assert len(calls) == 1
     assert [found.ready for found in results] == [True] * 4
+
+
+def test_the_lock_is_the_one_that_earlier_versions_wait_for(tmp_path):
+    def lock_as_before():
+        with (tmp_path / "fact_jax_prepare.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with prepare._lock(str(tmp_path)), pytest.raises(BlockingIOError):
+        lock_as_before()
+    lock_as_before()
 
 
 def test_cache_gives_the_same_examples_without_reading_the_records(settings, tmp_path):

@@ -79,8 +79,10 @@ def assert_equal_sweeps(one, other):
         ("local", {"jobs": 4}, "--launch.jobs is no setting of --launcher=local, but of slurm"),
         ("ray", {"partition": "gpu"}, "of slurm; ray has cpus, gpus, memory"),
         ("slurm", {"address": "auto"}, "of ray; slurm has"),
-        ("ray", {"cpus": 0}, "--launch.cpus is 0; expected 1 or more"),
-        ("slurm", {"gpus": -1}, "--launch.gpus is -1; expected 0 or more"),
+        ("ray", {"cpus": 0}, "--launch.cpus is 0; expected a whole number of 1 or more"),
+        ("slurm", {"gpus": -1}, "--launch.gpus is -1; expected a whole number of 0 or more"),
+        ("slurm", {"jobs": 0}, "--launch.jobs is 0; expected a whole number of 1 or more"),
+        ("ray", {"memory": float("nan")}, "--launch.memory is nan; expected a finite number"),
     ],
 )
 def test_settings_that_do_not_belong_are_refused(name, given, words):

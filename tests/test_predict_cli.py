@@ -418,6 +418,8 @@ def test_a_decompression_bomb_costs_one_row(tmp_path):
         (["--factors=f.pt", "--images=nowhere"], "nowhere does not exist"),
         (["--factors=f.pt", "--images=docs", "--out=x.txt"], "must end in .npy or .csv"),
         (["--factors=f.pt", "--images=docs", "--topk=0"], "--topk is 0"),
+        (["--factors=f.pt", "--images=docs", "--batch_size=-1"], "--batch_size is -1"),
+        (["--factors=f.pt", "--images=docs", "--scale=nan"], "--scale is nan; expected a finite"),
         (["--factors=none.pt", "--images=docs"], "none.pt does not exist"),
         (["--factors=none.pt", "--images=docs", "--out=README.md/x.npy"], "x.npy cannot be writ"),
         (["--factors=none.pt", "--images=~/none"], f"{Path.home()}/none does not exist"),

@@ -97,7 +97,11 @@ def test_every_setting_of_the_base_config_has_a_range():
     ("path", "value", "expected"),
     [
         ("fact_tt.learning_rates", (0.1, -1), "numbers of 0 or more, with commas"),
-        ("fact_tt.learning_rates", (), "numbers of 0 or more, with commas between them, at least one"),
+        (
+            "fact_tt.learning_rates",
+            (),
+            "numbers of 0 or more, with commas between them, at least",
+        ),
         ("fact_tt.scales", (0.1, NAN), "numbers that are finite"),
         ("fact_tt.scales", 0.1, "numbers that are finite"),
         ("linear.weight_decays", (-0.1,), "numbers of 0 or more"),

@@ -21,6 +21,7 @@ from fact_jax.backbone.weights import load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, check
 from fact_jax.serving import export
 from fact_jax.serving.outputs import check_not_input, prepare_output, write_atomically
 from fact_jax.tuning.files import TrainedTask, load_factors
@@ -95,6 +96,8 @@ def main() -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     for flag in (_FACTORS, _OUT):
         flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
+    if _SCALE.value is not None:
+        check("--scale", _SCALE.value, SCALE)
     suffix = Path(_OUT.value).suffix
     if suffix not in (".pt", ".safetensors", ".npz"):
         raise UserError(f"--out {_OUT.value!r} must end in .pt, .safetensors or .npz.")

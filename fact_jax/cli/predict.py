@@ -22,6 +22,7 @@ from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE, Whole, check
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
 from fact_jax.text import printable_line
@@ -76,8 +77,9 @@ def check_flags() -> None:
         raise UserError(f"--images {_IMAGES.value} does not exist.")
     if _OUT.value and Path(_OUT.value).suffix not in outputs.OUTPUT_SUFFIXES:
         raise UserError(f"--out {_OUT.value} must end in .npy or .csv.")
-    if _TOPK.value is not None and _TOPK.value < 1:
-        raise UserError(f"--topk is {_TOPK.value}; expected 1 or more.")
+    for flag, allowed in ((_TOPK, Whole(1)), (_BATCH_SIZE, Whole(1)), (_SCALE, SCALE)):
+        if flag.value is not None:
+            check(f"--{flag.name}", flag.value, allowed)
     if _OUT.value:
         outputs.check_not_input(
             _OUT.value,

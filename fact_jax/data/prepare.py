@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,21 +137,24 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(root: str) -> Iterator[None]:
-    import fcntl
+    from filelock import FileLock
 
     folder = epath.Path(root).expanduser()
     if "://" in str(root):  # a bucket cannot be locked: at least one process per machine
         folder = epath.Path(tempfile.gettempdir())
+    # Others of the group may share the folder. The lock goes with the process, however that ends.
+    lock = FileLock(os.fspath(folder / "fact_jax_prepare.lock"), mode=0o666)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "fact_jax_prepare.lock", "w")  # noqa: SIM115 (closed below)
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed or the process ends
+        lock.acquire()
     except OSError as error:
         raise UserError(
             f"Data directory {root} cannot be written ({error}): give another with --data_dir."
         ) from error
-    with file:
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def by_hand(task: Task, builder: Any) -> str:

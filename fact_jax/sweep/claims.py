@@ -4,6 +4,10 @@ A claim on a cell is a lock on DIR/claims/<cell>. Local and shared file systems 
 (flock), and a process that dies, however it does, lets go. Where there are no such locks (buckets)
 the file is a lease: its owner writes a new number into it every now and then, and others may take
 it when they have seen no new one for long enough. No clock of another machine is ever read.
+
+The `filelock` package is not exact here. It leaves its files behind, it refuses a lock file that
+another account made in a sticky folder, and where nothing locks it falls back to files that a
+killed process does not let go of.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from fact_jax.cli.live import Bars
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.ranges import Real, Whole, check
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runner import Outcome
 from fact_jax.sweep.store import Store
@@ -64,6 +65,12 @@ OPTIONS = {
     "cluster": Option(str, "slurm", ("slurm",)),  # 'local': as processes of this machine
 }
 
+_RANGES = {
+    **dict.fromkeys(("cpus", "jobs"), Whole(1)),
+    **dict.fromkeys(("gpus", "tpus", "retries"), Whole(0)),
+    "memory": Real(0),
+}
+
 
 def define_flags() -> None:
     """--launcher and --launch.NAME."""
@@ -100,11 +107,9 @@ def chosen_options(launcher: str, given: ConfigDict) -> ConfigDict:
             if launcher in option.of
         }
     )
-    for name in ("cpus", "gpus", "tpus", "memory", "retries"):
-        value = options.get(name)
-        least = 1 if name == "cpus" else 0
-        if value is not None and value < least:
-            raise UserError(f"--launch.{name} is {value}; expected {least} or more.")
+    for name, allowed in _RANGES.items():
+        if options.get(name) is not None:
+            check(f"--launch.{name}", options[name], allowed)
     return options
 
 
