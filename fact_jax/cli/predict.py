@@ -77,9 +77,9 @@ def check_flags() -> None:
         raise UserError(f"--images {_IMAGES.value} does not exist.")
     if _OUT.value and Path(_OUT.value).suffix not in outputs.OUTPUT_SUFFIXES:
         raise UserError(f"--out {_OUT.value} must end in .npy or .csv.")
-    for flag, allowed in ((_TOPK, Whole(1)), (_BATCH_SIZE, Whole(1)), (_SCALE, SCALE)):
-        if flag.value is not None:
-            check(f"--{flag.name}", flag.value, allowed)
+    for name, allowed in {"topk": Whole(1), "batch_size": Whole(1), "scale": SCALE}.items():
+        if flags.FLAGS[name].value is not None:
+            check(f"--{name}", flags.FLAGS[name].value, allowed)
     if _OUT.value:
         outputs.check_not_input(
             _OUT.value,

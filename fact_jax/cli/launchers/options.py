@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from fact_jax.cli.live import Bars
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
-from fact_jax.ranges import Real, Whole, check
+from fact_jax.ranges import Range, Real, Whole, check
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runner import Outcome
 from fact_jax.sweep.store import Store
@@ -65,7 +65,7 @@ OPTIONS = {
     "cluster": Option(str, "slurm", ("slurm",)),  # 'local': as processes of this machine
 }
 
-_RANGES = {
+_RANGES: dict[str, Range] = {
     **dict.fromkeys(("cpus", "jobs"), Whole(1)),
     **dict.fromkeys(("gpus", "tpus", "retries"), Whole(0)),
     "memory": Real(0),
