@@ -22,7 +22,7 @@ from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
-from fact_jax.ranges import SCALE, Whole, check
+from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
 from fact_jax.text import printable_line
@@ -77,7 +77,8 @@ def check_flags() -> None:
         raise UserError(f"--images {_IMAGES.value} does not exist.")
     if _OUT.value and Path(_OUT.value).suffix not in outputs.OUTPUT_SUFFIXES:
         raise UserError(f"--out {_OUT.value} must end in .npy or .csv.")
-    for name, allowed in {"topk": Whole(1), "batch_size": Whole(1), "scale": SCALE}.items():
+    ranges: dict[str, Range] = {"topk": Whole(1), "batch_size": Whole(1), "scale": SCALE}
+    for name, allowed in ranges.items():
         if flags.FLAGS[name].value is not None:
             check(f"--{name}", flags.FLAGS[name].value, allowed)
     if _OUT.value:
