@@ -171,7 +171,7 @@ def run_sweep(
             f"{cells[-1].name}; --dry_run shows them all."
         )
     if cold := schedule_warning(config, cells):
-        console.print(cold, markup=False)
+        console.print(cold)
     bars = Bars(console)
     store = Store(workdir, bars.note)
     with contextlib.ExitStack() as stack:
