@@ -47,6 +47,8 @@ WRONG = {
     "data_cache": (1,),
     "download": (1,),
     "mock_data": (0,),
+    "skip_damaged": ("no",),
+    "shots": ((), (0,), (1.5,), 1),
     "image_size": (0, -32, 5000, 32.0),
     "resize": ("stretch",),
     "normalisation": ("imagenet21k",),
@@ -88,7 +90,7 @@ def test_a_setting_without_sense_is_refused_with_its_range(name):
 
 def test_every_setting_of_the_base_config_has_a_range():
     names = set(base.get_config()) - {"tasks", "methods"}
-    assert names == SETTINGS.keys() == WRONG.keys()
+    assert names | {"shots"} == SETTINGS.keys() == WRONG.keys()
     assert set(RUN_SETTINGS) <= names
     assert all(what and not what.endswith(".") for _, what in SETTINGS.values())
 

@@ -58,6 +58,7 @@ SETTINGS = {
     "data_dir": Setting(Text(), "folder of the data sets; empty: TFDS's default"),
     "data_cache": Setting(Text(), "folder for decoded images; empty: none"),
     "download": Setting(Flag(), "whether TFDS may download what is missing"),
+    "skip_damaged": Setting(Flag(), "whether damaged pictures are left out"),
     "mock_data": Setting(Flag(), "whether examples are random"),
     "image_size": Setting(Whole(1, 4096), "pixels along a side of the network's input"),
     "resize": Setting(OneOf(RESIZES), "how pictures are brought to that size"),
@@ -81,18 +82,18 @@ SETTINGS = {
     "erasing": Setting(Real(0, 1), "probability that a part of an image is erased"),
     "train_limit": Setting(Whole(0), "training images at most; 0: all"),
     "eval_limit": Setting(Whole(0), "test images at most; 0: all"),
+    "shots": Setting(Each(Whole(1)), "images a class, such as (1, 2, 4)"),
 }
-SHOTS = Setting(Each(Whole(1)), "images a class, such as (1, 2, 4)")
+_OPTIONAL = ("shots", "skip_damaged")  # which not every config has
 
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError for a setting of the whole sweep that is missing, or has no sense."""
     for name, (allowed, what) in SETTINGS.items():
-        if name not in config:
+        if name in config:
+            check(f"config.{name}", config[name], allowed, what)
+        elif name not in _OPTIONAL:
             raise UserError(f"The config has no {name} ({what}); begin with configs/base.py's.")
-        check(f"config.{name}", config[name], allowed, what)
-    if "shots" in config:
-        check("config.shots", config.shots, *SHOTS)
     for name in ("tasks", "methods"):
         if not split_names(config[name]):
             choices = f"choose from {', '.join(METHODS)}" if name == "methods" else "name one"
