@@ -21,6 +21,7 @@ from fact_jax.backbone.config import PRECISIONS, get_variant
 from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
+from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
@@ -72,7 +73,7 @@ def check_flags() -> None:
         flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
     for name in ("factors", "images"):
         if not flags.FLAGS[name].value:
-            raise UserError(f"--{name} is missing. python -m experiments.predict --help lists all.")
+            raise UserError(f"--{name} is missing. `{command('predict', '--help')}` lists all.")
     if not Path(_IMAGES.value).exists():
         raise UserError(f"--images {_IMAGES.value} does not exist.")
     if _OUT.value and Path(_OUT.value).suffix not in outputs.OUTPUT_SUFFIXES:
