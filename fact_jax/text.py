@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 # Control characters but newline; soft hyphen; characters without width and those that change the
@@ -39,10 +40,10 @@ def csv_field(value: Any) -> Any:
     return f"'{value}" if formula else value
 
 
-def utf8(text: str) -> bytes:
-    """UTF-8; names that are not UTF-8 as they were, other lone surrogates as escapes."""
-    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", lambda match: ascii(match[0])[1:-1], text)
-    return text.encode("utf-8", "surrogateescape")
+def first_ten(parts: Sequence[str]) -> str:
+    """The parts on one line, separated by semicolons; how many more there are after ten."""
+    more = f"; and {len(parts) - 10:,} more" if len(parts) > 10 else ""
+    return "; ".join(map(printable_line, parts[:10])) + more
 
 
 def say(text: str, error: bool = False) -> None:

@@ -398,6 +398,17 @@ def test_the_pets_own_annotations_are_no_lists_of_noahs(coop):
     assert opened(coop).provenance["used_version"] == "coop"
 
 
+def test_missing_images_are_named_up_to_ten(noah):
+    for name, _ in SPLITS["test"][1:]:
+        (noah / "images" / name).unlink()
+    with pytest.raises(UserError, match=r"8 of them are not in .*images: (\S+; ){7}\S+\.jpg\. C"):
+        opened(noah)
+    for name, _ in SPLITS["val"]:
+        (noah / "images" / name).unlink()
+    with pytest.raises(UserError, match=r"14 of them .*; and 4 more\. Complete the folder"):
+        opened(noah)
+
+
 def test_command_line_shows_the_lists(noah, capsys):
     from fact_jax.cli.data import show
 
@@ -405,6 +416,12 @@ def test_command_line_shows_the_lists(noah, capsys):
     text = capsys.readouterr().out
     for words in ("ready", "noah", f"read from the lists in {noah}"):
         assert words in text.replace("\n", "")
+    for i, content in enumerate((b"no picture", b"\x89PNG")):
+        (noah / "images" / SPLITS["test"][i][0]).write_bytes(content)
+    assert not show([PETS], str(noah.parent), prepare_first=False)
+    text = capsys.readouterr().out
+    for words in ("wrong", "2 pictures cannot be decoded", *(n for n, _ in SPLITS["test"][:2])):
+        assert words in text
     (noah / "annotations" / "val_meta.list").unlink()
     assert not show([PETS], str(noah.parent), prepare_first=False)
     assert "wrong" in capsys.readouterr().out

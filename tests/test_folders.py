@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -224,10 +225,18 @@ def test_fifos_are_not_opened_and_links_to_nothing_are_named(flat):
     os.mkfifo(flat / "pets" / "ant" / "x.png")
     state, *_, words = inspect(get_task("folder_pets"), str(flat))
     assert (state, "x.png (a FIFO)" in words) == ("ready", True)
-    (flat / "pets" / "ant" / "y.png").symlink_to("nothing")
+    for name in ("y.png", "z.png"):
+        (flat / "pets" / "ant" / name).symlink_to("nothing")
     state, *_, words = inspect(get_task("folder_pets"), str(flat))
-    assert (state, "ant/y.png cannot be read" in words) == ("wrong", True)
-    assert opened(flat, skip_damaged=True).provenance["skipped_names"] == ["ant/y.png"]
+    assert state == "wrong"
+    assert re.search(r"ant/y\.png \(No such .*ant/z\.png \(No such .* cannot be read\.", words)
+    skipped = opened(flat, skip_damaged=True).provenance["skipped_names"]
+    assert skipped == ["ant/y.png", "ant/z.png"]
+
+
+def test_damaged_pictures_are_not_skipped_in_secret_where_they_cannot_be():
+    with pytest.raises(UserError, match="digits: config.skip_damaged is True, but only pictures"):
+        open_task(get_task("digits"), DataSettings(skip_damaged=True))
 
 
 def test_names_that_are_not_utf8_are_read_and_shown_escaped(flat, tmp_path):

@@ -29,12 +29,13 @@ from fact_jax.data import (
     prepare,
 )
 from fact_jax.data.fewshot import FEW_SHOT
+from fact_jax.data.fewshot_data import ListedData
 from fact_jax.data.folders import REMEDY, FolderData
 from fact_jax.data.source import TaskData, data_root, find_prepared
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
-from fact_jax.text import printable_line
+from fact_jax.text import first_ten
 
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
 _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
@@ -58,6 +59,9 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
         except UserError as error:
             return "wrong", "-", "-", str(error)
         if found_lists:  # sizes are checked as they are read
+            data = ListedData(task, DataSettings(data_dir), found_lists)
+            if damaged := _damaged(data):
+                return "wrong", found_lists.kind, "-", damaged
             test = str(len(found_lists.items["test"]))
             return "ready", found_lists.kind, test, f"read from the lists in {found_lists.folder}"
     try:
@@ -83,14 +87,21 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
 
 
 def _inspect_folder(data: TaskData) -> tuple[str, str, str, str]:
-    if damaged := data.damaged() if isinstance(data, FolderData) else {}:
-        shown = "; ".join(f"{printable_line(p)}: {why}" for p, why in list(damaged.items())[:10])
-        more = f"; and {len(damaged) - 10} more" if len(damaged) > 10 else ""
-        raise UserError(f"{len(damaged)} pictures cannot be decoded: {shown}{more}. {REMEDY}")
+    if damaged := _damaged(data):
+        raise UserError(damaged)
     train = data.task.train_split(0, final=False)
     sizes = ", ".join(f"{split} {data.size(split)}" for split in (train, "val", "test"))
     words = f"{data.task.num_classes} classes; {sizes} pictures; {data.provenance['note']}"
     return "ready", data.provenance["used_version"], str(data.size("test")), words
+
+
+def _damaged(data: TaskData) -> str:
+    """Which pictures of a folder cannot be decoded; '' if all can."""
+    reasons = data.damaged() if isinstance(data, FolderData) else {}
+    if not reasons:
+        return ""
+    shown = first_ten([f"{path}: {why}" for path, why in reasons.items()])
+    return f"{len(reasons)} pictures cannot be decoded: {shown}. {REMEDY}"
 
 
 def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bool:

@@ -133,7 +133,7 @@ def reasons() -> Iterator[None]:
     except UnidentifiedImageError as error:  # its own words name an object in memory
         raise PictureError("it is no image of a known format") from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"it is too large: {error}") from error
+        raise PictureError(f"it is too large: {str(error).rstrip('.')}") from error
     except _RAISED as error:
         text = printable_line(" ".join(str(error).split())[:200])
         if not isinstance(error, OSError | ValueError | SyntaxError) or not text:

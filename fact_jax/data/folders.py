@@ -29,7 +29,7 @@ from fact_jax.data.lists import Item, Lists
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData
 from fact_jax.data.tasks import FOLDER, TEST, Task
 from fact_jax.errors import UserError
-from fact_jax.text import printable_line
+from fact_jax.text import first_ten, printable_line
 
 T = TypeVar("T", bound=Task)
 
@@ -193,15 +193,15 @@ def _mixed(items: list[Item]) -> list[Item]:
 def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]]) -> dict[str, str]:
     """Of each part: paths, classes and contents."""
 
+    unread: list[str] = []
+
     def digest(item: Item) -> bytes:
         try:
             with decoder.reading(root / item.path) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise UserError(
-                f"{where} {printable_line(str(root / item.path))} cannot be read "
-                f"({printable_line(str(error))}). {REMEDY}"
-            ) from error
+            unread.append(f"{root / item.path} ({error.strerror or error})")
+            return b""
         return os.fsencode(f"{item.path} {item.label} {content}\n")
 
     found = {}
@@ -210,6 +210,8 @@ def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]])
         for line in images.map_ahead(digest, own, ahead=64):
             whole.update(line)
         found[part] = whole.hexdigest()[:16]
+    if unread:
+        raise UserError(f"{where} {first_ten(sorted(unread))} cannot be read. {REMEDY}")
     return found
 
 
@@ -238,8 +240,8 @@ class FolderData(TaskData):
 
     def damaged(self) -> dict[str, str]:
         """Pictures that cannot be decoded, and why."""
-        paths = [item.path for own in self._lists.items.values() for item in own]
-        return find_damaged(self._lists.images, paths, self._settings.num_threads)
+        paths = dict.fromkeys(item.path for own in self._lists.items.values() for item in own)
+        return find_damaged(self._lists.images, list(paths), self._settings.num_threads)
 
     @property
     def class_names(self) -> list[str] | None:

@@ -31,7 +31,7 @@ from fact_jax.data import decoder
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.errors import UserError
 from fact_jax.files.json_reader import read_json
-from fact_jax.text import printable_line
+from fact_jax.text import first_ten, printable_line
 
 _IMAGE_FOLDERS = ("images", "jpg", "")
 
@@ -357,6 +357,6 @@ def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -
     if missing:
         raise UserError(
             f"{where} name {sum(map(len, items.values()))} images; {len(missing)} of them are not "
-            f"in {images}, {printable_line(missing[0])} for one. Complete the folder."
+            f"in {images}: {first_ten(missing)}. Complete the folder."
         )
     return digests

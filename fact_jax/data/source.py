@@ -99,6 +99,12 @@ def open_task(task: Task, settings: DataSettings) -> "TaskData":
 
 def find_prepared(task: Task, settings: DataSettings) -> tuple[prepare.Found, bool]:
     """The task's builder, prepared and checked, and whether its data are mocked."""
+    if settings.skip_damaged:
+        raise UserError(
+            f"Task {task.name}: config.skip_damaged is True, but only pictures in folders and "
+            "lists can be left out, and this task has neither. Set it to False, or sweep the task "
+            "apart."
+        )
     mocked = settings.mock or mock.mocked_by_caller()
     if task.offline and not mocked:
         builder = BundledBuilder(task.builder, data_root(settings.data_dir))

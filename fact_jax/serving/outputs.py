@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fact_jax.errors import UserError
-from fact_jax.text import csv_field, printable_line, utf8
+from fact_jax.text import csv_field, printable_line
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
 
@@ -48,7 +48,7 @@ def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: 
         writer.writerow(
             [csv_field(printable_line(row)), *(f"{value:.9g}" for value in values)]
         )  # float32 exactly
-    return utf8(text.getvalue())
+    return text.getvalue().encode()  # nothing but characters: `printable_line` escapes the rest
 
 
 def prepare_output(path: str) -> None:
