@@ -267,7 +267,11 @@ DAMAGED = {
     "jpeg quality": (_metadata("jpeg_quality", 96), ["jpeg_quality is 96, expected 1 to 95"]),
     "normalisation": (_metadata("normalisation", "x"), ["normalisation is 'x'", "'imagenet'"]),
     "version": (_metadata("format_version", 2), ["format version 2"]),
-    "no metadata": (lambda t, m: (t, {}), ["not a factor file", "format_version"]),
+    "no metadata": (lambda t, m: (t, {}), ["its metadata: 'format_version' is missing"]),
+    "no classes stated": (
+        lambda t, m: (t, {k: v for k, v in m.items() if k != "num_classes"}),
+        ["its metadata: 'num_classes' is missing, expected a whole number"],
+    ),
     "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["nested too deeply"]),
     "large metadata": (lambda t, m: (t, {**m, "task": "0" * 5_000_000}), ["more than 4,000,000"]),
 }  # fmt: skip

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -226,6 +227,16 @@ def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_th
     predictor = Predictor(*mini, load_factors(factors), batch_size=4)
     wanted = predictor.logits(np.stack(x).astype("float32"))
     np.testing.assert_allclose(np.delete(logits, bad, 0), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_side_that_is_no_multiple_of_the_patches_names_the_file(mini, trained, monkeypatch):
+    from fact_jax.cli import predict as predict_cli
+
+    task = load_factors(trained / "f.safetensors")
+    task.metadata["image_size"] = 30
+    monkeypatch.setattr(predict_cli, "_IMAGES", SimpleNamespace(value="docs"))
+    with pytest.raises(UserError, match=r"Factor file .*f\.safetensors asks for images of 30 x 30"):
+        predict_cli.predict(Predictor(*mini, task), None)
 
 
 def test_people_get_a_table(trained, pictures):

@@ -108,7 +108,9 @@ def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[st
         starts = range(0, len(images), batch_size)
         batches = iter([images[i : i + batch_size] for i in starts])  # views, not read yet
     else:
-        inputs.check_side("The factor file asks for images of", side, config.patch_size)
+        inputs.check_side(
+            f"Factor file {predictor.task.path} asks for images of", side, config.patch_size
+        )
         pictures = inputs.Pictures(
             inputs.find_pictures(path),
             side,

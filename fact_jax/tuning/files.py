@@ -47,6 +47,7 @@ _RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 
 # What a ViT must have in common with the one that factors were trained on: what the variant
 # decides, and what `load_vit` is told.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
+_META = "its metadata"
 _FORWARD = ("gelu", "layer_norm_eps")
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
@@ -182,10 +183,14 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
     from fact_jax.tuning.registry import build_stored
 
-    if (version := metadata["format_version"]) != FORMAT_VERSION:
+    if (version := field(metadata, "format_version", int, name=_META)) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
-    method = build_stored(metadata["method"], metadata["method_settings"])
-    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
+    method = build_stored(
+        field(metadata, "method", str, name=_META),
+        field(metadata, "method_settings", dict, name=_META),
+    )
+    config = _vit(field(metadata, "vit", dict, name=_META))
+    classes = field(metadata, "num_classes", int, name=_META)
     for key, kind in _TYPES.items():
         value = metadata.get(key)
         if value is not None and type(value) is not kind:
