@@ -1,5 +1,6 @@
 """fact-jax: Factor-Tuning of Vision Transformers in JAX and Flax."""
 
+import fact_jax.cli.early as _early  # noqa: F401  (first: signals while the rest is imported)
 from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.merging import absorb, merge

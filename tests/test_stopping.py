@@ -111,6 +111,32 @@ def test_statuses_are_pythons(code, status):
     assert stopping.exit_status(SystemExit(code)) == status
 
 
+EARLY = """
+import importlib.abc, os, signal, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.argv[0] = sys.argv[1]
+sys.meta_path.insert(0, Finder())
+from fact_jax.cli.main import main
+"""
+
+
+@pytest.mark.parametrize(("program", "status", "quiet"), [
+    ("bin/fact-jax", 130, True),
+    ("mine.py", -INT, False),  # what a user's own program does is its own
+])  # fmt: skip
+def test_ctrl_c_while_jax_is_imported(program, status, quiet):
+    out = subprocess.run(
+        [sys.executable, "-c", EARLY, program], capture_output=True, text=True,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert (out.returncode, out.stderr == "") == (status, quiet)
+
+
 COMPILES = """
 import os, signal, threading
 from fact_jax.cli import process
