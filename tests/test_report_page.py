@@ -30,6 +30,15 @@ from fact_jax.text import printable
 from fact_jax.tuning import METHODS as METHODS_OF_THE_PACKAGE
 
 
+def test_the_page_sends_nothing_anywhere():
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html_page("t", []))
+    assert policy
+    rules = dict(rule.split(" ", 1) for rule in policy[1].split("; "))
+    for name in ("default-src", "form-action", "base-uri"):
+        assert rules[name] == "'none'"
+    assert rules["img-src"] == "data:"
+
+
 class Page(HTMLParser):
     """Tables as lists of rows of texts, all attributes, and whether every tag is closed."""
 
