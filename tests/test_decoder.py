@@ -53,6 +53,7 @@ def qoi(width, height):
         (b"8BPS\0\1" + bytes(40), "no image of a known format"),  # Photoshop's is not opened
         # 1 x 1,000,000 pixels: 0.9 GB between the passes of the resize.
         (encoded(Image.new("1", (1, 1_000_000))), "1 x 1000000 pixels cannot be made a square"),
+        (encoded(Image.new("1", (2_000_000, 1))), "expected at most 1,000,000 on a side"),
     ],
 )
 def test_whatever_a_decoder_raises_is_a_picture_error_with_a_reason(data, reason):

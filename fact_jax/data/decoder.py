@@ -45,6 +45,9 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
+_MAX_SIDE = (
+    1_000_000  # pixels: JPEG's is 65,535; a resize takes 32 bytes for each, and a row 0.2 us
+)
 _BYTES = {"RGB": 4, "L": 5, "P": 5, "1": 5}  # a pixel takes, decoded and as RGB; other modes 8
 
 Source: TypeAlias = bytes | Path | epath.Path
@@ -164,6 +167,11 @@ def opened(
     with reading(source) as file:
         with reasons():
             image: Image.Image = Image.open(file, formats=formats())
+        if max(image.size) > _MAX_SIDE:  # not after it is decoded, which takes half a minute
+            raise PictureError(
+                f"its {image.width} x {image.height} pixels cannot be made a square; expected at "
+                f"most {_MAX_SIDE:,} on a side"
+            )
         weight = image.width * image.height * _BYTES.get(image.mode, 8)
         with IN_FLIGHT.reserve(weight):
             with reasons():
