@@ -129,6 +129,18 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
+class Names:
+    """Names with commas between them, or a tuple of names."""
+
+    one = "names such as 'a,b' or ('a', 'b')"
+    many = one
+
+    def allows(self, value: Any) -> bool:
+        names = value if isinstance(value, list | tuple) else (value,)
+        return all(isinstance(name, str) for name in names)
+
+
+@dataclasses.dataclass(frozen=True)
 class Each:
     """Tuples of values that `of` allows, with at least `least` of them."""
 

@@ -13,7 +13,13 @@ from ml_collections import ConfigDict
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import FOLDER, VTAB, get_task
 from fact_jax.errors import UserError
-from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS, resolve, split_names
+from fact_jax.sweep.resolution import (
+    GRID,
+    METHOD_SETTINGS,
+    resolve,
+    split_names,
+    tasks_with_settings,
+)
 from fact_jax.sweep.settings import check_config, check_resolved
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
@@ -126,6 +132,12 @@ def _check_method(config: ConfigDict, name: str) -> None:
             f"{', '.join(m for m in METHODS if m in config)}; configs/compare.py, "
             "configs/compare.py:vtab and configs/fewshot.py:all have those of all methods."
         )
+    for part in {name, *parts}:
+        for task in tasks_with_settings(config, part):
+            try:
+                get_task(str(task))
+            except UserError as error:
+                raise UserError(f"config.{part}.per_task: {error}") from error
 
 
 def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:

@@ -7,6 +7,7 @@ candidates over the one value it is for.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -69,9 +70,7 @@ class Resolved:
 
 def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
     """Names from 'a,b' or ('a', 'b'), each once."""
-    names = text.split(",") if isinstance(text, str) else list(text)
-    if wrong := [name for name in names if not isinstance(name, str)]:
-        raise UserError(f"{wrong[0]!r} is no name; expected names such as 'a,b' or ('a', 'b').")
+    names = text.split(",") if isinstance(text, str) else text
     return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
@@ -89,14 +88,35 @@ def resolve(config: ConfigDict, method: str, task: str) -> Resolved:
 
 def _settings_of(config: ConfigDict, method: str, task: str) -> dict[str, Given]:
     """A method's settings, the task's own in the place of the others'."""
-    settings = config[method].to_dict() if method in config else {}
-    by_task = (settings.pop("per_task", None) or {}).get(task, {})
+    settings = dict(_by_name(config.get(method), method))
+    every_task = _by_name(settings.pop("per_task", None), f"{method}.per_task")
+    by_task = _by_name(every_task.get(task), f"{method}.per_task.{task}")
     given = {name: Given(value, f"{method}.{name}") for name, value in settings.items()}
     given |= {
         name: Given(value, f"{method}.per_task.{task}.{name}") for name, value in by_task.items()
     }
     # None: the placeholders of configs/base.py.
     return {name: value for name, value in given.items() if value.value is not None}
+
+
+def tasks_with_settings(config: ConfigDict, method: str) -> list[str]:
+    """The tasks for which a method has settings of their own."""
+    settings = _by_name(config.get(method), method)
+    return list(_by_name(settings.get("per_task"), f"{method}.per_task"))
+
+
+def _by_name(settings: Any, path: str) -> Mapping[str, Any]:
+    """Settings by their names; UserError for a value in their place, but None."""
+    if settings is None:
+        return {}
+    if isinstance(settings, ConfigDict):
+        settings = settings.to_dict()
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"config.{path} is {settings!r:.200}; expected settings by their names, such as those "
+            "of configs/quickstart.py."
+        )
+    return settings
 
 
 def _part(config: ConfigDict, part: str, task: str, method: str) -> dict[str, Given]:

@@ -19,6 +19,7 @@ from fact_jax.ranges import (
     SHARE,
     Each,
     Flag,
+    Names,
     OneOf,
     OrNone,
     Range,
@@ -95,6 +96,7 @@ def check_config(config: ConfigDict) -> None:
         elif name not in _OPTIONAL:
             raise UserError(f"The config has no {name} ({what}); begin with configs/base.py's.")
     for name in ("tasks", "methods"):
+        check(f"config.{name}", config[name], Names())
         if not split_names(config[name]):
             choices = f"choose from {', '.join(METHODS)}" if name == "methods" else "name one"
             raise UserError(f"config.{name} is empty; {choices}.")
