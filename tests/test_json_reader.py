@@ -61,7 +61,7 @@ def test_what_is_no_sound_json_is_refused_by_name(tmp_path, case):
 
 def test_a_pipe_or_folder_in_its_place_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
-    for path in (tmp_path / "pipe.json", tmp_path):
+    for path in (tmp_path / "pipe.json", epath.Path(tmp_path / "pipe.json"), tmp_path):
         with pytest.raises(UserError, match="not a regular file"):
             read_json(path)
     with pytest.raises(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from fact_jax.data.tasks import VTAB
 from fact_jax.errors import UserError
 from fact_jax.report.blocks import Cell, Column, Details, Figure, Notice, Row, Table
 from fact_jax.report.blocks import Text as TextBlock
+from fact_jax.report.classes import _strip
 from fact_jax.report.folder import GENERATOR, replace_report
 from fact_jax.report.html import page as html_page
 from fact_jax.report.markdown import markdown
@@ -25,6 +27,7 @@ from fact_jax.report.page import report_blocks, write_report
 from fact_jax.report.palette import _METHODS, COLOURS, method_style, style, styles
 from fact_jax.report.provenance import notices
 from fact_jax.report.published import published
+from fact_jax.report.records import read_config
 from fact_jax.report.study import read_study
 from fact_jax.text import printable
 from fact_jax.tuning import METHODS as METHODS_OF_THE_PACKAGE
@@ -426,6 +429,21 @@ def test_pictures_of_others_stay(tmp_path):
     assert (out / "holiday.jpg").exists()
     (kept,) = out.glob("report.md.before-*")
     assert kept.read_text() == "![mine](mine.png)"
+
+
+def test_pipes_in_the_place_of_files_are_not_opened(tmp_path):
+    """etils takes them for files; whoever opened one would wait for ever."""
+    os.mkfifo(tmp_path / "index.html")
+    with pytest.warns(UserWarning, match="index.html was not written by a report"):
+        replace_report(epath.Path(tmp_path), {"index.html": b"new"})
+    assert (tmp_path / "index.html").read_bytes() == b"new"
+    (tmp_path / "examples").mkdir()
+    os.mkfifo(tmp_path / "examples" / "x.jpg")
+    assert _strip(str(tmp_path), {"file": "x.jpg", "size": 8, "true": [0]}) is None
+    os.mkfifo(tmp_path / "config.json")
+    refused = []
+    assert read_config(tmp_path, refused.append) is None
+    assert "config.json is not a regular file" in refused[0]
 
 
 def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):

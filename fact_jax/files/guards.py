@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from etils import epath
 
 # Formats. The needs in comments are those of a ViT-H with its optimiser's state.
 MAX_TENSORS = 20_000  # 1,600
@@ -137,6 +138,15 @@ def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     if not all(type(n) is int and 0 <= n < MAX_SIZE for n in shape):
         raise ValueError("a .npy header with an impossible shape")
     return shape, fortran, dtype
+
+
+def is_regular(path: str | os.PathLike) -> bool:
+    """Whether there is a file that can be read to its end, also behind a link or in a bucket.
+
+    The `is_file` of etils takes FIFOs for files, too, and to open one waits for ever.
+    """
+    bucket = "://" in os.fspath(path)
+    return epath.Path(path).is_file() if bucket else os.path.isfile(path)
 
 
 def check_safetensors_header(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fact_jax.errors import UserError
+from fact_jax.files.guards import is_regular
 
 _MAX_BYTES = 64 << 20
 _MAX_DEPTH = 100  # of nested lists and objects
@@ -49,7 +50,7 @@ def read_json(
     else:
         path: Any = source if hasattr(source, "open") else Path(source)
         name = name or str(path)
-        if path.exists() and not path.is_file():
+        if path.exists() and not is_regular(path):
             raise UserError(f"{name} is not a regular file; expected a JSON file.")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fact_jax.data import decoder
+from fact_jax.files.guards import is_regular
 from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
 from fact_jax.report.figures import figure_text, new_figure, tidy
 from fact_jax.report.palette import INK, SOFT
@@ -221,7 +222,7 @@ def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
     folder = absolute(workdir) / "examples"
     path = folder / PurePosixPath(str(examples["file"])).name
     try:
-        if not path.is_file() or path.stat().length > _MOST_BYTES:
+        if not is_regular(path) or path.stat().length > _MOST_BYTES:
             return None
         content = path.read_bytes()
         with decoder.reasons(), Image.open(io.BytesIO(content), formats=["JPEG"]) as image:

@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from etils import epath
 
+from fact_jax.files.guards import is_regular
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 
@@ -86,7 +87,7 @@ def _listed(folder: epath.Path) -> set[str]:
 def _is_report(folder: epath.Path) -> bool:
     """Whether the page in the folder is a report's; earlier versions left no manifest."""
     page = folder / "index.html"
-    if not page.is_file():
+    if not is_regular(page):
         return False
     with page.open("rb") as file:
         return GENERATOR.encode() in file.read(2000)
