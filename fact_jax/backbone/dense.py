@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import LowRank
@@ -36,7 +40,7 @@ def adapted_dense(
     side by side. Without a dropout rate the increments are merged in float32 and one product is
     done, and going back the gradients of the factors are formed from rank-r projections, never from
     a [d, e] gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after
-    S and before V), which needs the paths apart. Only reverse mode is defined (no `jax.jvp`).
+    S and before V), which needs the paths apart. Forward and reverse mode work, nested as well.
     """
     pairs = () if pairs is None else (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
     if not pairs:
@@ -65,16 +69,24 @@ def _low_rank(
     widths: Sequence[int],
     rate: float | Array | None = None,
     key: Array | None = None,
+    named: bool = True,
 ) -> list[Array]:
-    """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout."""
+    """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout.
+
+    The rank-r values are `named` for rematerialisation.
+    """
+
+    def name(z: Array) -> Array:
+        return checkpoint_name(z, RANK_VALUES) if named else z
+
     r, f = pair.b.shape
     z = x
     if pair.u is not None:
-        z = checkpoint_name(_times(z, pair.u.astype(x.dtype)), RANK_VALUES)
+        z = name(_times(z, pair.u.astype(x.dtype)))
     z = _times(z, pair.a.astype(x.dtype))
     if rate is not None and key is not None:
         z = dropout(z, rate, key)
-    z = checkpoint_name(z, RANK_VALUES)
+    z = name(z)
     pieces = _cut(z, [width // f * r for width in widths])
     b = pair.b.astype(x.dtype)
     return [
@@ -84,39 +96,71 @@ def _low_rank(
 
 
 def _precision() -> str | None:
-    """That of products traced here. A backward pass is traced later, and has to be told."""
+    """Precision of the products traced here; a rule of differentiation is traced later."""
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def _times(x: Array, factor: Array) -> Array:
     """``x @ factor`` for x [*b, d] and a factor [d, e] one side of which is a rank."""
-    return _times_with(_precision(), x, factor)
+    return _product.bind(x, factor, precision=_precision(), lead=0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _times_with(precision, x, factor):
-    return x @ factor
+# A product with a factor as an operation of its own, because of its transpose: the factor's
+# gradient is a product over all tokens, and XLA's CPU code is several times faster with the narrow
+# array in front, x or the gradient, and turns nothing round by itself. JAX's own transpose always
+# has the gradient in front. `lead` axes in front are the same in both, as vmap adds them.
+_product = Primitive("factor_product")
 
 
-def _times_forward(precision, x, factor):
-    return x @ factor, (x, factor)
+def _product_impl(x: Array, factor: Array, precision: str | None, lead: int) -> Array:
+    """x [*lead, *b, d] times factor [*lead, d, e]."""
+    batch = tuple(range(lead))
+    dimensions = ((x.ndim - 1,), (lead,)), (batch, batch)
+    with jax.default_matmul_precision(precision):
+        return jax.lax.dot_general(x, factor, dimensions)
 
 
-def _times_backward(precision, residuals, g):
-    x, factor = residuals
+def _product_shape(x: Any, factor: Any, precision: str | None, lead: int) -> Any:
+    return x.update(shape=(*x.shape[:-1], factor.shape[-1]), weak_type=False)
+
+
+def _input_gradient(g: Array, x: Any, factor: Array, precision: str | None, lead: int) -> Array:
+    return _product.bind(g, factor.swapaxes(-1, -2), precision=precision, lead=lead)
+
+
+def _factor_gradient(g: Array, x: Array, factor: Any, precision: str | None, lead: int) -> Array:
+    """x^T g over all tokens, the narrow one in front. The barriers keep XLA from turning it."""
     narrow_x = x.shape[-1] <= g.shape[-1]
-    # XLA's CPU code is up to ten times faster with the narrow array in front, and neither that nor
-    # the product turned round. The barriers keep it so.
     narrow, wide = (x, g) if narrow_x else (g, x)
-    tokens = tuple(range(x.ndim - 1))
+    batch, tokens = tuple(range(lead)), tuple(range(lead, x.ndim - 1))
     with jax.default_matmul_precision(precision):
         narrow = jax.lax.optimization_barrier(narrow)
-        d_factor = jax.lax.dot_general(narrow, wide, ((tokens, tokens), ((), ())))
-        d_factor = jax.lax.optimization_barrier(d_factor)
-        return g @ factor.T, d_factor if narrow_x else d_factor.T
+        product = jax.lax.dot_general(narrow, wide, ((tokens, tokens), (batch, batch)))
+        product = jax.lax.optimization_barrier(product)
+    return product if narrow_x else product.swapaxes(-1, -2)
 
 
-_times_with.defvjp(_times_forward, _times_backward)
+def _product_of_batches(
+    arguments: Sequence[Array], axes: Sequence[int | None], precision: str | None, lead: int
+) -> tuple[Array, int]:
+    (x, factor), (x_axis, factor_axis) = arguments, axes
+    if factor_axis is None and lead == 0:  # further tokens
+        x = jnp.moveaxis(x, x_axis, 0)
+        return _product.bind(x, factor, precision=precision, lead=0), 0
+    size = x.shape[x_axis] if x_axis is not None else factor.shape[factor_axis]
+
+    def in_front(y: Array, axis: int | None) -> Array:
+        return jnp.broadcast_to(y, (size, *y.shape)) if axis is None else jnp.moveaxis(y, axis, 0)
+
+    x, factor = in_front(x, x_axis), in_front(factor, factor_axis)
+    return _product.bind(x, factor, precision=precision, lead=lead + 1), 0
+
+
+_product.def_impl(functools.partial(jax.jit, static_argnames=("precision", "lead"))(_product_impl))
+_product.def_abstract_eval(_product_shape)
+ad.defbilinear(_product, _input_gradient, _factor_gradient)
+batching.primitive_batchers[_product] = _product_of_batches
+mlir.register_lowering(_product, mlir.lower_fun(_product_impl, multiple_results=False))
 
 
 def _merged(x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]) -> list[Array]:
@@ -124,8 +168,10 @@ def _merged(x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]) -> list[
     return _merged_with(_precision(), x, kernels, pairs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _merged_with(precision, x, kernels, pairs):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _merged_with(
+    precision: str | None, x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]
+) -> list[Array]:
     return [x @ w for w in _merged_kernels(x, kernels, pairs)]
 
 
@@ -136,31 +182,51 @@ def _merged_kernels(x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]) 
     return [w.astype(x.dtype) for w in kernels]
 
 
-def _merged_forward(precision, x, kernels, pairs):
-    # The merged kernels are not kept: with trials they would be a copy of the model each.
-    return _merged_with(precision, x, kernels, pairs), (x, kernels, pairs)
+def _merged_jvp(precision, primals, tangents):
+    """``dx (W + A B) + x dW + (x dA) B + (x A) dB``.
 
-
-def _merged_backward(precision, residuals, gradients):
+    Nothing here has a name that a policy of rematerialisation keeps: going back, the merged kernels
+    and the rank-r values are computed again. With trials the kernels would be a copy of the model
+    each.
+    """
+    (x, kernels, pairs), (dx, d_kernels, d_pairs) = primals, tangents
     with jax.default_matmul_precision(precision):
-        x, kernels, pairs = residuals
-        return _merged_gradients(x, kernels, pairs, gradients)
+        merged = _merged_kernels(x, kernels, pairs)
+        terms: list[list[Array]] = [[] for _ in kernels]
+        for term, w, dw in zip(terms, merged, d_kernels, strict=True):
+            if not isinstance(dx, SymbolicZero):
+                term.append(dx @ w)
+            if not isinstance(dw, SymbolicZero):
+                term.append(x @ dw.astype(x.dtype))
+        for pair, d_pair in zip(pairs, d_pairs, strict=True):
+            increments = _low_rank_tangent(x, pair, d_pair, [w.shape[-1] for w in kernels])
+            for term, increment in zip(terms, increments, strict=False):
+                term.append(increment)
+        outputs = [x @ w for w in merged]
+        return outputs, [
+            sum(term[1:], term[0]) if term else jnp.zeros_like(y)
+            for term, y in zip(terms, outputs, strict=True)
+        ]
 
 
-def _merged_gradients(x, kernels, pairs, gradients):
-    merged = _merged_kernels(x, kernels, pairs)
-    dx = sum(g @ w.T for g, w in zip(gradients, merged, strict=True))
-    widths = [w.shape[-1] for w in kernels]
-    d_pairs = tuple(
-        jax.vjp(lambda p: _low_rank(x, p, widths), pair)[1](gradients)[0] for pair in pairs
-    )
-    # Where the base is frozen nobody asks for these, and they are not computed.
-    rows = x.reshape(-1, x.shape[-1])
-    d_kernels = [
-        (rows.T @ g.reshape(-1, g.shape[-1])).astype(w.dtype)
-        for g, w in zip(gradients, kernels, strict=True)
-    ]
-    return dx, d_kernels, d_pairs
+def _low_rank_tangent(
+    x: Array, pair: LowRank, tangent: LowRank, widths: Sequence[int]
+) -> list[Array]:
+    """Tangents of `_low_rank` for that of the pair alone; none if all of its arrays are constant."""
+    leaves, treedef = jax.tree.flatten(pair)
+    tangents = jax.tree.leaves(tangent)
+    moving = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
+    if not moving:
+        return []
+
+    def outputs(*arrays: Array) -> list[Array]:
+        every = list(leaves)
+        for i, array in zip(moving, arrays, strict=True):
+            every[i] = array
+        return _low_rank(x, jax.tree.unflatten(treedef, every), widths, named=False)
+
+    arrays, directions = [leaves[i] for i in moving], [tangents[i] for i in moving]
+    return jax.jvp(outputs, arrays, directions)[1]
 
 
-_merged_with.defvjp(_merged_forward, _merged_backward)
+_merged_with.defjvp(_merged_jvp, symbolic_zeros=True)
