@@ -95,6 +95,17 @@ BYPASSES: dict[str, str] = {
 }
 
 
+def over_last(values: Array, y: Array) -> Array:
+    """Values [*l, e] for each entry of y's last axis, with y's dtype and number of axes.
+
+    The leading axes of `values`, if any, are y's first ones.
+    """
+    lead = values.ndim - 1
+    return values.astype(y.dtype).reshape(
+        *values.shape[:lead], *[1] * (y.ndim - values.ndim), values.shape[-1]
+    )
+
+
 @flax.struct.dataclass
 class Affine:
     """``y * scale + shift`` over the last axis."""
@@ -103,7 +114,7 @@ class Affine:
     shift: Float[Array, "*l e"]
 
     def __call__(self, y: Array) -> Array:
-        return y * self.scale.astype(y.dtype) + self.shift.astype(y.dtype)
+        return y * over_last(self.scale, y) + over_last(self.shift, y)
 
 
 @flax.struct.dataclass

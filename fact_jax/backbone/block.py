@@ -21,8 +21,9 @@ from fact_jax.backbone.adaptation import (
     Bottleneck,
     LowRank,
     Prompts,
+    over_last,
     override,
-)  # fmt: skip
+)
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
 
@@ -44,7 +45,7 @@ def norm(config: ViTConfig, weights: dict, x: Array, epsilon: float | None = Non
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt((y * y).mean(axis=-1, keepdims=True) + epsilon)
-    return (y * weights["scale"] + weights["bias"]).astype(x.dtype)
+    return (y * over_last(weights["scale"], y) + over_last(weights["bias"], y)).astype(x.dtype)
 
 
 @jax.custom_jvp
@@ -112,7 +113,7 @@ def _attention(
     scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
     if hidden is not None:
         seen = jnp.ones(scores.shape[-1], bool).at[1 : 1 + len(hidden)].set(~hidden)
-        scores = jnp.where(seen, scores, -1e30)
+        scores = jnp.where(seen[None, None, None], scores, -1e30)
     return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
 
 
@@ -126,9 +127,9 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def _drop_path(y: Array, rate: float | Array, key: Array) -> Array:
     """Stochastic depth: whole images."""
-    keep = 1.0 - rate
+    keep = 1.0 - jnp.asarray(rate, jnp.float32)
     mask = jax.random.bernoulli(key, keep, (y.shape[0], 1, 1))
-    return jnp.where(mask, y / keep, 0).astype(y.dtype)  # divided in float32
+    return jnp.where(mask, y.astype(jnp.float32) / keep, 0).astype(y.dtype)
 
 
 def _bottleneck(
@@ -143,7 +144,7 @@ def _bottleneck(
     act = _ACTIVATIONS[f.activation]
     z = x if f.norm is None else norm(config, f.norm, x, f.norm_eps)
     z = z @ f.down.astype(x.dtype)
-    z = act(z if f.down_bias is None else z + f.down_bias.astype(x.dtype))
+    z = act(z if f.down_bias is None else z + over_last(f.down_bias, z))
     if f.conv is not None:
         kernel = f.conv.astype(x.dtype)
         single, grid = z[:, : 1 + num_prompts], z[:, 1 + num_prompts :]
@@ -154,11 +155,11 @@ def _bottleneck(
                 image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             z = jnp.concatenate([z, image.reshape(grid.shape)], axis=1)
-        z = act(z if f.conv_bias is None else z + f.conv_bias.astype(x.dtype))
+        z = act(z if f.conv_bias is None else z + over_last(f.conv_bias, z))
     if noise is not None and noise.dropout_rate is not None:
         z = dropout(z, noise.dropout_rate, next(keys))
     z = checkpoint_name(z, RANK_VALUES) @ f.up.astype(x.dtype)
-    z = z if f.up_bias is None else z + f.up_bias.astype(x.dtype)
+    z = z if f.up_bias is None else z + over_last(f.up_bias, z)
     if f.drop_path and noise is not None and noise.drop_path_rate is not None:
         z = _drop_path(z, noise.drop_path_rate, next(keys))
     return z
@@ -171,7 +172,7 @@ def _prompted(x: Array, prompts: Prompts, noise: Noise | None, keys: Iterator[Ar
     if noise is not None and noise.dropout_rate is not None:
         own = dropout(own, noise.dropout_rate, next(keys))
     if prompts.kept is not None:
-        own = jnp.where(prompts.kept[:, None], x[:, 1 : 1 + p], own)
+        own = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], own)
     return jnp.concatenate([x[:, :1], own, x[:, 1 + p :]], axis=1)
 
 
@@ -211,7 +212,7 @@ def block(
 
     def branch(y: Array, name: str) -> Array:
         if config.layer_scale:
-            y = y * weights[name].astype(y.dtype)
+            y = y * over_last(weights[name], y)
         if noise is not None and noise.drop_path_rate is not None:
             y = _drop_path(y, noise.drop_path_rate, next(keys))
         return y

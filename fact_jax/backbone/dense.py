@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from fact_jax.backbone.adaptation import LowRank
+from fact_jax.backbone.adaptation import LowRank, over_last
 
 # Name, for rematerialisation, of what is worth keeping: rank-r values and the masks of dropout.
 RANK_VALUES = "rank values"
@@ -22,9 +22,10 @@ RANK_VALUES = "rank values"
 
 def dropout(x: Array, rate: float | Array, key: Array) -> Array:
     """Inverted dropout with a rate that may be traced."""
-    keep = checkpoint_name(jax.random.bernoulli(key, 1.0 - rate, x.shape), RANK_VALUES)
     # In float32: bfloat16's 1 - 0.1 is 0.17 % off, the same way in every layer.
-    return jnp.where(keep, x / (1.0 - jnp.asarray(rate, jnp.float32)), 0).astype(x.dtype)
+    share = 1.0 - jnp.asarray(rate, jnp.float32)
+    keep = checkpoint_name(jax.random.bernoulli(key, share, x.shape), RANK_VALUES)
+    return jnp.where(keep, x.astype(jnp.float32) / share, 0).astype(x.dtype)
 
 
 def adapted_dense(
@@ -54,7 +55,7 @@ def adapted_dense(
             own = key if i == 0 or key is None else jax.random.fold_in(key, i)
             increments = _low_rank(x, pair, widths, dropout_rate, own)
             outputs = [y + z for y, z in zip(outputs, increments, strict=True)]
-    return [y + layer["bias"].astype(x.dtype) for y, layer in zip(outputs, layers, strict=True)]
+    return [y + over_last(layer["bias"], y) for y, layer in zip(outputs, layers, strict=True)]
 
 
 def _cut(x: Array, widths: Sequence[int]) -> list[Array]:
@@ -212,7 +213,7 @@ def _merged_jvp(precision, primals, tangents):
 def _low_rank_tangent(
     x: Array, pair: LowRank, tangent: LowRank, widths: Sequence[int]
 ) -> list[Array]:
-    """Tangents of `_low_rank` for that of the pair alone; none if all of its arrays are constant."""
+    """Tangents of `_low_rank` for the pair's; none if all arrays of the pair are constant."""
     leaves, treedef = jax.tree.flatten(pair)
     tangents = jax.tree.leaves(tangent)
     moving = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]

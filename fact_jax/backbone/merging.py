@@ -5,7 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine, Bottleneck, override
+from fact_jax.backbone.adaptation import (
+    NORMS,
+    SITES,
+    Adaptation,
+    Affine,
+    Bottleneck,
+    over_last,
+    override,
+)
 from fact_jax.errors import UserError
 
 # The dense sites that read what a linear bypass in this place changes.
@@ -84,7 +92,7 @@ def _before(dense: dict, f: Bottleneck) -> dict:
         return jnp.matmul(a, b, precision="highest")
 
     kernel, bias = dense["kernel"], dense["bias"]
-    shift = jnp.zeros(f.up.shape[:-2] + f.up.shape[-1:]) if f.up_bias is None else f.up_bias
+    shift = jnp.zeros_like(f.up[..., 0, :]) if f.up_bias is None else f.up_bias
     if f.down_bias is not None:
         shift = shift + times(f.down_bias[..., None, :], f.up)[..., 0, :]
     return {
@@ -95,7 +103,5 @@ def _before(dense: dict, f: Bottleneck) -> dict:
 
 def _scaled(layer: dict, affine: Affine, weight: str) -> dict:
     """A dense layer or a LayerNorm whose output goes through an affine."""
-    scale = affine.scale
-    extra = layer[weight].ndim - scale.ndim
-    over_rows = scale.reshape(*scale.shape[:-1], *[1] * extra, scale.shape[-1])
-    return {**layer, weight: layer[weight] * over_rows, "bias": affine(layer["bias"])}
+    scaled = layer[weight] * over_last(affine.scale, layer[weight])
+    return {**layer, weight: scaled, "bias": affine(layer["bias"])}

@@ -18,14 +18,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, override
+from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, over_last, override
 from fact_jax.backbone.block import Noise, block, norm
+from fact_jax.backbone.checks import check_adaptation, check_base, check_images
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
-from fact_jax.errors import UserError
 
 # What a block keeps for the backward pass besides its input, by the setting `remat`. All else is
 # computed again: it is elementwise, or of rank r, or a slice of the stacked weights (keeping these
@@ -68,7 +69,7 @@ def _blocks(
         noise = Noise(
             jax.random.split(noise.key, depth),
             None if rate is None else jnp.broadcast_to(rate, depth),
-            None if path is None else jnp.linspace(0.0, 1.0, depth) * path,
+            None if path is None else jnp.linspace(0.0, 1.0, depth, dtype=jnp.float32) * path,
         )
 
     def run(x, i, changes, class_only=False, in_loop=False):
@@ -87,17 +88,22 @@ def _blocks(
 
     changes = (adaptation, noise)
     if collect:
-        x, outputs = jax.lax.scan(middle, x, (jnp.arange(depth), changes), unroll=config.unroll)
+        x, outputs = jax.lax.scan(
+            middle, x, (jnp.arange(depth, dtype=jnp.int32), changes), unroll=config.unroll
+        )
         return x[:, 0], outputs
     if depth > 1:
         x, _ = run(x, 0, _layer(changes, 0))
     if depth > 2:
         inner = jax.tree.map(lambda leaf: leaf[1:-1], changes)
-        x, _ = jax.lax.scan(middle, x, (jnp.arange(1, depth - 1), inner), unroll=config.unroll)
+        x, _ = jax.lax.scan(
+            middle, x, (jnp.arange(1, depth - 1, dtype=jnp.int32), inner), unroll=config.unroll
+        )
     x, _ = run(x, depth - 1, _layer(changes, depth - 1), class_only=True)
     return x[:, 0], None
 
 
+@functools.partial(jax.jit, static_argnames=("config", "collect"), inline=True)
 def _forward(
     config: ViTConfig,
     base: dict,
@@ -106,21 +112,20 @@ def _forward(
     noise: Noise | None,
     collect: bool,
 ) -> tuple[Float[Array, "b d"], Any]:
-    p = config.patch_size
-    b, height, width, _ = images.shape
-    if height != width or height % p:
-        raise UserError(
-            f"Images of {height} x {width} pixels: expected square ones, of a multiple of the "
-            f"patch size {p}. Resize them."
-        )
+    """Features and, with `collect`, every block's outputs.
+
+    Jitted here, and not only around it: the scan's body is a new function at each call, so that
+    every eager call would compile. Within a caller's `jit` nothing of this one is left.
+    """
+    p, (b, height, width, _) = config.patch_size, images.shape
     blocks = adaptation.blocks()
     base = override(base, {k: v for k, v in adaptation.weights.items() if not is_of_block(k)})
     encoder = base["Transformer"]
     # A convolution whose stride is its width is a matrix product over patches.
     x = images.astype(config.dtype).reshape(b, height // p, p, width // p, p, 3)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * 3)
-    x = x @ base["embedding"]["kernel"].reshape(p * p * 3, -1).astype(x.dtype)
-    x = x + base["embedding"]["bias"].astype(x.dtype)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (height // p) * (width // p), p * p * 3)
+    x = x @ base["embedding"]["kernel"].reshape(p * p * 3, config.width).astype(x.dtype)
+    x = x + over_last(base["embedding"]["bias"], x)
     x = x if adaptation.patches is None else adaptation.patches(x)
     cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
     table = resize_positions(encoder["posembed_input"]["pos_embedding"], height // p)
@@ -177,7 +182,7 @@ def init_base(config: ViTConfig, key: Array) -> dict:
 def _init_base(config: ViTConfig, key: Array) -> dict:
     specs, treedef = jax.tree.flatten(_initial(config), is_leaf=lambda x: isinstance(x, tuple))
     keys = jax.random.split(key, len(specs))
-    values = [fill(k, shape) for k, (fill, shape) in zip(keys, specs, strict=True)]
+    values = [fill(k, shape, jnp.float32) for k, (fill, shape) in zip(keys, specs, strict=True)]
     return jax.tree.unflatten(treedef, values)
 
 
@@ -209,6 +214,8 @@ class ViT(nn.Module):
             name: self.param(name, lambda key, n=name: init_base(config, key)[n])
             for name in _initial(config)
         }
+        check_images(config, images)
+        check_adaptation(config, adaptation)
         noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate) if train else None
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         with _precision(config):
@@ -228,7 +235,7 @@ def _precision(config: ViTConfig) -> contextlib.AbstractContextManager:
 def features(
     model: ViT,
     base: dict,
-    images: Array,
+    images: Float[Array, "b y x 3"] | Float[np.ndarray, "b y x 3"],
     adaptation: Adaptation | None = None,
     *,
     key: Array | None = None,
@@ -240,11 +247,20 @@ def features(
     Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
     multiple of the patch size: the position table is interpolated. A `key` switches on, for
     training, what has a rate: dropout in rank space, and stochastic depth. Rates may be traced;
-    None leaves the thing out of the program, which without dropout is cheaper.
+    None leaves the thing out of the program, which without dropout is cheaper. Called eagerly, it
+    compiles one program for all calls of the same shapes.
+
+    Raises:
+      UserError: images, base or adaptation have shapes or types that do not fit the model.
     """
-    rngs = None if key is None else {"dropout": key}
+    check_base(model.config, base)
     x = model.apply(
-        {"params": base}, images, adaptation, key is not None, dropout_rate, drop_path_rate,
-        rngs=rngs,
-    )  # fmt: skip
+        {"params": base},
+        images,
+        adaptation,
+        key is not None,
+        dropout_rate,
+        drop_path_rate,
+        rngs=None if key is None else {"dropout": key},
+    )
     return jnp.asarray(x)

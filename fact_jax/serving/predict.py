@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from fact_jax.backbone.adaptation import over_last
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
@@ -38,7 +39,8 @@ class Predictor:
         @jax.jit
         def program(merged, head, images):
             x = features(model, merged[0], images, merged[1])
-            return jnp.matmul(x, head["kernel"], precision="highest") + head["bias"]
+            logits = jnp.matmul(x, head["kernel"], precision="highest")
+            return logits + over_last(head["bias"], logits)
 
         weights = merged(base, task.factors)
         self._weights, self._head = jax.device_put((weights, task.head), replicated(self._mesh))

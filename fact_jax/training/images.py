@@ -27,5 +27,8 @@ def check_normalisation(name: str) -> str:
 
 def normalise(images: UInt8[Array, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
     """uint8 pixels to float32, ``(pixel / 255 - mean) / std``."""
-    mean, std = (jnp.asarray(v, jnp.float32) for v in NORMALISATIONS[check_normalisation(name)])
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    mean, std = (
+        jnp.asarray(values, jnp.float32).reshape([1] * (images.ndim - 1) + [3])
+        for values in NORMALISATIONS[check_normalisation(name)]
+    )
+    return (jnp.asarray(images, jnp.float32) / 255.0 - mean) / std

@@ -7,6 +7,7 @@ work on normalised images: erase first, then mix. Letters: `b` images, `y`, `x` 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -45,28 +46,30 @@ def mix(
     its image and has the target zero, so that its cross-entropy is zero. Smoothing spreads
     `smoothing` over the first `num_classes` classes; the others, padding, have the target zero.
     """
-    off = smoothing / num_classes
-    real = jnp.arange(padded_classes) < num_classes
-    targets = jax.nn.one_hot(labels, padded_classes) * (1.0 - smoothing) + off
-    targets = jnp.where(valid[:, None] & real, targets, 0.0)
+    off = smoothing / jnp.asarray(num_classes, jnp.float32)
+    real = jnp.arange(padded_classes, dtype=jnp.int32) < num_classes
+    targets = jax.nn.one_hot(labels, padded_classes, dtype=jnp.float32) * (1.0 - smoothing) + off
+    targets = jnp.where(valid[:, None] & real[None], targets, 0.0)
     if mixup <= 0 and cutmix <= 0:
         return images, targets
     partner = _reversed(valid)
     images = jnp.asarray(images)
     own = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
     pixels, label = own.pixels.astype(images.dtype), own.label
-    mixed = images * pixels + images[partner] * (1 - pixels)
+    mixed = images * pixels[None] + images[partner] * (1 - pixels)[None]
     mixed = jnp.where(
-        (valid & (partner != jnp.arange(len(valid))))[:, None, None, None], mixed, images
+        (valid & (partner != jnp.arange(len(valid), dtype=jnp.int32)))[:, None, None, None],
+        mixed,
+        images,
     )
     return mixed, targets * label + targets[partner] * (1 - label)
 
 
 def _reversed(valid: Bool[Array, " b"]) -> Int[Array, " b"]:
     """For each row the one it is mixed with: valid rows in reverse order, others themselves."""
-    count, rows = valid.sum(), jnp.arange(valid.shape[0])
-    order = jnp.argsort(~valid, stable=True)  # the valid rows first
-    rank = jnp.cumsum(valid) - 1
+    count, rows = valid.sum(dtype=jnp.int32), jnp.arange(valid.shape[0], dtype=jnp.int32)
+    order = jnp.argsort(~valid, stable=True).astype(jnp.int32)  # the valid rows first
+    rank = jnp.cumsum(valid, dtype=jnp.int32) - 1
     return jnp.where(valid, order[jnp.maximum(count - 1 - rank, 0)], rows)
 
 
@@ -77,17 +80,18 @@ def draw(key: jax.Array, height: int, width: int, mixup: float, cutmix: float) -
     weight is that of the box which is left.
     """
     key_which, key_mixup, key_cutmix, key_y, key_x = jax.random.split(key, 5)
-    lam_mixup = jax.random.beta(key_mixup, mixup, mixup) if mixup > 0 else jnp.float32(1)
+    beta = functools.partial(jax.random.beta, shape=(), dtype=jnp.float32)
+    lam_mixup = beta(key_mixup, mixup, mixup) if mixup > 0 else jnp.float32(1)
     if cutmix <= 0:
         return Draw(jnp.full((height, width, 1), lam_mixup), lam_mixup)
-    side = jnp.sqrt(1.0 - jax.random.beta(key_cutmix, cutmix, cutmix))
+    side = jnp.sqrt(1.0 - beta(key_cutmix, cutmix, cutmix))
     inside_y, rows = _span(key_y, height, side)
     inside_x, columns = _span(key_x, width, side)
     box = inside_y[:, None, None] & inside_x[None, :, None]
-    lam_cutmix = 1.0 - rows * columns / (height * width)
-    use_cutmix = jax.random.bernoulli(key_which) if mixup > 0 else True
+    lam_cutmix = 1.0 - (rows * columns).astype(jnp.float32) / (height * width)
+    use_cutmix = jax.random.bernoulli(key_which, jnp.float32(0.5)) if mixup > 0 else True
     return Draw(
-        jnp.where(use_cutmix, jnp.where(box, 0.0, 1.0), lam_mixup),
+        jnp.where(use_cutmix, 1 - box.astype(jnp.float32), lam_mixup),
         jnp.where(use_cutmix, lam_cutmix, lam_mixup),
     )
 
@@ -95,9 +99,9 @@ def draw(key: jax.Array, height: int, width: int, mixup: float, cutmix: float) -
 def _span(key: jax.Array, length: int, side: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Which pixels of one axis are inside the box [length], and how many."""
     half = (length * side).astype(jnp.int32) // 2
-    centre = jax.random.randint(key, (), 0, length)
+    centre = jax.random.randint(key, (), 0, length, jnp.int32)
     low, high = jnp.maximum(centre - half, 0), jnp.minimum(centre + half, length)
-    at = jnp.arange(length)
+    at = jnp.arange(length, dtype=jnp.int32)
     return (at >= low) & (at < high), high - low
 
 
@@ -111,19 +115,20 @@ def erase(
     b, height, width, _ = images.shape
     keys = jax.random.split(key, 6)
     shape = (b, _ATTEMPTS)
-    area = jax.random.uniform(keys[0], shape, minval=_AREA[0], maxval=_AREA[1]) * height * width
-    low, high = jnp.log(jnp.array(_RATIO))
-    ratio = jnp.exp(jax.random.uniform(keys[1], shape, minval=low, maxval=high))
+    uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
+    area = uniform(keys[0], shape, minval=_AREA[0], maxval=_AREA[1]) * height * width
+    low, high = jnp.log(jnp.array(_RATIO, jnp.float32))
+    ratio = jnp.exp(uniform(keys[1], shape, minval=low, maxval=high))
     h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
     fits = (h < height) & (w < width)
     first = jnp.argmax(fits, axis=1)[:, None]
     h, w = (jnp.take_along_axis(v, first, axis=1)[:, 0].astype(jnp.int32) for v in (h, w))
-    erased = (jax.random.uniform(keys[2], (b,)) < rate) & fits.any(axis=1)
-    top = jax.random.randint(keys[3], (b,), 0, jnp.maximum(height - h + 1, 1))
-    left = jax.random.randint(keys[4], (b,), 0, jnp.maximum(width - w + 1, 1))
+    erased = (uniform(keys[2], (b,)) < rate) & fits.any(axis=1)
+    top = jax.random.randint(keys[3], (b,), 0, jnp.maximum(height - h + 1, 1), jnp.int32)
+    left = jax.random.randint(keys[4], (b,), 0, jnp.maximum(width - w + 1, 1), jnp.int32)
 
     def inside(length: int, start: jax.Array, extent: jax.Array) -> jax.Array:
-        at = jnp.arange(length)[None]
+        at = jnp.arange(length, dtype=jnp.int32)[None]
         return (at >= start[:, None]) & (at < (start + extent)[:, None])
 
     box = inside(height, top, h)[:, :, None] & inside(width, left, w)[:, None, :]

@@ -54,7 +54,9 @@ class Recipe:
         self, trainable: dict, grads: dict, moments: optax.OptState, rate: Any, decay: Any
     ) -> tuple[dict, optax.OptState]:
         """Trained arrays and moments after one step."""
-        updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
+        # optax's Adam raises a float to an integer power, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
         return optax.apply_updates(trainable, updates), moments
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.adaptation import Adaptation, over_last
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
@@ -25,6 +25,7 @@ from fact_jax.training.images import normalise
 from fact_jax.training.mesh import trial_sharded
 from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe
+from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Method, SearchMethod
 
 Array = jax.Array | np.ndarray
@@ -71,8 +72,8 @@ def init_head(key: jax.Array, width: int, num_classes: int, padded_classes: int)
     """PyTorch's Linear default, uniform +-1/sqrt(d); columns past num_classes are zero."""
     key_kernel, key_bias = jax.random.split(key)
     bound, pad = width**-0.5, padded_classes - num_classes
-    kernel = jax.random.uniform(key_kernel, (num_classes, width), minval=-bound, maxval=bound).T
-    bias = jax.random.uniform(key_bias, (num_classes,), minval=-bound, maxval=bound)
+    kernel = uniform(key_kernel, (num_classes, width), bound).T
+    bias = uniform(key_bias, (num_classes,), bound)
     return {"kernel": jnp.pad(kernel, ((0, 0), (0, pad))), "bias": jnp.pad(bias, (0, pad))}
 
 
@@ -96,8 +97,10 @@ def init_trial(
 
 def logits_of(head: dict, x: jax.Array, num_classes: int | jax.Array) -> jax.Array:
     """float32 logits [b, c] of features x [b, d]; classes from num_classes on are masked."""
-    logits = jnp.matmul(x, head["kernel"], precision="highest") + head["bias"]
-    return jnp.where(jnp.arange(logits.shape[-1]) < num_classes, logits, _MASKED)
+    logits = jnp.matmul(x, head["kernel"], precision="highest")
+    logits = logits + over_last(head["bias"], logits)
+    real = jnp.arange(logits.shape[-1], dtype=jnp.int32) < num_classes
+    return jnp.where(real[None], logits, _MASKED)
 
 
 def epoch_key(seed: int, epoch: int) -> jax.Array:
@@ -128,7 +131,7 @@ def make_epoch(
     leading axis [t], which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks.
     All randomness of a trial comes from its seed and the epoch's `number`. `steps` is the largest
     number of batches of any trial (`num_steps`); one that has fewer keeps its state in the steps
-    past its own. `losses` [t, n // batch_size] holds each step's mean cross-entropy, NaN for steps
+    past its own. `losses` [t, n // batch_size] holds each step's mean cross-entropy, 0 for steps
     not taken. `states` is donated. With `sampled`, every step draws the method's choice anew.
     """
 
@@ -146,20 +149,22 @@ def make_epoch(
             losses = optax.softmax_cross_entropy(logits, targets)
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return jnp.where(valid, losses, 0).sum() / valid.sum()
+        return jnp.where(valid, losses, 0).sum() / valid.sum().astype(jnp.float32)
 
     def one_trial(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number, steps):
         capacity = data.images.shape[0]
         key_order, key_steps = jax.random.split(epoch_key(seed, number))
-        draw = jax.random.uniform(key_order, (capacity,))
-        order = jnp.argsort(jnp.where(jnp.arange(capacity) < data.num_examples, draw, jnp.inf))
+        draw = jax.random.uniform(key_order, (capacity,), jnp.float32)
+        order = jnp.argsort(
+            jnp.where(jnp.arange(capacity, dtype=jnp.int32) < data.num_examples, draw, jnp.inf)
+        )
         order = jnp.pad(order, (0, max(0, batch_size - capacity)))
 
         def step(i, carry):
             rows = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
             images, labels = data.images[rows], data.labels[rows]
             # All of them, but where a split is smaller than a batch.
-            valid = i * batch_size + jnp.arange(batch_size) < data.num_examples
+            valid = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32) < data.num_examples
             if mesh.shape["data"] > 1:
                 images = jax.lax.with_sharding_constraint(images, PartitionSpec("data"))
             state, losses = carry
@@ -183,7 +188,7 @@ def make_epoch(
             own = i < jnp.maximum(data.num_examples // batch_size, 1)  # num_steps
             return jax.tree.map(lambda new, old: jnp.where(own, new, old), stepped, carry)
 
-        losses = jnp.full((max(capacity // batch_size, 1),), jnp.nan)
+        losses = jnp.zeros((max(capacity // batch_size, 1),), jnp.float32)
         return jax.lax.fori_loop(0, steps, step, (state, losses))
 
     def epoch(base, states: TrialState, data: TrainSet, hypers: Hyper, seeds, number, steps):

@@ -51,10 +51,10 @@ class Adapter:
 
     def _initial(self, key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
         if name.endswith("bias"):
-            return jnp.zeros(shape)
+            return jnp.zeros(shape, jnp.float32)
         if self.placement == "noah":
-            return 0.02 * jax.random.normal(key, shape)
-        return 0.01 * jax.random.truncated_normal(key, -2, 2, shape)
+            return 0.02 * jax.random.normal(key, shape, jnp.float32)
+        return 0.01 * jax.random.truncated_normal(key, -2, 2, shape, dtype=jnp.float32)
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         act = "quick_gelu" if self.placement == "noah" else "gelu"

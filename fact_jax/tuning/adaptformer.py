@@ -42,11 +42,14 @@ class AdaptFormer:
 
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
-        factors = {"down": linear(key, (depth, d, h)), "up": jnp.zeros((depth, h, d))}
+        factors = {"down": linear(key, (depth, d, h)), "up": jnp.zeros((depth, h, d), jnp.float32)}
         if self.form == "adaptformer":
-            factors |= {"down_bias": jnp.zeros((depth, h)), "up_bias": jnp.zeros((depth, d))}
+            factors |= {
+                "down_bias": jnp.zeros((depth, h), jnp.float32),
+                "up_bias": jnp.zeros((depth, d), jnp.float32),
+            }
         if self.layer_norm:
-            ones, zeros = jnp.ones((depth, d)), jnp.zeros((depth, d))
+            ones, zeros = jnp.ones((depth, d), jnp.float32), jnp.zeros((depth, d), jnp.float32)
             factors |= {"norm_scale": ones, "norm_bias": zeros}
         return factors
 

@@ -46,13 +46,18 @@ class Convpass:
         factors: Factors = {}
         for i, place in enumerate(self._places):
             key_down, key_conv = jax.random.split(jax.random.fold_in(key, i))
-            conv = jnp.zeros((depth, 3, 3, h, h)).at[:, 1, 1].set(jnp.eye(h))
+            identity = jnp.eye(h, dtype=jnp.float32)
+            conv = jnp.zeros((depth, 3, 3, h, h), jnp.float32).at[:, 1, 1].set(identity)
             if self.xavier:  # fans of 9 h
                 conv = uniform(key_conv, conv.shape, (6 / (18 * h)) ** 0.5)
             values = (
-                xavier(key_down, (depth, d, h)), jnp.zeros((depth, h, d)), jnp.zeros((depth, h)),
-                jnp.zeros((depth, d)), conv, jnp.zeros((depth, h)),
-            )  # fmt: skip
+                xavier(key_down, (depth, d, h)),
+                jnp.zeros((depth, h, d), jnp.float32),
+                jnp.zeros((depth, h), jnp.float32),
+                jnp.zeros((depth, d), jnp.float32),
+                conv,
+                jnp.zeros((depth, h), jnp.float32),
+            )
             factors |= {f"{place}_{k}": v for k, v in zip(_PARTS, values, strict=True)}
         return factors
 

@@ -36,5 +36,5 @@ class FacTCP:
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
-        cores = factors["C"][..., None] * jnp.eye(self.rank)
+        cores = factors["C"][..., None] * jnp.eye(self.rank, dtype=jnp.float32)[None, None]
         return assemble(factors["U"], cores, factors["V"], scale)

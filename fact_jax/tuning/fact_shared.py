@@ -43,7 +43,7 @@ class FacTShared:
         return {
             "U": linear(key_u, (n, d, r)),
             "S": linear(key_s, (config.depth, s, r, r)),
-            "V": jnp.zeros((n, r, d)),
+            "V": jnp.zeros((n, r, d), jnp.float32),
         }
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

@@ -42,8 +42,11 @@ class FacTTK:
         """U as in FacT-TT, V zero, C and P Xavier-uniform: bounds sqrt(3)/r, sqrt(6/(r+12L))."""
         r, columns = self.rank, config.depth * slices_per_block(config)
         key_uv, key_c, key_p = jax.random.split(key, 3)
-        c = jax.random.uniform(key_c, (r, r, r), minval=-1.0) * (3**0.5 / r)
-        p = jax.random.uniform(key_p, (r, columns), minval=-1.0) * (6 / (r + columns)) ** 0.5
+        c = jax.random.uniform(key_c, (r, r, r), jnp.float32, minval=-1.0) * (3**0.5 / r)
+        p = (
+            jax.random.uniform(key_p, (r, columns), jnp.float32, minval=-1.0)
+            * (6 / (r + columns)) ** 0.5
+        )
         return {**init_uv(key_uv, config, r), "C": c, "P": p}
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

@@ -36,9 +36,9 @@ class FacTTT:
         """
         g, s, r = mlp_slices(config), slices_per_block(config), self.rank
         key_uv, key_s = jax.random.split(key)
-        fan_in = jnp.where(jnp.arange(s) < 4 + g, r, g * r)
-        unit = jax.random.uniform(key_s, (config.depth, s, r, r), minval=-1.0)
-        cores = unit / jnp.sqrt(fan_in)[:, None, None]
+        fan_in = jnp.where(jnp.arange(s, dtype=jnp.int32) < 4 + g, r, g * r)
+        unit = jax.random.uniform(key_s, (config.depth, s, r, r), jnp.float32, minval=-1.0)
+        cores = unit / jnp.sqrt(fan_in.astype(jnp.float32))[None, :, None, None]
         return {**init_uv(key_uv, config, r), "S": cores}
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

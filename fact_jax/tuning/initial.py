@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], bound: float) -> jax.Array:
     """Uniform on +-bound."""
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
 
 
 def linear(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

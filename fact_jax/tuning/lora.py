@@ -53,10 +53,12 @@ class LoRA:
             rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
             if not shared:
                 factors[f"A_{name}"] = linear(own, (depth, rows, r))
-            b = jnp.zeros((depth, r, columns))
-            factors[f"B_{name}"] = 0.02 * jax.random.normal(own, b.shape) if shared else b
+            b = jnp.zeros((depth, r, columns), jnp.float32)
+            factors[f"B_{name}"] = (
+                0.02 * jax.random.normal(own, b.shape, jnp.float32) if shared else b
+            )
         if shared:
-            factors["A"] = 0.02 * jax.random.normal(key_a, (depth, config.width, r))
+            factors["A"] = 0.02 * jax.random.normal(key_a, (depth, config.width, r), jnp.float32)
         return factors
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:

@@ -35,15 +35,15 @@ def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
         "up": (depth, w, d),
     }  # fmt: skip
     drawn = {
-        name: 0.02 * jax.random.normal(own, shape)
+        name: 0.02 * jax.random.normal(own, shape, jnp.float32)
         for own, (name, shape) in zip(keys[1:], shapes.items(), strict=True)
     }
     bound = (6 / (d * (w + 1))) ** 0.5  # Xavier's, as PyTorch has it for [1, w, d]
     return {
         "prompts": uniform(keys[0], (depth, w, d), bound),
         **drawn,
-        "down_bias": jnp.zeros((depth, w)),
-        "up_bias": jnp.zeros((depth, d)),
+        "down_bias": jnp.zeros((depth, w), jnp.float32),
+        "up_bias": jnp.zeros((depth, d), jnp.float32),
     }
 
 
@@ -52,17 +52,19 @@ def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
     d = factors["prompts"].shape[2]
     largest = (factors["prompts"].shape[1], factors["lora_A"].shape[2], factors["down"].shape[2])
     prompts, lora, adapters = (
-        jnp.arange(w) < row[:, None] for w, row in zip(largest, widths, strict=True)
+        jnp.arange(w, dtype=jnp.int32)[None] < row[:, None]
+        for w, row in zip(largest, widths, strict=True)
     )
-    down = factors["down"] * adapters[:, None]
+    shares = adapters.astype(jnp.float32)
+    down = factors["down"] * shares[:, None]
     bottleneck = Bottleneck(
         down,
         factors["up"],
-        factors["down_bias"] * adapters,
-        factors["up_bias"] * adapters[:, :1],
+        factors["down_bias"] * shares,
+        factors["up_bias"] * shares[:, :1],
         activation="quick_gelu",  # 0 at 0
     )
-    a = factors["lora_A"] * lora[:, None]
+    a = factors["lora_A"] * lora.astype(jnp.float32)[:, None]
     pairs = [LowRank(a, factors["lora_B"][..., i * d : (i + 1) * d]) for i in range(3)]
     return Adaptation(
         q=pairs[0],
@@ -74,11 +76,16 @@ def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
 
 
 def _prompts(tokens: Array, own: Bool[Array, "l w"]) -> Prompts:
+<<<<<<< HEAD
     """A block without prompts of its own hands on those of the last block that had some.
 
     No block after such a one has prompts again; `NOAHSubnet._appended` is for those.
     """
     layers, has = jnp.arange(len(own)), own[:, 0]
+=======
+    """A block without prompts of its own hands on those of the last that had some."""
+    layers, has = jnp.arange(len(own), dtype=jnp.int32), own[:, 0]
+>>>>>>> 8cc90fe (Dtypes and ranks are stated: x64, strict promotion and debug_nans change nothing; eager features compile once; images, base and adaptation are checked)
     last = jax.lax.cummax(jnp.where(has, layers, -1))
     seen = jnp.where(last[:, None] >= 0, own[jnp.maximum(last, 0)], False)
     return Prompts(tokens, jnp.broadcast_to(~has[:, None], own.shape), ~seen)
@@ -131,16 +138,19 @@ class NOAH:
         """The adaptation of an architecture `choice`, widths [3, l] by family; None: the largest
         everywhere. Its prompts have no gap, as in all that are sampled and searched."""
         if choice is None:
-            choice = jnp.full((3, config.depth), max(self.widths))
+            choice = jnp.full((3, config.depth), max(self.widths), jnp.int32)
         return _adaptation(factors, choice)
 
     def sample(self, key: jax.Array, config: ViTConfig) -> Int[Array, "3 l"]:
         """A random architecture: for each family a depth, then a width for each block so far."""
         key_depth, key_width = jax.random.split(key)
-        depths, widths = jnp.asarray(self.depths_of(config)), jnp.asarray(self.widths)
+        depths, widths = (
+            jnp.asarray(self.depths_of(config), jnp.int32),
+            jnp.asarray(self.widths, jnp.int32),
+        )
         depth = jax.random.choice(key_depth, depths, (3, 1))
         width = jax.random.choice(key_width, widths, (3, config.depth))
-        return jnp.where(jnp.arange(config.depth) < depth, width, 0)
+        return jnp.where(jnp.arange(config.depth, dtype=jnp.int32)[None] < depth, width, 0)
 
     def count(self, choice: Any, config: ViTConfig) -> int:
         """Numbers of an architecture, as the released code counts them for its limit: those of the
@@ -223,12 +233,15 @@ class NOAHSubnet:
             w = max(1, *widths)
             if axis == 0:
                 blocks = np.flatnonzero(widths)
-                full[name] = jnp.zeros((config.depth, *value.shape[1:])).at[blocks].set(value)
+                full[name] = (
+                    jnp.zeros((config.depth, *value.shape[1:]), jnp.float32).at[blocks].set(value)
+                )
                 continue
             blocks = np.repeat(np.arange(config.depth), widths)
             places = np.concatenate([np.arange(own) for own in widths])
-            rows = jnp.zeros((config.depth, w, *value.shape[1:]))
+            rows = jnp.zeros((config.depth, w, *value.shape[1:]), jnp.float32)
             full[name] = jnp.moveaxis(rows.at[blocks, places].set(value), 1, axis)
+<<<<<<< HEAD
         adaptation = _adaptation(full, jnp.asarray(self.choice))
         if len(self._runs) < 2:
             return adaptation
@@ -263,3 +276,6 @@ class NOAHSubnet:
             hidden.append(place >= seen)
         joined = (np.concatenate(part, axis=1) for part in (kept, hidden))
         return Prompts(jnp.concatenate(places, axis=1), *map(jnp.asarray, joined))
+=======
+        return _adaptation(full, jnp.asarray(self.choice, jnp.int32))
+>>>>>>> 8cc90fe (Dtypes and ranks are stated: x64, strict promotion and debug_nans change nothing; eager features compile once; images, base and adaptation are checked)

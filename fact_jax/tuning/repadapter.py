@@ -49,9 +49,9 @@ class RepAdapter:
         for i, place in enumerate(self._places):
             factors |= {
                 f"{place}_down": xavier(jax.random.fold_in(key, i), (depth, d, h)),
-                f"{place}_down_bias": jnp.zeros((depth, h)),
-                f"{place}_up": jnp.zeros((depth, g, h // g, d // g)),
-                f"{place}_up_bias": jnp.zeros((depth, d)),
+                f"{place}_down_bias": jnp.zeros((depth, h), jnp.float32),
+                f"{place}_up": jnp.zeros((depth, g, h // g, d // g), jnp.float32),
+                f"{place}_up_bias": jnp.zeros((depth, d), jnp.float32),
             }
         return factors
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
 from fact_jax.backbone.config import ViTConfig
@@ -39,7 +40,7 @@ class SSF:
         for (name, shape), own in zip(
             shapes.items(), jax.random.split(key, len(shapes)), strict=True
         ):
-            noise = 0.02 * jax.random.normal(own, (2, *shape))
+            noise = 0.02 * jax.random.normal(own, (2, *shape), jnp.float32)
             factors |= {f"{name}_scale": 1 + noise[0], f"{name}_shift": noise[1]}
         return factors
 

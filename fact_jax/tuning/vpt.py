@@ -43,7 +43,7 @@ class VPTShallow(_VPT):
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         rest = config.depth - 1
         tokens = jnp.pad(factors["tokens"], ((0, rest), (0, 0), (0, 0)))
-        later = jnp.arange(config.depth)[:, None] > 0
+        later = jnp.arange(config.depth, dtype=jnp.int32)[:, None] > 0
         return Adaptation(prompts=Prompts(tokens, jnp.broadcast_to(later, tokens.shape[:2])))
 
 
