@@ -76,16 +76,11 @@ def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
 
 
 def _prompts(tokens: Array, own: Bool[Array, "l w"]) -> Prompts:
-<<<<<<< HEAD
     """A block without prompts of its own hands on those of the last block that had some.
 
     No block after such a one has prompts again; `NOAHSubnet._appended` is for those.
     """
-    layers, has = jnp.arange(len(own)), own[:, 0]
-=======
-    """A block without prompts of its own hands on those of the last that had some."""
     layers, has = jnp.arange(len(own), dtype=jnp.int32), own[:, 0]
->>>>>>> 8cc90fe (Dtypes and ranks are stated: x64, strict promotion and debug_nans change nothing; eager features compile once; images, base and adaptation are checked)
     last = jax.lax.cummax(jnp.where(has, layers, -1))
     seen = jnp.where(last[:, None] >= 0, own[jnp.maximum(last, 0)], False)
     return Prompts(tokens, jnp.broadcast_to(~has[:, None], own.shape), ~seen)
@@ -241,8 +236,7 @@ class NOAHSubnet:
             places = np.concatenate([np.arange(own) for own in widths])
             rows = jnp.zeros((config.depth, w, *value.shape[1:]), jnp.float32)
             full[name] = jnp.moveaxis(rows.at[blocks, places].set(value), 1, axis)
-<<<<<<< HEAD
-        adaptation = _adaptation(full, jnp.asarray(self.choice))
+        adaptation = _adaptation(full, jnp.asarray(self.choice, jnp.int32))
         if len(self._runs) < 2:
             return adaptation
         return dataclasses.replace(adaptation, prompts=self._appended(full["prompts"]))
@@ -276,6 +270,3 @@ class NOAHSubnet:
             hidden.append(place >= seen)
         joined = (np.concatenate(part, axis=1) for part in (kept, hidden))
         return Prompts(jnp.concatenate(places, axis=1), *map(jnp.asarray, joined))
-=======
-        return _adaptation(full, jnp.asarray(self.choice, jnp.int32))
->>>>>>> 8cc90fe (Dtypes and ranks are stated: x64, strict promotion and debug_nans change nothing; eager features compile once; images, base and adaptation are checked)

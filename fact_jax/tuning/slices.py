@@ -59,15 +59,5 @@ def assemble(
 def init_uv(key: Array, config: ViTConfig, rank: int) -> dict[str, jax.Array]:
     """U [d, r] uniform +-1/sqrt(d), PyTorch's Linear default; V [r, d] zero: no increment yet."""
     bound = config.width**-0.5
-<<<<<<< HEAD
-    u = jax.random.uniform(key, (config.width, rank), minval=-bound, maxval=bound)
-    return {"U": u, "V": jnp.zeros((rank, config.width))}
-=======
     u = jax.random.uniform(key, (config.width, rank), jnp.float32, minval=-bound, maxval=bound)
     return {"U": u, "V": jnp.zeros((rank, config.width), jnp.float32)}
-
-
-def check_rank(rank: int) -> None:
-    if rank < 1:
-        raise UserError(f"rank is {rank}; expected 1 or more.")
->>>>>>> 8cc90fe (Dtypes and ranks are stated: x64, strict promotion and debug_nans change nothing; eager features compile once; images, base and adaptation are checked)
