@@ -5,9 +5,10 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.merging import absorb, merge
 from fact_jax.backbone.vit import ViT, features
-from fact_jax.backbone.weights import load_vit
+from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.errors import UserError
 from fact_jax.serving.predict import Predictor
+from fact_jax.training.images import normalise
 from fact_jax.tuning import (
     SSF,
     Adapter,
@@ -26,7 +27,7 @@ from fact_jax.tuning import (
     VPTDeep,
     VPTShallow,
 )
-from fact_jax.tuning.files import check_fits, load_factors
+from fact_jax.tuning.files import check_fits, load_factors, save_factors
 
 __version__ = "0.1.0"
 
@@ -56,10 +57,13 @@ __all__ = [
     "ViTConfig",
     "absorb",
     "check_fits",
+    "checksum",
     "combine",
     "features",
     "get_variant",
     "load_factors",
     "load_vit",
     "merge",
+    "normalise",
+    "save_factors",
 ]

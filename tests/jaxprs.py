@@ -9,3 +9,12 @@ def equations(jaxpr):
         yield equation
         for inner in jaxprs_in_params(equation.params):
             yield from equations(inner)
+
+
+def arrays_of_type(jaxpr, dtype):
+    """Operations with a result of this type; numbers [] are left out, which Python's are."""
+    return [
+        str(equation)[:200]
+        for equation in equations(jaxpr)
+        if any(str(v.aval.dtype) == dtype and v.aval.shape for v in equation.outvars)
+    ]

@@ -35,7 +35,7 @@ def plain(x, layers, pair):
     increment = jnp.concatenate([p @ pair.b for p in jnp.split(a, a.shape[1] // r, 1)], axis=1)
     kernel = jnp.concatenate([layer["kernel"] for layer in layers], axis=1) + increment
     bias = jnp.concatenate([layer["bias"] for layer in layers])
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape([1] * (x.ndim - 1) + [-1])
 
 
 def joined(function):
@@ -58,14 +58,14 @@ def plain_dropping(x, layers, pair):
     (d, r), f = x.shape[-1:] + pair.b.shape[:1], pair.b.shape[1]
     z = x @ (jnp.eye(d, dtype=x.dtype) if pair.u is None else pair.u.astype(x.dtype))
     z = z @ pair.a.astype(x.dtype)
-    kept = jax.random.bernoulli(KEY, 1 - RATE, z.shape)
-    z = (z * kept / (1 - RATE)).astype(x.dtype)
+    kept = jax.random.bernoulli(KEY, 1 - RATE, z.shape).astype(jnp.float32)
+    z = (z.astype(jnp.float32) * kept / (1 - RATE)).astype(x.dtype)
     pieces = jnp.split(z, z.shape[-1] // r, axis=-1)
     increment = jnp.concatenate([piece @ pair.b.astype(x.dtype) for piece in pieces], axis=-1)
     kernel = jnp.concatenate([layer["kernel"] for layer in layers], axis=1).astype(x.dtype)
     bias = jnp.concatenate([layer["bias"] for layer in layers]).astype(x.dtype)
     assert increment.shape[-1] == kernel.shape[-1] == f * len(pieces)
-    return x @ kernel + increment + bias
+    return x @ kernel + increment + bias.reshape([1] * (x.ndim - 1) + [-1])
 
 
 def gradients(function, x, layers, pair):

@@ -169,8 +169,8 @@ def test_stochastic_depth_keeps_the_expectation(small_config):
     base = jax.tree.map(jnp.zeros_like, init_base(model.config, jax.random.key(0)))
     c, v = np.zeros(24), np.zeros(24)
     c[:2], v[2:4] = (1, -1), (1, -1)
-    base["cls"] += c
-    base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_1"]["bias"] += v
+    base["cls"] += jnp.float32(c)[None, None]
+    base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_1"]["bias"] += jnp.float32(v)[None]
     base["Transformer"]["encoder_norm"]["scale"] += 1
     x = np.asarray(
         features(

@@ -197,6 +197,16 @@ def override(tree: dict, weights: Mapping[str, Array | dict]) -> dict:
     """A copy of a tree of dicts with the leaves of these names, joined with "/", replaced."""
     for name, value in weights.items():
         head, _, rest = name.partition("/")
+        if head not in tree:
+            raise UserError(
+                f"The adaptation replaces the weight {name!r}, which this ViT does not have. Were "
+                "its factors trained for another variant?"
+            )
+        if not rest and not isinstance(value, dict) and value.shape != tree[head].shape:
+            raise UserError(
+                f"The adaptation replaces the weight {name!r} of shape {tree[head].shape} by one "
+                f"of shape {value.shape}. Were its factors trained for another variant?"
+            )
         tree = {**tree, head: override(tree[head], {rest: value}) if rest else value}
     return tree
 

@@ -102,7 +102,7 @@ def _attention(
     """
 
     def heads(y):
-        return y.reshape(*y.shape[:2], config.num_heads, -1)
+        return y.reshape(*y.shape[:2], config.num_heads, y.shape[-1] // config.num_heads)
 
     if config.attention == "cudnn" and hidden is None and q.shape == k.shape:
         return _fused_attention(heads(q), heads(k), heads(v)).reshape(q.shape)

@@ -103,7 +103,7 @@ def _blocks(
     return x[:, 0], None
 
 
-@functools.partial(jax.jit, static_argnames=("config", "collect"), inline=True)
+@functools.partial(jax.jit, static_argnames=("config", "collect"))
 def _forward(
     config: ViTConfig,
     base: dict,
@@ -114,8 +114,8 @@ def _forward(
 ) -> tuple[Float[Array, "b d"], Any]:
     """Features and, with `collect`, every block's outputs.
 
-    Jitted here, and not only around it: the scan's body is a new function at each call, so that
-    every eager call would compile. Within a caller's `jit` nothing of this one is left.
+    Jitted, because the scan's body is a new function at each call: every eager call would compile.
+    XLA inlines it into a caller's program.
     """
     p, (b, height, width, _) = config.patch_size, images.shape
     blocks = adaptation.blocks()

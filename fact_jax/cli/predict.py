@@ -23,6 +23,7 @@ from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
+from fact_jax.files.atomic import write_atomically
 from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
@@ -146,7 +147,7 @@ def main() -> None:
     logits, names, unreadable = predict(load_predictor(task), notes)
     if _OUT.value:
         suffix = Path(_OUT.value).suffix
-        outputs.write_atomically(_OUT.value, outputs.logits_bytes(suffix, logits, names, classes))
+        write_atomically(_OUT.value, outputs.logits_bytes(suffix, logits, names, classes))
         notes.print(f"Logits of {len(names)} images and {len(classes)} classes: {_OUT.value}")
     topk = _TOPK.value or (None if _OUT.value else 5)
     if topk:

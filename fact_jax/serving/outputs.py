@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fact_jax.errors import UserError
+from fact_jax.files.atomic import beside, unwritable
 from fact_jax.text import csv_field, printable_line
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
@@ -61,11 +60,11 @@ def prepare_output(path: str) -> None:
         raise UserError(f"{path} is a folder. Give --out the name of a file.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        probe = _beside(target)
+        probe = beside(target)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def check_not_input(out: str, **inputs: str | None) -> None:
@@ -88,27 +87,6 @@ def check_not_input(out: str, **inputs: str | None) -> None:
 
 def _same(a: str | Path, b: str | Path) -> bool:
     return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
-
-
-def write_atomically(path: str, content: bytes) -> None:
-    """The file appears whole or not at all. Raises UserError if it cannot be written."""
-    target = epath.Path(path)
-    temporary = _beside(target)
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _beside(target: epath.Path) -> epath.Path:
-    return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-
-
-def _unwritable(path: str, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be written ({error}). Give another --out.")
 
 
 def top_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -9,12 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fact_jax.backbone.adaptation import over_last
+from fact_jax.backbone.adaptation import Adaptation, over_last
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
 from fact_jax.tuning.files import TrainedTask, check_fits
+from fact_jax.tuning.method import Method
+
+
+# Functions of the module, so that predictors of one method and model share their programs.
+@functools.partial(jax.jit, static_argnames=("method", "config"))
+def _merged(
+    method: Method, config: ViTConfig, base: dict, factors: dict
+) -> tuple[dict, Adaptation]:
+    return absorb(base, method.adaptation(factors, config))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(
+    config: ViTConfig, merged: tuple[dict, Adaptation], head: dict, images: jax.Array
+) -> jax.Array:
+    x = features(ViT(config), merged[0], images, merged[1])
+    logits = jnp.matmul(x, head["kernel"], precision="highest")
+    return logits + over_last(head["bias"], logits)
 
 
 class Predictor:
@@ -31,20 +51,8 @@ class Predictor:
         check_fits(task, model.config, None, any_weights=True)
         self.model, self.task, self.batch_size = model, task, batch_size
         self._mesh = make_mesh(batch_size)
-
-        @jax.jit
-        def merged(base, factors):
-            return absorb(base, task.method.adaptation(factors, model.config))
-
-        @jax.jit
-        def program(merged, head, images):
-            x = features(model, merged[0], images, merged[1])
-            logits = jnp.matmul(x, head["kernel"], precision="highest")
-            return logits + over_last(head["bias"], logits)
-
-        weights = merged(base, task.factors)
+        weights = _merged(task.method, model.config, base, task.factors)
         self._weights, self._head = jax.device_put((weights, task.head), replicated(self._mesh))
-        self._program = program
 
     def logits(self, images: Float[np.ndarray, "n y x 3"]) -> Float[np.ndarray, "n c"]:
         """float32 logits of normalised images, which may be a memory map.
@@ -69,7 +77,7 @@ class Predictor:
             pad = rows - len(images)
             padded = np.pad(np.asarray(images, np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
             padded = jax.device_put(padded, batch_sharded(self._mesh))
-            logits = self._program(self._weights, self._head, padded)
+            logits = _logits(self.model.config, self._weights, self._head, padded)
             if pending is not None:
                 yield np.asarray(pending[0])[: pending[1]]
             pending = logits, len(images)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
 
@@ -56,6 +56,7 @@ class Adapter:
             return 0.02 * jax.random.normal(key, shape, jnp.float32)
         return 0.01 * jax.random.truncated_normal(key, -2, 2, shape, dtype=jnp.float32)
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         act = "quick_gelu" if self.placement == "noah" else "gelu"
         names = ("down", "up", "down_bias", "up_bias")

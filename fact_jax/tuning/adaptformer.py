@@ -16,7 +16,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, OneOf, OrNone, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class AdaptFormer:
             factors |= {"norm_scale": ones, "norm_bias": zeros}
         return factors
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         norm = {k: factors[f"norm_{k}"] for k in ("scale", "bias")} if self.layer_norm else None

@@ -13,7 +13,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, from_base
+from fact_jax.tuning.method import Factors, checked, from_base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,5 +28,6 @@ class BitFit:
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return from_base(base, lambda name: name.endswith("/bias"))
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         return Adaptation(weights=factors)

@@ -10,7 +10,7 @@ from fact_jax.backbone.adaptation import Adaptation, combine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, Method, SearchMethod
+from fact_jax.tuning.method import Factors, Method, SearchMethod, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Combination:
             for factor, value in part.init(own, config, base).items()
         }
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         adaptations = []

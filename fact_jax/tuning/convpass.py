@@ -16,7 +16,7 @@ from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform, xavier
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 _PARTS = ("down", "up", "down_bias", "up_bias", "conv", "conv_bias")
 
@@ -61,6 +61,7 @@ class Convpass:
             factors |= {f"{place}_{k}": v for k, v in zip(_PARTS, values, strict=True)}
         return factors
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         bypasses = {}

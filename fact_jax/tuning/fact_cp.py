@@ -15,7 +15,7 @@ from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
 
@@ -34,6 +34,7 @@ class FacTCP:
         shape = (config.depth, slices_per_block(config), self.rank)
         return {**init_uv(key_uv, config, self.rank), "C": uniform(key_c, shape, 1.0)}
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         cores = factors["C"][..., None] * jnp.eye(self.rank, dtype=jnp.float32)[None, None]

@@ -17,7 +17,7 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, linear
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 from fact_jax.tuning.slices import mlp_slices, slices_per_block
 
 
@@ -46,6 +46,7 @@ class FacTShared:
             "V": jnp.zeros((n, r, d), jnp.float32),
         }
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         axis = 1 if self.share == "layer" else 0

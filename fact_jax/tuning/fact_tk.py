@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
@@ -49,6 +49,7 @@ class FacTTK:
         )
         return {**init_uv(key_uv, config, r), "C": c, "P": p}
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         r, s = self.rank, slices_per_block(config)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
@@ -41,6 +41,7 @@ class FacTTT:
         cores = unit / jnp.sqrt(fan_in.astype(jnp.float32))[None, :, None, None]
         return {**init_uv(key_uv, config, r), "S": cores}
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         return assemble(factors["U"], factors["S"], factors["V"], scale)

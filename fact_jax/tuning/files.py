@@ -23,6 +23,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.tensor_files import SafetensorsFile
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
+from fact_jax.files.atomic import write_atomically
 from fact_jax.files.guards import (
     DAMAGE,
     MAX_CLASS_NAME,
@@ -44,6 +45,8 @@ _TYPES: dict[str, type] = {
 }
 # What a number of them may be.
 _RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 2**31 - 1)}
+# Entries that the file says of itself.
+_OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_classes", "versions"}
 # What a ViT must have in common with the one that factors were trained on: what the variant
 # decides, and what `load_vit` is told.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
@@ -105,6 +108,57 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def save_factors(
+    path: str | os.PathLike,
+    method: Method,
+    factors: dict[str, Any],
+    head: dict[str, Any],
+    config: ViTConfig,
+    **metadata: Any,
+) -> None:
+    """Writes a factor file, as a sweep does; `load_factors` and `predict` read it.
+
+    Args:
+      path: a name that ends in .safetensors; a file of this name is replaced.
+      method: the method with the scale that it was trained with.
+      factors: trained factors, as ``method.init(key, config)`` has them.
+      head: "kernel" [d, classes] and "bias" [classes].
+      config: the ViT's, ``model.config``.
+      **metadata: entries that help whoever uses the file; all may be left out. `variant`, `task`
+        and `weights_sha256` (``fact_jax.checksum(base)``) are texts, `class_names` is a list of
+        texts, `image_size` is in pixels, `normalisation` is 'imagenet', 'inception' or 'none'.
+        Others are stored as they are, if JSON has them.
+
+    Raises:
+      UserError: the arrays are not those of the method on this ViT, a number is not finite, an
+        entry is of another type or range, or the file cannot be written. Nothing is written then.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"Factor file {path}: expected a name that ends in .safetensors.")
+    if reserved := sorted(metadata.keys() & _OF_THE_FILE):
+        raise UserError(f"Factor file {path}: {reserved[0]} is not for callers to set.")
+    trainable = {"factors": factors, "head": head}
+    shapes = {name: tuple(np.shape(value)) for name, value in _flat(trainable).items()}
+    check_classes(f"Factor file {path}", (*shapes.get("head/bias", ()), 0)[0])
+    try:
+        content = to_bytes(method, trainable, config, metadata)
+        expected = _expected(_metadata(_stored_metadata(content)))[1]
+    except (TypeError, ValueError, KeyError) as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"Factor file {path} cannot be written: {reason}.") from error
+    check_tensors(path, shapes, expected, "Pass the factors of this method and config.")
+    for name, value in _flat(trainable).items():
+        if not np.isfinite(np.asarray(value, np.float32)).all():
+            raise UserError(f"Factor file {path}: {name!r} has non-finite numbers; not written.")
+    write_atomically(path, content)
+
+
+def _stored_metadata(content: bytes) -> dict[str, str]:
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end])["__metadata__"]
 
 
 def load_factors(
@@ -248,7 +302,12 @@ def check_classes(where: str, classes: int) -> None:
         raise UserError(f"{where} has a head of {classes} classes; expected 1 or more.")
 
 
-def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_tensors(
+    path: Path,
+    found: dict[str, Any],
+    expected: dict[str, Any],
+    remedy: str = "Fetch or make it again.",
+) -> None:
     """UserError naming the tensors that are missing, unknown, or of another shape or dtype."""
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name[:100]} is unknown" for name in found if name not in expected]
@@ -261,7 +320,7 @@ def check_tensors(path: Path, found: dict[str, Any], expected: dict[str, Any]) -
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise UserError(
             f"Factor file {path} does not hold what it should: {'; '.join(faults[:4])}{more}. "
-            "Fetch or make it again."
+            f"{remedy}"
         )
 
 

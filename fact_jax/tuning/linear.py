@@ -9,7 +9,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,5 +24,6 @@ class Linear:
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return {}
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         return Adaptation()

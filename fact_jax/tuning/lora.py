@@ -18,7 +18,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, Text, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ class LoRA:
             factors["A"] = 0.02 * jax.random.normal(key_a, (depth, config.width, r), jnp.float32)
         return factors
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         pairs: dict[str, Any] = {

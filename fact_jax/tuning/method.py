@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.adaptation import Adaptation
@@ -74,15 +77,77 @@ class SearchMethod(Method, Protocol):
         ...
 
 
+A = TypeVar("A", bound=Callable[..., Adaptation])
+
+
+def checked(adaptation: A) -> A:
+    """Decorates a method's `adaptation`: factors of other settings or of another ViT are refused.
+
+    Raises:
+      UserError: a name, shape or type is not that of ``method.init(key, config)``, or a scale that
+        is a plain number is not finite.
+    """
+
+    @functools.wraps(adaptation)
+    def with_check(
+        self: Any, factors: Any, config: ViTConfig, scale: Any = None, **more: Any
+    ) -> Adaptation:
+        _check_factors(self, factors, config)
+        if isinstance(scale, int | float | np.number) and not math.isfinite(scale):
+            raise UserError(f"scale is {scale}; expected a finite number.")
+        return adaptation(self, factors, config, scale, **more)
+
+    return cast(A, with_check)
+
+
+def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
+    what = f"{type(method).__name__} on a ViT of {config.depth} blocks of width {config.width}"
+    if not isinstance(factors, Mapping):
+        raise UserError(
+            f"factors is of type {type(factors).__name__}; {what} expects a dict of arrays, as "
+            "method.init(key, config) gives it."
+        )
+    expected = _shapes(method, config)
+    if expected is None:
+        return
+    faults = [f"{name!r} is missing" for name in expected if name not in factors]
+    faults += [f"{name!r} is unknown" for name in factors if name not in expected]
+    for name in expected.keys() & factors.keys():
+        shape = tuple(np.shape(factors[name]))
+        if shape != expected[name]:
+            faults.append(f"{name!r} has shape {shape}, expected {expected[name]}")
+        elif not jnp.issubdtype(factors[name].dtype, jnp.floating):
+            faults.append(f"{name!r} is of type {factors[name].dtype}, expected float32")
+    if faults:
+        raise UserError(
+            f"The factors are not those of {what}: {'; '.join(faults[:3])}. Use the method, its "
+            "settings and the model that they were trained with."
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(method: Method, config: ViTConfig) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a method's factors; None where they begin as weights of the base."""
+    try:
+        factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
+    except BaseNeeded:
+        return None
+    return {name: tuple(leaf.shape) for name, leaf in factors.items()}
+
+
 def count_parameters(tree) -> int:
     """Numbers in a pytree of arrays or shape structs."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+class BaseNeeded(UserError):
+    """A method that trains the ViT's own weights was not given them."""
+
+
 def from_base(base: dict | None, wanted: Callable[[str], bool]) -> Factors:
     """The base's parameters whose names, joined with "/", are wanted, float32."""
     if base is None:
-        raise UserError("This method trains the ViT's own weights: give init() the base, too.")
+        raise BaseNeeded("This method trains the ViT's own weights: give init() the base, too.")
     leaves = jax.tree_util.tree_leaves_with_path(base)
     named = {"/".join(str(k.key) for k in keys): leaf for keys, leaf in leaves}
     return {name: leaf.astype("float32") for name, leaf in named.items() if wanted(name)}

@@ -23,7 +23,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import RATE, SCALE, Each, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
@@ -127,6 +127,7 @@ class NOAH:
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return _init(key, config.depth, config.width, max(self.widths))
 
+    @checked
     def adaptation(
         self, factors: Factors, config: ViTConfig, scale=None, choice: Array | None = None
     ) -> Adaptation:
@@ -221,6 +222,7 @@ class NOAHSubnet:
             cut[name] = jnp.concatenate(kept)
         return cut
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         full = {}
         for name, (family, axis) in self._ARRAYS.items():

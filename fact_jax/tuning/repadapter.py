@@ -16,7 +16,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, xavier
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ class RepAdapter:
             }
         return factors
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         scale = self.scale if scale is None else scale
         return Adaptation(

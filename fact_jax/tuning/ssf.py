@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SSF:
             factors |= {f"{name}_scale": 1 + noise[0], f"{name}_shift": noise[1]}
         return factors
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         def affine(name: str) -> Affine:
             return Affine(factors[f"{name}_scale"], factors[f"{name}_shift"])

@@ -14,7 +14,7 @@ from fact_jax.backbone.adaptation import Adaptation, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors
+from fact_jax.tuning.method import Factors, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class VPTShallow(_VPT):
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return self._init(key, config, 1)
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         rest = config.depth - 1
         tokens = jnp.pad(factors["tokens"], ((0, rest), (0, 0), (0, 0)))
@@ -56,5 +57,6 @@ class VPTDeep(_VPT):
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         return self._init(key, config, config.depth)
 
+    @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
         return Adaptation(prompts=Prompts(factors["tokens"]))

@@ -1,0 +1,292 @@
+"""The library as people call it: eagerly, differentiated both ways, under JAX's flags, wrongly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxprs import arrays_of_type
+from tried_methods import ALL
+
+import fact_jax
+from fact_jax import FacTTT, LoRA, UserError, ViT, ViTConfig, features
+from fact_jax.backbone.vit import init_base
+from fact_jax.training.mesh import make_mesh, stack
+from fact_jax.training.recipe import Recipe
+from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
+
+CONFIG = ViTConfig(width=8, depth=3, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
+METHOD = FacTTT(rank=2)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return ViT(CONFIG), init_base(CONFIG, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def factors():
+    begun = METHOD.init(jax.random.key(1), CONFIG)
+    return {**begun, "V": begun["V"] + 0.3}
+
+
+def calls(model, base, images, tmp_path):
+    """What the README's example calls, but for the loop."""
+    method = FacTTT(rank=2, scale=0.5)
+    factors = method.init(jax.random.key(0), model.config)
+    adaptation = method.adaptation(factors, model.config)
+    features(model, base, images, adaptation)
+    features(model, base, images, adaptation, key=jax.random.key(1), dropout_rate=0.1)
+    jax.grad(lambda f: features(model, base, images, method.adaptation(f, CONFIG)).sum())(factors)
+    jax.vmap(lambda x: features(model, base, x[None]))(images)
+    fact_jax.absorb(base, adaptation)
+    fact_jax.features(model, fact_jax.merge(base, adaptation), images)
+    model.apply({"params": base}, images, mutable="intermediates")
+    head = {"kernel": jnp.zeros((8, 3), jnp.float32), "bias": jnp.zeros(3, jnp.float32)}
+    fact_jax.save_factors(tmp_path / "x.safetensors", method, factors, head, model.config)
+    task = fact_jax.load_factors(tmp_path / "x.safetensors")
+    fact_jax.Predictor(model, base, task, batch_size=2).logits(images)
+
+
+def test_second_eager_calls_compile_nothing(vit, pictures, compiled, tmp_path):
+    calls(*vit, pictures, tmp_path)
+    assert compiled
+    compiled.clear()
+    calls(*vit, pictures, tmp_path)
+    assert compiled == []
+
+
+def direction(tree):
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), tree)
+
+
+def inner(a, b):
+    return sum(jnp.vdot(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("rate", [None, 0.1])
+def test_forward_mode_and_products_of_the_hessian(vit, pictures, factors, rate):
+    """A jvp is the gradient's product with the direction; a Hessian's product its derivative."""
+    model, base = vit
+    rates = {} if rate is None else {"dropout_rate": rate, "drop_path_rate": rate}
+    key = None if rate is None else jax.random.key(0)
+
+    def loss(factors):
+        x = features(model, base, pictures, METHOD.adaptation(factors, CONFIG), key=key, **rates)
+        return (x**3).sum()
+
+    t = direction(factors)
+
+    gradient = jax.jit(jax.grad(loss))
+
+    @jax.jit
+    def derivatives(factors):
+        forward = jax.jvp(loss, (factors,), (t,))[1]
+        over_reverse = jax.jvp(gradient, (factors,), (t,))[1]
+        return forward, over_reverse
+
+    forward, product = derivatives(factors)
+    np.testing.assert_allclose(forward, inner(gradient(factors), t), rtol=2e-5)
+    step = 1e-2
+    moved = [gradient({k: factors[k] + s * step * t[k] for k in factors}) for s in (1, -1)]
+    for name in factors:
+        differences = (moved[0][name] - moved[1][name]) / (2 * step)
+        np.testing.assert_allclose(
+            product[name], differences, atol=0.02 * np.abs(product[name]).max()
+        )
+
+
+def test_the_hessian_is_symmetric_and_its_columns_are_products(vit, pictures, factors):
+    model, base = vit
+
+    def loss(v):
+        changed = {**factors, "V": v}
+        return (features(model, base, pictures, METHOD.adaptation(changed, CONFIG)) ** 3).sum()
+
+    @jax.jit
+    def both(v):
+        ways = jax.hessian(loss)(v), jax.jacrev(jax.jacrev(loss))(v)
+        return [way.reshape(v.size, v.size) for way in ways]
+
+    hessian, reverse = both(factors["V"])
+    size = np.abs(hessian).max()
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-4 * size)
+    np.testing.assert_allclose(hessian, reverse, atol=1e-4 * size)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_jvp_of_every_method(vit, pictures, name):
+    model, base = vit
+    method = ALL[name]
+    factors = method.init(jax.random.key(0), CONFIG, base)
+    t = direction(factors)
+
+    def loss(factors):
+        return (features(model, base, pictures, method.adaptation(factors, CONFIG)) ** 3).sum()
+
+    if factors:
+        both = jax.jit(lambda f: (jax.jvp(loss, (f,), (t,))[1], jax.grad(loss)(f)))
+        tangent, gradient = both(factors)
+        np.testing.assert_allclose(tangent, inner(gradient, t), rtol=1e-3, atol=1e-3)
+
+
+def program(method, model, base, recipe):
+    """The training program of one trial, as a jaxpr."""
+    mesh = make_mesh(4, num_trials=1)
+    epoch = make_epoch(model, method, "imagenet", 4, mesh, recipe)
+    state = init_trial(model, method, 0, 3, 5, base, recipe)
+    data = train_set(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.int32), 3)
+    hyper = Hyper(*np.float32([1e-3, 1e-4, 1.0, 0.1, 0.1]))
+    stacks = (stack([tree], mesh) for tree in (state, data, hyper, np.int32(0)))
+    return state, jax.make_jaxpr(epoch)(base, *stacks, np.int32(0), np.int32(2))
+
+
+MIXED = Recipe("sgd", False, mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.2)
+
+
+@pytest.mark.parametrize("name", ["fact_tt", "fact_tk", "fact_cp", "lora", "vpt_deep", "convpass"])
+def test_the_x64_flag_changes_no_dtype(name):
+    method = fact_jax.tuning.METHODS[name]()
+    with jax.enable_x64(True):
+        base = init_base(CONFIG, jax.random.key(0))
+        factors = method.init(jax.random.key(0), CONFIG, base)
+        assert {x.dtype for x in jax.tree.leaves((base, factors))} == {np.dtype("float32")}
+        for recipe in (Recipe(), MIXED):
+            state, jaxpr = program(method, ViT(CONFIG), base, recipe)
+            assert arrays_of_type(jaxpr.jaxpr, "float64") == []
+            assert {x.dtype.name for x in jax.tree.leaves(state)} <= {"float32", "int32"}
+
+
+def test_an_epoch_has_no_nan_of_its_own(vit):
+    """`jax_debug_nans` would end at one. Two of the three steps of this stack are not taken."""
+    model, base = vit
+    mesh = make_mesh(2)
+    epoch = make_epoch(model, METHOD, "imagenet", 2, mesh)
+    state = init_trial(model, METHOD, 0, 3, 5, base)
+    data = train_set(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32), 3, capacity=6)
+    hyper = Hyper(*np.float32([1e-3, 1e-4, 1.0, 0.1, 0.1]))
+    stacks = [stack([tree], mesh) for tree in (state, data, hyper, np.int32(0))]
+    with jax.debug_nans(True):
+        _, losses = epoch(base, *stacks, np.int32(0), np.int32(3))
+    assert losses.shape == (1, 3)
+    assert losses[0, 0] > 0
+    np.testing.assert_array_equal(losses[0, 1:], 0)
+
+
+def test_an_empty_batch_has_no_features(vit):
+    assert features(*vit, np.zeros((0, 8, 8, 3), np.float32)).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"expected a batch.*images\[None\]"),
+        (np.zeros((2, 8, 8, 1), np.float32), "1 channels .*expected 3.*repeat"),
+        (np.zeros((2, 8, 8, 4), np.float32), r"4 channels .*expected 3.*images\[\.\.\., :3\]"),
+        (np.zeros((2, 3, 8, 8), np.float32), r"channels first.*transpose\(0, 2, 3, 1\)"),
+        (np.zeros((2, 8), np.float32), r"shape 2 x 8; expected \[batch"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"uint8; expected float32.*fact_jax.normalise"),
+        (np.zeros((2, 9, 9, 3), np.float32), "9 x 9 pixels: expected .* patch size 4"),
+        (np.zeros((2, 8, 12, 3), np.float32), "8 x 12 pixels: expected square"),
+        ([[1.0]], "of type list; expected an array"),
+    ],
+)
+def test_wrong_images_are_named(vit, images, text):
+    with pytest.raises(UserError, match=text):
+        features(*vit, images)
+
+
+def test_the_advised_lines_work(vit):
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+    assert features(*vit, fact_jax.normalise(pixels, "imagenet")).shape == (1, 8)
+    grey = np.zeros((1, 8, 8, 1), np.float32)
+    assert features(*vit, grey.repeat(3, axis=-1)).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda f: METHOD.init(jax.random.key(0), CONFIG.replace(depth=2)), "'S' has shape"),
+        (lambda f: METHOD.init(jax.random.key(0), CONFIG.replace(width=16, mlp_dim=64)), "'U' has"),
+        (lambda f: FacTTT(rank=4).init(jax.random.key(0), CONFIG), r"'U' has shape \(8, 4\)"),
+        (lambda f: LoRA().init(jax.random.key(0), CONFIG), "'U' is missing"),
+        (lambda f: {**f, "W": f["U"]}, "'W' is unknown"),
+        (lambda f: {**f, "U": f["U"].astype(int)}, "'U' is of type int.*expected float32"),
+        (lambda f: [f["U"]], "of type list; .* expects a dict"),
+    ],
+)
+def test_factors_of_another_method_or_vit_are_refused(factors, change, text):
+    with pytest.raises(UserError, match=text):
+        METHOD.adaptation(change(factors), CONFIG)
+
+
+def test_scales_bases_and_adaptations_that_do_not_fit_are_refused(vit, pictures, factors):
+    model, base = vit
+    with pytest.raises(UserError, match="scale is nan; expected a finite number"):
+        METHOD.adaptation(factors, CONFIG, float("nan"))
+    deeper = ViT(CONFIG.replace(depth=4))
+    with pytest.raises(UserError, match="base does not fit the model: .*3 x 8 x 32, expected 4"):
+        features(deeper, base, pictures)
+    with pytest.raises(UserError, match="load_vit, which returns"):
+        features(model, {}, pictures)
+    with pytest.raises(UserError, match="of type dict; expected an Adaptation"):
+        features(model, base, pictures, factors)
+    other = CONFIG.replace(depth=4)
+    for method in (METHOD, fact_jax.VPTDeep(2), fact_jax.SSF(), fact_jax.Adapter(2)):
+        foreign = method.adaptation(method.init(jax.random.key(0), other), other)
+        with pytest.raises(UserError, match="does not fit this ViT of 3 blocks of width 8"):
+            features(model, base, pictures, foreign)
+    with pytest.raises(UserError, match="'nothing', which this ViT does not have"):
+        fact_jax.merge(base, fact_jax.Adaptation(weights={"nothing": base["cls"]}))
+    with pytest.raises(UserError, match=r"'cls' of shape \(1, 1, 8\) by one of shape \(3,\)"):
+        features(model, base, pictures, fact_jax.Adaptation(weights={"cls": jnp.ones(3)}))
+
+
+def test_saved_factors_are_what_a_sweep_s_file_is(vit, pictures, factors, tmp_path):
+    model, base = vit
+    head = {"kernel": np.ones((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    path = tmp_path / "mine.safetensors"
+    names = ["café", "=1+1"]
+    entries = {"class_names": names, "normalisation": "imagenet", "image_size": 8, "mine": [1]}
+    checksum = fact_jax.checksum(base)
+    fact_jax.save_factors(path, METHOD, factors, head, CONFIG, weights_sha256=checksum, **entries)
+    task = fact_jax.load_factors(path)
+    assert (task.method, task.metadata["class_names"], task.num_classes) == (METHOD, names, 2)
+    assert task.metadata["mine"] == [1]
+    fact_jax.check_fits(task, CONFIG, checksum)
+    x = features(model, base, pictures, METHOD.adaptation(factors, CONFIG))
+    logits = fact_jax.Predictor(model, base, task).logits(pictures)
+    np.testing.assert_allclose(logits, x @ head["kernel"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"head": {"kernel": np.ones((9, 2), np.float32), "bias": np.zeros(2)}}, "head/kernel is"),
+        ({"head": {"bias": np.zeros(2, np.float32)}}, "head/kernel is missing"),
+        ({"head": {"kernel": np.ones((8, 0)), "bias": np.zeros(0)}}, "0 classes"),
+        ({"config": CONFIG.replace(depth=2)}, "factors/S is"),
+        ({"method": FacTTT(rank=4)}, "factors/U is"),
+        ({"image_size": "big"}, "image_size is 'big', expected int"),
+        ({"class_names": ["one"]}, "class_names are not 2 texts"),
+        ({"normalisation": "x"}, "normalisation is 'x'; expected one of"),
+        ({"num_classes": 3}, "num_classes is not for callers"),
+        ({"mine": {1, 2}}, "set is not JSON serializable"),
+        ({"path": "x.npz"}, "ends in .safetensors"),
+        ({"factors": "nan"}, "'factors/U' has non-finite numbers"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_saved(factors, tmp_path, change, text):
+    head = {"kernel": np.ones((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    values = {"method": METHOD, "factors": factors, "head": head, "config": CONFIG, **change}
+    if values["factors"] == "nan":
+        values["factors"] = {**factors, "U": factors["U"] * jnp.nan}
+    path = tmp_path / values.pop("path", "x.safetensors")
+    with pytest.raises(UserError, match=text):
+        fact_jax.save_factors(path, **values)
+    assert list(tmp_path.iterdir()) == []
