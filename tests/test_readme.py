@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fact_jax
@@ -14,16 +16,27 @@ from benchmarks.plot_compare import NAMES
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_library_example_runs():
-    text = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(code.strip().splitlines()) == 5
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
-    names = {"fact_jax": fact_jax, "jax": jax, "images": images}
-    exec(code, names)
+def test_the_library_examples_run(monkeypatch, tmp_path):
+    """Five lines, then a training loop that goes on with their names."""
+    monkeypatch.chdir(tmp_path)
+    five, loop = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(five.strip().splitlines()) == 5
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    names = {"fact_jax": fact_jax, "jax": jax, "jnp": jnp, "optax": optax, "images": images}
+    exec(five, names)
     assert names["x"].shape == (2, 128)
     merged = fact_jax.features(names["model"], names["merged"], images)
     np.testing.assert_allclose(merged, names["x"], rtol=1e-4, atol=1e-4)
+    names["labels"] = np.array([3, 7])
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to a whole number
+        exec(loop, names)
+    assert names["value"] < np.log(10)
+    head = names["task"].head
+    adaptation = names["method"].adaptation(names["task"].factors, names["model"].config)
+    x = fact_jax.features(names["model"], names["base"], images, adaptation)
+    expected = x @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(names["logits"], expected, atol=1e-4)
 
 
 def test_files_that_the_readme_names_are_there():
