@@ -12,9 +12,9 @@ def equations(jaxpr):
 
 
 def arrays_of_type(jaxpr, dtype):
-    """Operations with a result of this type; numbers [] are left out, which Python's are."""
+    """Operations with a result of this type; Python's own numbers, which are weak, are left out."""
     return [
         str(equation)[:200]
         for equation in equations(jaxpr)
-        if any(str(v.aval.dtype) == dtype and v.aval.shape for v in equation.outvars)
+        if any(str(v.aval.dtype) == dtype and not v.aval.weak_type for v in equation.outvars)
     ]

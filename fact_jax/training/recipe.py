@@ -54,8 +54,9 @@ class Recipe:
         self, trainable: dict, grads: dict, moments: optax.OptState, rate: Any, decay: Any
     ) -> tuple[dict, optax.OptState]:
         """Trained arrays and moments after one step."""
-        # optax's Adam raises a float to an integer power, which strict promotion refuses.
-        with jax.numpy_dtype_promotion("standard"):
+        # optax's Adam raises a float to an integer power, which strict promotion refuses, and x64
+        # makes float64.
+        with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
             updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
         return optax.apply_updates(trainable, updates), moments
 
