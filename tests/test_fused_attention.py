@@ -32,6 +32,15 @@ def loss_of(config, method, images):
     return loss
 
 
+@pytest.fixture(autouse=True)
+def no_traces_of_other_kernels():
+    """The forward pass is jitted, and a kernel is replaced for a test."""
+    jax.clear_caches()
+    with jax.numpy_dtype_promotion("standard"):  # jax's own attention mixes its types
+        yield
+    jax.clear_caches()
+
+
 # 5 or 10 tokens: one is added to the odd number.
 @pytest.mark.parametrize(("side", "trials"), [(32, 2), (48, 0)])
 def test_it_is_attention_with_its_gradients(monkeypatch, side, trials):

@@ -157,7 +157,9 @@ def test_only_legal_architectures_are_sampled_and_all_depths_and_widths():
     )
     assert many.shape == (400, 3, 12)
     depths = (many > 0).sum(-1)
-    np.testing.assert_array_equal(many > 0, np.arange(12) < depths[..., None])
+    np.testing.assert_array_equal(
+        many > 0, np.arange(12)[None, None] < np.asarray(depths)[..., None]
+    )
     for family in range(3):
         values, counts = np.unique(depths[:, family], return_counts=True)
         assert values.tolist() == [3, 6, 9, 12]

@@ -19,8 +19,10 @@ from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
+from fact_jax.files.atomic import write_atomically
+from fact_jax.serving import predict as predict_module
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
-from fact_jax.serving.outputs import logits_bytes, prepare_output, write_atomically
+from fact_jax.serving.outputs import logits_bytes, prepare_output
 from fact_jax.serving.predict import Predictor
 from fact_jax.training.images import normalise
 from fact_jax.tuning.files import load_factors, to_bytes
@@ -70,7 +72,7 @@ def expected(mini, trained):
     task = load_factors(trained / "f.safetensors")
     adaptation = task.method.adaptation(task.factors, model.config)
     x = fact_jax.features(model, base, np.load(trained / "x.npy"), adaptation)
-    return np.asarray(x @ task.head["kernel"] + task.head["bias"])
+    return np.asarray(x @ task.head["kernel"] + task.head["bias"][None])
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 8), (4, 32), (4, 64)])
@@ -117,10 +119,12 @@ def test_the_predictor_takes_any_number_of_images(mini, trained, expected):
     ("batches", "rows"),
     [([1], [1]), ([5], [5]), ([16, 16, 5], [16, 16, 16]), ([3, 16, 5], [3, 16, 16])],
 )
-def test_only_a_shorter_last_batch_is_padded(mini, trained, expected, batches, rows):
+def test_only_a_shorter_last_batch_is_padded(monkeypatch, mini, trained, expected, batches, rows):
     predictor = Predictor(*mini, load_factors(trained / "f.safetensors"), batch_size=10**12)
-    program, shapes = predictor._program, []
-    predictor._program = lambda *a: shapes.append(len(a[-1])) or program(*a)
+    program, shapes = predict_module._logits, []
+    monkeypatch.setattr(
+        predict_module, "_logits", lambda *a: shapes.append(len(a[-1])) or program(*a)
+    )
     images = np.load(trained / "x.npy")[: sum(batches)]
     logits = list(predictor.stream(np.split(images, np.cumsum(batches)[:-1])))
     assert [len(x) for x in logits] == batches
@@ -157,14 +161,16 @@ def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained
 
     adaptation = task.method.adaptation(task.factors, config)
     x = fact_jax.features(fact_jax.ViT(config), base, images, adaptation)
-    wanted = np.asarray(x @ task.head["kernel"] + task.head["bias"])
+    wanted = np.asarray(x @ task.head["kernel"] + task.head["bias"][None])
     size = np.abs(wanted).max()
     np.testing.assert_allclose(logits(), wanted, rtol=1e-4, atol=1e-4 * size)
     np.testing.assert_allclose(logits(precision="highest"), wanted, rtol=1e-4, atol=1e-4 * size)
     error = np.abs(logits(dtype="bfloat16") - wanted).max() / size
     assert 1e-4 < error < 0.1
     plain = fact_jax.features(model, base, images, adaptation)  # the file's settings matter
-    assert np.abs(plain @ task.head["kernel"] + task.head["bias"] - wanted).max() > 0.01 * size
+    assert (
+        np.abs(plain @ task.head["kernel"] + task.head["bias"][None] - wanted).max() > 0.01 * size
+    )
 
     (tmp_path / "pictures").mkdir()
     rng = np.random.default_rng(0)
@@ -397,7 +403,7 @@ def test_a_file_that_cannot_be_written_is_told_before_and_after(tmp_path):
     (tmp_path / "file").write_text("")
     for path in ("file/l.npy", "file/a/l.npy"):
         for write in (lambda p: prepare_output(p), lambda p: write_atomically(p, b"x")):
-            with pytest.raises(UserError, match=r"l\.npy cannot be written \(.*another --out"):
+            with pytest.raises(UserError, match=r"l\.npy cannot be written \(.*another path"):
                 write(str(tmp_path / path))
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(UserError, match="is a folder"):

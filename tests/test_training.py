@@ -90,7 +90,7 @@ def test_an_epoch_is_adamw_over_shuffled_full_batches(small_vit, split):
     params = jax.tree.map(jnp.copy, state.trainable)
     state, losses = epoch(state, 0)
     assert losses.shape == (4,)
-    assert np.isnan(losses[3])
+    assert losses[3] == 0
 
     # The same order: the documented draw, padded rows last.
     draw = jax.random.uniform(jax.random.split(epoch_key(7, 0))[0], (48,))
@@ -111,7 +111,8 @@ def test_an_epoch_is_adamw_over_shuffled_full_batches(small_vit, split):
         x = normalise(jnp.asarray(images[rows]), "inception")
         loss, grads = jax.value_and_grad(loss_fn)(params, x, labels[rows])
         np.testing.assert_allclose(loss, losses[i], rtol=1e-4)
-        updates, opt = tx.update(grads, opt, params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to a whole number
+            updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), state.trainable, params
@@ -164,7 +165,7 @@ def test_training_learns(small_vit, split):
     for e in range(15):
         state, losses = epoch(state, e)
         first = losses if first is None else first
-    assert np.nanmean(losses) < 0.3 * np.nanmean(first)
+    assert losses[losses > 0].mean() < 0.3 * first[first > 0].mean()
 
 
 def test_linear_trains_only_the_head(small_vit, split):
@@ -184,7 +185,7 @@ def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split, com
         data = train_set(split[0][:n], split[1][:n], 3 - seed, 40)
         hyper = Hyper(*map(jnp.float32, (1e-3, 0.0, scale, 0.1 * seed, 0.2)))
         state, losses = program(base, state, data, hyper, seed, 0)
-        assert np.isfinite(losses).sum() == n // 8
+        assert (losses > 0).sum() == n // 8
     assert [name for name in compiled if "epoch" in name] == ["jit(epoch)"]
 
 
@@ -346,7 +347,7 @@ def test_evaluation_counts_every_image_once_with_merged_weights(small_vit, split
     adapted = features(model, base, x, METHOD.adaptation(factors, model.config, 0.3))
     kernel = jax.random.normal(jax.random.key(2), (24, 5))  # two classes of padding
     head = {"kernel": kernel, "bias": -adapted.mean(0) @ kernel}
-    predicted = np.argmax(adapted @ head["kernel"][:, :3] + head["bias"][:3], -1)
+    predicted = np.argmax(adapted @ head["kernel"][:, :3] + head["bias"][None, :3], -1)
     assert len(set(predicted.tolist())) > 1
     evaluate = make_evaluate(model, METHOD, "none", 16, make_mesh(16, jax.devices()[:1]))
     batches = [(images[i : i + 16], labels[i : i + 16]) for i in range(0, 40, 16)]

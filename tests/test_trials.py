@@ -65,7 +65,7 @@ def farthest(a, b):
 
 def part(out, *rows):
     states, losses = jax.tree.map(lambda x: x[list(rows)], out)
-    return states, np.nan_to_num(losses, nan=-1.0)
+    return states, losses
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a limit of Linux")
@@ -104,7 +104,7 @@ def test_an_epoch_takes_the_place_of_the_states_it_is_given():
 def test_a_stack_on_one_device_is_its_trials_alone():
     """With epochs of 4 and of 5 steps; the steps past a trial's own leave no trace."""
     together, _ = one_epoch([0, 1, 2], jax.devices()[:1])
-    assert np.isfinite(together[1]).sum(axis=1).tolist() == [4, 5, 4]
+    assert (together[1] > 0).sum(axis=1).tolist() == [4, 5, 4]
     assert together[0].moments[0].count.tolist() == [4, 5, 4]
     errors = []
     for t in range(3):

@@ -148,7 +148,7 @@ def test_a_factor_file_gives_the_accuracy_of_its_result(finished, npz):
     x = fact_jax.features(model, base, normalise(images, "imagenet"), adaptation)
     plain = fact_jax.features(model, base, normalise(images, "imagenet"))
     assert np.abs(x - plain).max() > 0.01  # the factors matter
-    predicted = np.argmax(x @ task.head["kernel"] + task.head["bias"], -1)
+    predicted = np.argmax(x @ task.head["kernel"] + task.head["bias"][None], -1)
     accuracy = results(workdir)["patch_camelyon-fact_tt-seed42"]["accuracy"]
     assert 100 * np.mean(predicted == labels) == pytest.approx(accuracy)
 
