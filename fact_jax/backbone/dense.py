@@ -145,10 +145,12 @@ def _product_of_batches(
     arguments: Sequence[Array], axes: Sequence[int | None], precision: str | None, lead: int
 ) -> tuple[Array, int]:
     (x, factor), (x_axis, factor_axis) = arguments, axes
-    if factor_axis is None and lead == 0:  # further tokens
+    if x_axis is not None and factor_axis is None and lead == 0:  # further tokens
         x = jnp.moveaxis(x, x_axis, 0)
         return _product.bind(x, factor, precision=precision, lead=0), 0
-    size = x.shape[x_axis] if x_axis is not None else factor.shape[factor_axis]
+    (size,) = {
+        y.shape[axis] for y, axis in ((x, x_axis), (factor, factor_axis)) if axis is not None
+    }
 
     def in_front(y: Array, axis: int | None) -> Array:
         return jnp.broadcast_to(y, (size, *y.shape)) if axis is None else jnp.moveaxis(y, axis, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
@@ -107,7 +107,7 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
             f"factors is of type {type(factors).__name__}; {what} expects a dict of arrays, as "
             "method.init(key, config) gives it."
         )
-    expected = _shapes(method, config)
+    expected = _shapes(cast(Hashable, method), config)
     if expected is None:
         return
     faults = [f"{name!r} is missing" for name in expected if name not in factors]
@@ -126,7 +126,7 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _shapes(method: Method, config: ViTConfig) -> dict[str, tuple[int, ...]] | None:
+def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]] | None:
     """Shapes of a method's factors; None where they begin as weights of the base."""
     try:
         factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
