@@ -20,6 +20,7 @@ from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.speed import Speed, measure_speed
 from fact_jax.sweep.store import Store
+from tests.report_results import result
 
 
 def plan(**changes):
@@ -159,13 +160,17 @@ def test_the_speed_is_that_of_two_passes_through_the_first_blocks():
 def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path, speed):
     config, cells = plan(seeds=(0, 1, 2, 3, 4))
     store = Store(tmp_path)
-    done = {"accuracy": 87.5, "seconds": {"cell": 3600.0}}
-    own = {**cells[0].as_stored, "weights_sha256": "of any weights"}
-    store.write_json(store.result_path(cells[0].name), {**done, "settings": own})
-    # Made with other settings; its time says nothing of these.
-    other = {**own, "seed": 1, "epochs": 1}
-    content = {**done, "seconds": {"cell": 1.0}, "settings": other}
-    store.write_json(store.result_path(cells[1].name), content)
+
+    def finished(seed, seconds, **settings):
+        cell = cells[seed]
+        content = result(cell.task, cell.method_name, seed, 87.5, factor_file_bytes=0)
+        content["seconds"] = {"cell": seconds}
+        content["settings"] = {**cell.as_stored, "weights_sha256": "of any weights", **settings}
+        store.write(store.factors_path(cell.name), b"")
+        store.write_json(store.result_path(cell.name), content)
+
+    finished(0, 3600.0)
+    finished(1, 1.0, epochs=1)  # made with other settings: its time says nothing of these
     store.write_json(store.failure_path(cells[2].name), {"error": "NonFiniteLoss"})
     store.result_path(cells[3].name).write_text("{")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -32,6 +32,7 @@ from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import PLAIN
 from fact_jax.training.run import UnreadableCheckpoint, train
 from fact_jax.training.trial import NonFiniteLoss, TrialState
+from tests.report_results import result
 
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
@@ -89,7 +90,10 @@ def sweep(tmp_path, monkeypatch):
     """``sweep(trainer, seeds, only)``: ({seed: result}, {seed: error}, notes, work directory)."""
 
     def store_result(store, trainer, config, trained, settings, *_):
-        out = {"cell": trained.run.cell.name, "seed": trained.run.cell.seed, "settings": settings}
+        cell = trained.run.cell
+        out = result(cell.task, cell.method_name, cell.seed, factor_file_bytes=0)
+        out["settings"] = settings
+        store.write(store.factors_path(cell.name), b"")
         store.write_json(store.result_path(out["cell"]), out)
         return out
 
