@@ -24,9 +24,11 @@ from fact_jax.cli.launchers.options import OPTIONS, chosen_options, launcher
 from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars
 from fact_jax.cli.sweep import rerun_command, run_sweep
+from fact_jax.command_line import this_command
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store
+from tests.report_results import result
 
 DONE = ["digits-linear-seed0", "fashion-linear-seed0"]
 FAILED = ["digits-bitfit-seed0", "fashion-bitfit-seed0"]
@@ -135,11 +137,12 @@ def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_
     store.write_json(store.failure_path(names[1]), failure("yesterday"))
     seen = Watch(store, Bars(), cells)
     assert list(seen.look()) == []
-    store.write_json(store.result_path(names[0]), {"cell": names[0]})
+    first = result(cells[0].task, cells[0].method_name, cells[0].seed)
+    store.write_json(store.result_path(names[0]), first)
     store.write_json(store.failure_path(names[1]), failure("now"))
     with store.claims.hold([names[2]]):
-        result, failed = seen.look()
-    assert result == {"cell": names[0]}
+        done, failed = seen.look()
+    assert done == first
     assert isinstance(failed, Failure)
     assert (failed.cell, str(failed.error)) == (names[1], "It broke.")
     assert list(seen.look()) == []
@@ -300,7 +303,8 @@ def test_the_command_that_runs_a_cell_again(monkeypatch, flag):
     words = ["x", "--config", "c.py", *shlex.split(flag), "--workdir", "my runs"]
     monkeypatch.setattr(sys, "argv", words)
     again = shlex.split(rerun_command("b"))
-    assert again[3:] == ["--config", "c.py", "--workdir", "my runs", "--cells=b"]
+    start = len(this_command())  # `python -m MODULE` or `python FILE`, as these tests were started
+    assert again[start:] == ["--config", "c.py", "--workdir", "my runs", "--cells=b"]
 
 
 def test_what_keeps_jobs_from_running_is_said(tmp_path, monkeypatch):
@@ -339,7 +343,7 @@ def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
     launched("slurm", config, workdir, cluster="local")
     assert told
     assert_equal_sweeps(tmp_path / "local", workdir)
-    (result,) = (json.loads(p.read_text()) for p in (workdir / "results").glob("*.json"))
-    assert result["epochs_run"] <= epochs - 1 - told[0]
+    (stored,) = (json.loads(p.read_text()) for p in (workdir / "results").glob("*.json"))
+    assert stored["epochs_run"] <= epochs - 1 - told[0]
     (log,) = (path.read_text() for path in (workdir / "slurm").glob("*_log.out"))
     assert log.count("Requeued job") == 1
