@@ -304,19 +304,26 @@ def test_the_config_is_the_experiment_of_the_facts():
     config = fewshot_tt.get_config()
     expected = dict(
         shots=(1, 2, 4, 8, 16), seeds=(0, 1, 2), learning_rate=5e-3, weight_decay=1e-4,
-        batch_size=64, epochs=100, warmup_epochs=10, resize="crop", augment=True, mixup=0.8,
+        batch_size=64, epochs=100, warmup_epochs=None, resize="crop", augment=True, mixup=0.8,
         cutmix=1.0, label_smoothing=0.1, erasing=0.25, variant="vit_b16", methods="fact_tt",
     )  # fmt: skip
     assert {k: config[k] for k in expected} == expected
     assert config.fact_tt.rank == 16
     cells = make_plan(config)
     assert len(cells) == 5 * 5 * 3
+    assert {cell.settings["warmup_epochs"] for cell in cells} == {10}  # None: a tenth
     assert {cell.task.rsplit("_", 1)[0] for cell in cells} == set(SETS)
     noah = fewshot.get_config("noah")
     (method,) = {cell.method for cell in make_plan(noah)}
     assert (method.widths, method.supernet_epochs) == ((5, 10, 50, 100), 300)
     plain = fewshot_tt.get_config("plain")
     assert not any(plain[k] for k in ("augment", "mixup", "cutmix", "label_smoothing", "erasing"))
+
+
+def test_without_shots_the_tasks_name_theirs():
+    config = fewshot_tt.get_config()
+    config.update({"tasks": "digits_4shot", "shots": (), "seeds": (0,)})
+    assert [cell.task for cell in make_plan(config)] == ["digits_4shot"]
 
 
 def test_all_methods_with_one_word():
@@ -385,7 +392,7 @@ def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
     ("changes", "words"),
     [
         ({"tasks": "digits,foods101"}, "'foods101_1shot'.*Did you mean"),
-        ({"shots": (0,)}, "digits_0shot: the number of shots must be at least 1"),
+        ({"shots": (0,)}, r"config.shots is \(0,\); expected whole numbers of 1 or more"),
         ({"shots": ()}, "digits is no few-shot task"),
         ({"tasks": "food101", "data_dir": "/nonexistent"}, "food101_1shot.*fact-jax data"),
     ],

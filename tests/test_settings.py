@@ -48,7 +48,7 @@ WRONG = {
     "download": (1,),
     "mock_data": (0,),
     "skip_damaged": ("no",),
-    "shots": ((), (0,), (1.5,), 1),
+    "shots": ((0,), (1.5,), 1),
     "image_size": (0, -32, 5000, 32.0),
     "resize": ("stretch",),
     "normalisation": ("imagenet21k",),

@@ -83,7 +83,7 @@ SETTINGS = {
     "erasing": Setting(Real(0, 1), "probability that a part of an image is erased"),
     "train_limit": Setting(Whole(0), "training images at most; 0: all"),
     "eval_limit": Setting(Whole(0), "test images at most; 0: all"),
-    "shots": Setting(Each(Whole(1)), "images a class, such as (1, 2, 4)"),
+    "shots": Setting(Each(Whole(1), least=0), "images a class, such as (1, 2, 4)"),
 }
 _OPTIONAL = ("shots", "skip_damaged")  # which not every config has
 
