@@ -230,6 +230,7 @@ def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "run_sweep", lambda *args: found)
     monkeypatch.setattr(sweep, "flags", fake_flags(tmp_path))
     monkeypatch.setattr(sweep.config_flags, "get_config_filename", lambda flag: "x.py")
+    monkeypatch.setattr(sweep.config_flags, "get_override_values", lambda flag: {})
     sweep.command(lambda *args: None)
     assert [p.name for p in (tmp_path / "architectures").iterdir()] == ["a.png"]
 
