@@ -78,7 +78,9 @@ ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
 def undone(name: str) -> Iterator[None]:
     change = ALTERNATIVES[name]
     with mock.patch.object(*change) if change else contextlib.nullcontext():
+        jax.clear_caches()  # `features` keeps its traces
         yield
+    jax.clear_caches()
 
 
 def gradients(config, trainable, base, images, labels):

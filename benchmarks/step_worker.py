@@ -106,6 +106,9 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
     on_device = jax.device_put(images)
     calls = a.steps
 
+    def scaled(images):
+        return images.astype(np.float32) / 255
+
     if s["method"] == "evaluate":
         _, program = make_programs(model, FacTTT(16), "imagenet")
         merged = (base, Adaptation())
@@ -115,14 +118,14 @@ def run_ours(s: dict[str, Any], a: argparse.Namespace) -> dict[str, Any]:
     elif s["method"] == "forward":
 
         def forward(base, images):
-            return model.apply({"params": base}, images / 255.0, mutable="intermediates")
+            return model.apply({"params": base}, scaled(images), mutable="intermediates")
 
         lowered, arguments = jax.jit(forward).lower(base, on_device), ()
     elif s["method"] == "full":
         head = init_head(jax.random.key(0), config.width, CLASSES, CLASSES)
 
         def loss(tree, images, labels):
-            logits = logits_of(tree["head"], features(model, tree["base"], images / 255.0), CLASSES)
+            logits = logits_of(tree["head"], features(model, tree["base"], scaled(images)), CLASSES)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         optimizer = optax.adamw(1e-3)
