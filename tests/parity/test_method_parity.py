@@ -141,7 +141,7 @@ def ours(method, config, base, factors, head, images, labels, **rates):
     @functools.partial(jax.grad, has_aux=True)
     def gradients(factors, base):
         x = features(ViT(config), base, images, method.adaptation(factors, config), **rates)
-        logits = x @ head["kernel"] + head["bias"]
+        logits = x @ head["kernel"] + head["bias"][None]
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), x
 
     by_factor, x = gradients(factors, base)
