@@ -41,9 +41,12 @@ def csv_field(value: Any) -> Any:
 
 
 def first_ten(parts: Sequence[str]) -> str:
-    """The parts on one line, separated by semicolons; how many more there are after ten."""
+    """The parts on one line, separated by semicolons; how many more there are after ten.
+
+    Each is cut after 500 characters, since a file may say names of any length.
+    """
     more = f"; and {len(parts) - 10:,} more" if len(parts) > 10 else ""
-    return "; ".join(map(printable_line, parts[:10])) + more
+    return "; ".join(printable_line(part[:500]) for part in parts[:10]) + more
 
 
 def say(text: str, error: bool = False) -> None:

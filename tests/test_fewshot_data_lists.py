@@ -11,6 +11,7 @@ from PIL import Image
 
 from fact_jax.data import DataSettings, augment, get_task, open_task
 from fact_jax.errors import UserError
+from fact_jax.text import first_ten
 
 NAMES = ("Abyssinian", "american_bulldog", "american_pit_bull_terrier")
 SIZES = {"train": 15, "val": 6, "test": 9}
@@ -407,6 +408,10 @@ def test_missing_images_are_named_up_to_ten(noah):
         (noah / "images" / name).unlink()
     with pytest.raises(UserError, match=r"14 of them .*; and 4 more\. Complete the folder"):
         opened(noah)
+
+
+def test_long_names_are_cut_in_messages():
+    assert first_ten(["a\x1b", "b" * 10_000]) == f"a\\x1b; {'b' * 500}"
 
 
 def test_command_line_shows_the_lists(noah, capsys):
