@@ -133,6 +133,7 @@ def test_nothing_to_do_and_what_does_not_fit_together_is_refused():
         ({"tasks": ()}, "config.tasks is empty"),
         ({"methods": " , "}, "config.methods is empty; choose from fact_tt"),
         ({"tasks": (1,)}, r"config.tasks is \(1,\); expected names such as 'a,b'"),
+        ({"skip_damaged": True}, "config.skip_damaged is True, but digits is neither a folder nor"),
         ({"methods": 3}, "config.methods is 3; expected names"),
         ({"fact_tt.per_task": ConfigDict({3: {"scale": 1.0}})}, "per_task: There is no task .3"),
         ({"fact_tt": 16}, "config.fact_tt is 16; expected settings by their names"),

@@ -110,6 +110,12 @@ def make_plan(config: ConfigDict) -> list[Cell]:
             f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
             "augmented views. Set it to False."
         )
+    unskipped = [task for task in plain if get_task(task).builder != FOLDER]
+    if config.get("skip_damaged", False) and unskipped:
+        raise UserError(
+            f"config.skip_damaged is True, but {unskipped[0]} is neither a folder nor a list of "
+            "pictures: only from those can some be left out. Set it to False."
+        )
     return [
         _cell(config, task, name, int(seed))
         for task in tasks
