@@ -167,6 +167,9 @@ def matrix_flops(jaxpr) -> int:
             else:
                 terms = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(out) * terms
+        if name == "factor_product":  # backbone/dense.py's
+            terms = equation.invars[0].aval.shape[-1]
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
         times = params["length"] if name == "scan" else 1
         if name == "shard_map":  # its shapes are those of one shard
             times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
