@@ -77,6 +77,14 @@ def no_programs_of_other_files():
     free_programs(most=0.3)
 
 
+@pytest.fixture
+def fresh_traces():
+    """For tests that replace what is traced: no program of before is used, none is kept."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def small_config() -> ViTConfig:
     return ViTConfig(width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)

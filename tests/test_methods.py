@@ -312,6 +312,7 @@ def test_stochastic_depth_of_a_bypass(name, survives, small_config, images):
         assert np.abs(dropped - other).max() > 0.02
 
 
+@pytest.mark.usefixtures("fresh_traces")
 def test_no_two_masks_of_a_block_are_the_same_draw(small_config, monkeypatch):
     """All methods with dropout or stochastic depth at once, 2 blocks: no pair is correlated."""
     config, masks = small_config.replace(depth=2), []

@@ -99,6 +99,7 @@ def as_in_torch(masks, rank, tokens):
 
 
 @pytest.mark.parametrize("method", [tt(5, 1.0), tk(5, 1.0, "released")])
+@pytest.mark.usefixtures("fresh_traces")
 def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, monkeypatch):
     """The jitted program reports what jax.random.bernoulli gave, and PyTorch is fed with it."""
     case, masks = FactCase(method), []

@@ -262,6 +262,7 @@ class Play:
         "vpt_deep",
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("fresh_traces")
 def test_dropout_and_stochastic_depth_with_the_same_masks(name, compare, monkeypatch):
     """The jitted program reports what jax.random.bernoulli gave, and PyTorch is fed with it.
 
