@@ -282,6 +282,7 @@ def test_dropout_and_stochastic_depth_with_the_same_masks(name, compare, monkeyp
         return mask
 
     monkeypatch.setattr(jax.random, "bernoulli", spy)
+    jax.clear_caches()
     adaptation = method.adaptation(inputs["factors"], SMALL)
     x = jax.jit(lambda base: features(ViT(SMALL), base, inputs["images"], adaptation, **rates))
     np.testing.assert_allclose(x(inputs["base"]), actual["features"], rtol=1e-4, atol=1e-4)
