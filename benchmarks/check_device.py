@@ -28,8 +28,8 @@ from rich.table import Table
 
 from fact_jax import ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
+from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment
-from fact_jax.training.images import normalise
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.trial import Hyper, init_trial, logits_of, make_epoch, train_set
 from fact_jax.tuning import METHODS

@@ -5,8 +5,8 @@
 
 Pictures are JPEG files of 500 x 375 pixels, made here and held in memory; Pillow's decoding and
 resizing, the threads and the evaluation are the very functions that a sweep streams its test splits
-with (fact_jax.data.images, fact_jax.training.evaluation); TensorFlow's reading of records is left
-out. All stages are run one after the other in --rounds rounds, and the best of each counts.
+with (images/pipeline.py, training/evaluation.py); TensorFlow's reading of records is left out. All
+stages are run one after the other in --rounds rounds, and the best of each counts.
 
 - predict alone: the images are on the device already.
 - from memory: decoded images on the host, padded and transferred batch by batch, and the merging
@@ -41,7 +41,7 @@ from rich.table import Table
 
 from fact_jax import FacTTT, ViT, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.data.images import decode, map_ahead
+from fact_jax.images.pipeline import decode, map_ahead
 from fact_jax.sweep.versions import environment
 from fact_jax.training import evaluation
 from fact_jax.training.evaluation import make_programs

@@ -17,8 +17,9 @@ from PIL import Image
 from benchmarks import fuzz_mutate
 from benchmarks.fuzz_target import Target
 from fact_jax import UserError
-from fact_jax.data import cache, get_task, images, lists
-from fact_jax.data.decoder import PictureError
+from fact_jax.data import cache, get_task, lists
+from fact_jax.images import pipeline
+from fact_jax.images.decoder import PictureError
 
 _MOST_PIXELS = 10_000_000  # Pillow refuses twice as many; the default would take more than 500 MB
 _TASK = "oxford_pets_1shot"
@@ -54,7 +55,7 @@ def _pictures() -> list[bytes]:
 def _decode(path: Path) -> None:
     Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
     try:
-        images.decode(path, 32, jpeg_quality=75)
+        pipeline.decode(path, 32, jpeg_quality=75)
     except PictureError as error:
         raise UserError(str(error)) from error
 

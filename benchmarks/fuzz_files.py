@@ -16,10 +16,10 @@ from safetensors.numpy import save
 from benchmarks import fuzz_mutate
 from benchmarks.fuzz_target import Target
 from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
-from fact_jax.backbone.tensor_files import open_tensors
-from fact_jax.backbone.torch_zip import torch_bytes
-from fact_jax.tuning.files import to_bytes
-from fact_jax.tuning.reference import reference_tensors
+from fact_jax.files.factors import to_bytes
+from fact_jax.files.reference import reference_tensors
+from fact_jax.files.tensors import open_tensors
+from fact_jax.files.torch_zip import torch_bytes
 
 _CONFIG = ViTConfig(width=16, depth=2, num_heads=2, mlp_dim=64, patch_size=4, image_size=16)
 _LARGEST = 1_000_000  # numbers of an array: a model reads only those that have its shapes
@@ -72,7 +72,7 @@ def _released() -> list[bytes]:
 
 
 def _weights() -> list[bytes]:
-    from fact_jax.backbone.download import BUNDLED
+    from fact_jax.files.download import BUNDLED
 
     return [BUNDLED["vit_mini"].read_bytes()]
 

@@ -36,8 +36,8 @@ from benchmarks.emulation import BFLOAT16, REFERENCE, TF32, TPU_DEFAULT, TPU_HIG
 from fact_jax import FacTTT, ViT, features, get_variant, load_vit, merge
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
+from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment
-from fact_jax.training.images import normalise
 from fact_jax.training.trial import init_head, logits_of
 
 METHOD, CLASSES = FacTTT(rank=16), 10

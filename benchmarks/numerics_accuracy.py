@@ -22,10 +22,10 @@ from configs import quickstart
 from fact_jax import ViT, features, load_vit
 from fact_jax.data.source import DataSettings, Examples, open_task
 from fact_jax.data.tasks import TEST, TRAIN_VAL, get_task
+from fact_jax.images.normalise import normalise
 from fact_jax.report.tables import mean_and_error
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.training.evaluation import make_programs
-from fact_jax.training.images import normalise
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (

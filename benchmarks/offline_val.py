@@ -22,11 +22,11 @@ import optax
 
 from fact_jax import get_variant
 from fact_jax.backbone.vit import ViT, features, init_base
-from fact_jax.backbone.weights import load_vit
 from fact_jax.data.source import DataSettings, Examples, open_task
 from fact_jax.data.tasks import TRAIN, VAL, Task, get_task
+from fact_jax.files.weights import load_vit
+from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment
-from fact_jax.training.images import normalise
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (

@@ -25,7 +25,7 @@ from experiments.pretrain_data import Sprites, load_sprites
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.backbone.vit import features as teacher_features
-from fact_jax.backbone.weights import load_vit, write_npz
+from fact_jax.files.weights import load_vit, write_npz
 
 # ImageNet statistics: the default normalisation of every task.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -5,10 +5,12 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.merging import absorb, merge
 from fact_jax.backbone.vit import ViT, features
-from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.errors import UserError
+from fact_jax.files.factors import check_fits, save_factors
+from fact_jax.files.load import load_factors
+from fact_jax.files.weights import checksum, load_vit
+from fact_jax.images.normalise import normalise
 from fact_jax.serving.predict import Predictor
-from fact_jax.training.images import normalise
 from fact_jax.tuning import (
     SSF,
     Adapter,
@@ -27,9 +29,7 @@ from fact_jax.tuning import (
     VPTDeep,
     VPTShallow,
 )
-from fact_jax.tuning.files import check_fits, load_factors, save_factors
-
-__version__ = "0.1.0"
+from fact_jax.version import __version__ as __version__
 
 __all__ = [
     "AdaptFormer",

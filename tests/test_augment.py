@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax.data import images
-from fact_jax.data.augment import augment, crop_box
-from fact_jax.data.randaugment import OPERATIONS, rand_augment
+from fact_jax.images import pipeline
+from fact_jax.images.augment import augment, crop_box
+from fact_jax.images.randaugment import OPERATIONS, rand_augment
 
 
 def noise(width=40, height=30, seed=0):
@@ -58,7 +58,7 @@ def test_a_view_is_a_function_of_the_generators_seed():
 
 
 def test_half_of_the_views_are_flipped(monkeypatch):
-    from fact_jax.data import augment as module
+    from fact_jax.images import augment as module
 
     monkeypatch.setattr(module, "crop_box", lambda w, h, rng: (0, 0, w, h))
     monkeypatch.setattr(module, "rand_augment", lambda image, rng: image)
@@ -95,7 +95,7 @@ def test_each_operation_grows_with_its_magnitude(name):
 
 
 def test_operations_are_drawn_alike_and_half_are_skipped(monkeypatch):
-    from fact_jax.data import randaugment as module
+    from fact_jax.images import randaugment as module
 
     seen = []
 
@@ -128,5 +128,5 @@ def test_the_test_view_is_a_centre_crop_of_a_larger_square(size, full, start):
     image = noise(300, 200)
     larger = np.asarray(image.resize((full, full), Image.Resampling.BICUBIC))
     expected = larger[start : start + size, start : start + size]
-    np.testing.assert_array_equal(images.to_square(image, size, "crop"), expected)
-    assert images.to_square(image, size).shape == (size, size, 3)
+    np.testing.assert_array_equal(pipeline.to_square(image, size, "crop"), expected)
+    assert pipeline.to_square(image, size).shape == (size, size, 3)

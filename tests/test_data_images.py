@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax.data import images
+from fact_jax.images import pipeline
 
 
 def encoded(image, kind="PNG", **options):
@@ -55,7 +55,7 @@ def numpy_bicubic(image, size):
 def test_resize_is_antialiased_bicubic_without_keeping_the_aspect_ratio(height, width):
     """Against numpy; one grey level for PIL's fixed-point rounding."""
     image = picture(height, width)
-    ours = images.decode(encoded(image), 224)
+    ours = pipeline.decode(encoded(image), 224)
     assert ours.shape == (224, 224, 3)
     assert ours.dtype == np.uint8
     assert np.abs(ours - numpy_bicubic(image, 224)).max() <= 1
@@ -95,7 +95,7 @@ PILLOW = {
 def test_pixels_are_those_that_every_allowed_pillow_gives(size):
     y, x, c = np.mgrid[:6, :9, :3]
     image = ((y * y * 37 + x * 53 + c * 91 + x * y * 11) % 256).astype(np.uint8)
-    ours = images.decode(encoded(image), size)
+    ours = pipeline.decode(encoded(image), size)
     np.testing.assert_array_equal(ours[..., ::2].transpose(2, 0, 1), PILLOW[size])
 
 
@@ -140,7 +140,7 @@ def test_tall_pictures_are_resized_across_first_as_for_the_published_numbers(hei
     """Pillow 13 (its pull request 9549) changes the order: this holds the pin below it."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     for size in (224, 98):
-        ours = images.decode(encoded(image), size)
+        ours = pipeline.decode(encoded(image), size)
         assert np.abs(ours - numpy_bicubic(image, size)).max() <= 2
 
 
@@ -155,7 +155,7 @@ def test_every_kind_of_file_becomes_what_pil_makes_of_it(name, height, width):
     for size in (224, 98, 20):
         with Image.open(io.BytesIO(data)) as file:
             theirs = np.asarray(file.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-        ours = images.decode(data, size)
+        ours = pipeline.decode(data, size)
         np.testing.assert_array_equal(ours, theirs)
         if meant is not None:
             error = np.abs(ours - numpy_bicubic(meant, size))
@@ -166,13 +166,13 @@ def test_every_kind_of_file_becomes_what_pil_makes_of_it(name, height, width):
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith(".jpg")])
 def test_colours_are_exact_at_the_native_size(name):
     data, meant = stored_files(32, 32)[name]
-    np.testing.assert_array_equal(images.decode(data, 32), meant)
+    np.testing.assert_array_equal(pipeline.decode(data, 32), meant)
 
 
 def test_exif_rotation_is_not_applied():
     """As in FacT's loader; Image.open keeps the stored orientation."""
     files = stored_files(60, 60)
-    turned, plain = (images.decode(files[name][0], 60) for name in ("turned.jpg", "rgb.jpg"))
+    turned, plain = (pipeline.decode(files[name][0], 60) for name in ("turned.jpg", "rgb.jpg"))
     np.testing.assert_array_equal(turned, plain)
     assert b"Exif" in files["turned.jpg"][0]
     assert np.any(plain != np.rot90(plain, -1))
@@ -186,17 +186,17 @@ def test_cmyk_jpeg_is_converted_by_pils_simple_formula():
         inks = np.asarray(file).astype(float)
     left = 255 - inks[..., 3:]
     expected = left - np.round(inks[..., :3] * left / 255)
-    np.testing.assert_array_equal(images.decode(data, 40), expected)
+    np.testing.assert_array_equal(pipeline.decode(data, 40), expected)
 
 
 def test_native_size_is_bit_equal():
     image = picture(64, 64)
-    np.testing.assert_array_equal(images.decode(encoded(image), 64), image)
+    np.testing.assert_array_equal(pipeline.decode(encoded(image), 64), image)
 
 
 def test_binary_pixels_are_shown_black_and_white():
     image = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8)
-    decoded = images.decode(encoded(image), 64, binary=True)
+    decoded = pipeline.decode(encoded(image), 64, binary=True)
     np.testing.assert_array_equal(decoded, np.stack([image * 255] * 3, axis=-1))
 
 
@@ -208,9 +208,9 @@ def test_jpeg_copy_is_the_file_that_pil_writes_by_default_at_the_native_size(cha
     Image.fromarray(rgb).save(tmp_path / "000000.jpg")
     with Image.open(tmp_path / "000000.jpg") as file:
         theirs = np.asarray(file.convert("RGB").resize((48, 48), 3))
-    ours = images.decode(encoded(image), 48, jpeg_quality=75)
+    ours = pipeline.decode(encoded(image), 48, jpeg_quality=75)
     np.testing.assert_array_equal(ours, theirs)
-    assert np.any(ours != images.decode(encoded(image), 48))
+    assert np.any(ours != pipeline.decode(encoded(image), 48))
 
 
 def test_map_ahead_keeps_the_order_and_works_ahead_of_the_consumer():
@@ -221,7 +221,7 @@ def test_map_ahead_keeps_the_order_and_works_ahead_of_the_consumer():
         done.append(item)
         return item * item
 
-    results = images.map_ahead(slow_first, range(20), ahead=8, num_threads=4)
+    results = pipeline.map_ahead(slow_first, range(20), ahead=8, num_threads=4)
     assert next(results) == 0
     deadline = time.monotonic() + 5
     while len(done) < 9 and time.monotonic() < deadline:
@@ -236,11 +236,11 @@ def test_map_ahead_raises_and_stops():
             raise RuntimeError("three")
         return item
 
-    results = images.map_ahead(fail, range(10), ahead=2)
+    results = pipeline.map_ahead(fail, range(10), ahead=2)
     with pytest.raises(RuntimeError, match="three"):
         list(results)
     before = threading.active_count()
-    results = images.map_ahead(fail, range(3), ahead=2, num_threads=2)
+    results = pipeline.map_ahead(fail, range(3), ahead=2, num_threads=2)
     next(results)
     results.close()
     deadline = time.monotonic() + 5

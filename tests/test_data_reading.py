@@ -88,10 +88,10 @@ def test_order_is_that_of_the_files_one_after_the_other(tmp_path):
 
 
 def test_stream_decodes_ahead_of_its_use(settings, monkeypatch):
-    from fact_jax.data import images
+    from fact_jax.images import pipeline
 
-    decoded, decode = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda *args: (decoded.append(1), decode(*args))[1])
+    decoded, decode = [], pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda *args: (decoded.append(1), decode(*args))[1])
     stream = open_task(DTD, settings).stream("train800", 10)
     next(stream)
     deadline = time.monotonic() + 5

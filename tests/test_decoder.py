@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from fact_jax.data import decoder, images
-from fact_jax.data.decoder import PictureError
+from fact_jax.images import decoder, pipeline
+from fact_jax.images.decoder import PictureError
 
 
 def encoded(image, kind="PNG", **options):
@@ -58,7 +58,7 @@ def qoi(width, height):
 )
 def test_whatever_a_decoder_raises_is_a_picture_error_with_a_reason(data, reason):
     with pytest.raises(PictureError, match=reason) as caught:
-        images.decode(data, 224)
+        pipeline.decode(data, 224)
     assert isinstance(caught.value, OSError)  # as `decode` has always promised
     assert "object at 0x" not in str(caught.value)
 
@@ -77,7 +77,7 @@ def test_errors_of_other_kinds_have_a_reason_too(error, monkeypatch):
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(PictureError, match="."):
-        images.decode(encoded(NOISE), 8)
+        pipeline.decode(encoded(NOISE), 8)
 
 
 def test_mutated_files_of_every_format_are_decoded_or_refused():
@@ -89,7 +89,7 @@ def test_mutated_files_of_every_format_are_decoded_or_refused():
             mutated = bytearray(data)
             mutated[rng.randrange(min(len(data), 300))] = rng.randrange(256)
             with contextlib.suppress(PictureError):
-                assert images.decode(bytes(mutated), 8).shape == (8, 8, 3)
+                assert pipeline.decode(bytes(mutated), 8).shape == (8, 8, 3)
 
 
 def test_warnings_of_pillow_are_neither_noise_nor_errors(monkeypatch):
@@ -101,8 +101,8 @@ def test_warnings_of_pillow_are_neither_noise_nor_errors(monkeypatch):
     for filters in ("always", "error"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter(filters)
-            images.decode(encoded(NOISE), 8)
-            images.decode(broken, 8)
+            pipeline.decode(encoded(NOISE), 8)
+            pipeline.decode(broken, 8)
         assert not caught
 
 
@@ -113,14 +113,14 @@ def grey16(values):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_grey_of_16_bits_is_divided_by_257(kind):
     values = grey16([0, 128, 129, 257, 1000, 32768, 65406, 65407, 65535])
-    pixels = images.decode(encoded(np.repeat(values, 9, axis=0), kind), 9)
+    pixels = pipeline.decode(encoded(np.repeat(values, 9, axis=0), kind), 9)
     np.testing.assert_array_equal(pixels[0, :, 0], [0, 0, 1, 1, 4, 128, 254, 255, 255])
     assert (pixels == pixels[..., :1]).all()
 
 
 def test_8_bits_stored_as_16_are_what_they_were():
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
-    pixels = images.decode(encoded(values * np.uint16(257)), 16)
+    pixels = pipeline.decode(encoded(values * np.uint16(257)), 16)
     np.testing.assert_array_equal(pixels[..., 0], values)
 
 
@@ -129,33 +129,33 @@ def test_grey_of_12_bits_is_scaled_by_its_own_range():
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
     data = head.ljust(110, b"\0") + bytes.fromhex("000 fff 800 00f".replace(" ", ""))
-    values = np.repeat(images.decode(data, 4)[:1, :, 0], 4, axis=0)
+    values = np.repeat(pipeline.decode(data, 4)[:1, :, 0], 4, axis=0)
     np.testing.assert_array_equal(values[0], [0, 255, 128, 1])
 
 
 def test_floats_from_0_to_1_are_scaled_and_others_refused():
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    pixels = images.decode(encoded(ramp, "TIFF"), 16)
+    pixels = pipeline.decode(encoded(ramp, "TIFF"), 16)
     np.testing.assert_array_equal(pixels[..., 0].ravel(), np.arange(256))
     for wrong, found in ((ramp * 255, "0 to 255"), (ramp - 1, "-1 to 0"), (ramp * np.nan, "nan")):
         with pytest.raises(PictureError, match=rf"floats from .*{found}.*; expected 0 to 1"):
-            images.decode(encoded(wrong, "TIFF"), 16)
+            pipeline.decode(encoded(wrong, "TIFF"), 16)
 
 
 def test_32_bit_integers_are_refused():
     with pytest.raises(PictureError, match="32-bit or signed integers"):
-        images.decode(encoded(np.arange(64, dtype=np.int32).reshape(8, 8), "TIFF"), 8)
+        pipeline.decode(encoded(np.arange(64, dtype=np.int32).reshape(8, 8), "TIFF"), 8)
 
 
 def test_a_path_is_decoded_as_its_bytes_and_a_fifo_is_not_opened(tmp_path):
     data = encoded(NOISE, "TIFF", compression="tiff_lzw")
     (tmp_path / "a.tif").write_bytes(data)
-    np.testing.assert_array_equal(images.decode(tmp_path / "a.tif", 8), images.decode(data, 8))
+    np.testing.assert_array_equal(pipeline.decode(tmp_path / "a.tif", 8), pipeline.decode(data, 8))
     os.mkfifo(tmp_path / "x.png")
     with pytest.raises(PictureError, match="it is a FIFO"):
-        images.decode(tmp_path / "x.png", 8)
+        pipeline.decode(tmp_path / "x.png", 8)
     with pytest.raises(FileNotFoundError):
-        images.decode(tmp_path / "none.png", 8)
+        pipeline.decode(tmp_path / "none.png", 8)
 
 
 def test_pictures_in_flight_are_bound_by_their_memory(monkeypatch):
@@ -176,7 +176,7 @@ def test_pictures_in_flight_are_bound_by_their_memory(monkeypatch):
 
     monkeypatch.setattr(decoder, "_rgb", slow)
     data = [small] * 5 + [large] + [small] * 5
-    assert len(list(images.map_ahead(lambda d: images.decode(d, 8), data, 20, 8))) == 11
+    assert len(list(pipeline.map_ahead(lambda d: pipeline.decode(d, 8), data, 20, 8))) == 11
     assert max(most) == 2
     assert alone == [(100, 100)]
     assert decoder.IN_FLIGHT._reserved == 0
@@ -186,5 +186,5 @@ def test_a_reservation_ends_with_an_error(monkeypatch):
     monkeypatch.setattr(decoder, "IN_FLIGHT", decoder.Budget(1000))
     for _ in range(3):
         with pytest.raises(PictureError):
-            images.decode(encoded(NOISE, "JPEG")[:600], 8)
+            pipeline.decode(encoded(NOISE, "JPEG")[:600], 8)
     assert decoder.IN_FLIGHT._reserved == 0

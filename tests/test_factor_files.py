@@ -16,12 +16,12 @@ from safetensors.numpy import load, save
 
 import fact_jax
 from fact_jax import FacTTK, FacTTT, Linear, UserError, get_variant, load_factors, load_vit
-from fact_jax.backbone.torch_zip import TorchZip, torch_bytes
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import checksum, write_npz
+from fact_jax.files.factors import check_fits, to_bytes
+from fact_jax.files.reference import reference_tensors
+from fact_jax.files.torch_zip import TorchZip, torch_bytes
+from fact_jax.files.weights import checksum, write_npz
 from fact_jax.serving.export import npz_file
-from fact_jax.tuning.files import check_fits, to_bytes
-from fact_jax.tuning.reference import reference_tensors
 
 ROOT = Path(__file__).parent.parent
 METHODS = [FacTTT(5, 0.1), FacTTK(8, 10.0), FacTTK(6, 2.0), FacTTT(1, 1.0), FacTTK(1, 100.0)]
@@ -398,7 +398,7 @@ def test_export_to_the_pytorch_code_and_back(tmp_path):
     assert "scale 0.5" in out.stderr
     assert "rank 4" in out.stderr
     assert "FacTc" in TorchZip(tmp_path / "f.pt").shapes
-    from fact_jax.backbone.download import BUNDLED
+    from fact_jax.files.download import BUNDLED
 
     back = tmp_path / "back.safetensors"
     out = export("--factors", tmp_path / "f.pt", "--scale", 0.5, "--method", "tk", "--out", back,

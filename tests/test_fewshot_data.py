@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax.data import VTAB, DataSettings, FewShotTask, augment, get_task, open_task, prepare
+from fact_jax.data import VTAB, DataSettings, FewShotTask, get_task, open_task, prepare
 from fact_jax.data.fewshot import FEW_SHOT
 from fact_jax.data.lists import draw
 from fact_jax.errors import UserError
+from fact_jax.images import augment
 
 # Food-101 in little: 3 images a class are kept for val, 5 are left to draw from.
 FOOD = dataclasses.replace(

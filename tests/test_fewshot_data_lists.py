@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax.data import DataSettings, augment, get_task, open_task
+from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.errors import UserError
+from fact_jax.images import augment
 from fact_jax.text import first_ten
 
 NAMES = ("Abyssinian", "american_bulldog", "american_pit_bull_terrier")

@@ -11,15 +11,15 @@ from rich.console import Console
 from configs import quickstart
 from fact_jax import VARIANTS, UserError, load_factors, load_vit
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import write_npz
 from fact_jax.cli.sweep import run_sweep
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
+from fact_jax.files.weights import write_npz
+from fact_jax.images.normalise import normalise
 from fact_jax.serving.predict import Predictor
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import Candidate, make_plan
-from fact_jax.training.images import normalise
 from fact_jax.tuning import NOAH, Combination, FacTTT, LoRA, NOAHSubnet, VPTDeep
 from fact_jax.tuning.registry import build, describe
 

@@ -15,15 +15,15 @@ from safetensors.numpy import save
 from test_weight_files import timm
 
 from fact_jax import get_variant
-from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import checksum
+from fact_jax.files.torch_zip import torch_bytes
+from fact_jax.files.weights import checksum
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
 from fact_jax import UserError, load_vit
-from fact_jax.backbone.weights import checksum
+from fact_jax.files.weights import checksum
 try:
     print(checksum(load_vit("vit_ti16", sys.argv[1])[1]))
 except UserError as error:

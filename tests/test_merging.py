@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fact_jax import Adaptation, UserError, ViT, absorb, features, merge
 from fact_jax.backbone.adaptation import Bottleneck, combine
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import checksum
+from fact_jax.files.weights import checksum
 from fact_jax.tuning import (
     METHODS,
     NOAH,

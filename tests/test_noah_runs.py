@@ -13,8 +13,8 @@ from test_grid import predicted_accuracy, sweep, tiny_config
 
 from fact_jax import VARIANTS
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import write_npz
 from fact_jax.cli import sweep as sweep_command
+from fact_jax.files.weights import write_npz
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.tuning import NOAHSubnet, count_parameters

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fact_jax.backbone.download import find_weights
 from fact_jax.backbone.vit import features
-from fact_jax.backbone.weights import load_vit
+from fact_jax.files.download import find_weights
+from fact_jax.files.weights import load_vit
 
 DOCS = Path(__file__).parents[1] / "docs" / "bundled_model.md"
 

@@ -15,18 +15,19 @@ from PIL import Image
 
 import fact_jax
 from fact_jax import FacTTT, UserError, load_vit
-from fact_jax.backbone.torch_zip import torch_bytes
-from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import get_task
 from fact_jax.files.atomic import write_atomically
+from fact_jax.files.factors import to_bytes
+from fact_jax.files.load import load_factors
+from fact_jax.files.reference import reference_tensors
+from fact_jax.files.torch_zip import torch_bytes
+from fact_jax.files.weights import checksum, write_npz
+from fact_jax.images.normalise import normalise
 from fact_jax.serving import predict as predict_module
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
 from fact_jax.serving.outputs import logits_bytes, prepare_output
 from fact_jax.serving.predict import Predictor
-from fact_jax.training.images import normalise
-from fact_jax.tuning.files import load_factors, to_bytes
-from fact_jax.tuning.reference import reference_tensors
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["red [1]", "green", "blue, pale", "ink"]

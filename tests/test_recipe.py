@@ -8,7 +8,7 @@ import pytest
 
 from fact_jax import FacTTT, features
 from fact_jax.errors import UserError
-from fact_jax.training.images import normalise
+from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe

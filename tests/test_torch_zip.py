@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fact_jax import UserError
-from fact_jax.backbone.torch_zip import TorchZip, torch_bytes
+from fact_jax.files.torch_zip import TorchZip, torch_bytes
 
 PROTO = b"\x80\x02"
 DATA = np.arange(24, dtype="float32")

@@ -14,9 +14,9 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from fact_jax import FacTTT, Linear, features
+from fact_jax.images.normalise import normalise
 from fact_jax.training import run as run_module
 from fact_jax.training.evaluation import make_evaluate
-from fact_jax.training.images import normalise
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate

@@ -22,11 +22,11 @@ import fact_jax
 from configs import tt_rank16
 from fact_jax import VARIANTS, UserError, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import write_npz
 from fact_jax.cli import vtab
 from fact_jax.data.source import DataSettings, open_task
 from fact_jax.data.tasks import VTAB, get_task
-from fact_jax.training.images import normalise
+from fact_jax.files.weights import write_npz
+from fact_jax.images.normalise import normalise
 
 ROOT = Path(__file__).parent.parent
 SHORT = [

@@ -22,9 +22,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from fact_jax import UserError, get_variant, load_vit
-from fact_jax.backbone.torch_zip import torch_bytes
 from fact_jax.backbone.vit import init_base
-from fact_jax.backbone.weights import checksum, write_npz
+from fact_jax.files.torch_zip import torch_bytes
+from fact_jax.files.weights import checksum, write_npz
 
 VARIANT = "vit_ti16"
 ENCODER = "Transformer/encoderblock/"

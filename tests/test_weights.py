@@ -10,8 +10,8 @@ import requests
 from safetensors.numpy import save_file
 
 from fact_jax import UserError, features, get_variant, load_vit
-from fact_jax.backbone import download, weights
 from fact_jax.backbone.vit import init_base
+from fact_jax.files import download, weights
 
 VARIANT = "vit_ti16"
 

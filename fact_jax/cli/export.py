@@ -17,15 +17,16 @@ from pathlib import Path
 from absl import flags
 
 from fact_jax.backbone.config import ViTConfig, get_variant
-from fact_jax.backbone.weights import load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
+from fact_jax.files.factors import TrainedTask
+from fact_jax.files.load import load_factors
+from fact_jax.files.weights import load_vit
 from fact_jax.ranges import SCALE, check
 from fact_jax.serving import export
 from fact_jax.serving.outputs import check_not_input, prepare_output
-from fact_jax.tuning.files import TrainedTask, load_factors
 
 _FACTORS = flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
 _OUT = flags.DEFINE_string("out", "", "What to write: .pt, .safetensors or .npz.")

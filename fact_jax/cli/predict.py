@@ -18,17 +18,18 @@ from absl import flags
 from rich.progress import track
 
 from fact_jax.backbone.config import PRECISIONS, get_variant
-from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
+from fact_jax.files.factors import TrainedTask, check_fits
+from fact_jax.files.load import load_factors
+from fact_jax.files.weights import checksum, load_vit
 from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
 from fact_jax.text import printable_line
-from fact_jax.tuning.files import TrainedTask, check_fits, load_factors
 
 _VARIANT = flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
 _WEIGHTS = flags.DEFINE_string(

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import jax
 from absl import app, logging
 
-from fact_jax.backbone.download import cache_dir
 from fact_jax.cli import arguments
 from fact_jax.cli.stopping import STOPPING, Answer, Terminated, end_process
 from fact_jax.cli.terminal import prepare_terminal
 from fact_jax.errors import UserError
+from fact_jax.files.download import cache_dir
 from fact_jax.text import say
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from etils import epath
 
-from fact_jax.data import decoder
-from fact_jax.data.walk import Walk
 from fact_jax.errors import UserError
+from fact_jax.images import decoder
+from fact_jax.images.walk import Walk
 from fact_jax.text import printable_line
 
 TRAIN, VAL, TEST = "train", "val", "test"

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fact_jax.data import augment, decoder, folders, images, lists, prepare
+from fact_jax.data import folders, lists, prepare
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.folders import FolderData, with_sizes
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData, data_root, find_prepared
 from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
+from fact_jax.images import augment, decoder, pipeline
 
 _KINDS = {
     "noah": "NOAH's lists",
@@ -118,7 +119,7 @@ class FewShotData(TaskData):
         examples = self._encoded[split][: self.size(split, limit)]
         ahead = 2 * (settings.num_threads or 8)
         return np.stack(
-            list(images.map_ahead(view, enumerate(examples), ahead, settings.num_threads))
+            list(pipeline.map_ahead(view, enumerate(examples), ahead, settings.num_threads))
         )
 
     def keep(self, split: str) -> None:

@@ -23,12 +23,12 @@ import numpy as np
 import PIL
 from etils import epath
 
-from fact_jax.data import decoder, images
 from fact_jax.data.class_folders import TRAIN, VAL, Parts, read_parts
 from fact_jax.data.lists import Item, Lists
 from fact_jax.data.source import CACHE_KEY, DataSettings, TaskData
 from fact_jax.data.tasks import FOLDER, TEST, Task
 from fact_jax.errors import UserError
+from fact_jax.images import decoder, pipeline
 from fact_jax.text import first_ten, printable_line
 
 T = TypeVar("T", bound=Task)
@@ -169,7 +169,7 @@ def find_damaged(
         except OSError as error:
             return str(error)
 
-    reasons = images.map_ahead(reason, paths, 64, num_threads)
+    reasons = pipeline.map_ahead(reason, paths, 64, num_threads)
     return {path: why for path, why in zip(paths, reasons, strict=True) if why}
 
 
@@ -207,7 +207,7 @@ def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]])
     found = {}
     for part, own in items.items():
         whole = hashlib.sha256()
-        for line in images.map_ahead(digest, own, ahead=64):
+        for line in pipeline.map_ahead(digest, own, ahead=64):
             whole.update(line)
         found[part] = whole.hexdigest()[:16]
     if unread:

@@ -27,10 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from fact_jax.data import decoder
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.errors import UserError
 from fact_jax.files.json_reader import read_json
+from fact_jax.images import decoder
 from fact_jax.text import first_ten, printable_line
 
 _IMAGE_FOLDERS = ("images", "jpg", "")

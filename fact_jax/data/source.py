@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fact_jax.command_line import command
-from fact_jax.data import cache, checks, decoder, images, labels, mock, prepare
+from fact_jax.data import cache, checks, labels, mock, prepare
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.offline.bundled import BundledBuilder
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
+from fact_jax.images import decoder, pipeline
 from fact_jax.text import printable_line
 
 # The fields of the provenance that pixels and labels depend on.
@@ -45,7 +46,7 @@ class DataSettings:
     Attributes:
       data_dir: TFDS's data directory; None for TFDS's default (~/tensorflow_datasets).
       image_size: side of the images in pixels.
-      resize: 'square', or 'crop' (`images.to_square`).
+      resize: 'square', or 'crop' (`pipeline.to_square`).
       jpeg_quality: 75 for the JPEG copies that FacT's numbers were made with; None for none.
       cache_dir: directory for decoded splits; None for no cache.
       download: download and prepare what is missing.
@@ -69,8 +70,8 @@ class DataSettings:
     def __post_init__(self):
         if self.image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, found {self.image_size}.")
-        if self.resize not in images.RESIZES:
-            ways = " or ".join(map(repr, images.RESIZES))
+        if self.resize not in pipeline.RESIZES:
+            ways = " or ".join(map(repr, pipeline.RESIZES))
             raise UserError(f"resize must be {ways}, found {self.resize!r}.")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 95:
             raise UserError(f"jpeg_quality must be 1 to 95 or None, found {self.jpeg_quality}.")
@@ -142,7 +143,7 @@ class TaskData:
         """The part of the record that the settings decide."""
         return {
             "image_size": self._settings.image_size,
-            "resize": images.RESIZES[self._settings.resize],
+            "resize": pipeline.RESIZES[self._settings.resize],
             "jpeg_quality": self._settings.jpeg_quality,
         }
 
@@ -206,7 +207,7 @@ class TaskData:
             yield Examples(np.array(pixels[rows]), labels[rows])
 
     def _decoded(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
-        rows = images.map_ahead(
+        rows = pipeline.map_ahead(
             self._decode,
             enumerate(self._unread(split, limit)),
             ahead=2 * batch_size,
@@ -270,7 +271,7 @@ class TaskData:
         index, example = numbered
         task, settings = self.task, self._settings
         with self._sound(index, example):
-            image = images.decode(
+            image = pipeline.decode(
                 example[task.image_key],
                 settings.image_size,
                 settings.jpeg_quality,

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from fact_jax.data import decoder
 from fact_jax.files.guards import is_regular
+from fact_jax.images import decoder
 from fact_jax.report.blocks import Block, Cell, Column, Details, Figure, Row, Table, Text, Tiles
 from fact_jax.report.figures import figure_text, new_figure, tidy
 from fact_jax.report.palette import INK, SOFT

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.merging import merge
-from fact_jax.backbone.torch_zip import torch_bytes
-from fact_jax.backbone.weights import checksum, write_npz
 from fact_jax.errors import UserError
-from fact_jax.tuning.files import TrainedTask, check_classes, check_fits, to_bytes
-from fact_jax.tuning.reference import reference_tensors
+from fact_jax.files.factors import TrainedTask, check_classes, check_fits, to_bytes
+from fact_jax.files.reference import reference_tensors
+from fact_jax.files.torch_zip import torch_bytes
+from fact_jax.files.weights import checksum, write_npz
 
 
 def torch_file(task: TrainedTask) -> bytes:

@@ -12,13 +12,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from fact_jax.data.decoder import suffixes
-from fact_jax.data.images import decode, map_ahead
-from fact_jax.data.walk import Walk
 from fact_jax.errors import UserError
 from fact_jax.files.guards import read_npy_header
+from fact_jax.images.decoder import suffixes
+from fact_jax.images.normalise import check_normalisation, normalise
+from fact_jax.images.pipeline import decode, map_ahead
+from fact_jax.images.walk import Walk
 from fact_jax.text import printable_line
-from fact_jax.training.images import check_normalisation, normalise
 
 
 def check_side(what: str, side: int, patch_size: int) -> None:

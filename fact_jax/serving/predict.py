@@ -15,8 +15,8 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
+from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
-from fact_jax.tuning.files import TrainedTask, check_fits
 from fact_jax.tuning.method import Method
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fact_jax.errors import UserError
+from fact_jax.files.factors import to_bytes
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.result import check_complete
 from fact_jax.sweep.runs import Failure, Trained
@@ -20,7 +21,6 @@ from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning import Method, count_parameters
-from fact_jax.tuning.files import to_bytes
 from fact_jax.tuning.method import SearchMethod
 
 

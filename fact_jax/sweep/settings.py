@@ -11,8 +11,9 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import ATTENTIONS, PRECISIONS, REMATS, VARIANTS, get_variant
-from fact_jax.data.images import RESIZES
 from fact_jax.errors import UserError
+from fact_jax.images.normalise import NORMALISATIONS
+from fact_jax.images.pipeline import RESIZES
 from fact_jax.ranges import (
     RATE,
     SCALE,
@@ -30,7 +31,6 @@ from fact_jax.ranges import (
     check,
 )
 from fact_jax.sweep.resolution import GRID, Resolved, split_names
-from fact_jax.training.images import NORMALISATIONS
 from fact_jax.training.recipe import OPTIMIZERS
 from fact_jax.tuning import METHODS
 

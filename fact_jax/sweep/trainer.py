@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import get_variant
-from fact_jax.backbone.download import find_weights
-from fact_jax.backbone.weights import checksum, load_vit
 from fact_jax.data.tasks import all_tasks
 from fact_jax.errors import UserError
+from fact_jax.files.download import find_weights
+from fact_jax.files.weights import checksum, load_vit
+from fact_jax.images.normalise import check_normalisation
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.findings import Findings
@@ -24,7 +25,6 @@ from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell, own_folders
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.training.evaluation import make_evaluate
-from fact_jax.training.images import check_normalisation
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.run import train

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
-from fact_jax.training.images import normalise
+from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import batch_sharded, fetch, put, replicated
 from fact_jax.training.trial import adaptation_of, logits_of
 from fact_jax.tuning.method import Method

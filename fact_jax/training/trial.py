@@ -21,7 +21,7 @@ from fact_jax.backbone.adaptation import Adaptation, over_last
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
-from fact_jax.training.images import normalise
+from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import trial_sharded
 from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe

@@ -20,8 +20,8 @@ import_timm()
 from timm.data import auto_augment, random_erasing, transforms  # noqa: E402
 from timm.data import mixup as timm_mixup  # noqa: E402
 
-from fact_jax.data import augment, images  # noqa: E402
-from fact_jax.data.randaugment import FILL, OPERATIONS, rand_augment  # noqa: E402
+from fact_jax.images import augment, pipeline  # noqa: E402
+from fact_jax.images.randaugment import FILL, OPERATIONS, rand_augment  # noqa: E402
 from fact_jax.training import mixing  # noqa: E402
 
 
@@ -126,7 +126,7 @@ def test_the_test_view_is_torchvisions(size):
     expected = functional.center_crop(
         functional.resize(image, [full, full], functional.InterpolationMode.BICUBIC), [size, size]
     )
-    np.testing.assert_array_equal(images.to_square(image, size, "crop"), np.asarray(expected))
+    np.testing.assert_array_equal(pipeline.to_square(image, size, "crop"), np.asarray(expected))
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from stored.cases import SMALL, SMALL_DINO, Draw, VitCase, vit_outputs
 
 from fact_jax import VARIANTS, ViTConfig, get_variant, load_vit
-from fact_jax.backbone.weights import write_npz
+from fact_jax.files.weights import write_npz
 
 REAL_DINOV2 = (
     Path(__file__).parents[3] / "shared" / "weights" / "dinov2_small_f16.safetensors"

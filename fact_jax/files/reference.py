@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fact_jax.backbone.torch_zip import TorchZip
 from fact_jax.errors import UserError
+from fact_jax.files.factors import TrainedTask, check_classes, check_tensors
+from fact_jax.files.torch_zip import TorchZip
 from fact_jax.tuning.fact_tk import FacTTK
 from fact_jax.tuning.fact_tt import FacTTT
-from fact_jax.tuning.files import TrainedTask, check_classes, check_tensors
 from fact_jax.tuning.linear import Linear
 from fact_jax.tuning.method import Method
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fact_jax.backbone.torch_pickle import (
+from fact_jax.errors import UserError
+from fact_jax.files.guards import DAMAGE, MAX_PICKLE_BYTES, ZipArchive, check_view
+from fact_jax.files.torch_pickle import (
     ORDERED_DICT,
     STORAGES,
     TENSOR,
@@ -26,8 +28,6 @@ from fact_jax.backbone.torch_pickle import (
     run,
     tensors,
 )
-from fact_jax.errors import UserError
-from fact_jax.files.guards import DAMAGE, MAX_PICKLE_BYTES, ZipArchive, check_view
 
 _LEGACY_START = b"\x80\x02\x8a\x0a" + pickle.encode_long(0x1950A86A20F9469CFC6C)
 

@@ -18,9 +18,9 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import save
 
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.tensor_files import SafetensorsFile
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
@@ -33,8 +33,11 @@ from fact_jax.files.guards import (
     MAX_SIZE,
 )
 from fact_jax.files.json_reader import field, read_json
-from fact_jax.training.images import check_normalisation
+from fact_jax.files.tensors import SafetensorsFile
+from fact_jax.images.normalise import check_normalisation
 from fact_jax.tuning.method import Method
+from fact_jax.tuning.registry import build_stored, describe
+from fact_jax.version import __version__
 
 FORMAT_VERSION = 1
 # Entries of the metadata that others than the method rely on; each may be missing or null.
@@ -52,7 +55,6 @@ _OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_class
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
 _META = "its metadata"
 _FORWARD = ("gelu", "layer_norm_eps")
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
 class TrainedTask(NamedTuple):
@@ -85,11 +87,6 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
     `metadata` are further JSON-able entries: variant, weights_sha256, task, class_names,
     image_size, normalisation, jpeg_quality, protocol.
     """
-    from safetensors.numpy import save
-
-    import fact_jax
-    from fact_jax.tuning.registry import describe
-
     check_classes("The task to be saved", trainable["head"]["bias"].shape[0])
     name, method_settings = describe(method)
     metadata = {
@@ -98,7 +95,11 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
         "method_settings": method_settings,
         "vit": dataclasses.asdict(config),
         "num_classes": trainable["head"]["bias"].shape[0],
-        "versions": {m.__name__: m.__version__ for m in (fact_jax, jax, flax)},
+        "versions": {
+            "fact_jax": __version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+        },
         **metadata,
     }
     tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in _flat(trainable).items()}
@@ -161,37 +162,8 @@ def _stored_metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[8:end])["__metadata__"]
 
 
-def load_factors(
-    path: str | os.PathLike, method: str | None = None, scale: float | None = None
-) -> TrainedTask:
-    """Reads a factor file: one of ours, or a `.pt` of the released PyTorch code.
-
-    A `.pt` does not say its scale, so `scale` is needed for it ('method', "tt" or "tk", is seen in
-    its names); ours say both. Raises UserError if the file is missing, damaged or something else;
-    names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
-    """
-    from fact_jax.tuning.reference import read_reference
-
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"Factor file {path} does not exist."
-            if not path.is_dir()
-            else f"{path} is a folder; give one factor file of it."
-        )
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" or path.suffix in TORCH_SUFFIXES:
-        return read_reference(path, method, scale)
-    if method is not None or scale is not None:
-        raise UserError(
-            f"{path} is no PyTorch file: it says its method and scale itself. Leave out --method "
-            "and --scale."
-        )
-    return _read(path)
-
-
-def _read(path: Path) -> TrainedTask:
+def read_factors(path: Path) -> TrainedTask:
+    """Reads a factor file of ours, as `load.load_factors` does."""
     try:
         with contextlib.closing(SafetensorsFile(path)) as file:
             metadata = _metadata(file.metadata)
@@ -235,8 +207,6 @@ def _metadata(texts: dict[str, str]) -> dict[str, Any]:
 
 def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
-    from fact_jax.tuning.registry import build_stored
-
     if (version := field(metadata, "format_version", int, name=_META)) != FORMAT_VERSION:
         raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
     method = build_stored(
@@ -330,7 +300,7 @@ def check_fits(
     """Raises UserError if the factors do not belong to a ViT of this config and checksum.
 
     The shape is compared and, where the file says them, the settings of the forward pass.
-    `base_checksum` is ``fact_jax.backbone.weights.checksum(base)``. `any_weights` lets other
+    `base_checksum` is ``fact_jax.files.weights.checksum(base)``. `any_weights` lets other
     weights of the same shape pass, as does a file that does not say which it was trained on.
     """
     trained, base = task.metadata["vit"], dataclasses.asdict(config)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from fact_jax.data.decoder import PictureError, Source, opened, reasons
+from fact_jax.images.decoder import PictureError, Source, opened, reasons
 
 # Pixels between the two passes of a resize, [height, size]: Pillow's own limit for a picture. One
 # of 1 x 100,000,000 pixels is small, but would take 90 GB there.

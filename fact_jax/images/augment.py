@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from fact_jax.data.randaugment import rand_augment
+from fact_jax.images.randaugment import rand_augment
 
 _AREA = (0.08, 1.0)  # of the image
 _RATIO = (3 / 4, 4 / 3)  # width by height

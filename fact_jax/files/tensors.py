@@ -14,11 +14,11 @@ from typing import IO, Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from fact_jax.backbone.torch_zip import TorchZip
 from fact_jax.errors import UserError
 from fact_jax.files import guards
 from fact_jax.files.guards import DAMAGE, ZipArchive
 from fact_jax.files.json_reader import field, read_json
+from fact_jax.files.torch_zip import TorchZip
 
 
 class TensorFile(Protocol):

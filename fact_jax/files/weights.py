@@ -17,13 +17,13 @@ import jax
 import numpy as np
 
 from fact_jax.backbone.config import ViTConfig, get_variant
-from fact_jax.backbone.download import find_weights
-from fact_jax.backbone.foreign import choose_teacher, foreign, unchunked
-from fact_jax.backbone.layouts import LAYOUTS, find_layouts, unknown_tensors
-from fact_jax.backbone.reading import Reader, published_settings, split_heads
-from fact_jax.backbone.tensor_files import TensorFile, open_tensors
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.errors import UserError
+from fact_jax.files.download import find_weights
+from fact_jax.files.foreign import choose_teacher, foreign, unchunked
+from fact_jax.files.layouts import LAYOUTS, find_layouts, unknown_tensors
+from fact_jax.files.reading import Reader, published_settings, split_heads
+from fact_jax.files.tensors import TensorFile, open_tensors
 
 
 def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> tuple[ViT, dict]:

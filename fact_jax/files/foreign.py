@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fact_jax.backbone.layouts import Layout
-from fact_jax.backbone.tensor_files import TensorFile
+from fact_jax.files.layouts import Layout
+from fact_jax.files.tensors import TensorFile
 
 # Sign in a tensor's name, and what a file with it is and what to do, as the end of a sentence.
 _PLAIN = "another architecture than a plain ViT, and not read here. Use a plain ViT's file."

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from etils import epath
 
-from fact_jax.data import decoder
 from fact_jax.errors import UserError
+from fact_jax.images import decoder
 from fact_jax.text import printable_line
 
 P = TypeVar("P", Path, epath.Path)

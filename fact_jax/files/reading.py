@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig
-from fact_jax.backbone.foreign import foreign
-from fact_jax.backbone.layouts import Layout
-from fact_jax.backbone.tensor_files import TensorFile
 from fact_jax.errors import UserError
+from fact_jax.files.foreign import foreign
 from fact_jax.files.guards import MAX_CONFIG_BYTES
 from fact_jax.files.json_reader import read_json
+from fact_jax.files.layouts import Layout
+from fact_jax.files.tensors import TensorFile
 
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 

@@ -1,0 +1,40 @@
+"""`load_factors`: a trained task from any kind of factor file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fact_jax.errors import UserError
+from fact_jax.files.factors import TrainedTask, read_factors
+from fact_jax.files.reference import read_reference
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+
+
+def load_factors(
+    path: str | os.PathLike, method: str | None = None, scale: float | None = None
+) -> TrainedTask:
+    """Reads a factor file: one of ours, or a `.pt` of the released PyTorch code.
+
+    A `.pt` does not say its scale, so `scale` is needed for it ('method', "tt" or "tk", is seen in
+    its names); ours say both. Raises UserError if the file is missing, damaged or something else;
+    names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"Factor file {path} does not exist."
+            if not path.is_dir()
+            else f"{path} is a folder; give one factor file of it."
+        )
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start == b"PK" or path.suffix in TORCH_SUFFIXES:
+        return read_reference(path, method, scale)
+    if method is not None or scale is not None:
+        raise UserError(
+            f"{path} is no PyTorch file: it says its method and scale itself. Leave out --method "
+            "and --scale."
+        )
+    return read_factors(path)
