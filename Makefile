@@ -39,6 +39,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # What benchmarks/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
 # .git: wheels, and the name of the commit.
