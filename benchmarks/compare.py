@@ -42,7 +42,7 @@ def main() -> None:
         config.seeds = tuple(int(seed) for seed in a.seeds.split(","))
     console = Console()
     results = run_sweep(config, a.workdir or f"runs/compare-{a.which}", console)
-    print_table(console, comparison_table(results, task_names(config)))
+    print_table(console, comparison_table(results, task_names(config.tasks)))
     out = a.out or Path(f"benchmarks/results/compare_{a.which}.json")
     names = ("weights", "tasks", "methods", "seeds", "epochs", "image_size")
     given = "".join(f" --{name} {getattr(a, name)}" for name in names if getattr(a, name))

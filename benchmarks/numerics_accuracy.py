@@ -69,11 +69,11 @@ class Trainer:
         classes = get_task(cell.task).num_classes
         split = train_set(*data, classes)
         state = init_trial(model, cell.method, cell.seed, classes, 16)
-        for e in range(s["epochs"]):
+        for e in range(s.epochs):
             rate = learning_rate(
-                e, peak=s["learning_rate"], epochs=s["epochs"], warmup_epochs=s["warmup_epochs"]
+                e, peak=s.learning_rate, epochs=s.epochs, warmup_epochs=s.warmup_epochs
             )
-            numbers = (rate, s["weight_decay"], 1.0, s["dropout_rate"], s["drop_path_rate"])
+            numbers = (rate, s.weight_decay, 1.0, s.dropout_rate, s.drop_path_rate)
             hyper = Hyper(*map(jnp.float32, numbers))
             state, _ = self._programs[setting](self.base, state, split, hyper, cell.seed, e)
         return jax.block_until_ready(state.trainable)

@@ -1,7 +1,7 @@
 """Allowed values of settings: one check and one sentence for methods, configs and flags.
 
-A method states them in its fields, ``rank: int = setting(16, Whole(1))``, and checks them with
-`check_fields`. `fact_jax.sweep.settings` has the table of a config's settings.
+A dataclass states them in its fields, ``rank: int = setting(16, Whole(1))``. A method checks its
+own with `check_fields`; `fact_jax.sweep.settings` has those of a sweep.
 """
 
 from __future__ import annotations
@@ -190,9 +190,10 @@ def check(name: str, value: Any, allowed: Range, what: str = "") -> None:
     raise UserError(f"{name} is {shown}; expected {allowed.one}{f' ({what})' if what else ''}.")
 
 
-def setting(default: Any, allowed: Range) -> Any:
-    """A dataclass field with its allowed values."""
-    return dataclasses.field(default=default, metadata={"allowed": allowed})
+def setting(default: Any, allowed: Range, what: str = "", **metadata: Any) -> Any:
+    """A dataclass field with its allowed values, what it is, and more that is known of it."""
+    more = {"allowed": allowed, "what": what, **metadata}
+    return dataclasses.field(default=default, metadata=more)
 
 
 def allowed_values(kind: Any) -> dict[str, Range]:

@@ -152,7 +152,7 @@ def test_help_lists_the_command_s_own_flags_and_the_configs():
     for word in (
         "python -m experiments.vtab --config quickstart", "--config=", "--workdir=", "--cells=",
         "--[no]dry_run", "--distributed=", "--launcher=local|ray|slurm", "partition",
-        "--config.NAME=VALUE", "tt_rank16", str(ROOT / "configs" / "base.py"),
+        "--config.NAME=VALUE", "tt_rank16", str(ROOT / "fact_jax" / "sweep" / "settings.py"),
     ):  # fmt: skip
         assert word in out.stdout
     for word in ("verbosity", "pdb", "null"):  # of absl

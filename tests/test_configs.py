@@ -5,6 +5,7 @@ import importlib
 import re
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from fact_jax.data.tasks import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import published_columns
 from fact_jax.sweep.plan import make_plan
-from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS
+from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS, NOAH, Adapter, NOAHSubnet, count_parameters
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -149,10 +150,10 @@ def test_published_settings_reach_the_cells():
 
     ssf = cell("ssf", "clevr_dist")
     assert ssf.candidates == ((1.0, 5e-2, 5e-2),)
-    assert (ssf.settings["drop_path_rate"], ssf.settings["decay_vectors"]) == (0.1, False)
+    assert (ssf.settings.drop_path_rate, ssf.settings.decay_vectors) == (0.1, False)
     vpt = cell("vpt_deep", "smallnorb_azi")
     assert vpt.method.num_tokens == 200
-    assert (vpt.recipe.optimizer, vpt.settings["dropout_rate"]) == ("sgd", 0.1)
+    assert (vpt.recipe.optimizer, vpt.settings.dropout_rate) == ("sgd", 0.1)
     assert list(dict.fromkeys(c.learning_rate for c in vpt.candidates)) == [  # smallest first
         0.0125, 0.025, 0.0625, 0.125, 0.25, 0.625, 1.25, 2.5, 6.25, 12.5
     ]  # fmt: skip
@@ -163,10 +164,10 @@ def test_published_settings_reach_the_cells():
     for spec in ("adapter", "lora", "noah"):
         own = cell(spec, "dtd")
         assert own.candidates == ((1.0, 1e-3, 1e-4),)
-        assert (own.settings["drop_path_rate"], own.settings["decay_vectors"]) == (0.1, False)
+        assert (own.settings.drop_path_rate, own.settings.decay_vectors) == (0.1, False)
     assert cell("lora", "dtd").method.shared_input
     assert not cell("lora:petl", "dtd").method.shared_input
-    assert cell("lora:petl", "dtd").settings["normalisation"] == "none"
+    assert cell("lora:petl", "dtd").settings.normalisation == "none"
     assert cell("adaptformer:petl", "dtd").method.form == "petl"
     for spec in ("lora", "adaptformer", "compare", "noah", "convpass", "repadapter"):
         with pytest.raises(ValueError, match=f"{spec}.py:x: expected"):
@@ -189,7 +190,7 @@ def test_tables_by_task_are_those_of_the_sources():
     decays = {cell.task for cell in plans["ssf"] if cell.candidates[0].weight_decay == 5e-2}
     assert decays == {"caltech101", "eurosat", "clevr_count", "clevr_dist", "smallnorb_ele"}
     assert {cell.candidates[0].weight_decay for cell in plans["ssf"]} == {5e-2, 5e-5}
-    drops = "".join(str(round(10 * cell.settings["drop_path_rate"])) for cell in plans["ssf"])
+    drops = "".join(str(round(10 * cell.settings.drop_path_rate)) for cell in plans["ssf"])
     assert drops == "0100000" + "0212" + "11100212"
 
     def scales(spec):
@@ -245,7 +246,7 @@ def test_noah_s_released_subnets_are_retrained(count):
         (5, 1, 10, 10, 1, 10, 1, 1, 5, 10, 5, 5),
     )
     assert kitti.candidates == ((1.0, 1e-3, 1e-4),)
-    assert (kitti.settings["epochs"], kitti.settings["decay_vectors"]) == (100, False)
+    assert (kitti.settings.epochs, kitti.settings.decay_vectors) == (100, False)
     shapes = jax.eval_shape(lambda: kitti.method.init(jax.random.key(0), vit))
     assert (shapes["prompts"].shape, shapes["lora_A"].shape) == ((50, 768), (82, 768))
     assert shapes["down_bias"].shape == (64,)
@@ -268,7 +269,7 @@ def test_small_comparisons_give_every_method_as_many_rates(spec, variant, cells,
     for cell in plan:
         assert len({c.learning_rate for c in cell.candidates}) == len(cell.candidates) == 3
         assert len({c._replace(learning_rate=0) for c in cell.candidates}) == 1
-        assert cell.settings["optimizer"] == "adamw"
+        assert cell.settings.optimizer == "adamw"
     sizes = {cell.method_name: count(cell.method, variant) for cell in plan}
     everything = sizes.pop("full")
     assert all(size < 0.05 * everything for size in sizes.values()), sizes
@@ -287,13 +288,13 @@ def test_the_limit_of_noah_s_search_allows_some_and_not_all(spec):
 def test_the_vtab_comparison_takes_each_method_s_own_settings():
     cells = make_plan(load("compare:vtab")[0])
     assert len(cells) == 16 * 19
-    shared = {"normalisation"}  # one for the whole sweep
     for name in compare.SMALL:
         alone = make_plan(load(compare.OWN.get(name, name))[0])
         together = [cell for cell in cells if cell.method_name == name]
-        for a, b in zip(alone, together, strict=True):
+        for a, b in zip(alone, together, strict=True):  # normalisation is the whole sweep's
             assert (a.task, a.method, a.candidates) == (b.task, b.method, b.candidates)
-            assert {k for k in a.settings if a.settings[k] != b.settings[k]} <= shared
+            assert replace(a.settings, normalisation=b.settings.normalisation) == b.settings
+            assert a.method_settings == b.method_settings
 
 
 def test_methods_of_the_comparison_can_be_combined():
@@ -303,7 +304,7 @@ def test_methods_of_the_comparison_can_be_combined():
     cells = make_plan(config)
     assert len(cells) == 9
     assert [c.learning_rate for c in cells[0].candidates] == [3e-3, 1e-2]
-    assert all(set(GRID) & set(cell.settings) == set(GRID) for cell in cells)
+    assert all(GRID.keys() <= cell.as_stored.keys() for cell in cells)
 
 
 def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
@@ -347,7 +348,7 @@ def test_a_method_s_settings_from_the_command_line_are_those_of_its_cells():
     cell = make_plan(config)[0]
     assert cell.method == Adapter(8, "houlsby")
     assert [c.learning_rate for c in cell.candidates] == [1e-3, 5e-3]
-    assert cell.settings["epochs"] == 7
+    assert cell.settings.epochs == 7
     with pytest.raises(KeyError, match="scale"):  # five are given
         load("tt_rank16")[0].fact_tt["scale"]
     with pytest.raises(TypeError):
@@ -372,4 +373,4 @@ def test_a_combination_takes_one_scale_of_its_parts():
     with pytest.raises(UserError, match="config.fact_tt has several scales"):
         make_plan(config)
     config.fact_tt.scales = (0.1,)
-    assert make_plan(config)[0].settings["fact_tt"] == {"rank": 16, "scale": 0.1}
+    assert make_plan(config)[0].method_settings["fact_tt"] == {"rank": 16, "scale": 0.1}

@@ -25,6 +25,7 @@ from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.evolution import search
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Run, Trained
 from fact_jax.sweep.store import Store, Unwritable
@@ -52,9 +53,6 @@ class Fake:
 
     def group_size(self, stages, cells):
         return self.size
-
-    def mesh(self, size):
-        return SimpleNamespace(shape={"trial": size})
 
     def data(self, task):
         return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
@@ -89,10 +87,10 @@ class Told:
 def sweep(tmp_path, monkeypatch):
     """``sweep(trainer, seeds, only)``: ({seed: result}, {seed: error}, notes, work directory)."""
 
-    def store_result(store, trainer, config, trained, settings, *_):
+    def store_result(store, trainer, trained, **_):
         cell = trained.run.cell
         out = result(cell.task, cell.method_name, cell.seed, factor_file_bytes=0)
-        out["settings"] = settings
+        out["settings"] = cell.stored_settings(trainer.weights_sha256)
         store.write(store.factors_path(cell.name), b"")
         store.write_json(store.result_path(out["cell"]), out)
         return out
@@ -106,7 +104,7 @@ def sweep(tmp_path, monkeypatch):
         cells = make_plan(config)
         told = Told()
         store, command = Store(workdir, told.note), lambda name: f"run --cells={name}"
-        runner = Runner(config, store, told, command, trainer)
+        runner = Runner(read_settings(config), store, told, command, trainer)
         seed_of = {cell.name: cell.seed for cell in cells}
         before = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         outcomes = list(runner.run(cells, before, [cells[i].name for i in only]))

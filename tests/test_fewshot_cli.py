@@ -28,6 +28,7 @@ from fact_jax.data.fewshot_data import FewShotData
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runs import Run
 from fact_jax.training.mesh import make_mesh
 
@@ -255,7 +256,7 @@ def test_views_differ_by_epoch_and_seed_and_are_drawn_again_alike():
     assert {(run.eval_split, run._replace(stage="supernet").eval_split) for run in runs} == {
         ("test", "val")
     }
-    feed = Feed(config)
+    feed = Feed(read_settings(config))
     data, numbers = feed.stack(runs, len(runs), mesh)
     assert numbers == [10, 10, 40, 40]
     first, second, again = (
@@ -276,7 +277,7 @@ def test_two_seeds_see_the_same_list_differently():
     """NOAH's lists are its seed's; what a view depends on is the run's seed and the epoch."""
     config = fewshot_tt.get_config()
     config.update(tasks="digits", shots=(1,), seeds=(0, 1), variant="vit_mini", image_size=16)
-    runs, feed = runs_of(config), Feed(config)
+    runs, feed = runs_of(config), Feed(read_settings(config))
     seeds, views = [], FewShotData.views
 
     def spy(self, split, epoch_seed, limit=None):
@@ -294,7 +295,7 @@ def test_images_for_the_views_are_read_before_the_training():
     """While mock data are read, nobody else sees his files: Orbax's thread would not find its."""
     config = fewshot_tt.get_config()
     config.update(tasks="digits", shots=(1,), seeds=(0,), variant="vit_mini", image_size=16)
-    runs, feed = runs_of(config), Feed(config)
+    runs, feed = runs_of(config), Feed(read_settings(config))
     data, _ = feed.stack(runs, 1, make_mesh(64))
     with mock.patch.object(FewShotData, "_records", side_effect=AssertionError):
         feed.views(runs, 0, data, make_mesh(64))
@@ -311,7 +312,7 @@ def test_the_config_is_the_experiment_of_the_facts():
     assert config.fact_tt.rank == 16
     cells = make_plan(config)
     assert len(cells) == 5 * 5 * 3
-    assert {cell.settings["warmup_epochs"] for cell in cells} == {10}  # None: a tenth
+    assert {cell.settings.warmup_epochs for cell in cells} == {10}  # None: a tenth
     assert {cell.task.rsplit("_", 1)[0] for cell in cells} == set(SETS)
     noah = fewshot.get_config("noah")
     (method,) = {cell.method for cell in make_plan(noah)}
@@ -330,12 +331,12 @@ def test_all_methods_with_one_word():
     cells = make_plan(fewshot.get_config("all,plain"))
     assert {cell.method_name for cell in cells} == set(compare.SMALL)
     assert len(cells) == 16 * 5 * 5 * 3
-    assert not any(cell.settings["augment"] for cell in cells)
+    assert not any(cell.settings.augment for cell in cells)
     for cell in cells:
         (candidate,) = cell.candidates
         rate = {"full": 5e-4, "repadapter": 1e-3}.get(cell.method_name, 5e-3)
         assert candidate.learning_rate == rate
-        assert cell.settings["decay_vectors"] == (cell.method_name == "repadapter")
+        assert cell.settings.decay_vectors == (cell.method_name == "repadapter")
 
 
 def test_quickstart_is_compares_settings_with_nothing_to_choose():
@@ -345,7 +346,7 @@ def test_quickstart_is_compares_settings_with_nothing_to_choose():
     for cell in cells:
         (own,), three = cell.candidates, theirs[cell.method_name].candidates
         assert own == three[1]
-        assert cell.settings["epochs"] == theirs[cell.method_name].settings["epochs"]
+        assert cell.settings.epochs == theirs[cell.method_name].settings.epochs
         if cell.method_name != "noah":
             assert cell.method == theirs[cell.method_name].method
 

@@ -14,6 +14,7 @@ from configs import quickstart
 from fact_jax import FacTTT, UserError, ViT, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.packing import step_bytes
+from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.trainer import Trainer
 
 
@@ -103,4 +104,4 @@ def test_settings_that_it_cannot_have_are_refused():
     config = quickstart.get_config()
     config.dtype, config.attention = "bfloat16", "cudnn"
     with pytest.raises(UserError, match="config.attention 'cudnn' is a kernel of NVIDIA GPUs"):
-        Trainer(config, None)
+        Trainer(read_settings(config), None)

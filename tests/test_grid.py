@@ -85,7 +85,7 @@ def test_a_grid_is_scales_times_rates_times_decays(tiny):
         Candidate(s, r, d)
         for s in GRID["scales"] for r in GRID["learning_rates"] for d in GRID["weight_decays"]
     }  # fmt: skip
-    assert {name: tuple(cell.settings[name]) for name in GRID} == GRID
+    assert {name: tuple(cell.as_stored[name]) for name in GRID} == GRID
     assert cell.method == FacTTT(4)
 
 
@@ -119,11 +119,11 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
     fact, digits, fashion = (
         cells[key] for key in (("fact_tt", "digits"), ("lora", "digits"), ("lora", "fashion"))
     )
-    assert (fact.settings["epochs"], fact.recipe.optimizer) == (7, "adamw")
+    assert (fact.settings.epochs, fact.recipe.optimizer) == (7, "adamw")
     assert fact.recipe.decay_vectors
-    assert (digits.settings["epochs"], digits.recipe.optimizer) == (9, "sgd")
+    assert (digits.settings.epochs, digits.recipe.optimizer) == (9, "sgd")
     assert not digits.recipe.decay_vectors
-    assert (digits.settings["drop_path_rate"], digits.settings["eval_every"]) == (0.0, 2)
+    assert (digits.settings.drop_path_rate, digits.settings.eval_every) == (0.0, 2)
     assert [c.learning_rate for c in digits.candidates] == [0.5, 0.25]
     assert (digits.method, fashion.method) == (LoRA(3), LoRA(5))
     assert [c.learning_rate for c in fashion.candidates] == [0.125]

@@ -27,6 +27,7 @@ from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Run, Trained
 from fact_jax.sweep.store import Store, absolute
@@ -44,7 +45,7 @@ def test_the_base_config_is_the_protocol_of_the_facts():
     )  # fmt: skip
     assert {k: c[k] for k in expected} == expected
     cells = make_plan(tt_rank16.get_config())
-    assert {cell.settings["warmup_epochs"] for cell in cells} == {10}
+    assert {cell.settings.warmup_epochs for cell in cells} == {10}
 
 
 def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
@@ -134,7 +135,7 @@ def spied(monkeypatch, tmp_path):
         config.data_dir = str(tmp_path / "data")
         config.update(changes)
         cells = make_plan(config)
-        return Runner(config, Store(tmp_path / "work"), Silent()), cells
+        return Runner(read_settings(config), Store(tmp_path / "work"), Silent()), cells
 
     return make, calls
 
@@ -306,9 +307,6 @@ class FakeTrainer:
     def group_size(self, stages, method):
         return 2
 
-    def mesh(self, size):
-        return SimpleNamespace(shape={"trial": size})
-
     def data(self, task):
         return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
 
@@ -328,7 +326,8 @@ def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
     config.update(tasks="digits", methods="fact_tt", seeds=(0, 1, 2))
     config.fact_tt = ConfigDict({"rank": 4, "scales": scales})
     cells = make_plan(config)
-    runner = Runner(config, Store(workdir), Silent(), lambda name: f"run {name}", trainer)
+    store, sweep = Store(workdir), read_settings(config)
+    runner = Runner(sweep, store, Silent(), lambda name: f"run {name}", trainer)
     results = {c.name: r for c, r in zip(cells, results, strict=True) if r is not None}
     failures = []
     for count, outcome in enumerate(runner.run(cells, results), 1):
@@ -348,8 +347,9 @@ def _stored_in_short(monkeypatch, request):
     if "spied" in request.fixturenames:
         return
 
-    def store_result(store, trainer, config, trained, settings, selection, *_):
+    def store_result(store, trainer, trained, selection, **_):
         cell = trained.run.cell
+        settings = cell.stored_settings(trainer.weights_sha256)
         out = {"cell": cell.name, "out": (trained.run.candidate.scale, selection)}
         store.write_json(store.result_path(cell.name), {**out, "settings": settings})
         return out

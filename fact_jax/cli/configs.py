@@ -164,8 +164,9 @@ def define_flag(default: str) -> None:
 
 def help_lines() -> list[str]:
     """What `--help` says of configs."""
+    table = Path(fact_jax.__file__).parent / "sweep" / "settings.py"
     return [
         f"Configs by name: {', '.join(names())}.",
         "Settings of a config are changed by --config.NAME=VALUE, such as --config.epochs=20 or "
-        f"--config.fact_tt.rank=8; {folder() / 'base.py'} lists them.",
+        f"--config.fact_tt.rank=8; {table} lists them.",
     ]

@@ -16,20 +16,27 @@ from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
 from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
+from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.settings import RunSettings
 from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
 
 
-def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str = "") -> None:
+def show_plan(
+    sweep_config: ConfigDict, workdir: str, console: Console, elsewhere: str = ""
+) -> None:
     """Prints a line a cell and the sums. Nothing is written, and neither weights nor data are
     needed.
 
     Times are by FLOPs, at the rate of the cells that are finished in the work directory. Without
     any a step is timed here, unless the cells run `elsewhere` (a launcher's name).
     """
-    cells, store = make_plan(config), Store(workdir, create=False)
-    vit = get_variant(config.variant).replace(image_size=config.image_size)
-    tasks = {name: _with_sizes(name, config) for name in dict.fromkeys(c.task for c in cells)}
+    cells, store = make_plan(sweep_config), Store(workdir, create=False)
+    sweep = read_settings(sweep_config)
+    vit = get_variant(sweep.run.variant).replace(image_size=sweep.run.image_size)
+    tasks = {
+        name: _with_sizes(name, sweep.data_dir) for name in dict.fromkeys(c.task for c in cells)
+    }
     costs = [cell_cost(cell, vit, tasks[cell.task]) for cell in cells]
     results = [store.read_result(cell.name) for cell in cells]
     finished = [
@@ -38,7 +45,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
         if result is not None and _timed(result) and _as_planned(cell, result)
     ]
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
-    rate, source = _rate(config, finished, left, elsewhere)
+    rate, source = _rate(sweep.run, finished, left, elsewhere)
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
@@ -59,7 +66,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
     for name, task in tasks.items():
         if task.builder == FOLDER and not task.num_classes:
             console.print(f"{name}: its folder is not there, so its images are not counted.")
-    if cold := schedule_warning(config, cells):
+    if cold := schedule_warning(sweep_config, cells):
         console.print(cold)
     console.print(
         "Images: trained on and predicted. TFLOP: the frozen network's matrix products, forward "
@@ -68,7 +75,7 @@ def show_plan(config: ConfigDict, workdir: str, console: Console, elsewhere: str
 
 
 def _rate(
-    config: ConfigDict,
+    run: RunSettings,
     finished: list[tuple[Cost, dict[str, Any]]],
     left: list[Cost],
     elsewhere: str,
@@ -83,10 +90,9 @@ def _rate(
     later += "times are shown here."
     if elsewhere:
         return None, f"{later} Nothing is timed here, since the cells run under {elsewhere}."
-    settings = {name: config[name] for name in ("gelu", "dtype", "precision") if config[name]}
-    vit = get_variant(config.variant).replace(image_size=config.image_size, **settings)
+    vit = get_variant(run.variant).replace(image_size=run.image_size, **run.network)
     try:
-        speed = measure_speed(vit, config.batch_size)
+        speed = measure_speed(vit, run.batch_size)
     except (RuntimeError, MemoryError) as error:  # another process has the device
         reason = " ".join(str(error).split())[:200]
         return None, f"{later} Nothing could be timed here: {reason}"
@@ -98,12 +104,12 @@ def _rate(
     )
 
 
-def _with_sizes(name: str, config: ConfigDict) -> Task:
+def _with_sizes(name: str, data_dir: str) -> Task:
     """The task; a folder's with its sizes, if it can be read."""
     task = get_task(name)
     if task.builder == FOLDER:
         with contextlib.suppress(UserError):
-            return open_task(task, DataSettings(config.data_dir or None)).task
+            return open_task(task, DataSettings(data_dir or None)).task
     return task
 
 

@@ -21,7 +21,9 @@ from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 from fact_jax.report.tables import print_table
 
 
-def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
+def _finish(
+    sweep_config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path
+) -> None:
     print_table(console, few_shot_table(results))
     if jax.process_index() == 0:
         if find_spec("matplotlib") is None:

@@ -10,13 +10,14 @@ from ml_collections import ConfigDict
 
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import make_plan
-from fact_jax.sweep.resolution import GRID, METHOD_SETTINGS, Given, resolve
+from fact_jax.sweep.resolution import Given, resolve
+from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
 
 _LISTS = {one: several for several, one in GRID.items()}
 _SHOWN = 8  # settings in a message
 
 
-def overridden(config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
+def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
     """What wins over the settings `given` on the command line, by their paths in the config.
 
     Returns:
@@ -25,9 +26,9 @@ def overridden(config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
     Raises:
       UserError: a setting acts nowhere. The message has the line that does.
     """
-    cells = make_plan(config)
+    cells = make_plan(sweep_config)
     pairs = list(dict.fromkeys((cell.task, cell.method_name) for cell in cells))
-    acting = {pair: resolve(config, pair[1], pair[0]).acting() for pair in pairs}
+    acting = {pair: resolve(sweep_config, pair[1], pair[0]).acting() for pair in pairs}
     notes = []
     for name, value in given.items():
         path = re.sub(r"(\[\d+\])+$", "", name)  # of an element of a list
@@ -46,7 +47,7 @@ def overridden(config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
         elif not acts:
             raise UserError(
                 f"{line} changes nothing: no cell of this sweep has it. config.methods is "
-                f"{config.methods!r}, and config.tasks is {config.tasks!r}."
+                f"{sweep_config.methods!r}, and config.tasks is {sweep_config.tasks!r}."
             )
     return notes
 
@@ -91,8 +92,7 @@ def _advice(winners: list[Given], value: Any) -> str:
         if "+" in winner.path:  # ml_collections takes no such name from a command line
             lines.append(f"in the config's file {winner.path!r}")
             continue
-        own = value
-        if isinstance(value, list | tuple) != (winner.path.rpartition(".")[2] in GRID):
-            own = value[0] if isinstance(value, list | tuple) else (value,)
-        lines.append(f"--config.{winner.path}={_text(own)}")
+        listed, wants_list = isinstance(value, list | tuple), winner.path.split(".")[-1] in GRID
+        fitting = value if listed == wants_list else value[0] if listed else (value,)
+        lines.append(f"--config.{winner.path}={_text(fitting)}")
     return f"Set {' '.join(lines)}."

@@ -28,7 +28,7 @@ from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.records import csv_text, read_results
 from fact_jax.report.tables import parameter_table, print_table
 from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
-from fact_jax.sweep.resolution import split_names
+from fact_jax.sweep.resolution import read_settings, split_names
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store, absolute
@@ -182,7 +182,7 @@ def run_sweep(
         runner: options.Launched = (
             stack.enter_context(launch(config, store, bars, only))
             if launch
-            else LocalRunner(config, store, Several(listeners), rerun)
+            else LocalRunner(read_settings(config), store, Several(listeners), rerun)
         )
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
@@ -243,7 +243,7 @@ def _print_result(console: Console, number: str, result: dict, how: str) -> None
 def epochs_of(cell: Cell) -> int:
     """Epochs of all its trainings, and generations of its search."""
     grid = len(cell.candidates) if len(cell.candidates) > 1 else 0
-    epochs, method = cell.settings["epochs"] * (1 + grid), cell.method
+    epochs, method = cell.settings.epochs * (1 + grid), cell.method
     if isinstance(method, SearchMethod):
         epochs += method.supernet_epochs + method.generations
     return epochs
@@ -253,7 +253,7 @@ def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> No
     trainer, devices = runner.trainer, jax.devices()
     config = trainer.model.config
     console.print(
-        f"{runner.config.variant}: {count_parameters(trainer.base):,} parameters, frozen, from "
+        f"{trainer.sweep.run.variant}: {count_parameters(trainer.base):,} parameters, frozen, from "
         f"{trainer.weights}, on {len(devices)} x {devices[0].device_kind}."
     )
     for name, method in {(c.method_name, c.method): None for c in cells}:

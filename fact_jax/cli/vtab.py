@@ -20,11 +20,14 @@ from fact_jax.report.tables import comparison_table, print_table, result_table
 from fact_jax.sweep.plan import task_names
 
 
-def _finish(config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path) -> None:
+def _finish(
+    sweep_config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path
+) -> None:
     methods = dict.fromkeys(r["method"] for r in results)
-    rows = {m: config[m].get("published", "") if m in config else "" for m in methods}
+    rows = {m: sweep_config[m].get("published", "") if m in sweep_config else "" for m in methods}
     table = comparison_table if len(methods) > 4 else result_table
-    print_table(console, table(results, task_names(config), rows))
+    tasks = task_names(sweep_config.tasks, sweep_config.get("shots", ()))
+    print_table(console, table(results, tasks, rows))
 
 
 def main() -> None:

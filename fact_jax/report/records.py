@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
@@ -20,8 +19,9 @@ from fact_jax.extras import require
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 from fact_jax.sweep.plan import task_names
-from fact_jax.sweep.resolution import RUN_SETTINGS, split_names
+from fact_jax.sweep.resolution import split_names
 from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_result
+from fact_jax.sweep.settings import COLUMNS, GRID, RUN_SETTINGS
 from fact_jax.sweep.store import absolute
 from fact_jax.text import csv_field
 
@@ -32,15 +32,11 @@ _MOST_CELLS = 100_000
 
 # results.csv holds what a sweep that was killed and resumed gives again: no times, no versions.
 _PLAIN = (
-    "cell", "task", "group", "method", "seed", "protocol", "variant", "accuracy",
-    "accuracy_last_epoch", "scale", "learning_rate", "weight_decay", "grid_size", "num_factors",
-    "num_head", "factor_file_bytes", "num_train", "num_test",
-)  # fmt: skip
-_SETTINGS = (
-    "epochs", "warmup_epochs", "batch_size", "image_size", "dtype", "normalisation", "jpeg_quality",
-    "optimizer", "dropout_rate", "drop_path_rate", "augment", "train_limit", "eval_limit",
-    "mock_data", "weights_sha256",
-)  # fmt: skip
+    *("cell", "task", "group", "method", "seed", "protocol", "variant", "accuracy"),
+    *("accuracy_last_epoch", "scale", "learning_rate", "weight_decay", "grid_size", "num_factors"),
+    *("num_head", "factor_file_bytes", "num_train", "num_test"),
+)
+_SETTINGS = (*COLUMNS, "weights_sha256")
 _DATA = {"data_builder": "builder", "data_version": "used_version", "data_mock": "mock"}
 CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings")
 
@@ -111,18 +107,17 @@ def _check_config(content: dict[str, Any]) -> None:
 
 def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
     """Methods, tasks and seeds of a stored config. Raises UserError for an unknown task."""
-    named = {k: config[k] for k in ("tasks", "shots") if k in config}
-    tasks = task_names(ConfigDict(named)) if config.get("tasks") else []
+    tasks = task_names(config["tasks"], config.get("shots", ())) if config.get("tasks") else []
     seeds = list(dict.fromkeys(config.get("seeds", ())))
     return split_names(config.get("methods", "")), tasks, seeds
 
 
 def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, epath.Path]:
     """By the name as given; the same directory under two names is read once."""
-    found: dict[epath.Path, str] = {}
+    names: dict[epath.Path, str] = {}
     for workdir in workdirs:
-        found.setdefault(absolute(workdir), os.fspath(workdir))
-    return {name: path / folder for path, name in found.items()}
+        names.setdefault(absolute(workdir), os.fspath(workdir))
+    return {name: path / folder for path, name in names.items()}
 
 
 def _json_files(folder: epath.Path) -> list[epath.Path]:
@@ -149,9 +144,8 @@ def _read(
 
 
 def method_settings(result: Result) -> dict[str, Any]:
-    """What is the method's own in the settings of a result: rank, sites, number of prompts."""
-    other = {*RUN_SETTINGS, "task", "method", "seed", "weights_sha256", "scales", "learning_rates",
-             "weight_decays"}  # fmt: skip
+    """The settings of a result that only its method has: rank, sites, number of prompts."""
+    other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", "weights_sha256"}
     return {k: v for k, v in result.get("settings", {}).items() if k not in other}
 
 
@@ -238,8 +232,6 @@ def curves_frame(results: Source, *more: str | os.PathLike) -> Any:
             zip(result.get("losses") or (), result.get("test_accuracies") or (), strict=True), 1
         )
     ]
-    frame = pd.DataFrame(
-        rows, columns=["workdir", "cell", "task", "method", "seed", "epoch", "loss",
-                       "test_accuracy"],
-    )  # fmt: skip
+    columns = ["workdir", "cell", "task", "method", "seed", "epoch", "loss", "test_accuracy"]
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"loss": float, "test_accuracy": float})

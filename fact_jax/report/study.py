@@ -23,11 +23,9 @@ from fact_jax.report.records import (
     read_failures,
     read_results,
 )
-from fact_jax.sweep.resolution import METHOD_SETTINGS, RUN_SETTINGS
+from fact_jax.sweep.settings import COMPARABLE
 
 _SHOWN = 10  # refused files that an error names
-# Settings that make rows comparable when they agree; those of METHOD_SETTINGS are a method's own.
-_SHARED = (*(k for k in RUN_SETTINGS if k not in METHOD_SETTINGS), "weights_sha256")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,10 +49,10 @@ class System:
     @property
     def accuracies(self) -> dict[str, dict[int, float]]:
         """Accuracy in % by task and seed."""
-        found: dict[str, dict[int, float]] = defaultdict(dict)
+        by_task: dict[str, dict[int, float]] = defaultdict(dict)
         for result in self.results:
-            found[result["task"]][result["seed"]] = result["accuracy"]
-        return dict(found)
+            by_task[result["task"]][result["seed"]] = result["accuracy"]
+        return dict(by_task)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,11 +180,11 @@ def _systems(
         for result in results:
             if result["method"] == method:
                 by_workdir[result["workdir"]].append(result)
-        for own in by_workdir.values():
-            part = next((p for p in parts if _one_row(list(p.values()), own)), None)
+        for of_workdir in by_workdir.values():
+            part = next((p for p in parts if _one_row(list(p.values()), of_workdir)), None)
             if part is None:
                 parts.append(part := {})
-            for result in own:
+            for result in of_workdir:
                 key = result["task"], result["seed"]
                 if key in part:
                     twice = (result["cell"], part[key]["workdir"], result["workdir"])
@@ -199,33 +197,33 @@ def _systems(
     looks = iter(styles(method for method, parts in parts_of.items() for _ in parts))
     for method, parts in parts_of.items():
         for label, part in zip(_labels(method, parts), parts, strict=True):
-            own = list(part.values())
-            config = configs.get(own[0]["workdir"]) or {}
+            rows = tuple(part.values())
+            config = configs.get(rows[0]["workdir"]) or {}
             settings = config.get(method)
-            known = settings.get("published") if isinstance(settings, dict) else ""
-            known = known if isinstance(known, str) else ""
-            systems.append(System(label, method, tuple(own), known, next(looks)))
+            published = settings.get("published") if isinstance(settings, dict) else ""
+            published = published if isinstance(published, str) else ""
+            systems.append(System(label, method, rows, published, next(looks)))
     return systems, duplicates
 
 
 def _one_row(a: list[Result], b: list[Result]) -> bool:
     tasks = {r["task"] for r in a} & {r["task"] for r in b}
     if tasks:
-        own, other = ({_settings(r) for r in side if r["task"] in tasks} for side in (a, b))
-        return own == other
-    own, other = (
+        one, other = ({_settings(r) for r in side if r["task"] in tasks} for side in (a, b))
+        return one == other
+    one, other = (
         {_settings({"settings": {**r.get("settings", {}), "task": ""}}) for r in s} for s in (a, b)
     )
-    return bool(own & other)
+    return bool(one & other)
 
 
 def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str]:
     """By what differs in the method's own settings (rank=4), else by work directory."""
     if len(parts) == 1:
         return [method]
-    own = [method_settings(next(iter(part.values()))) for part in parts]
-    differ = [k for k in own[0] if len({json.dumps(s.get(k)) for s in own}) > 1]
-    labels = [f"{method} ({', '.join(f'{k}={s.get(k)!s:.40}' for k in differ)})" for s in own]
+    settings = [method_settings(next(iter(part.values()))) for part in parts]
+    differ = [k for k in settings[0] if len({json.dumps(s.get(k)) for s in settings}) > 1]
+    labels = [f"{method} ({', '.join(f'{k}={s.get(k)!s:.40}' for k in differ)})" for s in settings]
     if not differ or len(set(labels)) < len(labels):
         names = [next(iter(part.values()))["workdir"] for part in parts]
         short = [PurePath(name).name for name in names]
@@ -240,11 +238,11 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
     shared: dict[str, list[Any]] = {}
     for tasks in (study.vtab, study.offline, study.own, study.few_shot):
         names = {task.name for task in tasks}
-        own = dataclasses.replace(
+        table = dataclasses.replace(
             study, results=tuple(r for r in study.results if r["task"] in names)
         )
-        for key in _SHARED:
-            if key != "protocol" and len(values := own.values(key)) > 1:  # that has its own words
+        for key in (*COMPARABLE, "weights_sha256"):
+            if key != "protocol" and len(values := table.values(key)) > 1:  # that has its own words
                 shared[key] = values
     uneven = []
     for system in study.systems:

@@ -56,8 +56,8 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
         later = max(m.population, m.mutations + m.crossovers)  # than the first generation
         tried = m.population + (m.generations - 1) * later
         predicted += tried * _size(task, supernet, "eval_split")
-    if cell.settings["protocol"] == "paper" and (every := cell.settings["eval_every"]):
-        more = -(-cell.settings["epochs"] // every) - 1  # evaluations before the last
+    if cell.settings.protocol == "paper" and (every := cell.settings.eval_every):
+        more = -(-cell.settings.epochs // every) - 1  # evaluations before the last
         predicted += more * _size(task, runs[0], "eval_split")
     passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
     flops = forward_flops(config) * (passes * trained + predicted)
@@ -66,8 +66,8 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
 
 def _size(task: Task, run: Run, which: str) -> int:
     """Images of the split that a run trains on, or is measured on."""
-    split = getattr(run, which)
-    limit = run.cell.settings["train_limit" if which == "split" else "eval_limit"]
+    split, settings = getattr(run, which), run.cell.settings
+    limit = settings.train_limit if which == "split" else settings.eval_limit
     if isinstance(task, FewShotTask) and which == "split":
         size = task.shots * task.num_classes
     elif isinstance(task, FewShotTask):

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from fact_jax.sweep.evolution import Space, check_state, search
 from fact_jax.sweep.plan import Candidate, Cell
@@ -19,6 +18,7 @@ from fact_jax.sweep.record import store_result
 from fact_jax.sweep.runs import Failure, Run, Trained
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
+from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning.method import SearchMethod
 
@@ -37,11 +37,8 @@ def batches(items: Sequence[Any], size: int) -> Iterator[list]:
 class Group:
     """Cells of one kind that train together, stacked up to `size`."""
 
-    def __init__(
-        self, config: ConfigDict, store: Store, trainer: Trainer, cells: list[Cell], size: int
-    ):
-        self.config, self.store, self.trainer = config, store, trainer
-        self.cells, self.size = cells, size
+    def __init__(self, store: Store, trainer: Trainer, cells: list[Cell], size: int):
+        self.store, self.trainer, self.cells, self.size = store, trainer, cells, size
         self._cells = {cell.name: cell for cell in cells}
         self._directories: list[epath.Path] = []
 
@@ -62,12 +59,12 @@ class Group:
                 errors[name] = trained.error
         finals = []
         for cell in self.cells:
-            own = scores[cell.name]
+            measured = scores[cell.name]
             if len(cell.candidates) == 1:
                 finals.append(Run(cell, "final", cell.candidates[0]))
-            elif own:
+            elif measured:
                 # The first of equals: max() keeps the earliest.
-                finals.append(Run(cell, "final", max(own, key=own.__getitem__)))
+                finals.append(Run(cell, "final", max(measured, key=measured.__getitem__)))
             elif cell.name not in finished:
                 yield Failure(cell.name, errors[cell.name])
         searches: dict[str, dict[str, Any]] = {}
@@ -92,9 +89,13 @@ class Group:
                 selection = {cell.label(c): scores[cell.name].get(c) for c in grid}
                 seconds = (time.perf_counter() - started) / len(self.cells)
                 yield store_result(
-                    self.store, self.trainer, self.config, trained, self.settings(cell), selection,
-                    searches.get(cell.name), seconds,
-                )  # fmt: skip
+                    self.store,
+                    self.trainer,
+                    trained,
+                    selection=selection,
+                    searched=searches.get(cell.name),
+                    seconds=seconds,
+                )
         self.clean()
 
     def clean(self) -> None:
@@ -107,17 +108,13 @@ class Group:
                 with contextlib.suppress(OSError, ValueError):  # not empty
                     directory.parent.rmdir()
 
-    def settings(self, cell: Cell) -> dict[str, Any]:
-        """All that the cell's result depends on, as it is read back from a result."""
-        return {**cell.as_stored, "weights_sha256": self.trainer.weights_sha256}
-
     def _train(self, runs: list[Run]) -> Iterator[Trained]:
         for part in batches(runs, self.size):
             yield from self.trainer.train(part, self.size, self._directory(part))
 
     def _search(self, trained: Trained) -> dict[str, Any]:
-        """The best architecture of a trained supernet, and how it was found. What is done of it
-        lies in the directory."""
+        """The best architecture of a trained supernet, and how it was found. The directory holds
+        the generations that are done."""
         cell, config = trained.run.cell, self.trainer.model.config
         method, progress = cell.method, self.trainer.progress
         assert isinstance(method, SearchMethod)
@@ -131,7 +128,7 @@ class Group:
         run = trained.run._replace(stage="search")
         path = self._directory([run]) / "search.json"
         progress.start([run], method.generations)
-        found = search(
+        searched = search(
             space,
             self.trainer.fitness(trained),
             cell.seed,
@@ -139,7 +136,7 @@ class Group:
             save=lambda state: self.store.write_json(path, state),
             on_generation=lambda done, best: progress.epoch(done, [], [best]),
         )
-        return {"families": list(method.families), **found}
+        return {"families": list(method.families), **searched}
 
     def _directory(self, runs: list[Run]) -> epath.Path:
         """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size
@@ -147,13 +144,13 @@ class Group:
         made_with: list[Any] = [
             self.size,
             self.trainer.padded_classes,
-            dict(self.trainer.mesh(self.size).shape),
+            dict(make_mesh(runs[0].cell.settings.batch_size, num_trials=self.size).shape),
         ]
         for cell, stage, candidate, choice in runs:
             provenance = self.trainer.feed.data(cell.task).provenance
             data = {k: provenance[k] for k in ("used_version", "fingerprint")}
-            own = {"stage": stage, "candidate": candidate, "choice": choice}
-            made_with.append({**self.settings(cell), **data, **own})
+            data |= {"stage": stage, "candidate": candidate, "choice": choice}
+            made_with.append({**cell.stored_settings(self.trainer.weights_sha256), **data})
         text = json.dumps(made_with, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = runs[0].cell.name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")

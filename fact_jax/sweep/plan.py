@@ -13,23 +13,13 @@ from ml_collections import ConfigDict
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import FOLDER, VTAB, get_task
 from fact_jax.errors import UserError
-from fact_jax.sweep.resolution import (
-    GRID,
-    METHOD_SETTINGS,
-    resolve,
-    split_names,
-    tasks_with_settings,
-)
-from fact_jax.sweep.settings import check_config, check_resolved
+from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
+from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, RunSettings
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
 from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import build
-
-# Of the released 100 epochs; a tenth of fewer, so that short schedules come to their peak, too.
-WARMUP_EPOCHS = 10
-
 
 # Share of the peak below which a schedule's highest rate gets a warning. 100 epochs reach 98 %.
 NEAR_PEAK = 0.75
@@ -47,8 +37,8 @@ class Candidate(NamedTuple):
 class Cell:
     """One run: a task, a method with its settings, a seed.
 
-    With several `candidates` the 'val' protocol chooses on the validation split. `settings` are the
-    numbers and names that the result depends on, JSON-able.
+    With several `candidates` the 'val' protocol chooses on the validation split. `method_settings`
+    are what the config has for the method, JSON-able; its other fields have their defaults.
     """
 
     task: str
@@ -56,20 +46,38 @@ class Cell:
     method: Method
     candidates: tuple[Candidate, ...]
     seed: int
-    settings: dict[str, Any]
+    settings: RunSettings
+    method_settings: dict[str, Any]
 
     @property
     def name(self) -> str:
         return f"{self.task}-{self.method_name}-seed{self.seed}"
 
     @property
+    def all_settings(self) -> dict[str, Any]:
+        """All numbers and names that the result depends on, except the weights."""
+        return {
+            **{"task": self.task, "method": self.method_name, **self.method_settings},
+            **{"seed": self.seed, **dataclasses.asdict(self.settings)},
+            **{
+                several: list(dict.fromkeys(getattr(c, name) for c in self.candidates))
+                for several, name in GRID.items()
+            },
+        }
+
+    @property
     def as_stored(self) -> dict[str, Any]:
         """The settings as they are read back from a result, with lists for tuples."""
-        return json.loads(json.dumps(self.settings))
+        return json.loads(json.dumps(self.all_settings))
+
+    def stored_settings(self, weights_sha256: str) -> dict[str, Any]:
+        """The `settings` of a result: all that it depends on."""
+        return {**self.as_stored, "weights_sha256": weights_sha256}
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(**{f.name: self.settings[f.name] for f in dataclasses.fields(Recipe)})
+        names = (f.name for f in dataclasses.fields(Recipe))
+        return Recipe(**{name: getattr(self.settings, name) for name in names})
 
     def label(self, candidate: Candidate) -> str:
         """'scale=0.1' and so on: what the candidates differ in."""
@@ -82,49 +90,44 @@ class Cell:
         )
 
 
-def task_names(config: ConfigDict) -> list[str]:
-    """The tasks of the config, 'all' being VTAB-1K's 19; each at all of its `shots`, if it has any.
-    UserError on an unknown name."""
-    names = list(VTAB) if config.tasks == "all" else split_names(config.tasks)
-    if shots := config.get("shots", ()):
+def task_names(tasks: str | Sequence[str], shots: Sequence[int] = ()) -> list[str]:
+    """The tasks that a config names, 'all' being VTAB-1K's 19; each at all of its `shots`, if it
+    has any. UserError on an unknown name."""
+    names = list(VTAB) if tasks == "all" else split_names(tasks)
+    if shots:
         names = [f"{name}_{k}shot" for name in names for k in dict.fromkeys(shots)]
     for name in names:
         get_task(name)
     return names
 
 
-def own_folders(config: ConfigDict) -> list[str]:
-    """Those of the tasks whose classes are not known before their folder is read."""
-    return [name for name in task_names(config) if get_task(name).builder == FOLDER]
-
-
-def make_plan(config: ConfigDict) -> list[Cell]:
+def make_plan(sweep_config: ConfigDict) -> list[Cell]:
     """All cells, task by task. Raises UserError for settings that make no sense."""
-    check_config(config)
-    tasks, methods = task_names(config), split_names(config.methods)
+    sweep = read_settings(sweep_config)
+    tasks, methods = task_names(sweep.tasks, sweep.shots), split_names(sweep.methods)
     for name in methods:
-        _check_method(config, name)
+        _check_method(sweep_config, name)
     plain = [task for task in tasks if not isinstance(get_task(task), FewShotTask)]
-    if config.augment and plain:
+    if sweep.run.augment and plain:
         raise UserError(
             f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
             "augmented views. Set it to False."
         )
     unskipped = [task for task in plain if get_task(task).builder != FOLDER]
-    if config.get("skip_damaged", False) and unskipped:
+    if sweep.skip_damaged and unskipped:
         raise UserError(
             f"config.skip_damaged is True, but {unskipped[0]} is neither a folder nor a list of "
             "pictures: only from those can some be left out. Set it to False."
         )
     return [
-        _cell(config, task, name, int(seed))
+        _cell(sweep_config, task, name, int(seed))
         for task in tasks
         for name in methods
-        for seed in dict.fromkeys(config.seeds)
+        for seed in dict.fromkeys(sweep.seeds)
     ]
 
 
-def _check_method(config: ConfigDict, name: str) -> None:
+def _check_method(sweep_config: ConfigDict, name: str) -> None:
     """UserError for a method that is unknown, or that this config has no settings for."""
     parts = name.split("+")
     if unknown := [part for part in parts if part not in METHODS]:
@@ -132,34 +135,32 @@ def _check_method(config: ConfigDict, name: str) -> None:
             f"Unknown method {unknown[0]!r} in config.methods; choose from {', '.join(METHODS)}, "
             "several with + between them being one."
         )
-    if absent := [part for part in parts if part not in config]:
+    if absent := [part for part in parts if part not in sweep_config]:
         raise UserError(
             f"config.methods has {absent[0]!r}, but this config has no settings for it, only for "
-            f"{', '.join(m for m in METHODS if m in config)}; configs/compare.py, "
+            f"{', '.join(m for m in METHODS if m in sweep_config)}; configs/compare.py, "
             "configs/compare.py:vtab and configs/fewshot.py:all have those of all methods."
         )
     for part in {name, *parts}:
-        for task in tasks_with_settings(config, part):
+        for task in tasks_with_settings(sweep_config, part):
             try:
                 get_task(str(task))
             except UserError as error:
                 raise UserError(f"config.{part}.per_task: {error}") from error
 
 
-def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
-    resolved = resolve(config, name, task)
-    check_resolved(resolved)
+def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
+    resolved = resolve(sweep_config, name, task)
+    resolved.check()
     parts = {
-        part: {key: given.value for key, given in own.items() if key != "published"}
-        for part, own in resolved.parts.items()
+        part: {key: given.value for key, given in settings.items() if key != "published"}
+        for part, settings in resolved.parts.items()
     }
-    own = parts.pop(name)
-    scale = own.pop("scale", None)
-    own |= parts  # of a combination
+    method_settings = parts.pop(name)
+    scale = method_settings.pop("scale", None)
+    method_settings |= parts  # of a combination
     run = {key: given.value for key, given in resolved.run.items()}
-    if run["warmup_epochs"] is None:
-        run["warmup_epochs"] = min(WARMUP_EPOCHS, run["epochs"] // WARMUP_EPOCHS)
-    method = _method(name, own)
+    method = _method(name, method_settings)
     default = {"scale": float(method.scale) if scale is None else scale, **run}
     grid = {
         field: _once(resolved.lists[several].value)
@@ -175,19 +176,15 @@ def _cell(config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"'paper' chooses nothing on validation data: set one, such as "
             f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
-    settings = {
-        **{"task": task, "method": name, **own, "seed": seed, **run},
-        **{several: list(grid[field]) for several, field in GRID.items()},
-    }
-    return Cell(task, name, method, candidates, seed, settings)
+    return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)
 
 
-def schedule_warning(config: ConfigDict, cells: Sequence[Cell]) -> str:
+def schedule_warning(sweep_config: ConfigDict, cells: Sequence[Cell]) -> str:
     """A sentence on the cells whose learning rate never comes near its peak; empty without any."""
     cold = {}
     for cell in cells:
-        warmup, peak = cell.settings["warmup_epochs"], cell.candidates[0].learning_rate
-        schedules = [(peak, cell.settings["epochs"])]
+        warmup, peak = cell.settings.warmup_epochs, cell.candidates[0].learning_rate
+        schedules = [(peak, cell.settings.epochs)]
         if isinstance(cell.method, SearchMethod):
             schedules.append((cell.method.supernet_learning_rate, cell.method.supernet_epochs))
         for peak, epochs in schedules:
@@ -199,7 +196,7 @@ def schedule_warning(config: ConfigDict, cells: Sequence[Cell]) -> str:
     cell, share, epochs, warmup = next(iter(cold.values()))
     others = f" and {len(cold) - 1} more" if len(cold) > 1 else ""
     paths = {
-        resolve(config, cell.method_name, cell.task).run["warmup_epochs"].path: None
+        resolve(sweep_config, cell.method_name, cell.task).run["warmup_epochs"].path: None
         for cell, *_ in cold.values()
     }
     return (

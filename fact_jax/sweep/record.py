@@ -9,7 +9,6 @@ import traceback
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from fact_jax.errors import UserError
 from fact_jax.files.factors import to_bytes
@@ -27,21 +26,22 @@ from fact_jax.tuning.method import SearchMethod
 def store_result(
     store: Store,
     trainer: Trainer,
-    config: ConfigDict,
     trained: Trained,
-    settings: dict[str, Any],
+    *,
     selection: dict[str, float | None],
     searched: dict[str, Any] | None,
     seconds: float,
 ) -> dict[str, Any]:
     """Writes a cell's factors, pictures and, last, its result, which makes it finished.
 
-    `settings` is all that the result depends on; `selection` the accuracy in % on the validation
-    split of each candidate, by its label; `searched` of the architecture; `seconds` of the cell.
+    Args:
+      selection: the accuracy in % on the validation split of each candidate, by its label.
+      searched: the architecture that was chosen and how, if the method searches for one.
+      seconds: what the cell took.
     """
     cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
     accuracies, data = trained.accuracies, trainer.feed.data(cell.task)
-    task, paper = data.task, cell.settings["protocol"] == "paper"
+    task, settings = data.task, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
     method: Method = cell.method
@@ -53,12 +53,12 @@ def store_result(
     fields = {
         "task": cell.task,
         "class_names": data.class_names,
-        "variant": config.variant,
+        "variant": settings.variant,
         "weights_sha256": trainer.weights_sha256,
-        "image_size": config.image_size,
-        "normalisation": config.normalisation,
-        "jpeg_quality": config.jpeg_quality or None,
-        "protocol": cell.settings["protocol"],
+        "image_size": settings.image_size,
+        "normalisation": settings.normalisation,
+        "jpeg_quality": settings.jpeg_quality or None,
+        "protocol": settings.protocol,
     }
     content = to_bytes(method, trainable, trainer.model.config, fields)
     findings = trained.findings
@@ -69,7 +69,7 @@ def store_result(
         "group": task.group,
         "seed": cell.seed,
         # 'paper' reports the best of its test evaluations, as the published numbers do.
-        "accuracy": max(measured) if paper else last,
+        "accuracy": max(measured) if settings.protocol == "paper" else last,
         "accuracy_last_epoch": last,
         **candidate._asdict(),
         "selection": selection,
@@ -88,7 +88,7 @@ def store_result(
         "examples": None,
         **trained.details,
         "seconds": {**trained.details["seconds"], "cell": seconds},
-        "settings": settings,
+        "settings": cell.stored_settings(trainer.weights_sha256),
         "data": data.provenance,
         "weights": str(trainer.weights),
         "environment": environment(),

@@ -1,4 +1,4 @@
-"""Which of a config's values act in a cell, and where the config has them.
+"""A config's values, checked: those of the whole sweep, and those that act in a cell.
 
 A method's settings win over the sweep's, those of a task over the method's, and a list of
 candidates over the one value it is for.
@@ -12,27 +12,18 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from fact_jax.backbone.config import get_variant
 from fact_jax.errors import UserError
-
-# Settings of a run that change its result; a finished cell is only reused when they are equal.
-RUN_SETTINGS = (
-    *("variant", "gelu", "dtype", "precision", "image_size", "resize", "normalisation"),
-    *("jpeg_quality", "protocol", "epochs", "warmup_epochs", "batch_size", "learning_rate"),
-    *("weight_decay", "dropout_rate", "drop_path_rate", "optimizer", "decay_vectors", "augment"),
-    *("mixup", "cutmix", "label_smoothing", "erasing", "eval_every", "train_limit", "eval_limit"),
-    "mock_data",
+from fact_jax.ranges import SCALE, Each, allowed_values, check
+from fact_jax.sweep.settings import (
+    GRID,
+    METHOD_SETTINGS,
+    RUN_SETTINGS,
+    SETTINGS,
+    RunSettings,
+    SweepSettings,
 )
-# Settings of a run that a method may have for itself: those that are read per cell.
-METHOD_SETTINGS = (
-    *("epochs", "warmup_epochs", "learning_rate", "weight_decay", "dropout_rate"),
-    *("drop_path_rate", "optimizer", "decay_vectors", "eval_every"),
-)
-# Lists of candidates in a method's settings, and what they are candidates for.
-GRID = {
-    "scales": "scale",
-    "learning_rates": "learning_rate",
-    "weight_decays": "weight_decay",
-}
+from fact_jax.tuning import METHODS
 
 
 class Given(NamedTuple):
@@ -61,11 +52,59 @@ class Resolved:
         """What the cell depends on, by name; a list of candidates hides the one value."""
         hidden = {GRID[several] for several in self.lists}
         settings = {**self.run, **self.lists}
-        for part, own in self.parts.items():
-            settings |= {f"{part}.{name}": given for name, given in own.items()}
+        for part, of_part in self.parts.items():
+            settings |= {f"{part}.{name}": given for name, given in of_part.items()}
             if "scale" in hidden:
                 settings.pop(f"{part}.scale", None)
         return {name: given for name, given in settings.items() if name not in hidden}
+
+    def check(self) -> None:
+        """Raises UserError for a value without sense, named as the config has it."""
+        for name, given in self.run.items():
+            _check(name, given.path, given.value)
+        for several, given in self.lists.items():
+            allowed = SCALE if several == "scales" else SETTINGS[GRID[several]].metadata["allowed"]
+            what = "to choose from on validation data"
+            check(f"config.{given.path}", given.value, Each(allowed), what)
+        for part, settings in self.parts.items():
+            ranges = allowed_values(METHODS[part]) if part in METHODS else {}
+            for name, given in settings.items():
+                if name == "scale" or name in ranges:
+                    check(f"config.{given.path}", given.value, ranges.get(name, SCALE))
+
+
+def _check(name: str, path: str, value: Any) -> None:
+    metadata = SETTINGS[name].metadata
+    check(f"config.{path}", value, metadata["allowed"], metadata["what"])
+
+
+def read_settings(sweep_config: ConfigDict) -> SweepSettings:
+    """The settings of the whole sweep. Raises UserError for what is missing, or has no sense."""
+    values = {}
+    for name, field in SETTINGS.items():
+        if name in sweep_config:
+            values[name] = sweep_config[name]
+            _check(name, name, values[name])
+        elif not field.metadata.get("optional"):
+            what = field.metadata["what"]
+            raise UserError(f"The config has no {name} ({what}); begin with configs/base.py's.")
+    run = RunSettings(**{name: values.pop(name) for name in RUN_SETTINGS})
+    sweep = SweepSettings(**values, run=run)
+    for name in ("tasks", "methods"):
+        if not split_names(values[name]):
+            choices = f"choose from {', '.join(METHODS)}" if name == "methods" else "name one"
+            raise UserError(f"config.{name} is empty; {choices}.")
+    if run.image_size % (patch_size := get_variant(run.variant).patch_size):
+        raise UserError(
+            f"config.image_size {run.image_size} is not a multiple of {run.variant}'s patch size "
+            f"{patch_size}."
+        )
+    if sweep.attention == "cudnn" and run.dtype != "bfloat16":
+        raise UserError(
+            f"config.attention 'cudnn' computes in bfloat16, and config.dtype is {run.dtype!r}. "
+            "Set config.dtype to 'bfloat16', or config.attention to 'xla'."
+        )
+    return sweep
 
 
 def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
@@ -74,21 +113,21 @@ def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
-def resolve(config: ConfigDict, method: str, task: str) -> Resolved:
+def resolve(sweep_config: ConfigDict, method: str, task: str) -> Resolved:
     """The values that act in the cells of a method and a task."""
-    own = _settings_of(config, method, task)
-    run = {name: Given(config[name], name) for name in RUN_SETTINGS}
-    run |= {name: own.pop(name) for name in METHOD_SETTINGS if name in own}
-    lists = {several: own.pop(several) for several in GRID if several in own}
+    settings = _settings_of(sweep_config, method, task)
+    run = {name: Given(sweep_config[name], name) for name in RUN_SETTINGS}
+    run |= {name: settings.pop(name) for name in METHOD_SETTINGS if name in settings}
+    lists = {several: settings.pop(several) for several in GRID if several in settings}
     parts = {}
     if len(names := method.split("+")) > 1:
-        parts = {name: _part(config, name, task, method) for name in names}
-    return Resolved(run, lists, {method: own, **parts})
+        parts = {name: _part(sweep_config, name, task, method) for name in names}
+    return Resolved(run, lists, {method: settings, **parts})
 
 
-def _settings_of(config: ConfigDict, method: str, task: str) -> dict[str, Given]:
+def _settings_of(sweep_config: ConfigDict, method: str, task: str) -> dict[str, Given]:
     """A method's settings, the task's own in the place of the others'."""
-    settings = dict(_by_name(config.get(method), method))
+    settings = dict(_by_name(sweep_config.get(method), method))
     every_task = _by_name(settings.pop("per_task", None), f"{method}.per_task")
     by_task = _by_name(every_task.get(task), f"{method}.per_task.{task}")
     given = {name: Given(value, f"{method}.{name}") for name, value in settings.items()}
@@ -99,9 +138,9 @@ def _settings_of(config: ConfigDict, method: str, task: str) -> dict[str, Given]
     return {name: value for name, value in given.items() if value.value is not None}
 
 
-def tasks_with_settings(config: ConfigDict, method: str) -> list[str]:
+def tasks_with_settings(sweep_config: ConfigDict, method: str) -> list[str]:
     """The tasks for which a method has settings of their own."""
-    settings = _by_name(config.get(method), method)
+    settings = _by_name(sweep_config.get(method), method)
     return list(_by_name(settings.get("per_task"), f"{method}.per_task"))
 
 
@@ -119,11 +158,11 @@ def _by_name(settings: Any, path: str) -> Mapping[str, Any]:
     return settings
 
 
-def _part(config: ConfigDict, part: str, task: str, method: str) -> dict[str, Given]:
-    """A part's own settings; those of the run are the combination's."""
-    own = _settings_of(config, part, task)
-    scales = own.pop("scales", None)
-    if scales and "scale" not in own:
+def _part(sweep_config: ConfigDict, part: str, task: str, method: str) -> dict[str, Given]:
+    """A part's settings; those of the run are the combination's."""
+    settings = _settings_of(sweep_config, part, task)
+    scales = settings.pop("scales", None)
+    if scales and "scale" not in settings:
         values = scales.value if isinstance(scales.value, list | tuple) else (scales.value,)
         if len(values) > 1:
             raise UserError(
@@ -131,5 +170,5 @@ def _part(config: ConfigDict, part: str, task: str, method: str) -> dict[str, Gi
                 f"--config.{part}.scales={values[0]!r},"
             )
         if values:
-            own["scale"] = scales._replace(value=values[0])
-    return {k: v for k, v in own.items() if k not in (*METHOD_SETTINGS, *GRID, "published")}
+            settings["scale"] = scales._replace(value=values[0])
+    return {k: v for k, v in settings.items() if k not in (*METHOD_SETTINGS, *GRID, "published")}

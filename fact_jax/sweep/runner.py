@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from fact_jax.data.fewshot import FewShotTask
 from fact_jax.data.tasks import get_task
@@ -21,6 +20,7 @@ from fact_jax.sweep.packing import free_programs
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import store_failure, stored_result
 from fact_jax.sweep.runs import Failure, Progress
+from fact_jax.sweep.settings import SweepSettings
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.training.mesh import agree
@@ -49,15 +49,15 @@ def _advised(error: Exception) -> Exception:
 
 def _data_set(task: str) -> str:
     """That of a few-shot task, whatever its shots; the task itself else."""
-    known = get_task(task)
-    return known.dataset if isinstance(known, FewShotTask) else task
+    spec = get_task(task)
+    return spec.dataset if isinstance(spec, FewShotTask) else task
 
 
 def _kind(cell: Cell) -> tuple:
     """Cells of one kind can train in one program, epoch by epoch."""
     s = cell.settings
-    left_out = (s["dropout_rate"] == 0, s["drop_path_rate"] == 0)
-    return cell.method, s["epochs"], s["eval_every"], left_out, cell.recipe, s["augment"]
+    left_out = (s.dropout_rate == 0, s.drop_path_rate == 0)
+    return cell.method, s.epochs, s.eval_every, left_out, cell.recipe, s.augment
 
 
 class Runner:
@@ -68,32 +68,33 @@ class Runner:
 
     def __init__(
         self,
-        config: ConfigDict,
+        sweep: SweepSettings,
         store: Store,
         progress: Progress,
         rerun: Callable[[str], str] = lambda name: "",
         trainer: Trainer | None = None,
     ):
-        self.config, self.store, self.progress, self.rerun = config, store, progress, rerun
-        self.trainer = trainer or Trainer(config, progress)
+        self.store, self.progress, self.rerun = store, progress, rerun
+        self.trainer = trainer or Trainer(sweep, progress)
         self._fits: dict[tuple, int] = {}  # runs together, of kinds that were too many for memory
         # Groups that were tried again as they are. Orbax waits by the time of day, so that a clock
         # that is set ends its waiting.
         self._late: set[frozenset[str]] = set()
 
     def group(self, cells: list[Cell], size: int) -> Group:
-        return Group(self.config, self.store, self.trainer, cells, size)
+        return Group(self.store, self.trainer, cells, size)
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; UserError if it was made with other settings."""
-        return stored_result(self.store, cell, self.group([cell], 1).settings(cell))
+        settings = cell.stored_settings(self.trainer.weights_sha256)
+        return stored_result(self.store, cell, settings)
 
     def check_sources(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
         """UserError if a cell that is to run would read its data set (at other shots, with another
         seed or method, too) from another source than a finished one did."""
-        known = {_data_set(result["task"]): result for result in results.values()}
+        finished = {_data_set(result["task"]): result for result in results.values()}
         for cell in cells:
-            before = known.get(_data_set(cell.task))
+            before = finished.get(_data_set(cell.task))
             if cell.name in results or before is None:
                 continue
             was, now = (
@@ -122,15 +123,18 @@ class Runner:
                 )
 
     def groups(self, cells: list[Cell]) -> list[Group]:
-        """The whole sweep's cells in groups, in the plan's order: made of what is left of it they
-        would be others, and the last bits of a result may depend on them."""
+        """Groups all cells of a sweep, in the plan's order.
+
+        Finished cells count, too: without them the stacks would change, and with the stacks the
+        last bits of results.
+        """
         kinds: dict[tuple, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(_kind(cell), []).append(i)
         groups = []
         for members in kinds.values():
-            own = [cells[i] for i in members]
-            size = self.trainer.group_size([len(candidates(own)), len(own)], own)
+            of_kind = [cells[i] for i in members]
+            size = self.trainer.group_size([len(candidates(of_kind)), len(of_kind)], of_kind)
             groups += [(part[-1], part, size) for part in batches(members, size)]
         return [self.group([cells[i] for i in part], size) for _, part, size in sorted(groups)]
 

@@ -1,4 +1,4 @@
-"""The runs that a sweep's cells need, what becomes of them, and what is told of them."""
+"""The runs that a sweep's cells need, their outcomes, and who is told of their progress."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Run(NamedTuple):
         method = self.cell.method
         if self.stage == "supernet" and isinstance(method, SearchMethod):
             return method.supernet_epochs
-        return self.cell.settings["epochs"]
+        return self.cell.settings.epochs
 
     @property
     def peak_rate(self) -> float:

@@ -1,127 +1,162 @@
-"""The settings of a sweep: what each may be, and what it is, checked before anything starts.
+"""The settings of a sweep, each written once: its default, its range, what it is and where it acts.
 
-`configs/base.py` has their defaults. A method's own settings have their ranges in the method's
-fields (`fact_jax.ranges`).
+`configs/base.py` makes a config of the defaults. Methods have settings besides, in the fields of
+their classes (`fact_jax.ranges.setting`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
-from ml_collections import ConfigDict
-
-from fact_jax.backbone.config import ATTENTIONS, PRECISIONS, REMATS, VARIANTS, get_variant
-from fact_jax.errors import UserError
+from fact_jax.backbone.config import ATTENTIONS, PRECISIONS, REMATS, VARIANTS
 from fact_jax.images.normalise import NORMALISATIONS
 from fact_jax.images.pipeline import RESIZES
 from fact_jax.ranges import (
     RATE,
-    SCALE,
     SHARE,
     Each,
     Flag,
     Names,
     OneOf,
     OrNone,
-    Range,
     Real,
     Text,
     Whole,
-    allowed_values,
-    check,
+    setting,
 )
-from fact_jax.sweep.resolution import GRID, Resolved, split_names
 from fact_jax.training.recipe import OPTIMIZERS
-from fact_jax.tuning import METHODS
 
 PROTOCOLS = ("val", "paper")
+# The warm-up of the released 100 epochs; shorter schedules have a tenth, to come to their peak.
+WARMUP_EPOCHS = 10
+
+method_setting = functools.partial(setting, per_method=True)
 
 
-class Setting(NamedTuple):
-    """Allowed values, and one sentence without a full stop."""
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Settings that a result depends on: a finished cell is only reused when all are equal.
 
-    allowed: Range
-    what: str
+    Metadata of a field besides its range and `what` it is (one sentence without a full stop):
+      per_method: a method, or one of its tasks, may have a value of its own. All other settings
+        must be equal in a table, or else its rows do not compare.
+      grid: a method may list candidates, to choose from on validation data.
+      column: its place in results.csv.
+
+    The order of the fields is that of a stored result's `settings`.
+    """
+
+    variant: str = setting("vit_b16", OneOf(VARIANTS), "the Vision Transformer")
+    gelu: str = setting("", OneOf(("", "exact", "tanh")), "empty: what the weights say")
+    dtype: str = setting(
+        "float32", OneOf(("float32", "bfloat16")), "type that the network computes in", column=4
+    )
+    # 'highest': true float32 on TPU and GPU.
+    precision: str = setting("default", OneOf(PRECISIONS), "of float32 products")
+    image_size: int = setting(
+        224, Whole(1, 4096), "pixels along a side of the network's input", column=3
+    )
+    # 'crop': both sides to 256/224 of the size, then the middle.
+    resize: str = setting("square", OneOf(RESIZES), "how pictures are brought to that size")
+    normalisation: str = setting(
+        "imagenet", OneOf(NORMALISATIONS), "mean and deviation of the pixels", column=5
+    )
+    # 75: the copies that FacT's numbers were made with.
+    jpeg_quality: int = setting(0, Whole(0, 95), "of JPEG copies; 0: none", column=6)
+    protocol: str = setting(
+        "val", OneOf(PROTOCOLS), "how candidates are chosen and what is reported"
+    )
+    epochs: int = method_setting(100, Whole(1), "passes over the training images", column=0)
+    warmup_epochs: int = method_setting(
+        None, OrNone(Whole(0)), "epochs in which the rate rises; None: a tenth", column=1
+    )
+    batch_size: int = setting(64, Whole(1), "training images of a step", column=2)
+    learning_rate: float = method_setting(1e-3, RATE, "peak of the schedule", grid=True)
+    weight_decay: float = method_setting(1e-4, Real(0), "of the trained numbers", grid=True)
+    dropout_rate: float = method_setting(
+        0.1, SHARE, "share of hidden values that are left out", column=8
+    )
+    drop_path_rate: float = method_setting(
+        0.1, SHARE, "share of images that skip a branch of a block", column=9
+    )
+    optimizer: str = method_setting("adamw", OneOf(OPTIMIZERS), "'sgd' has momentum 0.9", column=7)
+    decay_vectors: bool = method_setting(
+        True, Flag(), "whether biases, scales and shifts decay, too"
+    )
+    augment: bool = setting(False, Flag(), "whether few-shot images are augmented", column=10)
+    mixup: float = setting(0.0, Real(0), "parameter of mixup's Beta distribution; 0: none")
+    cutmix: float = setting(0.0, Real(0), "parameter of CutMix's Beta distribution; 0: none")
+    label_smoothing: float = setting(0.0, SHARE, "share of the uniform distribution in the targets")
+    erasing: float = setting(0.0, Real(0, 1), "probability that a part of an image is erased")
+    eval_every: int = method_setting(
+        10, Whole(0), "epochs between protocol 'paper's test evaluations; 0: one"
+    )
+    train_limit: int = setting(0, Whole(0), "training images at most; 0: all", column=11)
+    eval_limit: int = setting(0, Whole(0), "test images at most; 0: all", column=12)
+    mock_data: bool = setting(False, Flag(), "whether examples are random", column=13)
+
+    def __post_init__(self):
+        if self.warmup_epochs is None:
+            tenth = min(WARMUP_EPOCHS, self.epochs // WARMUP_EPOCHS)
+            object.__setattr__(self, "warmup_epochs", tenth)
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Fields of the `ViTConfig` that are set here."""
+        names = ("gelu", "dtype", "precision")
+        return {name: value for name in names if (value := getattr(self, name))}
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepSettings:
+    """Settings of a whole sweep that no result depends on, and the `run` that all cells begin with.
+
+    Metadata of a field besides its range and what it is:
+      optional: a config may be without it.
+    """
+
+    tasks: str | tuple[str, ...] = setting("all", Names())  # 'all': VTAB-1K's 19
+    methods: str | tuple[str, ...] = setting("", Names())  # each with its settings under its name
+    seeds: tuple[int, ...] = setting(
+        (42,), Each(Whole(0, 2**31 - 1)), "of the random numbers, such as (0, 1, 2)"
+    )
+    shots: tuple[int, ...] = setting(
+        (), Each(Whole(1), least=0), "images a class, such as (1, 2, 4)", optional=True
+    )
+    weights: str = setting("", Text(), "its weights: a file, a folder, hf:owner/name, or empty")
+    # Rematerialisation: less memory, more time (docs/performance.md).
+    remat: str = setting("none", OneOf(REMATS), "what the backward pass computes again")
+    # 'cudnn': the fused kernel of NVIDIA GPUs, in bfloat16.
+    attention: str = setting("xla", OneOf(ATTENTIONS), "who computes attention")
+    trials_per_device: int = setting(
+        0, Whole(0), "trials that train together at most; 0: what fits"
+    )
+    tensorboard: bool = setting(False, Flag(), "whether scalars are written for TensorBoard")
+    data_dir: str = setting("", Text(), "folder of the data sets; empty: TFDS's default")
+    data_cache: str = setting("", Text(), "folder for decoded images; empty: none")
+    download: bool = setting(False, Flag(), "whether TFDS may download what is missing")
+    skip_damaged: bool = setting(
+        False, Flag(), "whether damaged pictures are left out", optional=True
+    )
+    eval_batch_size: int = setting(256, Whole(1), "test images at a time")
+    run: RunSettings = dataclasses.field(default_factory=RunSettings)
+
+
+_RUN = dataclasses.fields(RunSettings)
+RUN_SETTINGS = tuple(f.name for f in _RUN)
+METHOD_SETTINGS = tuple(f.name for f in _RUN if f.metadata.get("per_method"))
+COMPARABLE = tuple(f.name for f in _RUN if not f.metadata.get("per_method"))
+COLUMNS = tuple(
+    f.name
+    for f in sorted(_RUN, key=lambda f: f.metadata.get("column", -1))
+    if "column" in f.metadata
+)
+# Lists of candidates in a method's settings, and what they are candidates for: numbers of the run,
+# and the scale, which each method has.
+GRID = {f"{name}s": name for name in ("scale", *(f.name for f in _RUN if f.metadata.get("grid")))}
+# All that a config has, by name, but for the methods' settings.
 SETTINGS = {
-    "seeds": Setting(Each(Whole(0, 2**31 - 1)), "of the random numbers, such as (0, 1, 2)"),
-    "protocol": Setting(OneOf(PROTOCOLS), "how candidates are chosen and what is reported"),
-    "variant": Setting(OneOf(VARIANTS), "the Vision Transformer"),
-    "weights": Setting(Text(), "its weights: a file, a folder, hf:owner/name, or empty"),
-    "gelu": Setting(OneOf(("", "exact", "tanh")), "empty: what the weights say"),
-    "dtype": Setting(OneOf(("float32", "bfloat16")), "type that the network computes in"),
-    "remat": Setting(OneOf(REMATS), "what the backward pass computes again"),
-    "attention": Setting(OneOf(ATTENTIONS), "who computes attention"),
-    "trials_per_device": Setting(Whole(0), "trials that train together at most; 0: what fits"),
-    "tensorboard": Setting(Flag(), "whether scalars are written for TensorBoard"),
-    "precision": Setting(OneOf(PRECISIONS), "of float32 products"),
-    "data_dir": Setting(Text(), "folder of the data sets; empty: TFDS's default"),
-    "data_cache": Setting(Text(), "folder for decoded images; empty: none"),
-    "download": Setting(Flag(), "whether TFDS may download what is missing"),
-    "skip_damaged": Setting(Flag(), "whether damaged pictures are left out"),
-    "mock_data": Setting(Flag(), "whether examples are random"),
-    "image_size": Setting(Whole(1, 4096), "pixels along a side of the network's input"),
-    "resize": Setting(OneOf(RESIZES), "how pictures are brought to that size"),
-    "normalisation": Setting(OneOf(NORMALISATIONS), "mean and deviation of the pixels"),
-    "jpeg_quality": Setting(Whole(0, 95), "of JPEG copies; 0: none"),
-    "epochs": Setting(Whole(1), "passes over the training images"),
-    "warmup_epochs": Setting(OrNone(Whole(0)), "epochs in which the rate rises; None: a tenth"),
-    "batch_size": Setting(Whole(1), "training images of a step"),
-    "eval_batch_size": Setting(Whole(1), "test images at a time"),
-    "eval_every": Setting(Whole(0), "epochs between protocol 'paper's test evaluations; 0: one"),
-    "learning_rate": Setting(RATE, "peak of the schedule"),
-    "weight_decay": Setting(Real(0), "of the trained numbers"),
-    "optimizer": Setting(OneOf(OPTIMIZERS), "'sgd' has momentum 0.9"),
-    "decay_vectors": Setting(Flag(), "whether biases, scales and shifts decay, too"),
-    "dropout_rate": Setting(SHARE, "share of hidden values that are left out"),
-    "drop_path_rate": Setting(SHARE, "share of images that skip a branch of a block"),
-    "augment": Setting(Flag(), "whether few-shot images are augmented"),
-    "mixup": Setting(Real(0), "parameter of mixup's Beta distribution; 0: none"),
-    "cutmix": Setting(Real(0), "parameter of CutMix's Beta distribution; 0: none"),
-    "label_smoothing": Setting(SHARE, "share of the uniform distribution in the targets"),
-    "erasing": Setting(Real(0, 1), "probability that a part of an image is erased"),
-    "train_limit": Setting(Whole(0), "training images at most; 0: all"),
-    "eval_limit": Setting(Whole(0), "test images at most; 0: all"),
-    "shots": Setting(Each(Whole(1), least=0), "images a class, such as (1, 2, 4)"),
+    f.name: f for f in (*dataclasses.fields(SweepSettings), *_RUN) if "allowed" in f.metadata
 }
-_OPTIONAL = ("shots", "skip_damaged")  # which not every config has
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises UserError for a setting of the whole sweep that is missing, or has no sense."""
-    for name, (allowed, what) in SETTINGS.items():
-        if name in config:
-            check(f"config.{name}", config[name], allowed, what)
-        elif name not in _OPTIONAL:
-            raise UserError(f"The config has no {name} ({what}); begin with configs/base.py's.")
-    for name in ("tasks", "methods"):
-        check(f"config.{name}", config[name], Names())
-        if not split_names(config[name]):
-            choices = f"choose from {', '.join(METHODS)}" if name == "methods" else "name one"
-            raise UserError(f"config.{name} is empty; {choices}.")
-    vit = get_variant(config.variant)
-    if config.image_size % vit.patch_size:
-        raise UserError(
-            f"config.image_size {config.image_size} is not a multiple of {config.variant}'s patch "
-            f"size {vit.patch_size}."
-        )
-    if config.attention == "cudnn" and config.dtype != "bfloat16":
-        raise UserError(
-            f"config.attention 'cudnn' computes in bfloat16, and config.dtype is {config.dtype!r}. "
-            "Set config.dtype to 'bfloat16', or config.attention to 'xla'."
-        )
-
-
-def check_resolved(resolved: Resolved) -> None:
-    """Raises UserError for a value of a cell without sense, named as the config has it."""
-    for name, given in resolved.run.items():
-        check(f"config.{given.path}", given.value, *SETTINGS[name])
-    for several, given in resolved.lists.items():
-        one = SCALE if several == "scales" else SETTINGS[GRID[several]].allowed
-        check(f"config.{given.path}", given.value, Each(one), "to choose from on validation data")
-    for part, settings in resolved.parts.items():
-        ranges = allowed_values(METHODS[part]) if part in METHODS else {}
-        for name, given in settings.items():
-            if name == "scale" or name in ranges:
-                check(f"config.{given.path}", given.value, ranges.get(name, SCALE))

@@ -10,20 +10,18 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from fact_jax.backbone.config import get_variant
-from fact_jax.data.tasks import all_tasks
+from fact_jax.data.tasks import FOLDER, all_tasks, get_task
 from fact_jax.errors import UserError
 from fact_jax.files.download import find_weights
 from fact_jax.files.weights import checksum, load_vit
-from fact_jax.images.normalise import check_normalisation
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.packing import group_size, most_per_device
-from fact_jax.sweep.plan import Cell, own_folders
+from fact_jax.sweep.plan import Cell, task_names
 from fact_jax.sweep.runs import Progress, Run, Trained
+from fact_jax.sweep.settings import SweepSettings
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
 from fact_jax.training.recipe import Recipe
@@ -46,72 +44,67 @@ def _array(architecture: Architecture | None) -> np.ndarray | None:
 class Trainer:
     """The model, the compiled programs and the data that the runs of a sweep share."""
 
-    def __init__(self, config: ConfigDict, progress: Progress):
-        check_normalisation(config.normalisation)
-        self.config, self.progress = config, progress
-        settings = ("gelu", "dtype", "precision", "remat", "attention")
-        changes = {k: config[k] for k in settings if config[k]}
-        if config.attention == "cudnn" and jax.default_backend() != "gpu":
+    def __init__(self, sweep: SweepSettings, progress: Progress):
+        self.sweep, self.progress = sweep, progress
+        if sweep.attention == "cudnn" and jax.default_backend() != "gpu":
             raise UserError(
                 "config.attention 'cudnn' is a kernel of NVIDIA GPUs, and jax runs on "
                 f"{jax.default_backend()} here. Set it to 'xla'."
             )
-        vit = get_variant(config.variant)
-        if config.image_size % vit.patch_size:
-            raise UserError(
-                f"config.image_size {config.image_size} is not a multiple of {config.variant}'s "
-                f"patch size {vit.patch_size}."
-            )
-        self.feed = Feed(config)
-        self.weights = find_weights(config.variant, config.weights)
-        self.model, self.base = load_vit(config.variant, self.weights, **changes)
+        self.feed = Feed(sweep)
+        self.weights = find_weights(sweep.run.variant, sweep.weights)
+        changes = {**sweep.run.network, "remat": sweep.remat, "attention": sweep.attention}
+        self.model, self.base = load_vit(sweep.run.variant, self.weights, **changes)
         self.weights_sha256 = checksum(self.base)
         devices = len(jax.devices())
-        self.eval_batch = -(-config.eval_batch_size // devices) * devices  # some for each
+        self.eval_batch = -(-sweep.eval_batch_size // devices) * devices  # some for each
         self.eval_mesh = make_mesh(self.eval_batch)
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
         # depend on which other tasks run with it (but for a folder of more classes than those).
-        known = [*all_tasks().values(), *(self.feed.task(name) for name in own_folders(config))]
-        self.padded_classes = max(task.num_classes for task in known)
+        names = task_names(sweep.tasks, sweep.shots)
+        folders = [self.feed.task(name) for name in names if get_task(name).builder == FOLDER]
+        self.padded_classes = max(task.num_classes for task in (*all_tasks().values(), *folders))
         self._bases: dict[Mesh, dict] = {}
         self._epochs: dict[tuple[Method, Mesh, Recipe, bool], Callable] = {}
         self._evaluations: dict[Method, Callable] = {}
 
     def group_size(self, stages: list[int], cells: list[Cell]) -> int:
         """Trials to stack for stages of so many runs each of these cells, by devices and memory."""
-        c, method, config = self.config, cells[0].method, self.model.config
+        settings, method, config = cells[0].settings, cells[0].method, self.model.config
 
         def begin(base):
             factors = method.init(jax.random.key(0), config, base)
             return factors, method.adaptation(factors, config).prompts
 
         factors, prompts = jax.eval_shape(begin, self.base)
-        images = max(self.feed.capacity(cell.task) for cell in cells) * (2 if c.augment else 1)
-        per_device = c.trials_per_device or most_per_device(
-            self.model.config,
-            c.batch_size,
+        images = max(map(self.feed.capacity, cells)) * (2 if settings.augment else 1)
+        per_device = self.sweep.trials_per_device or most_per_device(
+            config,
+            settings.batch_size,
             # Factors, their two moments and their gradient.
-            state_bytes=images * c.image_size**2 * 3 + 16 * count_parameters(factors),
+            state_bytes=images * settings.image_size**2 * 3 + 16 * count_parameters(factors),
             base_bytes=sum(x.nbytes for x in jax.tree.leaves(self.base)),
             device=jax.local_devices()[0],
             num_prompts=prompts.tokens.shape[1] if prompts else 0,
         )
-        size = group_size(stages, len(jax.devices()), c.batch_size, int(agree(per_device)))
-        if (used := self.mesh(size).size) < len(jax.devices()) and jax.process_count() > 1:
+        devices, batch_size = len(jax.devices()), settings.batch_size
+        size = group_size(stages, devices, batch_size, int(agree(per_device)))
+        used = make_mesh(batch_size, num_trials=size).size
+        if used < devices and jax.process_count() > 1:
             raise UserError(
-                f"Batches of {c.batch_size} use {used} of the {len(jax.devices())} devices; with "
-                "several processes all are needed. Choose another --config.batch_size."
+                f"Batches of {batch_size} use {used} of the {devices} devices; with several "
+                "processes all are needed. Choose another --config.batch_size."
             )
         return size
 
     def train(self, runs: list[Run], size: int, directory: epath.Path) -> list[Trained]:
         """Trains the runs in one stack of `size` trials and measures each."""
-        s, batch_size = runs[0].cell.settings, self.config.batch_size
-        mesh = self.mesh(size)
+        settings = runs[0].cell.settings
+        mesh = make_mesh(settings.batch_size, num_trials=size)
         data, num_train = self.feed.stack(runs, size, mesh)
-        steps = [num_steps(number, batch_size) for number in num_train]
+        steps = [num_steps(number, settings.batch_size) for number in num_train]
         recipe, supernet = runs[0].cell.recipe, runs[0].stage == "supernet"
-        program, base = self._training(runs[0].cell.method, mesh, recipe, supernet)
+        program, base = self._training(runs[0].cell, mesh, supernet)
         stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs that nobody reads
         seeds = stack([np.int32(run.cell.seed) for run in stacked], mesh)
         seconds = {"train": 0.0, "evaluate": 0.0}
@@ -119,24 +112,24 @@ class Trainer:
 
         def fresh(run: Run) -> TrialState:
             classes = self.feed.task(run.cell.task).num_classes
+            cell, padded = run.cell, self.padded_classes
             return init_trial(
-                self.model, run.cell.method, run.cell.seed, classes, self.padded_classes,
-                self.base, recipe,
-            )  # fmt: skip
+                self.model, cell.method, cell.seed, classes, padded, self.base, recipe
+            )
 
         def hyper(run: Run, e: int) -> Hyper:
-            own = run.cell.settings
+            s = run.cell.settings
             rate = learning_rate(
-                e, peak=run.peak_rate, epochs=run.epochs, warmup_epochs=own["warmup_epochs"]
+                e, peak=run.peak_rate, epochs=run.epochs, warmup_epochs=s.warmup_epochs
             )
-            rates = (own["dropout_rate"] or None, own["drop_path_rate"] or None)  # 0: left out
+            rates = (s.dropout_rate or None, s.drop_path_rate or None)  # 0: left out
             numbers = Hyper(rate, run.candidate.weight_decay, run.candidate.scale, *rates)
             return jax.tree.map(np.float32, numbers)._replace(choice=_array(run.choice))
 
         def epoch(states: TrialState, e: int):
             nonlocal data
             t = time.perf_counter()
-            if s["augment"]:
+            if settings.augment:
                 data = self.feed.views(runs, e, data, mesh)
             hypers = stack([hyper(run, e) for run in stacked], mesh)
             out = program(base, states, data, hypers, seeds, np.int32(e), np.int32(max(steps)))
@@ -147,14 +140,14 @@ class Trainer:
 
         def evaluate(i: int, trainable: dict) -> float:
             t, cell = time.perf_counter(), runs[i].cell
-            limit = cell.settings["eval_limit"] or None
+            limit = cell.settings.eval_limit or None
             batches = self.feed.data(cell.task).stream(runs[i].eval_split, self.eval_batch, limit)
             classes = self.feed.task(cell.task).num_classes
             findings[i] = Findings(classes)
+            scale, choice = np.float32(runs[i].candidate.scale), _array(runs[i].choice)
             correct, totals[i] = self._evaluation(cell.method)(
-                trainable, np.float32(runs[i].candidate.scale), classes, batches,
-                _array(runs[i].choice), findings[i].add,
-            )  # fmt: skip
+                trainable, scale, classes, batches, choice, findings[i].add
+            )
             seconds["evaluate"] += time.perf_counter() - t
             return 100.0 * correct / totals[i]
 
@@ -167,10 +160,11 @@ class Trainer:
             steps=steps,
             directory=directory,
             settings=[
-                {**run.cell.settings, **run.candidate._asdict(), "stage": run.stage} for run in runs
+                {**run.cell.all_settings, **run.candidate._asdict(), "stage": run.stage}
+                for run in runs
             ],
             evaluate=None if supernet else evaluate,
-            eval_every=s["eval_every"] if s["protocol"] == "paper" else 0,
+            eval_every=settings.eval_every if settings.protocol == "paper" else 0,
             on_epoch=self.progress.epoch,
         )
         for i, run in enumerate(runs):
@@ -193,7 +187,7 @@ class Trainer:
                 # A candidate resumed after its evaluation has counted nothing itself.
                 totals.get(i)
                 or self.feed.data(run.cell.task).size(
-                    run.eval_split, run.cell.settings["eval_limit"] or None
+                    run.eval_split, run.cell.settings.eval_limit or None
                 ),
                 details,
                 findings.get(i),
@@ -204,7 +198,7 @@ class Trainer:
     def fitness(self, trained: Trained) -> Callable[[Architecture], float]:
         """Accuracy in % on the validation split by architecture, all with these factors."""
         run, cell = trained.run, trained.run.cell
-        limit = cell.settings["eval_limit"] or None
+        limit = cell.settings.eval_limit or None
         batches = list(self.feed.data(cell.task).stream(run.eval_split, self.eval_batch, limit))
         classes, evaluate = self.feed.task(cell.task).num_classes, self._evaluation(cell.method)
 
@@ -215,10 +209,6 @@ class Trainer:
 
         return accuracy
 
-    def mesh(self, size: int) -> Mesh:
-        """Where a stack of this size is trained."""
-        return make_mesh(self.config.batch_size, num_trials=size)
-
     def _on(self, mesh: Mesh) -> dict:
         """The frozen weights on a mesh; in one process, meshes of the same devices share a copy."""
         if mesh not in self._bases:
@@ -226,20 +216,19 @@ class Trainer:
             self._bases[mesh] = put(there[0] if there else self.base, replicated(mesh))
         return self._bases[mesh]
 
-    def _training(
-        self, method: Method, mesh: Mesh, recipe: Recipe, supernet: bool
-    ) -> tuple[Callable, dict]:
-        c, key = self.config, (method, mesh, recipe, supernet)
+    def _training(self, cell: Cell, mesh: Mesh, supernet: bool) -> tuple[Callable, dict]:
+        key = (cell.method, mesh, cell.recipe, supernet)
         if key not in self._epochs:
+            data = (cell.settings.normalisation, cell.settings.batch_size)
             self._epochs[key] = make_epoch(
-                self.model, method, c.normalisation, c.batch_size, mesh, recipe, supernet
+                self.model, cell.method, *data, mesh, cell.recipe, supernet
             )
         return self._epochs[key], self._on(mesh)
 
     def _evaluation(self, method: Method) -> Callable:
         if method not in self._evaluations:
             evaluate = make_evaluate(
-                self.model, method, self.config.normalisation, self.eval_batch, self.eval_mesh
+                self.model, method, self.sweep.run.normalisation, self.eval_batch, self.eval_mesh
             )
             self._evaluations[method] = functools.partial(evaluate, self._on(self.eval_mesh))
         return self._evaluations[method]

@@ -30,6 +30,7 @@ from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.record import store_failure
+from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import POLL, Outcome
 from fact_jax.sweep.runs import Failure, Progress, Run
 from fact_jax.sweep.store import Store, absolute
@@ -209,7 +210,7 @@ def survey(work: Work, only: list[str]) -> Survey:
     """In a worker: which cells are finished, which train together, and what there is."""
     with _named():
         runner, _ = _runner(work)
-        cells = make_plan(runner.config)
+        cells = make_plan(pickle.loads(work.config))
         finished = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in finished and (not only or c.name in only)]
         runner.check_data(todo, finished)
@@ -223,7 +224,7 @@ def run_group(work: Work, names: list[str]) -> None:
     """In a worker: runs these cells. What comes of them is in the work directory."""
     with _named():
         runner, scalars = _runner(work)
-        cells, results = make_plan(runner.config), {}
+        cells, results = make_plan(pickle.loads(work.config)), {}
         for cell in cells:  # another attempt may have finished some
             if cell.name in names and (result := runner.finished(cell)) is not None:
                 results[cell.name] = result
@@ -251,12 +252,12 @@ def _runner(work: Work) -> tuple[LocalRunner, Scalars | None]:
             f"The task has a {work.device.upper()}, but JAX uses {jax.default_backend()}: install "
             f'jax for it on all nodes (pip install "fact-jax[{work.device}]").'
         )
-    config = pickle.loads(work.config)
+    sweep = read_settings(pickle.loads(work.config))
     store = Store(work.workdir)
-    scalars = Scalars(store.workdir) if config.tensorboard else None
+    scalars = Scalars(store.workdir) if sweep.tensorboard else None
     progress: list[Progress] = [_Notes(), *([scalars] if scalars else [])]
     rerun = lambda cell: work.command + cell  # noqa: E731
-    return LocalRunner(config, store, Several(progress), rerun), scalars
+    return LocalRunner(sweep, store, Several(progress), rerun), scalars
 
 
 @contextlib.contextmanager
