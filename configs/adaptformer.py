@@ -1,5 +1,8 @@
 """AdaptFormer of width 8 on the 19 tasks of VTAB-1K.
 
+    python -m experiments.vtab --config adaptformer
+    python -m experiments.vtab --config adaptformer:petl
+
 `adaptformer.py`: its own form, 156,768 numbers, scale 0.1 as in its code; nothing to choose. Group
 mean 74.75 % at this size, the best test epoch, run by others in NOAH's protocol with a scale that
 is not known. Its authors did not report VTAB-1K.
@@ -19,15 +22,13 @@ from configs import base
 
 
 def get_config(arg: str = "adaptformer") -> ConfigDict:
-    config = base.get_config()
-    config.methods = "adaptformer"
-    if arg == "petl":
-        config.normalisation = "none"
-        scales = (0.01, 0.1, 1.0, 10.0, 100.0)
-        own = {"form": "petl", "scales": scales, "published": "adaptformer_unnormalised"}
-    elif arg == "adaptformer":
-        own = {"scale": 0.1, "published": "adaptformer"}
-    else:
-        raise ValueError(f"adaptformer.py:{arg}: expected 'adaptformer' or 'petl'.")
-    config.adaptformer = base.method("adaptformer", width=8, **own)
-    return config
+    forms = {
+        "adaptformer": {"scale": 0.1, "published": "adaptformer"},
+        "petl": {
+            "form": "petl",
+            "normalisation": "none",
+            "scales": base.SCALES,
+            "published": "adaptformer_unnormalised",
+        },
+    }
+    return base.vtab("adaptformer", width=8, **base.form("adaptformer", arg, forms))

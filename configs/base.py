@@ -7,14 +7,18 @@ test evaluations, as the published numbers do.
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS
+from fact_jax.ranges import OneOf
+from fact_jax.sweep.settings import COMPARABLE, GRID, METHOD_SETTINGS, SETTINGS
 from fact_jax.tuning import METHODS
 
+SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)  # those that are compared on val200
 _TYPES = {name: type(f.default) for name, f in SETTINGS.items()} | {"warmup_epochs": int}
 
 
@@ -38,3 +42,31 @@ def get_config() -> ConfigDict:
     config = ConfigDict({name: f.default for name, f in SETTINGS.items() if name != "shots"})
     config.warmup_epochs = placeholder(int)  # None: a tenth of the epochs, 10 at most
     return config
+
+
+def vtab(name: str, **settings: Any) -> ConfigDict:
+    """VTAB-1K with one method. Settings that a method cannot have for itself are the sweep's."""
+    config = get_config()
+    config.update({key: settings.pop(key) for key in COMPARABLE if key in settings})
+    config.methods = name
+    config[name] = method(name, **settings)
+    return config
+
+
+def released(name: str) -> dict[str, dict[str, Any]]:
+    """Settings by task, as a method's authors released them (`released.json` has the sources)."""
+    rows = json.loads((Path(__file__).parent / "released.json").read_text())[name]["per_task"]
+    as_tuples = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
+    return {task: {k: as_tuples(v) for k, v in row.items()} for task, row in rows.items()}
+
+
+def form(file: str, arg: str, forms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The settings that a config's argument names. Raises ValueError for an unknown one."""
+    if arg not in forms:
+        raise ValueError(f"{file}.py:{arg}: expected {OneOf(forms).one}.")
+    return forms[arg]
+
+
+def vpt_rates(base_rates: tuple[float, ...]) -> tuple[float, ...]:
+    """VPT's learning rates: its base rates x batch / 256, with a batch of 64."""
+    return tuple(rate * 64 / 256 for rate in base_rates)

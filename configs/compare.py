@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-OWN = {"fact_tt": "tt_rank16", "fact_tk": "tk_rank32"}  # configs not called like their method
+CONFIGS = {"fact_tt": "tt_rank16", "fact_tk": "tk_rank32"}  # not called like their method
 
 RATES = (3e-3, 1e-2, 3e-2)
 SMALL = {  # settings on small ViTs
@@ -37,24 +37,29 @@ SMALL = {  # settings on small ViTs
     "convpass": {"width": 8},
     "repadapter": {"width": 8},
     "noah": {
-        "widths": (1, 4, 8), "supernet_epochs": 40, "supernet_learning_rate": 3e-3,
-        "population": 10, "parents": 4, "mutations": 4, "crossovers": 4, "generations": 3,
+        "widths": (1, 4, 8),
+        "supernet_epochs": 40,
+        "supernet_learning_rate": 3e-3,
+        "population": 10,
+        "parents": 4,
+        "mutations": 4,
+        "crossovers": 4,
+        "generations": 3,
     },
     "fact_tt": {"rank": 16},
     "fact_tk": {"rank": 16, "mlp_cores": "released"},
     "fact_cp": {"rank": 32},
     "fact_shared": {"rank": 4},
-}  # fmt: skip
+}
 
 
 def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
     config.tasks = "digits,fashion,location"
     config.epochs = 20
     for name, settings in SMALL.items():
-        own = {"full": factor / 10, "linear": 1.0}.get(name, factor)
-        config[name] = base.method(
-            name, **settings, learning_rates=tuple(own * rate for rate in RATES)
-        )
+        share = {"full": factor / 10, "linear": 1.0}.get(name, factor)
+        rates = tuple(share * rate for rate in RATES)
+        config[name] = base.method(name, **settings, learning_rates=rates)
     config.noah.limit = noah_limit  # about two thirds of the largest
 
 
@@ -63,8 +68,8 @@ def get_config(arg: str = "quickstart") -> ConfigDict:
     config.methods = ",".join(SMALL)
     if arg == "vtab":
         for name in SMALL:
-            own = importlib.import_module(f"configs.{OWN.get(name, name)}").get_config()
-            config[name] = own[name]
+            alone = importlib.import_module(f"configs.{CONFIGS.get(name, name)}").get_config()
+            config[name] = alone[name]
     elif arg == "quickstart":
         _small(config, 1.0, noah_limit=30_000)
         config.variant, config.image_size, config.seeds = "vit_mini", 32, (0, 1, 2)

@@ -1,5 +1,7 @@
 """FacT-CP of rank 32, 53,760 numbers, on the 19 tasks of VTAB-1K. No published numbers.
 
+    python -m experiments.vtab --config fact_cp
+
 A relative of FacT-TT and FacT-TK that is not in the paper; training and the five scales, compared
 on val200, as in configs/tk_rank32.py.
 """
@@ -10,7 +12,4 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.methods = "fact_cp"
-    config.fact_cp = base.method("fact_cp", rank=32, scales=(0.01, 0.1, 1.0, 10.0, 100.0))
-    return config
+    return base.vtab("fact_cp", rank=32, scales=base.SCALES)

@@ -1,5 +1,7 @@
 """FacT-TT with U and V shared within each layer only: rank 4, 76,032 numbers, on VTAB-1K.
 
+    python -m experiments.vtab --config fact_shared
+
 No published numbers: a relative of FacT-TT, which shares them in the whole net, for asking what
 sharing costs. At rank 4 it is of about the size of FacT-TT of rank 16. `--config.fact_shared.share=
 kind` shares them among all queries, all keys and so on: as many numbers. Training and the five
@@ -12,9 +14,4 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.methods = "fact_shared"
-    config.fact_shared = base.method(
-        "fact_shared", rank=4, share="layer", scales=(0.01, 0.1, 1.0, 10.0, 100.0)
-    )
-    return config
+    return base.vtab("fact_shared", rank=4, share="layer", scales=base.SCALES)

@@ -1,5 +1,8 @@
 """LoRA of rank 8 on the 19 tasks of VTAB-1K, 294,912 numbers in either form.
 
+    python -m experiments.vtab --config lora
+    python -m experiments.vtab --config lora:petl
+
 `lora.py`: NOAH's, one A for query, key and value; group mean 74.60 %, the best test epoch. AdamW at
 1e-3, weight decay 1e-4 but not on biases; nothing to choose. Two things are not NOAH's: dropout
 acts on the r values behind A, there on A's input, and the head begins as PyTorch's Linear does,
@@ -20,14 +23,17 @@ from configs import base
 
 
 def get_config(arg: str = "noah") -> ConfigDict:
-    config = base.get_config()
-    config.methods = "lora"
-    if arg == "petl":
-        config.normalisation = "none"
-        own = {"scales": (0.01, 0.1, 1.0, 10.0, 100.0), "published": "lora_unnormalised"}
-    elif arg == "noah":
-        own = {"sites": "q,k,v", "shared_input": True, "decay_vectors": False, "published": "lora"}
-    else:
-        raise ValueError(f"lora.py:{arg}: expected 'noah' or 'petl'.")
-    config.lora = base.method("lora", rank=8, **own)
-    return config
+    forms = {
+        "noah": {
+            "sites": "q,k,v",
+            "shared_input": True,
+            "decay_vectors": False,
+            "published": "lora",
+        },
+        "petl": {
+            "normalisation": "none",
+            "scales": base.SCALES,
+            "published": "lora_unnormalised",
+        },
+    }
+    return base.vtab("lora", rank=8, **base.form("lora", arg, forms))

@@ -289,7 +289,7 @@ def test_the_vtab_comparison_takes_each_method_s_own_settings():
     cells = make_plan(load("compare:vtab")[0])
     assert len(cells) == 16 * 19
     for name in compare.SMALL:
-        alone = make_plan(load(compare.OWN.get(name, name))[0])
+        alone = make_plan(load(compare.CONFIGS.get(name, name))[0])
         together = [cell for cell in cells if cell.method_name == name]
         for a, b in zip(alone, together, strict=True):  # normalisation is the whole sweep's
             assert (a.task, a.method, a.candidates) == (b.task, b.method, b.candidates)

@@ -59,7 +59,7 @@ def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
 
 def test_released_ranks_and_scales_are_planned():
     cells = make_plan(tt_paper.get_config())
-    released = published()["fact_reference_configs"]["tt"]
+    released = base.released("fact_tt")
     assert {c.task: (c.method.rank, c.candidates[0].scale) for c in cells} == {
         task: (s["rank"], s["scale"]) for task, s in released.items()
     }

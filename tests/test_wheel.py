@@ -51,7 +51,7 @@ def pip(*arguments):
 def test_the_wheel_holds_the_package_its_data_and_the_configs_and_no_more(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     ours = [p for p in (ROOT / "fact_jax").rglob("*") if p.is_file() and p.suffix != ".pyc"]
-    configs = [p for p in (ROOT / "configs").glob("*.py")]
+    configs = [p for p in (ROOT / "configs").iterdir() if p.suffix in (".py", ".json")]
     assert names == {
         *(str(path.relative_to(ROOT)) for path in ours),
         *(f"fact_jax/configs/{path.name}" for path in configs),
@@ -66,9 +66,9 @@ def fact_jax(wheel, tmp_path_factory):
     pip("install", "--no-deps", "--no-index", f"--target={site}", wheel)
     (elsewhere / "configs").mkdir()
     (elsewhere / "configs" / "mine.py").write_text(
-        "from configs import base, tt_rank16\n"
+        "from configs import base, tt_paper\n"
         "def get_config():\n"
-        "    config = tt_rank16.get_config()\n"
+        "    config = tt_paper.get_config()\n"
         "    config.tasks = 'digits'\n"
         "    return config\n"
     )
