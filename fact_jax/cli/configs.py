@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 import fact_jax
 from fact_jax.errors import UserError
 
-NO_SWEEPS = ("__init__", "base", "pretrain")  # what the others build on, and another command's
+NO_SWEEPS = ("__init__", "base")  # what the others build on
 _BUGS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError)
 
 

@@ -1,6 +1,6 @@
 """Pre-training of the bundled ViT, `vit_mini`, on glyphs, icons and emoji.
 
-    python -m experiments.pretrain --config configs/pretrain.py --workdir DIR
+    python -m tools.pretrain --config tools/pretrain/config.py --workdir DIR
 
 docs/bundled_model.md says where the pictures come from and what other recipes gave. Not a recipe
 of the paper, whose ViT-B/16 was pre-trained on ImageNet-21k.

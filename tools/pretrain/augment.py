@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from experiments.pretrain_data import SIZE, Sprites
+from tools.pretrain.data import SIZE, Sprites
 
 IMAGE = 32
 PORTRAIT = 200  # numbers in a portrait

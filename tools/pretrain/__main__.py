@@ -1,6 +1,6 @@
 """Pre-trains the small ViT that is shipped with the package.
 
-    python -m experiments.pretrain --config configs/pretrain.py --workdir DIR
+    python -m tools.pretrain --config tools/pretrain/config.py --workdir DIR
 
 From the class token of a random scene of a glyph or an emoji, tells which it is and draws it small
 and upright. With `config.teacher` (a DINOv2-S safetensors file) it instead imitates the teacher's
@@ -20,12 +20,12 @@ import optax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.pretrain_augment import PORTRAIT, scenes
-from experiments.pretrain_data import Sprites, load_sprites
 from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.backbone.vit import ViT, init_base
 from fact_jax.backbone.vit import features as teacher_features
 from fact_jax.files.weights import load_vit, write_npz
+from tools.pretrain.augment import PORTRAIT, scenes
+from tools.pretrain.data import Sprites, load_sprites
 
 # ImageNet statistics: the default normalisation of every task.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -189,8 +189,8 @@ def _merge_lookalikes(glyphs: dict[int, list[np.ndarray]]) -> dict[int, list[np.
     merged: dict[int, list[np.ndarray]] = defaultdict(list)
     boxes = {key for key, codes in owners.items() if len(codes) > 20}
     for code in sorted(glyphs):
-        kept = {m.tobytes(): m for m in glyphs[code] if m.tobytes() not in boxes}
-        merged[target[code]].extend(kept.values())
+        different = {m.tobytes(): m for m in glyphs[code] if m.tobytes() not in boxes}
+        merged[target[code]].extend(different.values())
     return {code: masks for code, masks in merged.items() if len(masks) >= 2}
 
 
