@@ -41,11 +41,15 @@ BATCH, CHUNK = 64, 500  # images of a step, and of a prediction
 # Trained in, then evaluated in (setting, are the increments merged?).
 EVALUATIONS: dict[Setting, list[tuple[Setting, bool]]] = {
     REFERENCE: [
-        (REFERENCE, True), (TPU_DEFAULT, True), (TF32, True), (BFLOAT16, True), (BFLOAT16, False),
+        (REFERENCE, True),
+        (TPU_DEFAULT, True),
+        (TF32, True),
+        (BFLOAT16, True),
+        (BFLOAT16, False),
     ],
     TPU_DEFAULT: [(TPU_DEFAULT, True)],
     BFLOAT16: [(BFLOAT16, True), (BFLOAT16, False), (REFERENCE, True)],
-}  # fmt: skip
+}
 
 
 class Trainer:
@@ -183,8 +187,14 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     shown = Table(title="Accuracy on test, %, of FacT-TT", title_justify="left")
-    for name in ("model", "trained in", "evaluated in", "accuracy ± s.e.", "difference ± s.e.",
-                 "predictions changed"):  # fmt: skip
+    for name in (
+        "model",
+        "trained in",
+        "evaluated in",
+        "accuracy ± s.e.",
+        "difference ± s.e.",
+        "predictions changed",
+    ):
         shown.add_column(name)
 
     def text(mean: float, error: float | None, sign: str = "") -> str:

@@ -146,14 +146,24 @@ def test_command_lines_in_messages_are_those_of_the_user_s_start(monkeypatch):
 def test_help_lists_the_command_s_own_flags_and_the_configs():
     out = subprocess.run(
         [sys.executable, "-m", "experiments.vtab", "--config.epochs=x", "--help"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert out.returncode == 0, out.stderr
     for word in (
-        "python -m experiments.vtab --config quickstart", "--config=", "--workdir=", "--cells=",
-        "--[no]dry_run", "--distributed=", "--launcher=local|ray|slurm", "partition",
-        "--config.NAME=VALUE", "tt_rank16", str(ROOT / "fact_jax" / "sweep" / "settings.py"),
-    ):  # fmt: skip
+        "python -m experiments.vtab --config quickstart",
+        "--config=",
+        "--workdir=",
+        "--cells=",
+        "--[no]dry_run",
+        "--distributed=",
+        "--launcher=local|ray|slurm",
+        "partition",
+        "--config.NAME=VALUE",
+        "tt_rank16",
+        str(ROOT / "fact_jax" / "sweep" / "settings.py"),
+    ):
         assert word in out.stdout
     for word in ("verbosity", "pdb", "null"):  # of absl
         assert word not in out.stdout

@@ -77,8 +77,8 @@ def count():
 
 
 def test_every_method_of_the_table_and_every_vtab_config_is_here():
-    own = {load(spec)[0].methods for spec in VTAB_CONFIGS}
-    assert own == METHODS.keys()
+    methods = {load(spec)[0].methods for spec in VTAB_CONFIGS}
+    assert methods == METHODS.keys()
     files = {path.stem for path in CONFIGS.glob("*.py")}
     others = {"__init__", "base", "compare", "quickstart"}
     here = {spec.split(":")[0] for spec in VTAB_CONFIGS}
@@ -119,10 +119,10 @@ def test_the_published_row_exists_and_is_quoted_rightly(spec):
     if not row:
         assert "No published numbers" in text
         return
-    known = published()["vtab1k"][row]["mean"]["group_mean"]
+    mean = published()["vtab1k"][row]["mean"]["group_mean"]
     assert published_columns(config.methods, row)
     quoted = [float(number) for number in re.findall(r"(\d\d\.\d+)\s%", text)]
-    assert any(abs(number - known) <= 0.051 for number in quoted), (known, quoted)
+    assert any(abs(number - mean) <= 0.051 for number in quoted), (mean, quoted)
 
 
 @every_config
@@ -145,8 +145,8 @@ def test_protocol_paper_takes_what_leaves_nothing_to_choose(spec):
 
 def test_published_settings_reach_the_cells():
     def cell(spec, task):
-        (found,) = [c for c in make_plan(load(spec)[0]) if c.task == task]
-        return found
+        (planned,) = [c for c in make_plan(load(spec)[0]) if c.task == task]
+        return planned
 
     ssf = cell("ssf", "clevr_dist")
     assert ssf.candidates == ((1.0, 5e-2, 5e-2),)
@@ -155,16 +155,25 @@ def test_published_settings_reach_the_cells():
     assert vpt.method.num_tokens == 200
     assert (vpt.recipe.optimizer, vpt.settings.dropout_rate) == ("sgd", 0.1)
     assert list(dict.fromkeys(c.learning_rate for c in vpt.candidates)) == [  # smallest first
-        0.0125, 0.025, 0.0625, 0.125, 0.25, 0.625, 1.25, 2.5, 6.25, 12.5
-    ]  # fmt: skip
+        0.0125,
+        0.025,
+        0.0625,
+        0.125,
+        0.25,
+        0.625,
+        1.25,
+        2.5,
+        6.25,
+        12.5,
+    ]
     assert {c.weight_decay for c in vpt.candidates} == {0.01, 1e-3, 1e-4, 0.0}
     full = cell("full", "dtd")
     assert [c.learning_rate for c in full.candidates] == [2.5e-5, 1.25e-4, 2.5e-4, 1.25e-3]
     assert {c.weight_decay for c in full.candidates} == {0.01}
     for spec in ("adapter", "lora", "noah"):
-        own = cell(spec, "dtd")
-        assert own.candidates == ((1.0, 1e-3, 1e-4),)
-        assert (own.settings.drop_path_rate, own.settings.decay_vectors) == (0.1, False)
+        dtd = cell(spec, "dtd")
+        assert dtd.candidates == ((1.0, 1e-3, 1e-4),)
+        assert (dtd.settings.drop_path_rate, dtd.settings.decay_vectors) == (0.1, False)
     assert cell("lora", "dtd").method.shared_input
     assert not cell("lora:petl", "dtd").method.shared_input
     assert cell("lora:petl", "dtd").settings.normalisation == "none"
@@ -180,13 +189,49 @@ def test_tables_by_task_are_those_of_the_sources():
     plans = {spec: make_plan(load(spec)[0]) for spec in ("vpt_deep", "ssf", *released)}
     lengths = [cell.method.num_tokens for cell in plans["vpt_deep"]]
     assert lengths == [
-        10, 10, 10, 1, 1, 50, 5, 100, 100, 10, 1, 100, 200, 100, 100, 100, 100, 200, 200
-    ]  # fmt: skip
+        10,
+        10,
+        10,
+        1,
+        1,
+        50,
+        5,
+        100,
+        100,
+        10,
+        1,
+        100,
+        200,
+        100,
+        100,
+        100,
+        100,
+        200,
+        200,
+    ]
     assert statistics.fmean(lengths) == pytest.approx(73.6, abs=0.05)
     rates = [cell.candidates[0].learning_rate for cell in plans["ssf"]]
     assert [round(1e3 * rate) for rate in rates] == [
-        5, 1, 5, 5, 5, 10, 5, 5, 3, 2, 5, 2, 50, 5, 10, 10, 5, 20, 5
-    ]  # fmt: skip
+        5,
+        1,
+        5,
+        5,
+        5,
+        10,
+        5,
+        5,
+        3,
+        2,
+        5,
+        2,
+        50,
+        5,
+        10,
+        10,
+        5,
+        20,
+        5,
+    ]
     decays = {cell.task for cell in plans["ssf"] if cell.candidates[0].weight_decay == 5e-2}
     assert decays == {"caltech101", "eurosat", "clevr_count", "clevr_dist", "smallnorb_ele"}
     assert {cell.candidates[0].weight_decay for cell in plans["ssf"]} == {5e-2, 5e-5}
@@ -321,25 +366,29 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
         if spec not in elsewhere and numbers is not None:
             assert f"{numbers:,}" in cells[1], spec
         if row := config[config.methods].get("published"):
-            known = published()["vtab1k"][row]
-            if known["tasks"]:
-                assert f"{known['mean']['group_mean']:.2f}" in cells[-2]
+            results = published()["vtab1k"][row]
+            if results["tasks"]:
+                assert f"{results['mean']['group_mean']:.2f}" in cells[-2]
         else:
             assert "not published" in cells[-2] or spec in elsewhere
 
 
-@pytest.mark.parametrize("spec", [*VTAB_CONFIGS, "quickstart", "compare", "compare:vtab",
-                                  "fewshot:all", "fewshot:quickstart"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [*VTAB_CONFIGS, "quickstart", "compare", "compare:vtab", "fewshot:all", "fewshot:quickstart"],
+)
 def test_the_command_line_knows_every_setting_of_a_method(spec):
     """But those by task, and those with a list of candidates: they would say nothing."""
     config, _ = load(spec)
     for method in config.methods.split(","):
         fields = {f.name for f in dataclasses.fields(METHODS[method])}
-        own = config[method].to_dict()
-        said = {k: v for k, v in own.items() if v is not None}
+        settings = config[method].to_dict()
+        said = {k: v for k, v in settings.items() if v is not None}
         by_task = {name for task in said.get("per_task", {}).values() for name in task}
         decided = {GRID[several] for several in GRID if several in said} - said.keys()
-        assert {*fields, *METHOD_SETTINGS, *GRID} - own.keys() == (by_task - said.keys()) | decided
+        assert {*fields, *METHOD_SETTINGS, *GRID} - settings.keys() == (
+            by_task - said.keys()
+        ) | decided
 
 
 def test_a_method_s_settings_from_the_command_line_are_those_of_its_cells():
@@ -360,10 +409,10 @@ def test_settings_that_nobody_sets_change_no_cell():
     config = compare.get_config()
     for name, settings in compare.SMALL.items():
         said = {k: v for k, v in config[name].to_dict().items() if v is not None}
-        own = {**settings, "learning_rates": said["learning_rates"]}
+        expected = {**settings, "learning_rates": said["learning_rates"]}
         if name == "noah":
-            own["limit"] = said["limit"]
-        assert said == own
+            expected["limit"] = said["limit"]
+        assert said == expected
 
 
 def test_a_combination_takes_one_scale_of_its_parts():

@@ -41,10 +41,19 @@ def tiny(tmp_path, monkeypatch, small_config):
 def tiny_config(weights, methods, **changes):
     config = quickstart.get_config()
     config.update(
-        variant="vit_tiny", weights=str(weights), image_size=SIZE, tasks="digits", methods=methods,
-        epochs=3, warmup_epochs=0, batch_size=16, eval_batch_size=64, learning_rate=0.01,
-        train_limit=48, eval_limit=60,
-    )  # fmt: skip
+        variant="vit_tiny",
+        weights=str(weights),
+        image_size=SIZE,
+        tasks="digits",
+        methods=methods,
+        epochs=3,
+        warmup_epochs=0,
+        batch_size=16,
+        eval_batch_size=64,
+        learning_rate=0.01,
+        train_limit=48,
+        eval_limit=60,
+    )
     for name in methods.replace("+", ",").split(","):
         config[name] = ConfigDict({})
     config.update(changes)
@@ -83,8 +92,10 @@ def test_a_grid_is_scales_times_rates_times_decays(tiny):
     assert len(cell.candidates) == len(set(cell.candidates)) == 8
     assert set(cell.candidates) == {
         Candidate(s, r, d)
-        for s in GRID["scales"] for r in GRID["learning_rates"] for d in GRID["weight_decays"]
-    }  # fmt: skip
+        for s in GRID["scales"]
+        for r in GRID["learning_rates"]
+        for d in GRID["weight_decays"]
+    }
     assert {name: tuple(cell.as_stored[name]) for name in GRID} == GRID
     assert cell.method == FacTTT(4)
 
@@ -110,11 +121,16 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
     config = tiny("fact_tt,lora", tasks="digits,fashion", epochs=7, optimizer="adamw")
     config.lora = ConfigDict(
         {
-            "rank": 3, "epochs": 9, "optimizer": "sgd", "decay_vectors": False,
-            "drop_path_rate": 0.0, "eval_every": 2, "learning_rates": (0.5, 0.25),
+            "rank": 3,
+            "epochs": 9,
+            "optimizer": "sgd",
+            "decay_vectors": False,
+            "drop_path_rate": 0.0,
+            "eval_every": 2,
+            "learning_rates": (0.5, 0.25),
             "per_task": {"fashion": {"rank": 5, "learning_rates": (0.125,)}},
         }
-    )  # fmt: skip
+    )
     cells = {(c.method_name, c.task): c for c in make_plan(config)}
     fact, digits, fashion = (
         cells[key] for key in (("fact_tt", "digits"), ("lora", "digits"), ("lora", "fashion"))
@@ -132,8 +148,12 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
 @pytest.mark.parametrize(
     ("methods", "settings", "changes", "words"),
     [
-        ("fact_tt", {"learning_rates": (0.1, 0.2)}, {"protocol": "paper"},
-         r"learning_rates has 2 candidates, but protocol 'paper'.*fact_tt.learning_rates=\(0.1,\)"),
+        (
+            "fact_tt",
+            {"learning_rates": (0.1, 0.2)},
+            {"protocol": "paper"},
+            r"learning_rates has 2 candidates, but protocol 'paper'.*fact_tt.learning_rates=\(0.1,\)",
+        ),
         ("fact_tt", {"weight_decays": (0.1, 0.2)}, {"protocol": "paper"}, "weight_decays has 2"),
         ("fact_tt", {"dropout_rates": (0.1,)}, {}, "has no setting 'dropout_rates'.*weight_decays"),
         ("fact_tt", {}, {"optimizer": "adam"}, "optimizer is 'adam'; expected 'adamw' or 'sgd'"),
@@ -142,7 +162,7 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
         ("fact_tt+lora", {"scales": (0.1, 1.0)}, {}, "one, such as --config.fact_tt.scales=0.1,"),
         ("fact_tt+lora", {"ranks": 3}, {}, "has no setting 'ranks'"),
     ],
-)  # fmt: skip
+)
 def test_grids_and_combinations_that_make_no_sense_are_refused(
     tiny, methods, settings, changes, words
 ):
@@ -193,8 +213,8 @@ def test_the_grid_is_chosen_on_validation_data_alone(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(feed_module, "open_task", open_spied)
     monkeypatch.setattr(trainer_module, "make_evaluate", evaluate_spied)
     monkeypatch.setattr(trainer_module.Trainer, "train", train_spied)
-    own = {"rank": 2, "scales": (0.5, 2.0), "weight_decays": (0.0, 0.1)}
-    config = tiny("fact_tt", fact_tt=ConfigDict(own), epochs=1)
+    settings = {"rank": 2, "scales": (0.5, 2.0), "weight_decays": (0.0, 0.1)}
+    config = tiny("fact_tt", fact_tt=ConfigDict(settings), epochs=1)
     (result,) = sweep(config, tmp_path / "work")
     candidates = list(cell_of(config).candidates)
     chosen = candidates[2]
@@ -205,24 +225,27 @@ def test_the_grid_is_chosen_on_validation_data_alone(tiny, tmp_path, monkeypatch
     assert reads.count("test") == 1
     assert reads[-1] == "test"
     assert evaluated == [
-        *(("val200", candidate.scale) for candidate in candidates), ("test", chosen.scale)
-    ]  # fmt: skip
+        *(("val200", candidate.scale) for candidate in candidates),
+        ("test", chosen.scale),
+    ]
     assert result["grid_size"] == 4
     assert {k: result[k] for k in Candidate._fields} == chosen._asdict()
     third = 100 * 40 / 60
     assert result["selection"] == pytest.approx(
         {
-            "scale=0.5, weight_decay=0": 100 / 3, "scale=0.5, weight_decay=0.1": 100 / 3,
-            "scale=2, weight_decay=0": third, "scale=2, weight_decay=0.1": 100 / 3,
+            "scale=0.5, weight_decay=0": 100 / 3,
+            "scale=0.5, weight_decay=0.1": 100 / 3,
+            "scale=2, weight_decay=0": third,
+            "scale=2, weight_decay=0.1": 100 / 3,
         }
-    )  # fmt: skip
+    )
     assert result["accuracy"] == pytest.approx(100 / 3)
 
 
 def test_candidates_reach_the_program(tiny, tmp_path):
     """A grid's final training is that of its choice alone, and the settings say the grid."""
-    own = {"rank": 2, "learning_rates": (0.0, 0.02), "scale": 2.0}
-    (grid,) = sweep(tiny("fact_tt", fact_tt=ConfigDict(own)), tmp_path / "grid")
+    settings = {"rank": 2, "learning_rates": (0.0, 0.02), "scale": 2.0}
+    (grid,) = sweep(tiny("fact_tt", fact_tt=ConfigDict(settings)), tmp_path / "grid")
     assert grid["settings"]["learning_rates"] == [0.0, 0.02]
     alone = ConfigDict({"rank": 2, "learning_rate": grid["learning_rate"], "scale": 2.0})
     (single,) = sweep(tiny("fact_tt", fact_tt=alone), tmp_path / "single")
@@ -249,9 +272,7 @@ def test_a_combination_from_the_plan_to_the_predictor(tiny, tmp_path):
     assert result["num_factors"] == 2 * 24 * 2 + 12 * 3 * 2**2 + 3 * 2 * 24
     accuracy, task = predicted_accuracy(config, tmp_path / "work", result)
     assert task.method == Combination(parts, scale=result["scale"])
-    assert set(task.factors) == {
-        "fact_tt/U", "fact_tt/S", "fact_tt/V", "vpt_deep/tokens"
-    }  # fmt: skip
+    assert set(task.factors) == {"fact_tt/U", "fact_tt/S", "fact_tt/V", "vpt_deep/tokens"}
     assert accuracy == pytest.approx(result["accuracy"])
     assert np.abs(task.factors["fact_tt/V"]).max() > 1e-3  # both parts were trained
     fresh = Combination(parts).init(jax.random.split(jax.random.key(0))[0], VARIANTS["vit_tiny"])
@@ -280,12 +301,12 @@ def test_a_combinations_scale_multiplies_its_parts_own(small_config):
         pairs = method.adaptation(factors, small_config, scale).site("v")
         return sum(np.asarray(pair.increment()) for pair in pairs)
 
-    own = {
+    factors_of = {
         name: {k.removeprefix(f"{name}/"): v for k, v in factors.items() if k.startswith(name)}
         for name in parts
     }
-    expected = increment(parts["fact_tt"], own["fact_tt"], 1.5)
-    expected = expected + increment(parts["lora"], own["lora"], 2.0)
+    expected = increment(parts["fact_tt"], factors_of["fact_tt"], 1.5)
+    expected = expected + increment(parts["lora"], factors_of["lora"], 2.0)
     np.testing.assert_allclose(increment(both, factors, 0.5), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -78,10 +78,10 @@ WRONG = {
 def test_a_setting_without_sense_is_refused_with_its_range(name):
     allowed = SETTINGS[name].metadata["allowed"].one
     methods = ("linear", "fact_tt", "fact_tk") if name in METHOD_SETTINGS else ()
-    own = {f"{method}.{name}": None for method in methods}
-    make_plan(config_of(own))
+    unset = {f"{method}.{name}": None for method in methods}
+    make_plan(config_of(unset))
     for value in WRONG[name]:
-        config = config_of({**own, name: value})
+        config = config_of({**unset, name: value})
         with pytest.raises(UserError) as refused:
             make_plan(config)
         shown = "empty" if value == () else repr(config[name])
@@ -222,11 +222,13 @@ def test_what_acts_nowhere_is_refused(get_config, changes, words):
         (quickstart.get_config, {"methods": "fact_tt", "learning_rate": 0.01, "tasks": "digits"}),
         (tt_rank16.get_config, {"learning_rate": 0.5, "fact_tt.scales": (1.0,)}),
         (tt_rank16.get_config, {"fact_tt.published": "fact_tt_4", "eval_every": 5}),
-        (compare.get_config, {"methods": "fact_tt+vpt_deep", "learning_rate": 0.1,
-                              "fact_tt.rank": 2}),
+        (
+            compare.get_config,
+            {"methods": "fact_tt+vpt_deep", "learning_rate": 0.1, "fact_tt.rank": 2},
+        ),
         (fewshot.get_config, {"shots": (1,), "fact_tt.learning_rates": (0.1, 0.2)}),
     ],
-)  # fmt: skip
+)
 def test_what_acts_is_not_spoken_of(get_config, changes):
     assert overridden(config_of(changes, get_config), changes) == []
 
@@ -266,18 +268,28 @@ def test_the_warm_up_is_a_tenth_and_ten_epochs_at_most():
         cells = make_plan(config)
         assert {c.settings.warmup_epochs for c in cells} == {expected}
         assert schedule_warning(config, cells) == ""
-    own = config_of({"epochs": 100, "fact_tt.epochs": 5, "warmup_epochs": 7})
-    assert {c.settings.warmup_epochs for c in make_plan(own)} == {7}
-    own = config_of({"epochs": 100, "fact_tt.epochs": 5})
-    by_method = {c.method_name: c.settings.warmup_epochs for c in make_plan(own)}
+    config = config_of({"epochs": 100, "fact_tt.epochs": 5, "warmup_epochs": 7})
+    assert {c.settings.warmup_epochs for c in make_plan(config)} == {7}
+    config = config_of({"epochs": 100, "fact_tt.epochs": 5})
+    by_method = {c.method_name: c.settings.warmup_epochs for c in make_plan(config)}
     assert by_method == {"linear": 10, "fact_tt": 0, "fact_tk": 10}
 
 
 @pytest.mark.parametrize(
     ("epochs", "warmup", "near"),
-    [(2, 1, False), (2, 0, True), (1, 1, False), (3, 2, False), (100, 10, True), (20, 2, True),
-     (12, 10, True), (100, 99, True), (5, 10, False), (4, 2, False)],
-)  # fmt: skip
+    [
+        (2, 1, False),
+        (2, 0, True),
+        (1, 1, False),
+        (3, 2, False),
+        (100, 10, True),
+        (20, 2, True),
+        (12, 10, True),
+        (100, 99, True),
+        (5, 10, False),
+        (4, 2, False),
+    ],
+)
 def test_a_schedule_that_stays_below_its_peak_is_warned_of(epochs, warmup, near):
     config = config_of({"epochs": epochs, "warmup_epochs": warmup})
     warning = schedule_warning(config, make_plan(config))

@@ -38,11 +38,26 @@ from fact_jax.training.trial import NonFiniteLoss
 def test_the_base_config_is_the_protocol_of_the_facts():
     c = base.get_config()
     expected = dict(
-        variant="vit_b16", gelu="", image_size=224, normalisation="imagenet", epochs=100,
-        batch_size=64, eval_batch_size=256, eval_every=10, learning_rate=1e-3,
-        weight_decay=1e-4, dropout_rate=0.1, drop_path_rate=0.1, seeds=(42,), protocol="val",
-        train_limit=0, eval_limit=0, jpeg_quality=0, dtype="float32", tasks="all",
-    )  # fmt: skip
+        variant="vit_b16",
+        gelu="",
+        image_size=224,
+        normalisation="imagenet",
+        epochs=100,
+        batch_size=64,
+        eval_batch_size=256,
+        eval_every=10,
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        dropout_rate=0.1,
+        drop_path_rate=0.1,
+        seeds=(42,),
+        protocol="val",
+        train_limit=0,
+        eval_limit=0,
+        jpeg_quality=0,
+        dtype="float32",
+        tasks="all",
+    )
     assert {k: c[k] for k in expected} == expected
     cells = make_plan(tt_rank16.get_config())
     assert {cell.settings.warmup_epochs for cell in cells} == {10}
@@ -153,9 +168,7 @@ def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
     (result,) = run(runner, [cell])
     assert [n for n, *_ in calls["epochs"]] == 3 * [[800]] * 3 + [[1000]] * 3
     assert [steps for *_, steps in calls["epochs"]] == 9 * [800 // 64] + 3 * [1000 // 64]
-    assert calls["evaluations"] == [
-        (200, pytest.approx(0.1)), (200, 1.0), (200, 10.0), (797, 1.0)
-    ]  # fmt: skip
+    assert calls["evaluations"] == [(200, pytest.approx(0.1)), (200, 1.0), (200, 10.0), (797, 1.0)]
     assert calls["reads"] == ["train800", *3 * ["val200"], "train800val200", "test"]
     assert result["scale"] == 1.0
     assert result["selection"] == {"scale=0.1": 50.0, "scale=1": 90.0, "scale=10": 50.0}
@@ -165,10 +178,16 @@ def test_val_protocol_trains_on_800_chooses_on_200_and_retrains_on_1000(spied):
 def test_the_numbers_of_the_config_reach_the_program(spied, tmp_path):
     make, calls = spied
     runner, (cell,) = make(
-        weight_decay=0.03, dropout_rate=0.2, drop_path_rate=0.3, seeds=(5,), jpeg_quality=75,
-        data_cache=str(tmp_path / "cache"), epochs=4, warmup_epochs=2,
+        weight_decay=0.03,
+        dropout_rate=0.2,
+        drop_path_rate=0.3,
+        seeds=(5,),
+        jpeg_quality=75,
+        data_cache=str(tmp_path / "cache"),
+        epochs=4,
+        warmup_epochs=2,
         fact_tt=ConfigDict({"rank": 4, "scale": 7.0, "learning_rate": 0.5}),
-    )  # fmt: skip
+    )
     run(runner, [cell])
     assert calls["settings"].jpeg_quality == 75
     assert calls["settings"].cache_dir == str(tmp_path / "cache")
@@ -269,10 +288,18 @@ def test_means_need_all_tasks_of_their_group():
 
 def test_a_table_of_several_seeds_gives_mean_and_error():
     results = [
-        {"method": "fact_tt", "task": "dtd", "accuracy": a, "num_factors": 61440, "seed": a,
-         "factor_file_bytes": 2048, "grid_size": 5, "search": None}
+        {
+            "method": "fact_tt",
+            "task": "dtd",
+            "accuracy": a,
+            "num_factors": 61440,
+            "seed": a,
+            "factor_file_bytes": 2048,
+            "grid_size": 5,
+            "search": None,
+        }
         for a in (70.0, 71.0, 72.0)
-    ]  # fmt: skip
+    ]
     console = Console(record=True, width=150, file=io.StringIO())
     console.print(result_table(results, ["dtd"], {"fact_tt": "fact_tt_4"}))
     text = console.export_text()
@@ -401,10 +428,14 @@ def test_all_candidates_of_a_group_then_its_final_trainings(tmp_path):
     trainer = FakeTrainer(bad=[(1, 10.0)])
     results, failures = sweep_with(trainer, tmp_path, [None] * 3, scales=(1.0, 10.0, 100.0))
     assert [runs for runs, _ in trainer.calls] == [
-        [(0, 1.0), (0, 10.0)], [(0, 100.0), (1, 1.0)], [(1, 10.0), (1, 100.0)],
+        [(0, 1.0), (0, 10.0)],
+        [(0, 100.0), (1, 1.0)],
+        [(1, 10.0), (1, 100.0)],
         [(0, 10.0), (1, 1.0)],  # the candidate that diverged is not chosen
-        [(2, 1.0), (2, 10.0)], [(2, 100.0)], [(2, 10.0)],
-    ]  # fmt: skip
+        [(2, 1.0), (2, 10.0)],
+        [(2, 100.0)],
+        [(2, 10.0)],
+    ]
     assert results[0] == (10.0, {"scale=1": 1.0, "scale=10": 10.0, "scale=100": 0.0})
     assert results[1] == (1.0, {"scale=1": 1.0, "scale=10": None, "scale=100": 0.0})
     assert not failures
@@ -445,8 +476,9 @@ def test_prompts_and_long_lists_count_in_the_memory(spied, monkeypatch):
     asked = []
     monkeypatch.setattr(trainer_module, "most_per_device", lambda *a, **k: asked.append(k) or 1)
     for tasks, methods in (("digits", "fact_tt"), ("digits", "vpt_deep"), ("digits_200shot", "")):
-        runner, cells = make(tasks=tasks, methods=methods or "fact_tt",
-                             vpt_deep=ConfigDict({"num_tokens": 50}))  # fmt: skip
+        runner, cells = make(
+            tasks=tasks, methods=methods or "fact_tt", vpt_deep=ConfigDict({"num_tokens": 50})
+        )
         runner.trainer.group_size([0, 1], cells)
     plain, prompted, listed = asked
     assert (plain["num_prompts"], prompted["num_prompts"]) == (0, 50)
@@ -462,8 +494,8 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
     feed, mesh = runner.trainer.feed, make_mesh(64, num_trials=1)
     for cell in cells:
         feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh)
-        kept = {(name, split) for name, data in feed._data.items() for split in data._encoded}
-        assert kept == {(cell.task, f"train-seed{cell.seed}")}
+        encoded = {(name, split) for name, data in feed._data.items() for split in data._encoded}
+        assert encoded == {(cell.task, f"train-seed{cell.seed}")}
 
 
 def rows_of(method, accuracies, **fields):
@@ -492,8 +524,14 @@ def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
     )
     assert noah.split("│")[-2].strip() == "3 + 30"
     assert [c.strip() for c in lora.split("│")[1:-1]] == [
-        "lora", "91.0 ± 1.0", "80.0 ± 0.0", "85.5 ± 0.5", "7", "2,048", "3"
-    ]  # fmt: skip
+        "lora",
+        "91.0 ± 1.0",
+        "80.0 ± 0.0",
+        "85.5 ± 0.5",
+        "7",
+        "2,048",
+        "3",
+    ]
     assert [c.strip() for c in ssf.split("│")[1:-1]][2:4] == ["-", "-"]  # no mean of a part
 
 

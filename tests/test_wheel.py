@@ -36,9 +36,13 @@ def wheel(tmp_path_factory):
         else:
             shutil.copy(ROOT / name, folder / "src" / name)
     pip(
-        "wheel", "--no-deps", "--no-build-isolation", "--no-index", f"--wheel-dir={folder}",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        f"--wheel-dir={folder}",
         folder / "src",
-    )  # fmt: skip
+    )
     return next(folder.glob("*.whl"))
 
 
