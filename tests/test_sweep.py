@@ -499,9 +499,9 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
 
 
 def rows_of(method, accuracies, **fields):
-    own = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
+    more = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
     return [
-        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **own}
+        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **more}
         for task, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
@@ -595,8 +595,8 @@ def test_a_few_tasks_of_vtab_have_their_mean_and_a_method_without_results_its_co
     text = printed(comparison_table(results, ["dtd", "svhn"], {"lora": "lora"}))
     (line,) = (line for line in text.splitlines() if " lora " in line)
     assert [c.strip() for c in line.split("│")[2:5]] == ["61.0 ± 1.0", "80.0 ± 0.0", "70.5 ± 0.5"]
-    own = [{**r, "method": "mine"} for r in results]
-    text = printed(result_table(own, ["dtd", "svhn"], {"mine": "", "another": ""}))
+    mine = [{**r, "method": "mine"} for r in results]
+    text = printed(result_table(mine, ["dtd", "svhn"], {"mine": "", "another": ""}))
     (line,) = (line for line in text.splitlines() if " numbers " in line)
     assert [c.strip() for c in line.split("│")[1:-1]] == ["numbers", "7", "-"]
 
