@@ -1,5 +1,6 @@
 """Settings without sense are refused with their range; those that do not act are named."""
 
+import dataclasses
 import math
 import re
 
@@ -11,7 +12,7 @@ from fact_jax import UserError
 from fact_jax.cli.overrides import overridden
 from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole
 from fact_jax.sweep.plan import make_plan, schedule_warning
-from fact_jax.sweep.resolution import resolve
+from fact_jax.sweep.resolution import read_settings, resolve
 from fact_jax.sweep.settings import METHOD_SETTINGS, RUN_SETTINGS, SETTINGS
 from fact_jax.training.schedule import highest_share
 
@@ -95,6 +96,14 @@ def test_every_setting_of_the_base_config_has_a_range():
     assert set(RUN_SETTINGS) <= names
     texts = [SETTINGS[name].metadata["what"] for name in here]
     assert all(what and not what.endswith(".") for what in texts)
+
+
+def test_a_cell_has_the_settings_of_the_sweep_where_its_method_has_none():
+    config = tt_rank16.get_config()
+    config.dropout_rate, config.fact_tt.epochs = 0.3, 50
+    sweep, cell = read_settings(config), make_plan(config)[0]
+    assert (sweep.run.dropout_rate, sweep.run.epochs, sweep.run.warmup_epochs) == (0.3, 100, 10)
+    assert cell.settings == dataclasses.replace(sweep.run, epochs=50, warmup_epochs=5)
 
 
 @pytest.mark.parametrize(

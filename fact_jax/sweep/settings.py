@@ -111,7 +111,7 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SweepSettings:
-    """Settings of a whole sweep that no result depends on, and the `run` that all cells begin with.
+    """Settings of a whole sweep, and the `run` of cells whose method has nothing else.
 
     Metadata of a field besides its range and what it is:
       optional: a config may be without it.
@@ -148,11 +148,8 @@ _RUN = dataclasses.fields(RunSettings)
 RUN_SETTINGS = tuple(f.name for f in _RUN)
 METHOD_SETTINGS = tuple(f.name for f in _RUN if f.metadata.get("per_method"))
 COMPARABLE = tuple(f.name for f in _RUN if not f.metadata.get("per_method"))
-COLUMNS = tuple(
-    f.name
-    for f in sorted(_RUN, key=lambda f: f.metadata.get("column", -1))
-    if "column" in f.metadata
-)
+_PLACES = {f.name: f.metadata["column"] for f in _RUN if "column" in f.metadata}
+COLUMNS = tuple(sorted(_PLACES, key=_PLACES.__getitem__))
 # Lists of candidates in a method's settings, and what they are candidates for: numbers of the run,
 # and the scale, which each method has.
 GRID = {f"{name}s": name for name in ("scale", *(f.name for f in _RUN if f.metadata.get("grid")))}
