@@ -96,7 +96,7 @@ def load(config: str) -> ConfigDict:
 
 
 def _call(module: ModuleType, arguments: list[str]) -> Any:
-    """What get_config() returns."""
+    """Calls get_config()."""
     get_config = getattr(module, "get_config", None)
     if get_config is None:
         raise UserError(f"{module.__file__} has no function get_config(), which a config needs.")
@@ -117,10 +117,10 @@ def _line(path: Path, error: Exception) -> str:
 
 def _module(path: Path) -> ModuleType:
     """Runs a config file, for which `configs` is the package's own folder and then the file's."""
-    own = folder()
-    package = _imported("configs", own / "__init__.py", [str(own)])
+    shipped = folder()
+    package = _imported("configs", shipped / "__init__.py", [str(shipped)])
     if path.parent.name == "configs":  # a user's configs that share files of their own
-        package.__path__ = list(dict.fromkeys([str(own), str(path.resolve().parent)]))
+        package.__path__ = list(dict.fromkeys([str(shipped), str(path.resolve().parent)]))
     return _imported("config_file", path)
 
 
@@ -163,7 +163,7 @@ def define_flag(default: str) -> None:
 
 
 def help_lines() -> list[str]:
-    """What `--help` says of configs."""
+    """Lines of `--help` on configs."""
     table = Path(fact_jax.__file__).parent / "sweep" / "settings.py"
     return [
         f"Configs by name: {', '.join(names())}.",

@@ -1,4 +1,4 @@
-"""What a sweep would do: its cells, what they cost, and which of them are done."""
+"""Shows what a sweep would do: its cells, their cost, and which of them are done."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _timed(result: dict[str, Any]) -> bool:
 
 
 def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
-    """Whether the result was made with the cell's settings; of its weights nothing is known."""
+    """Whether the result was made with the cell's settings; its weights are not compared."""
     settings = {k: v for k, v in result.get("settings", {}).items() if k != "weights_sha256"}
     return settings == cell.as_stored
 

@@ -18,7 +18,7 @@ _SHOWN = 8  # settings in a message
 
 
 def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
-    """What wins over the settings `given` on the command line, by their paths in the config.
+    """Finds what wins over the settings `given` on the command line, by their paths in the config.
 
     Returns:
       a sentence for each setting that acts in some of the cells it is for.

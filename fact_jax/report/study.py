@@ -1,5 +1,4 @@
-"""What a report is about: systems (the rows of its tables), their cells, and what is wrong with
-them."""
+"""The subject of a report: systems (the rows of its tables), their cells, and their faults."""
 
 from __future__ import annotations
 
@@ -106,7 +105,7 @@ class Study:
         return sorted({r["seed"] for r in self.results})
 
     def values(self, key: str) -> list[Any]:
-        """What the results have of a setting, the most frequent first."""
+        """The results' values of a setting, the most frequent first."""
         texts = Counter(json.dumps(r.get("settings", {}).get(key)) for r in self.results)
         return [json.loads(text) for text, _ in texts.most_common()]
 
@@ -160,7 +159,7 @@ def _sorted(tasks: list[Task]) -> list[Task]:
 
 
 def _settings(result: Result) -> str:
-    """What must be equal for two results to be of one row, whatever their seed."""
+    """The settings that all results of a row share, whatever their seed, as text."""
     settings = result.get("settings", {})
     return json.dumps({k: v for k, v in settings.items() if k != "seed"}, sort_keys=True)
 
@@ -218,7 +217,7 @@ def _one_row(a: list[Result], b: list[Result]) -> bool:
 
 
 def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str]:
-    """By what differs in the method's own settings (rank=4), else by work directory."""
+    """Labels by the settings of the method that differ (rank=4), else by work directory."""
     if len(parts) == 1:
         return [method]
     settings = [method_settings(next(iter(part.values()))) for part in parts]

@@ -1,4 +1,4 @@
-"""What a cell costs, known before it runs."""
+"""The cost of a cell, before it runs."""
 
 from __future__ import annotations
 
@@ -78,6 +78,6 @@ def _size(task: Task, run: Run, which: str) -> int:
 
 
 def seconds_per_flop(finished: list[tuple[Cost, dict[str, Any]]]) -> float | None:
-    """Of the cells that are finished, with their results; None without any."""
+    """Seconds per FLOP of the finished cells, given with their results; None without any."""
     flops = sum(cost.flops for cost, _ in finished)
     return sum(r["seconds"]["cell"] for _, r in finished) / flops if flops else None

@@ -43,10 +43,10 @@ class Group:
         self._directories: list[epath.Path] = []
 
     def run(self, finished: Collection[str]) -> Iterator[dict[str, Any] | Failure]:
-        """Selects (where there is a choice), trains, evaluates and stores; what came of each cell.
+        """Selects (where there is a choice), trains, evaluates and stores; yields each outcome.
 
-        All are trained, finished or not: a stack costs the same, and so its checkpoints are found
-        again by a sweep that was stopped while it stored.
+        All cells are trained, also the finished ones: a stack costs the same, and a sweep that was
+        stopped while it stored finds its checkpoints again.
         """
         started = time.perf_counter()
         scores: dict[str, dict[Candidate, float]] = {cell.name: {} for cell in self.cells}
@@ -139,8 +139,8 @@ class Group:
         return {"families": list(method.families), **searched}
 
     def _directory(self, runs: list[Run]) -> epath.Path:
-        """Where the checkpoints of these runs lie: elsewhere for any other setting, data, head size
-        or stack."""
+        """The folder of these runs' checkpoints: another one for any other setting, data, head
+        size or stack."""
         made_with: list[Any] = [
             self.size,
             self.trainer.padded_classes,

@@ -1,4 +1,4 @@
-"""What is stored of a finished cell."""
+"""Stores finished cells and failures, and finds them again."""
 
 from __future__ import annotations
 

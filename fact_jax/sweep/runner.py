@@ -48,7 +48,7 @@ def _advised(error: Exception) -> Exception:
 
 
 def _data_set(task: str) -> str:
-    """That of a few-shot task, whatever its shots; the task itself else."""
+    """The data set of a few-shot task, whatever its shots; else the task itself."""
     spec = get_task(task)
     return spec.dataset if isinstance(spec, FewShotTask) else task
 
@@ -141,8 +141,8 @@ class Runner:
     def run(
         self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Collection[str] = ()
     ) -> Iterator[Outcome]:
-        """What came of every cell (of those named in `only`, if any) without a result in `results`,
-        as soon as it is there.
+        """Yields the outcome of every cell (named in `only`, if any is) without a result in
+        `results`, as soon as it is there.
 
         A failure stops no other cell. Groups that another run works on are left to it; at the end
         their results, or failures, are awaited.
@@ -193,7 +193,7 @@ class Runner:
     def _of_others(
         self, group: Group, done: set[str], failed_before: dict[str, str | None]
     ) -> Iterator[Outcome]:
-        """What other runs have made of a group's cells since this one looked."""
+        """Outcomes of a group's cells that other runs have stored since this one looked."""
         for cell in group.cells:
             if cell.name in done:
                 continue
@@ -232,8 +232,8 @@ class Runner:
     def _parts(
         self, group: Group, done: Collection[str], error: Exception
     ) -> tuple[list[list[Cell]], int]:
-        """What to try after this error, and in stacks of how many; nothing if the error is the
-        cell's own. Raises what no other try would mend."""
+        """The parts to try after this error, and the size of their stacks; no parts if the cell is
+        at fault. Raises an error that no other try would mend."""
         if isinstance(error, UnreadableCheckpoint) and not out_of_memory(error):
             self.store.set_aside(error.directory, error)
             agree(np.array(True))  # none looks for it before it is gone

@@ -13,7 +13,7 @@ from fact_jax.tuning.method import SearchMethod
 
 
 class Progress(Protocol):
-    """What the runner tells while it works."""
+    """Listens to the runner while it works."""
 
     def start(self, runs: list[Run], epochs: int) -> None: ...
     def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None: ...
@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     @property
     def split(self) -> str:
-        """What it is trained on."""
+        """The split that it is trained on."""
         return get_task(self.cell.task).train_split(self.cell.seed, self.stage == "final")
 
     @property
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What became of a run; the factors and the head are on the host."""
+    """The outcome of a run; the factors and the head are on the host."""
 
     run: Run
     trainable: dict
