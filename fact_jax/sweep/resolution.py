@@ -7,7 +7,7 @@ candidates over the one value it is for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -107,7 +107,7 @@ def read_settings(sweep_config: ConfigDict) -> SweepSettings:
     return sweep
 
 
-def split_names(text: str | tuple[str, ...] | list[str]) -> list[str]:
+def split_names(text: str | Sequence[str]) -> list[str]:
     """Names from 'a,b' or ('a', 'b'), each once."""
     names = text.split(",") if isinstance(text, str) else text
     return list(dict.fromkeys(name.strip() for name in names if name.strip()))

@@ -1,0 +1,1 @@
+"""Programs that were run once and are kept."""
