@@ -22,7 +22,7 @@ from fact_jax.data.tasks import get_task
 from fact_jax.files.atomic import write_atomically
 from fact_jax.serving import predict as predict_module
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
-from fact_jax.serving.outputs import logits_bytes, prepare_output
+from fact_jax.serving.outputs import logits_bytes, prepare_output, read_class_names
 from fact_jax.serving.predict import Predictor
 from fact_jax.training.images import normalise
 from fact_jax.tuning.files import load_factors, to_bytes
@@ -261,6 +261,11 @@ def test_people_get_a_table(trained, pictures):
     shares = [float(row[2].removesuffix(" %")) for row in rows]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_class_names_are_not_read_from_a_device():
+    with pytest.raises(UserError, match="/dev/zero cannot be read as text .it is a FIFO"):
+        read_class_names(Path("/dev/zero"), 3)
 
 
 def test_class_names_of_a_file_and_of_none(trained, tmp_path):

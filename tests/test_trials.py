@@ -52,8 +52,8 @@ def one_epoch(trials, devices):
         base, stack(states, mesh), stack(splits, mesh), stack(hypers, mesh),
         np.array(trials, np.int32), 3, 5,
     )  # fmt: skip
-    text = epoch.lower(*arguments).compile().as_text()
-    return fetch(epoch(*arguments)), text
+    program = epoch.lower(*arguments).compile()
+    return fetch(program(*arguments)), program.as_text()
 
 
 def farthest(a, b):

@@ -31,6 +31,7 @@ from fact_jax.files.guards import (
     MAX_METADATA,
     MAX_PATCHES,
     MAX_SIZE,
+    absence,
 )
 from fact_jax.files.json_reader import field, read_json
 from fact_jax.training.images import check_normalisation
@@ -175,7 +176,7 @@ def load_factors(
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"Factor file {path} does not exist."
+            f"Factor file {path} {absence(path)}."
             if not path.is_dir()
             else f"{path} is a folder; give one factor file of it."
         )
