@@ -226,9 +226,11 @@ def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_th
     # By hand: JPEG round trip, bicubic resize, [-1, 1].
     x = []
     for name in np.delete(ORDER, bad):
-        image = Image.open(pictures / name).convert("RGB")
+        with Image.open(pictures / name) as picture:
+            image = picture.convert("RGB")
         image.save(tmp_path / "copy.jpg", quality=75)
-        image = Image.open(tmp_path / "copy.jpg").resize((32, 32), Image.Resampling.BICUBIC)
+        with Image.open(tmp_path / "copy.jpg") as copy:
+            image = copy.resize((32, 32), Image.Resampling.BICUBIC)
         x.append(np.asarray(image) / np.float32(127.5) - 1)
     predictor = Predictor(*mini, load_factors(factors), batch_size=4)
     wanted = predictor.logits(np.stack(x).astype("float32"))
