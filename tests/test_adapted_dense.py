@@ -81,7 +81,7 @@ def close(actual, expected, tolerance):
         assert np.abs(a - e).max() <= tolerance * max(np.abs(e).max(), 1e-3)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(
     d=st.integers(1, 9), f=st.integers(1, 7), r=st.integers(1, 5),
     widths=st.lists(st.integers(1, 3), min_size=1, max_size=3),

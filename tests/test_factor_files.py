@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 import tracemalloc
 import warnings
@@ -335,6 +336,9 @@ def test_truncated_files_are_refused(tmp_path, small_config, kept):
 def test_missing_files_folders_and_needless_flags(tmp_path, small_config):
     with pytest.raises(UserError, match="does not exist"):
         load_factors(tmp_path / "none.safetensors")
+    os.mkfifo(tmp_path / "fifo.safetensors")
+    with pytest.raises(UserError, match="fifo.safetensors is a FIFO, a socket or a device"):
+        load_factors(tmp_path / "fifo.safetensors")
     with pytest.raises(UserError, match="is a folder"):
         load_factors(tmp_path)
     written(tmp_path / "f.safetensors", FacTTT(4), small_config)

@@ -97,9 +97,9 @@ def check_five_sets(out, workdir, augmented, limit, width, factors):
 
 
 def test_all_five_sets_end_to_end_on_mock_data(tmp_path):
-    out = run(tmp_path, "configs/fewshot_tt.py", *MOCK, "--config.train_limit=60")
+    out = run(tmp_path, "configs/fewshot_tt.py", *MOCK, "--config.train_limit=16")
     assert out.returncode == 0, out.stderr
-    check_five_sets(out.stdout, tmp_path, True, 60, 128, 2 * 128 * 16 + 12 * 6 * 16**2)
+    check_five_sets(out.stdout, tmp_path, True, 16, 128, 2 * 128 * 16 + 12 * 6 * 16**2)
     assert "Shortened or mock data" in out.stdout
 
 

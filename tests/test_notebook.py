@@ -69,16 +69,18 @@ def execute(notebook, parameters, folder):
 
 @pytest.fixture(scope="module")
 def executed(notebook, tmp_path_factory):
-    """The executed notebook and its work directory: 4 epochs, 128 images."""
+    """The executed notebook and its work directory: 2 epochs, 64 images."""
     notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
     short = {
-        "epochs": 4, "warmup_epochs": 1, "train_limit": 128,
+        "epochs": 2, "warmup_epochs": 0, "train_limit": 64,
         "eval_limit": 64, "eval_batch_size": 64,
     }  # fmt: skip
     parameters = {
         "WORKDIR": str(folder / "work"),
         "VTAB_TASKS": "dtd,svhn",
-        "QUICKSTART_CHANGES": {**short, "seeds": (0,), "data_dir": str(folder / "tfds")},
+        "QUICKSTART_CHANGES": {
+            **short, "tasks": "digits,location", "seeds": (0,), "data_dir": str(folder / "tfds"),
+        },
         "VTAB_CHANGES": {
             **short, "variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False,
             "fact_tt": {"scales": (1.0,)},

@@ -26,7 +26,7 @@ from fact_jax.files.weights import checksum, write_npz
 from fact_jax.images.normalise import normalise
 from fact_jax.serving import predict as predict_module
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
-from fact_jax.serving.outputs import logits_bytes, prepare_output
+from fact_jax.serving.outputs import logits_bytes, prepare_output, read_class_names
 from fact_jax.serving.predict import Predictor
 
 ROOT = Path(__file__).parent.parent
@@ -227,9 +227,11 @@ def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_th
     # By hand: JPEG round trip, bicubic resize, [-1, 1].
     x = []
     for name in np.delete(ORDER, bad):
-        image = Image.open(pictures / name).convert("RGB")
+        with Image.open(pictures / name) as picture:
+            image = picture.convert("RGB")
         image.save(tmp_path / "copy.jpg", quality=75)
-        image = Image.open(tmp_path / "copy.jpg").resize((32, 32), Image.Resampling.BICUBIC)
+        with Image.open(tmp_path / "copy.jpg") as copy:
+            image = copy.resize((32, 32), Image.Resampling.BICUBIC)
         x.append(np.asarray(image) / np.float32(127.5) - 1)
     predictor = Predictor(*mini, load_factors(factors), batch_size=4)
     wanted = predictor.logits(np.stack(x).astype("float32"))
@@ -262,6 +264,11 @@ def test_people_get_a_table(trained, pictures):
     shares = [float(row[2].removesuffix(" %")) for row in rows]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_class_names_are_not_read_from_a_device():
+    with pytest.raises(UserError, match="/dev/zero cannot be read as text .it is a FIFO"):
+        read_class_names(Path("/dev/zero"), 3)
 
 
 def test_class_names_of_a_file_and_of_none(trained, tmp_path):

@@ -1,5 +1,6 @@
 """Runs that train together: on one device, on several, and in several processes."""
 
+import functools
 import json
 import re
 import socket
@@ -42,18 +43,31 @@ def numbered(t):
     return split, hyper, init_trial(ViT(CONFIG), METHOD, t, 3, 5)
 
 
+@functools.cache
+def program(num_trials, devices):
+    """(the compiled epoch of as many trials on these devices, its mesh)."""
+    mesh = make_mesh(BATCH, devices, num_trials)
+    epoch = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
+    return epoch.lower(*arguments(range(num_trials), mesh)).compile(), mesh
+
+
+def arguments(trials, mesh):
+    splits, hypers, states = zip(*map(numbered, trials), strict=True)
+    return (
+        put(init_base(CONFIG, jax.random.key(0)), replicated(mesh)),
+        stack(states, mesh),
+        stack(splits, mesh),
+        stack(hypers, mesh),
+        np.array(trials, np.int32),
+        3,
+        5,
+    )
+
+
 def one_epoch(trials, devices):
     """(host states and losses [t, ...] of an epoch, the compiled program's text)."""
-    mesh = make_mesh(BATCH, devices, len(trials))
-    splits, hypers, states = zip(*map(numbered, trials), strict=True)
-    epoch = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
-    base = put(init_base(CONFIG, jax.random.key(0)), replicated(mesh))
-    arguments = (
-        base, stack(states, mesh), stack(splits, mesh), stack(hypers, mesh),
-        np.array(trials, np.int32), 3, 5,
-    )  # fmt: skip
-    text = epoch.lower(*arguments).compile().as_text()
-    return fetch(epoch(*arguments)), text
+    epoch, mesh = program(len(trials), tuple(devices))
+    return fetch(epoch(*arguments(trials, mesh))), epoch.as_text()
 
 
 def farthest(a, b):

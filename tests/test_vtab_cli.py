@@ -183,7 +183,7 @@ def test_other_settings_in_the_same_workdir_are_refused(finished, npz):
 
 # Epochs of some tenths of a second: of shorter ones, many have no checkpoint.
 LONGER = [
-    *SHORT, "--config.tasks=dtd,svhn", "--config.epochs=10", "--config.train_limit=320",
+    *SHORT, "--config.tasks=dtd,svhn", "--config.epochs=10", "--config.train_limit=32",
 ]  # fmt: skip
 
 

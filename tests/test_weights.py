@@ -112,6 +112,8 @@ def test_half_precision_files_are_read_as_float32(tmp_path, base):
 def test_wrong_files_are_refused_in_a_paragraph(npz, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_vit(VARIANT, tmp_path / "none.npz")
+    with pytest.raises(UserError, match="/dev/zero is a FIFO, a socket or a device"):
+        load_vit(VARIANT, "/dev/zero")
     text = tmp_path / "text.npz"
     text.write_text("<html>404</html>")
     with pytest.raises(UserError, match=r"text.npz \(16 bytes\) is not a .npz"):

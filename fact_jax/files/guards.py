@@ -59,6 +59,11 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 
 
+def absence(path: Path) -> str:
+    """Why a path is not a file that can be read: it is missing, or a FIFO, socket or device."""
+    return "is a FIFO, a socket or a device" if path.exists() else "does not exist"
+
+
 class _BoundedFile(io.BufferedReader):
     """A file that gives no more than `limit` bytes at once: zipfile reads a directory whole."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask, read_factors
+from fact_jax.files.guards import absence
 from fact_jax.files.reference import read_reference
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -24,7 +25,7 @@ def load_factors(
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"Factor file {path} does not exist."
+            f"Factor file {path} {absence(path)}."
             if not path.is_dir()
             else f"{path} is a folder; give one factor file of it."
         )

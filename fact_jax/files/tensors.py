@@ -47,7 +47,7 @@ def open_tensors(path: str | os.PathLike) -> TensorFile:
         if path.is_dir():
             return open_tensors(_file_in_folder(path))
         if not path.is_file():
-            raise UserError(f"Weights file {path} does not exist.")
+            raise UserError(f"Weights file {path} {guards.absence(path)}.")
         with path.open("rb") as f:
             start = f.read(9)
     except OSError as error:

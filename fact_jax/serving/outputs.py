@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import beside, unwritable
+from fact_jax.files.guards import MAX_METADATA, absence
 from fact_jax.text import csv_field, printable_line
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
@@ -23,7 +24,10 @@ OUTPUT_SUFFIXES = (".npy", ".csv")
 def read_class_names(path: Path, num_classes: int) -> list[str]:
     """One name a line; UserError if the file has not one for each class."""
     try:
-        names = path.read_text(encoding="utf-8-sig").splitlines()
+        if not path.is_file():  # a device might never end
+            raise OSError(f"it {absence(path)}")
+        with path.open(encoding="utf-8-sig") as file:
+            names = file.read(MAX_METADATA).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Class names {path} cannot be read as text ({error}).") from error
     if len(names) != num_classes:
