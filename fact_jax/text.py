@@ -26,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    r"""As `printable`, with newlines as `\n`: for names, which must stay on one line."""
+    r"""Escapes newlines, too, besides what `printable` does: names stay on one line."""
     return printable(text).replace("\n", r"\n")
 
 

@@ -168,7 +168,7 @@ class Adaptation:
         )
 
     def blocks(self) -> Adaptation:
-        """What belongs to the blocks; `weights` by their names within a block."""
+        """The part of the changes that belongs to the blocks; `weights` by names within a block."""
         own = {k.removeprefix(_BLOCKS): v for k, v in self.weights.items() if is_of_block(k)}
         return dataclasses.replace(self, patches=None, final=None, weights=own)
 

@@ -223,7 +223,7 @@ def block(
         return total
 
     def behind(part: str, x: Array, y: Array, z: Array) -> Array:
-        """What is added to the stream x for a branch's input y and output z."""
+        """The sum added to the stream x, for a branch's input y and output z."""
         total = bypasses(f"across_{part}", x, bypasses(f"beside_{part}", y, z))
         for f in changes.bypasses.get(f"after_{part}", ()):
             total = total + _bottleneck(config, f, total, num_prompts, noise, more)

@@ -21,7 +21,7 @@ _READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
 
 
 def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
-    """(weights, rest): a copy of `base` with all in it that can be, and what is left to be applied.
+    """Merges all that can become weights: (a changed copy of `base`, the changes still to apply).
 
     Increments, scales and shifts, replaced weights and linear bypasses before a branch become
     weights; prompts and the other bypasses stay. Products are taken in float32.

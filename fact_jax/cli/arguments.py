@@ -73,7 +73,7 @@ def _described(flag: flags.Flag) -> str:
 
 
 def _explained(error: Exception) -> str:
-    """What is wrong with the flags, of the errors of absl and ml_collections."""
+    """A sentence on what is wrong with the flags, made of absl's and ml_collections' errors."""
     if isinstance(error, flags.Error):
         if isinstance(error.__context__, UserError):  # absl puts the flag before its text
             return str(error.__context__)

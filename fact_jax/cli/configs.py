@@ -109,7 +109,7 @@ def _call(module: ModuleType, arguments: list[str]) -> Any:
 
 
 def _line(path: Path, error: Exception) -> str:
-    """Where in the file an error was raised."""
+    """The line of the file in which an error was raised."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     return f", line {number}" if number else ""

@@ -1,4 +1,4 @@
-"""What is told of a sweep while it runs: bars in the terminal, scalars for TensorBoard."""
+"""Progress of a running sweep: bars in the terminal, scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Compiling:
 
 
 class _What(TextColumn):
-    """What a bar is of, and whether its program is still being compiled."""
+    """The text of a bar: its runs, and whether their program is still being compiled."""
 
     def __init__(self, compiling: Compiling):
         super().__init__("{task.description}", markup=False)
@@ -143,7 +143,7 @@ class Bars:
             self._log(f"a program was compiled in {seconds:.0f} s")
 
     def expect(self, epochs: int, cells: int, done: int) -> None:
-        """What is still to run: cells finished before would make the time left look short."""
+        """Starts the bar of the cells still to run; finished ones would shorten the time left."""
         self._cells.update({"done": done, "to do": cells})
         self.progress.update(self._all, total=epochs)
         self._describe()
@@ -191,7 +191,7 @@ class Bars:
         self._log(text)
 
     def elsewhere(self, running: int, epochs: int) -> None:
-        """What runs in other processes: cells under way, and epochs of the cells that ended."""
+        """Shows other processes' progress: cells under way, and epochs of the cells that ended."""
         self._cells["running"] = min(running, self._cells["to do"])
         self.progress.update(self._all, completed=epochs)
         self.progress.update(self._run, visible=False)

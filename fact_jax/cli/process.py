@@ -1,4 +1,4 @@
-"""What every command shares: quiet logs, readable errors, exit status."""
+"""The frame of every command: quiet logs, readable errors, exit status."""
 
 from __future__ import annotations
 

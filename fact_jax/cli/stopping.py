@@ -51,7 +51,7 @@ def _unraisable(what: Any) -> None:
 
 
 class Answer(NamedTuple):
-    """What a signal does: raises `exception`, after `grace` seconds if nobody asked before."""
+    """Handles a signal: raises `exception`, after `grace` seconds if nobody asked before."""
 
     exception: type[BaseException]
     grace: float = 0.0

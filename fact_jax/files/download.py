@@ -1,4 +1,4 @@
-"""Where published weights are found, and fetching them once."""
+"""Finding published weights, and fetching them once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HUB_FILES += ["model-*-of-*.safetensors"]
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: $FACT_JAX_CACHE, else the user's cache folder."""
+    """The folder of downloads: $FACT_JAX_CACHE, else the user's cache folder."""
     import pooch
 
     return Path(os.environ.get("FACT_JAX_CACHE") or pooch.os_cache("fact_jax"))

@@ -58,7 +58,7 @@ _FORWARD = ("gelu", "layer_norm_eps")
 
 
 class TrainedTask(NamedTuple):
-    """What a factor file holds; ``method.adaptation(factors, config)`` uses the trained scale.
+    """The content of a factor file; ``method.adaptation(factors, config)`` uses the trained scale.
 
     ``metadata["vit"]`` has the shape of the ViT that it was trained for (`ViTConfig`'s fields).
     """

@@ -121,7 +121,7 @@ def _check_members(members: Iterable[zipfile.ZipInfo], directory: int) -> None:
 
 
 def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, Fortran order, dtype) of a `.npy` file, whose data follow in `f`.
+    """Shape, Fortran order and dtype of a `.npy` file, whose data follow in `f`.
 
     NumPy's own reader of version 2 takes any length on trust. Raises ValueError, and nothing else,
     for what is not a short and sound header.

@@ -1,4 +1,4 @@
-"""From a file's tensors to our parameters, each shape checked before its data are read."""
+"""Turns a file's tensors into our parameters; checks each shape before its data are read."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def split_heads(parameter: str, shape: tuple[int, ...], config: ViTConfig) -> tu
 
 
 def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> dict[str, Any]:
-    """What the file's kind and a config.json beside it say of the forward pass."""
+    """Settings of the forward pass by the file's kind and a config.json beside it."""
     path = file.path.parent / "config.json"
     settings: dict[str, Any] = {"layer_norm_eps": layout.layer_norm_eps}
     if not (layout.title.startswith("Hugging Face") and path.is_file()):

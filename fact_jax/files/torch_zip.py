@@ -117,7 +117,7 @@ class TorchZip:
         return ">" if stated == b"big" else "<"
 
     def _advice(self, load: str = "") -> str:
-        """What to do about a file that is not read here, as a line for PyTorch."""
+        """A line of PyTorch that turns a file that we do not read into one that we do."""
         path = repr(str(self.path.name))
         load = load or f'torch.load({path}, map_location="cpu", weights_only=False)'
         then = (

@@ -1,4 +1,4 @@
-"""From an encoded picture to RGB: the one place where Pillow opens pictures that others made.
+"""Decoding to RGB: the one place where Pillow opens pictures that others made.
 
 Whatever a decoder raises becomes a `PictureError` with a readable reason. The pictures that are
 decoded at one time share `IN_FLIGHT`, a bound on their memory.

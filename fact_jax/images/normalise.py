@@ -1,4 +1,4 @@
-"""From stored pixels to the network's input, inside `jit`."""
+"""Normalisation: stored pixels to the network's input, inside `jit`."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Walk:
         self.left_out[str(path)] = why
 
     def note(self) -> str:
-        """What was left out, in words; '' if nothing was."""
+        """A sentence on the paths that were left out; '' if none was."""
         names = [f"{path} ({why})" for path, why in list(self.left_out.items())[:10]]
         more = f" and {len(self.left_out) - 10} more" if len(self.left_out) > 10 else ""
         return printable_line(f"left out: {', '.join(names)}{more}") if names else ""

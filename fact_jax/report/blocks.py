@@ -35,7 +35,7 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """What a reader must know first: 'error' is red, 'warning' amber, 'info' neutral."""
+    """A notice above the rest: 'error' is red, 'warning' amber, 'info' neutral."""
 
     kind: Literal["error", "warning", "info"]
     text: str
@@ -94,12 +94,12 @@ class Figure:
 
     @functools.cached_property
     def svg(self) -> str:
-        """Without a background; drawn once, since that takes half a second."""
+        """The figure without a background; drawn once, since that takes half a second."""
         return svg_text(self.figure, self.name)
 
     @functools.cached_property
     def narrow_svg(self) -> str:
-        """As `svg`; '' where there is no figure for narrow windows."""
+        """The figure for narrow windows; '' where there is none."""
         return "" if self.narrow is None else svg_text(self.narrow, f"{self.name}-narrow")
 
 

@@ -1,4 +1,4 @@
-"""What happens inside a task: confusions, the worst classes, pictures right and wrong."""
+"""A look inside a task: confusions, the worst classes, pictures right and wrong."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def _worst(own: dict[System, list[Result]]) -> list[Block]:
 
 
 def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]:
-    """Of the first seed that has any."""
+    """Strips of pictures of the first seed that has any."""
     for result in results:
         examples = result.get("examples")
         if not examples:

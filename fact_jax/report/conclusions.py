@@ -1,4 +1,4 @@
-"""What can and cannot be concluded from a section's results, in words."""
+"""Sentences on what a section's results show and what they do not."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _noise(study: Study, section: Section, values: dict[str, Stat]) -> str:
 
 
 def _sampling(study: Study, section: Section) -> str:
-    """Of a binomial count: sqrt(p (1 - p) / n), for all results with an n."""
+    """A sentence on the sampling error of the test images: sqrt(p (1 - p) / n)."""
     errors = [
         math.sqrt(abs(r["accuracy"] * (100 - r["accuracy"])) / r["num_test"])
         for r in study.results
@@ -138,7 +138,7 @@ def _over_tasks(pairs: Sequence[Comparison], section: Section, best: str) -> lis
 
 
 def _pairs(pairs: Sequence[Comparison], best: str, wins: bool = False) -> str:
-    """Those with the best method first, then the largest differences."""
+    """The pairs as text: those with the best method first, then by their difference."""
     ordered = sorted(pairs, key=lambda p: (best not in (p.a, p.b), -p.difference))
     texts = [
         f"{p.a} over {p.b} " + (f"(on {p.wins} of {p.tasks})" if wins else f"by {p.difference:.2f}")

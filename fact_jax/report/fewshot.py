@@ -58,8 +58,7 @@ def _of_row(dataset: str, row: str) -> dict[int, float]:
 
 
 def _published(dataset: str, methods: Iterable[str]) -> Points:
-    """What is published for a data set: of these methods, and of the baselines not among them,
-    which go by their names in capitals."""
+    """Published points of a data set: these methods', and other baselines' by names in capitals."""
     found = {method: published_points(dataset, method) for method in methods}
     rows = {_row(method) for method in methods}
     found |= {n: _of_row(dataset, row) for row, n in _BASELINES.items() if row not in rows}
@@ -98,8 +97,11 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
 
 
 def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], bool]]:
-    """(data set, method, accuracies by shots, whether they are published ones); of several data
-    sets their mean comes last. Published ones follow their method's, those of others all."""
+    """Rows of the table: data set, method, accuracies by shots, whether they are published.
+
+    A method's published row follows its own; other published rows come last. The mean of several
+    data sets comes after them.
+    """
     for dataset, ours, known in _groups(curves):
         for method, row in ours.items():
             yield dataset, method, row, False
@@ -110,7 +112,7 @@ def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], 
 
 
 def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
-    """What a reader must know of the data: other lists than the published ones', or several."""
+    """Sentences on data that are not the published lists, or are of several lists."""
     sources: dict[str, set[str]] = defaultdict(set)
     for result in results:
         task = get_task(result["task"])
@@ -149,7 +151,7 @@ def _mean(parts: list[Seeds]) -> Seeds:
 
 
 def _groups(curves: Curves) -> list[tuple[str, Points, Points]]:
-    """(name, accuracies of the seeds, published ones) of each data set, and of their mean."""
+    """Name, accuracies of the seeds and published ones of each data set, and of their mean."""
     groups = [(name, dict(rows), _published(name, rows)) for name, rows in curves.items()]
     if len(groups) > 1:
         ours, known = (_over_sets([group[i] for group in groups]) for i in (1, 2))
@@ -221,7 +223,7 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
 
 
 def _plain(look: Style) -> dict[str, Any]:
-    """Without the line: a dashed one is a published one here."""
+    """The style without its line: a dashed line is a published one here."""
     return {"color": look.color, "marker": look.marker}
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: how they look, and how they become files or part of a page."""
+"""The look that all figures share, and how they become files or part of a page."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def svg_text(figure: Any, name: str) -> str:
 
 
 def on_white(svg: str) -> str:
-    """For a file: viewers show one without a background on whatever colour they like."""
+    """Adds a white background: viewers show files without one on any colour."""
     start = svg.index(">", svg.index("<svg")) + 1
     return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
 

@@ -198,7 +198,7 @@ def _few_shot(study: Study) -> list[Block]:
 
 
 def _architectures(study: Study) -> list[Details]:
-    """What searches found: the picture of the first cell of each task, all as text."""
+    """Architectures that searches found: a picture for each task's first cell, all as text."""
     found = [r for s in study.systems for r in s.results if r.get("search")]
     if not found:
         return []

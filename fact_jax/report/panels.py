@@ -83,7 +83,7 @@ def _panels(
 
 
 def _mean_of_seeds(lists: Sequence[Sequence[float | None]]) -> Curve:
-    """(epoch from 1, mean), at epochs where every seed has a finite value; thinned to 60 points."""
+    """Mean by epoch from 1, where every seed has a finite value; thinned to 60 points."""
     length = min(map(len, lists), default=0)
     points = []
     for epoch in range(length):
@@ -123,8 +123,10 @@ def learning_curves(study: Study, name: str, tasks: Sequence[str]) -> list[Figur
 
 
 def _profile(own: Sequence[Result], setting: str) -> Curve:
-    """(value, accuracy on validation data) of the candidates of each seed, the mean over the seeds;
-    where other settings vary too, the best over them."""
+    """Validation accuracy by a setting's value: the mean over the seeds.
+
+    Where other settings vary, too, the best over them counts.
+    """
     by_value: dict[float, list[float]] = defaultdict(list)
     for result in own:
         best: dict[float, float] = {}

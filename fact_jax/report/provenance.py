@@ -1,4 +1,4 @@
-"""Where the numbers come from: what was run on what, and what a reader must be warned of."""
+"""Origin of the numbers: code, weights, data and machines, and warnings about them."""
 
 from __future__ import annotations
 

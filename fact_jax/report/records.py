@@ -80,7 +80,7 @@ def read_failures(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[
 
 
 class StoredConfig(TypedDict, total=False):
-    """What reports read of DIR/config.json; the methods' settings are beside it."""
+    """The entries of DIR/config.json that reports read; the methods' settings are beside them."""
 
     tasks: str | list[str]
     methods: str | list[str]
@@ -113,7 +113,7 @@ def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, epath.Path]:
-    """By the name as given; the same directory under two names is read once."""
+    """A folder of each work directory, by its name as given; one under two names is read once."""
     names: dict[epath.Path, str] = {}
     for workdir in workdirs:
         names.setdefault(absolute(workdir), os.fspath(workdir))

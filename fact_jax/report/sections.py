@@ -57,7 +57,7 @@ class Section(NamedTuple):
 
     @property
     def units(self) -> list[list[str]]:
-        """What counts as one task in a test over tasks: of few-shot tasks, a data set."""
+        """Units of a test over tasks: a data set of few-shot tasks counts as one."""
         return list(self.groups.values()) if self.name == "fewshot" else [[t] for t in self.tasks]
 
     @property
@@ -124,7 +124,7 @@ class Published(NamedTuple):
 
 
 def published_rows(study: Study) -> list[Published]:
-    """Those of the study's methods on VTAB-1K, each once, with their sources."""
+    """Published rows of the study's methods on VTAB-1K, each once, with their sources."""
     found: dict[str, Published] = {}
     table, rerun = published()["vtab1k"], published()["vtab1k_independent_rerun"]
     for system in study.systems:
@@ -146,7 +146,7 @@ def short_name(task: str) -> str:
 
 
 def seeds_said(stats: Sequence[Stat]) -> str:
-    """What the numbers of a table are."""
+    """The caption of a table: what its numbers are."""
     if any(value.error is not None for value in stats):
         return "Mean ± standard error over seeds"
     return "Mean over seeds" if any(value.seeds > 1 for value in stats) else "One seed"
@@ -228,7 +228,7 @@ def _systems_of(study: Study, section: Section) -> list[System]:
 
 
 def cost_cells(system: System, tasks: Sequence[str]) -> list[Cell]:
-    """What `COST_COLUMNS` show: means over the tasks, size of the grid, seeds."""
+    """The cells of `COST_COLUMNS`: means over the tasks, size of the grid, seeds."""
     own = [r for r in system.results if r["task"] in tasks]
     heads = [{**r, "all": _sum(r.get("num_factors"), r.get("num_head"))} for r in own]
     cells = [_mean_cell([r.get(key) for r in heads]) for key in ("num_factors", "all")]

@@ -35,7 +35,7 @@ class Stat(NamedTuple):
 
 
 def stat(values: Sequence[float]) -> Stat:
-    """Of one value or more."""
+    """Mean and standard error of at least one value."""
     n = len(values)
     error = statistics.stdev(values) / math.sqrt(n) if n > 1 else None
     return Stat(statistics.fmean(values), error, n)

@@ -232,8 +232,12 @@ def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str
 
 
 def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
-    """(settings that the results of a table should share and do not, with their values; the rows
-    whose seeds of one task were made with different settings)."""
+    """Settings that should be equal and are not.
+
+    Returns:
+      The settings that differ within a table, with their values, and the rows whose seeds of one
+      task were made with different settings.
+    """
     shared: dict[str, list[Any]] = {}
     for tasks in (study.vtab, study.offline, study.own, study.few_shot):
         names = {task.name for task in tasks}

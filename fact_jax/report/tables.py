@@ -103,8 +103,10 @@ def architectures_tried(result: dict[str, Any]) -> int:
 
 
 def costs(results: list[dict[str, Any]]) -> dict[str, str]:
-    """Of one method's results: what is trained and stored for a task (the mean over tasks), and how
-    many settings were chosen from; a search among architectures is a second choice: 3 + 30."""
+    """Costs of one method: numbers and bytes of a task, the mean over tasks, and the grid's size.
+
+    A search among architectures is a second choice: '3 + 30'.
+    """
     grid = f"{max(r['grid_size'] for r in results)}"
     if tried := max(map(architectures_tried, results)):
         grid += f" + {tried}"

@@ -1,4 +1,4 @@
-"""What is predicted on: normalised images in a file, or pictures with their preprocessing."""
+"""Inputs of a prediction: normalised images in a file, or pictures to be preprocessed."""
 
 from __future__ import annotations
 

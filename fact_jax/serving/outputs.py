@@ -1,4 +1,4 @@
-"""What a prediction leaves: files for programs, a table for people."""
+"""Outputs of a prediction: files for programs, a table for people."""
 
 from __future__ import annotations
 

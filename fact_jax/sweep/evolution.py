@@ -48,12 +48,12 @@ class Space(NamedTuple):
         return tuple(rows)
 
     def cross(self, rng: np.random.Generator, a: Architecture, b: Architecture) -> Architecture:
-        """For each family the whole row of one of the two."""
+        """Takes the whole row of one of the two, for each family."""
         return tuple((x, y)[rng.integers(2)] for x, y in zip(a, b, strict=True))
 
 
 class SearchState(TypedDict):
-    """What is stored of a search under way: architectures with their fitness, by generation."""
+    """A search under way, as it is stored: architectures with their fitness, by generation."""
 
     generation: Count
     visited: list[tuple[list[list[Width]], float]]

@@ -1,4 +1,4 @@
-"""What kind of fault an exception is."""
+"""Kinds of faults: whether an exception says that a disk is full or that memory ran out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation shows beyond its accuracy: confusion counts, and pictures to look at."""
+"""Findings of an evaluation besides its accuracy: confusion counts, pictures to look at."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Findings:
 
     @property
     def per_class_accuracy(self) -> list[float | None]:
-        """In %, of each class; None for those without images."""
+        """Accuracy of each class in %; None for classes without images."""
         totals: Counter[int] = Counter()
         for (true, _), number in self._counts.items():
             totals[true] += number

@@ -1,4 +1,4 @@
-"""From a config to the cells of a sweep."""
+"""The plan: cells of a sweep from its config."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Resolved:
     parts: dict[str, dict[str, Given]]
 
     def acting(self) -> dict[str, Given]:
-        """What the cell depends on, by name; a list of candidates hides the one value."""
+        """Settings that the cell depends on, by name; a list of candidates hides the one value."""
         hidden = {GRID[several] for several in self.lists}
         settings = {**self.run, **self.lists}
         for part, of_part in self.parts.items():

@@ -53,7 +53,7 @@ class Examples(TypedDict):
 
 
 class Stack(TypedDict, total=False):
-    """What the cell trained with: `runs` together."""
+    """The stack that the cell trained in, of `runs` together."""
 
     runs: Count
 

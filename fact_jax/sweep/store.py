@@ -211,7 +211,7 @@ class Store:
             self.failure_path(cell).unlink(missing_ok=True)
 
     def failed_at(self, cell: str) -> str | None:
-        """When the cell failed last, if it did."""
+        """The time of the cell's last failure; None if it did not fail."""
         return self.read_failure(cell).get("when")
 
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:

@@ -1,4 +1,4 @@
-"""What a result was made with: packages, devices, commit."""
+"""The environment of a result: packages, devices, commit."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def mix(
 
 
 def _reversed(valid: Bool[Array, " b"]) -> Int[Array, " b"]:
-    """For each row the one it is mixed with: valid rows in reverse order, others themselves."""
+    """The partner of each row: valid rows in reverse order, others themselves."""
     count, rows = valid.sum(dtype=jnp.int32), jnp.arange(valid.shape[0], dtype=jnp.int32)
     order = jnp.argsort(~valid, stable=True).astype(jnp.int32)  # the valid rows first
     rank = jnp.cumsum(valid, dtype=jnp.int32) - 1
@@ -108,7 +108,7 @@ def _span(key: jax.Array, length: int, side: jax.Array) -> tuple[jax.Array, jax.
 def erase(
     key: jax.Array, images: Float[Array, "b y x 3"], rate: float | jax.Array
 ) -> Float[Array, "b y x 3"]:
-    """With probability `rate`, one box of each image is replaced by standard normal noise.
+    """Replaces one box of each image by standard normal noise, with probability `rate`.
 
     The box's area and ratio are drawn up to ten times, until it is smaller than the image.
     """

@@ -1,4 +1,4 @@
-"""What of a training is part of its program: optimiser, mixing of images, smoothing of labels."""
+"""The recipe of a training's program: optimiser, mixing of images, smoothing of labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIMIZERS = ("adamw", "sgd")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What of a training is part of its program.
+    """Choices of a training that are part of its program.
 
     optimizer: 'adamw', or 'sgd' with momentum 0.9, PyTorch's (its weight decay is part of the
       gradient).

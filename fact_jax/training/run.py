@@ -16,7 +16,7 @@ from fact_jax.training.trial import NonFiniteLoss, TrialState, check_finite
 
 
 class Outcome(NamedTuple):
-    """What became of each trial, lists in their order.
+    """The outcome of each trial, as lists in their order.
 
     `trainable` on the host; `losses` and `accuracies` [epochs], the mean loss of each epoch and the
     accuracy in % after it, NaN where none was measured; `errors` None where all went well.
@@ -34,7 +34,7 @@ SAVE_EVERY = 2.0
 
 
 class UnreadableCheckpoint(Exception):
-    """What lies in a run's checkpoint `directory` cannot be read."""
+    """Raised where a run's checkpoint `directory` cannot be read."""
 
     def __init__(self, directory: epath.Path, error: Exception):
         super().__init__(str(error))

@@ -64,7 +64,7 @@ class FacTTK:
 
 
 def _interleave(cores: Float[Array, "l g r r"]) -> Float[Array, "l g r r"]:
-    """What ``C[..., :].reshape(r, g r)`` followed by a cut into g groups of r columns does."""
+    """Interleaves as ``C[..., :].reshape(r, g r)`` and a cut into g groups of r columns do."""
     depth, g, r, _ = cores.shape
     columns = cores.transpose(0, 2, 3, 1).reshape(depth, r, g, r)  # [l, a, (j, m)] -> groups of r
     return columns.swapaxes(1, 2)

@@ -1,4 +1,4 @@
-"""What a tuning method is."""
+"""The interface of a tuning method, and what methods share."""
 
 from __future__ import annotations
 

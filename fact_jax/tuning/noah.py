@@ -27,8 +27,10 @@ from fact_jax.tuning.method import Factors, checked
 
 
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
-    """As the released net begins: its constructor ends by filling every Linear layer anew, those
-    of LoRA and adapters included, so that no family begins at zero."""
+    """Draws the initial factors as the released net does; no family begins at zero.
+
+    Its constructor ends by filling every Linear layer anew, LoRA's and the adapters' included.
+    """
     keys = jax.random.split(key, 5)
     shapes = {
         "lora_A": (depth, d, w), "lora_B": (depth, w, 3 * d), "down": (depth, d, w),
