@@ -325,7 +325,7 @@ class FakeTrainer:
     weights_sha256, padded_classes = "0" * 64, 397
 
     def __init__(self, bad=()):
-        self.bad, self.calls = bad, []
+        self.bad, self.calls, self.directories = bad, [], []
 
     @property
     def feed(self):
@@ -339,6 +339,7 @@ class FakeTrainer:
 
     def train(self, runs, size, directory):
         self.calls.append(([(r.cell.seed, r.candidate.scale) for r in runs], directory.exists()))
+        self.directories.append(f"{directory.parent.name}/{directory.name}")
         directory.mkdir(parents=True, exist_ok=True)
         return [self.trained(run, run.candidate.scale) for run in runs]
 
@@ -439,6 +440,19 @@ def test_all_candidates_of_a_group_then_its_final_trainings(tmp_path):
     assert results[0] == (10.0, {"scale=1": 1.0, "scale=10": 10.0, "scale=100": 0.0})
     assert results[1] == (1.0, {"scale=1": 1.0, "scale=10": None, "scale=100": 0.0})
     assert not failures
+
+
+def test_checkpoints_lie_where_they_did(tmp_path):
+    """A sweep that 8fa6322 began finds them."""
+    trainer = FakeTrainer()
+    sweep_with(trainer, tmp_path, [None] * 3, scales=(1.0, 10.0))
+    assert trainer.directories == [
+        "digits-fact_tt-seed0-and-1-more/selection-48e5d3ff0a20",
+        "digits-fact_tt-seed1-and-1-more/selection-d50eac0179a0",
+        "digits-fact_tt-seed0-and-1-more/final-d30f59f1ee68",
+        "digits-fact_tt-seed2-and-1-more/selection-f71af1a57354",
+        "digits-fact_tt-seed2/final-0bfcdd906bc9",
+    ]
 
 
 def test_a_cell_that_fails_stops_no_other_and_is_found_again(tmp_path):
