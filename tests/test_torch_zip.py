@@ -244,7 +244,7 @@ HOSTILE = {
     ),
     "giant integer": (archive(PROTO + b"\x8b" + struct.pack("<i", 10**6) + b"7" * 10**6 + b"."),
                       "LONG4"),
-    "giant decimal": (archive(PROTO + b"I" + b"9" * 10**6 + b"\n."), "damaged pickle"),
+    "giant decimal": (archive(PROTO + b"I" + b"9" * 10**6 + b"\n."), "opcode INT"),
     "expanded": (archive(one((2**31 - 1,), (0,))), "does not fit its storage"),
     "beyond the storage": (archive(one((25,), (1,))), "does not fit its storage"),
     "offset beyond": (archive(one((1,), (1,), offset=24)), "does not fit its storage"),

@@ -1,17 +1,19 @@
 """The pickle programs of PyTorch's files, interpreted without executing anything.
 
-A pickle can call any function, so Python's unpickler is not used: `run` knows the few opcodes that
-tensors need and refuses the rest. It calls nothing: a class or function is a name here, and what a
-program makes of one is a tensor, a dict, or a `_Skipped` value without content. Its memory is
-bounded by the limits of guards.py. (The unpickler's is not: its memo is an array that one opcode
-can make gigabytes long. A subclass of the one in pure Python would need as many lines, since it
-hashes any key and counts no opcodes.) Format: torch/serialization.py, torch/_utils.py
-(`_rebuild_tensor_v2`).
+A pickle can call any function. `_Interpreter` is Python's own unpickler, in pure Python, with a
+short list of opcodes. It imports nothing: a class or function is a `_Global` here, which holds its
+name. `_Global` is the only value that can be called. A call gives a tensor, a dict, or a `_Skipped`
+value without content. The limits of guards.py bound time and memory. (The unpickler in C has no
+such bound: its memo is an array that one opcode can make gigabytes long.) Format:
+torch/serialization.py, torch/_utils.py (`_rebuild_tensor_v2`).
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import pickletools
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,7 +44,7 @@ TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_p
 ORDERED_DICT = "collections OrderedDict"
 _DICTS = {ORDERED_DICT, "collections defaultdict"}
 # What training scripts store beside the weights: metrics, paths, dates. A call of one of these
-# gives a value that is skipped. Objects of any class (NEWOBJ) are skipped, too; see `new_object`.
+# gives a value that is skipped. Objects of any class (NEWOBJ) are skipped, too.
 _VALUES: dict[str, str] = {
     "numpy.core.multiarray": "scalar _reconstruct",
     "numpy._core.multiarray": "scalar _reconstruct",
@@ -63,20 +65,25 @@ _VALUES: dict[str, str] = {
 _SKIPPED_CALLS = {f"{module} {name}" for module, names in _VALUES.items() for name in names.split()}
 
 
-class _Global(NamedTuple):
-    """A class or function: its module and name, and nothing else."""
+class Refused(Exception):
+    """What is wrong with the pickle program, as the rest of a sentence."""
 
-    name: str
 
-    @property
-    def shown(self) -> str:
-        return repr(self.name.replace(" ", ".")[:100])
+def _need(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Refused(f"has a pickle with {otherwise}")
 
 
 class _Skipped(NamedTuple):
     """A value that is not needed, such as an argparse.Namespace; all that is put in is dropped."""
 
     kind: _Global
+
+    def append(self, value: Any) -> None:
+        """Drops an element."""
+
+    def extend(self, values: list[Any]) -> None:
+        """Drops elements."""
 
 
 class Storage(NamedTuple):
@@ -92,8 +99,37 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]  # in elements
 
 
-class Refused(Exception):
-    """What is wrong with the pickle program, as the rest of a sentence."""
+class _Global(NamedTuple):
+    """A class or function: its module and name, and nothing else."""
+
+    name: str
+
+    @property
+    def shown(self) -> str:
+        """The name as messages have it."""
+        return repr(self.name.replace(" ", ".")[:100])
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What a call of it stands for. Raises Refused for a call that no tensor needs."""
+        if self.name == TENSOR:
+            return _tensor(*arguments[:4])
+        if self.name == _PARAMETER:
+            _need(isinstance(arguments[0], Tensor), "a parameter of no tensor")
+            return arguments[0]
+        if self.name in _DICTS:
+            _need(self.name != ORDERED_DICT or not arguments, f"a call of {self.shown}")
+            return {}
+        if self.name in _SKIPPED_CALLS:
+            return _Skipped(self)
+        raise Refused(f"calls {self.shown}, which is code and not part of a tensor")
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
+    _need(isinstance(storage, Storage), "a tensor without storage")
+    sound = are_sizes(shape) and are_sizes(strides) and are_sizes((offset,))
+    _need(sound, "a tensor whose shape, strides or offset are not whole numbers from 0 to 2**48")
+    _need(len(shape) == len(strides), "a tensor whose strides miss its shape")
+    return Tensor(storage, offset, shape, strides)
 
 
 def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
@@ -139,149 +175,94 @@ def _holds(value: Any) -> bool:
 
 def run(program: bytes) -> Any:
     """The value that a pickle program stands for, calling nothing. Raises Refused."""
-    machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
-            if opcode.name == "STOP":
-                return machine.pop()
-            action = _ACTIONS.get(opcode.name)
-            if action is None:
-                raise Refused(f"uses the pickle opcode {opcode.name}, which tensors do not need")
-            if count == MAX_OPCODES:
-                raise Refused(f"has a pickle of more than {MAX_OPCODES:,} opcodes")
-            action(machine, argument)
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return _Interpreter(io.BytesIO(program)).load()
+    except (
+        *(IndexError, KeyError, TypeError, ValueError, AttributeError, EOFError),
+        *(struct.error, pickle.UnpicklingError),
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise Refused(f"has a damaged pickle ({type(error).__name__}: {reason})") from error
-    raise Refused("has a pickle without an end")
 
 
-class _Machine:
-    """A pickle's stack, the marks into it, and the memo: a dict, which grows by what is put in."""
+class _Opcodes(dict[int, Callable]):
+    """The opcodes that a program may use, each with its action, for one run of a program."""
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+    left = MAX_OPCODES
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
+    def __getitem__(self, code: int) -> Callable:
+        self.left -= 1
+        if self.left < 0:
+            raise Refused(f"has a pickle of more than {MAX_OPCODES:,} opcodes")
+        return super().__getitem__(code)
 
-    def pop(self) -> Any:
-        return self.stack.pop()
+    def __missing__(self, code: int) -> Callable:
+        names = [opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)]
+        if not names:
+            raise ValueError(f"there is no opcode {code:#04x}")
+        raise Refused(f"uses the pickle opcode {names[0]}, which tensors do not need")
 
-    def mark(self, _: Any) -> None:
-        self.marks.append(len(self.stack))
 
-    def pop_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
+_Unpickler: Any = pickle._Unpickler  # typeshed knows little of it
 
-    def put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
 
-    def get(self, index: int) -> None:
-        self.push(self.memo[index])
+class _Interpreter(_Unpickler):
+    """Python's unpickler without opcodes that import, read attributes or make objects."""
 
-    def tuple_of(self, count: int) -> None:
-        self.push(tuple(self.pop() for _ in range(count))[::-1])
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        self.dispatch = _Opcodes(_ACTIONS)
 
-    def set_items(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, _Skipped):
-            return
-        _need(isinstance(target, dict), "items set on something that is no dict")
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            # Only these: hashing nested tuples can take for ever.
-            _need(type(key) in (str, int), "a dict key that is neither text nor integer")
-            target[key] = value
+    def find_class(self, module: str, name: str) -> _Global:
+        return _Global(f"{module} {name}")
 
-    def extend(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, _Skipped):
-            _need(type(target) is list, "elements added to something that is no list")
-            target.extend(values)
-
-    def find(self, name: str) -> None:
-        self.push(_Global(name))
-
-    def storage(self, _: Any) -> None:
-        tag, kind, key, _location, numel = self.pop()
+    def persistent_load(self, reference: Any) -> Storage:
+        tag, kind, key, _location, numel = reference
         _need(tag == "storage" and isinstance(kind, _Global), "a reference to no storage")
         _need(type(key) is str and are_sizes((numel,)), "an ill-formed storage")
         if kind.name not in STORAGES:
             raise Refused(f"names {kind.shown}, which is no kind of storage that is read here")
-        self.push(Storage(STORAGES[kind.name], key, numel))
+        return Storage(STORAGES[kind.name], key, numel)
 
-    def reduce(self, _: Any) -> None:
-        arguments, function = self.pop(), self.pop()
-        _need(isinstance(function, _Global) and type(arguments) is tuple, "a call of no function")
-        if function.name == TENSOR:
-            self.push(_tensor(*arguments[:4]))
-        elif function.name == _PARAMETER:
-            _need(isinstance(arguments[0], Tensor), "a parameter of no tensor")
-            self.push(arguments[0])
-        elif function.name in _DICTS:
-            _need(function.name != ORDERED_DICT or not arguments, f"a call of {function.shown}")
-            self.push({})
-        elif function.name in _SKIPPED_CALLS:
-            self.push(_Skipped(function))
-        else:
-            raise Refused(f"calls {function.shown}, which is code and not part of a tensor")
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
 
-    def new_object(self, _: Any) -> None:
-        """An object of any class, such as argparse.Namespace: its name, and nothing of it."""
-        arguments, kind = self.pop(), self.pop()
-        _need(isinstance(kind, _Global) and type(arguments) is tuple, "an object of no class")
-        self.push(_Skipped(kind))
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
 
-    def build(self, _: Any) -> None:
-        """An object's attributes: `_metadata` of a state dict, the content of a Namespace."""
-        self.pop()
+    def _set(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        _need(isinstance(target, dict | _Skipped), "attributes of an unexpected object")
+        if isinstance(target, _Skipped):
+            return
+        _need(isinstance(target, dict), "items set on something that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Only these: hashing nested tuples can take for ever.
+            _need(type(key) in (str, int), "a dict key that is neither text nor integer")
+            target[key] = value
+
+    def load_newobj(self) -> None:
+        """An object of any class, such as argparse.Namespace: its name, and nothing of it."""
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        _need(isinstance(kind, _Global) and type(arguments) is tuple, "an object of no class")
+        self.append(_Skipped(kind))
+
+    def load_build(self) -> None:
+        """An object's attributes: `_metadata` of a state dict, the content of a Namespace."""
+        self.stack.pop()
+        _need(isinstance(self.stack[-1], dict | _Skipped), "attributes of an unexpected object")
 
 
-def _need(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise Refused(f"has a pickle with {otherwise}")
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> Tensor:
-    _need(isinstance(storage, Storage), "a tensor without storage")
-    sound = are_sizes(shape) and are_sizes(strides) and are_sizes((offset,))
-    _need(sound, "a tensor whose shape, strides or offset are not whole numbers from 0 to 2**48")
-    _need(len(shape) == len(strides), "a tensor whose strides miss its shape")
-    return Tensor(storage, offset, shape, strides)
-
-
-_ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
-    "PROTO": lambda machine, _: None,
-    "MARK": _Machine.mark,
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
-    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.extend(machine.pop_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
-    "GLOBAL": _Machine.find,
-    "BINPERSID": _Machine.storage,
-    "REDUCE": _Machine.reduce,
-    "NEWOBJ": _Machine.new_object,
-    "BUILD": _Machine.build,
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
-    **dict.fromkeys(
-        ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"), _Machine.push
-    ),
+_INHERITED = (
+    "PROTO STOP MARK GLOBAL BINPERSID REDUCE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE "
+    "NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE APPEND APPENDS EMPTY_TUPLE TUPLE1 "
+    "TUPLE2 TUPLE3 TUPLE EMPTY_DICT EMPTY_LIST"
+)
+_CODES = [getattr(pickle, name)[0] for name in _INHERITED.split()]
+_ACTIONS: dict[int, Callable] = {
+    **{code: _Unpickler.dispatch[code] for code in _CODES},
+    pickle.SETITEM[0]: _Interpreter.load_setitem,
+    pickle.SETITEMS[0]: _Interpreter.load_setitems,
+    pickle.NEWOBJ[0]: _Interpreter.load_newobj,
+    pickle.BUILD[0]: _Interpreter.load_build,
 }
