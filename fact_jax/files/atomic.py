@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
+from pathlib import Path
 
 from etils import epath
 
@@ -17,15 +19,38 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     Raises:
       UserError: the file cannot be written; what was there before is as it was.
     """
-    target = epath.Path(path)
+    try:
+        replace_file(epath.Path(path), content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def replace_file(target: epath.Path, content: bytes) -> None:
+    """Does what `write_atomically` does, with an OSError; the file also stays after a power cut."""
     temporary = beside(target)
     try:
         temporary.write_bytes(content)
+        _to_disk(temporary)
         temporary.replace(target)
-    except OSError as error:
+        _to_disk(target.parent)
+    except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+        raise
+
+
+def _to_disk(path: epath.Path) -> None:
+    """Forces a file or a folder through the caches of a local file system."""
+    if "://" in os.fspath(path):
+        return
+    descriptor = os.open(Path(os.fspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some have no such call for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def beside(target: epath.Path) -> epath.Path:

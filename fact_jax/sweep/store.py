@@ -20,18 +20,17 @@ as <name>.unreadable-<digits>, and made anew.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 from etils import epath
 
 from fact_jax.errors import UserError
+from fact_jax.files.atomic import replace_file
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 from fact_jax.sweep.claims import Claims
@@ -107,16 +106,10 @@ class Store:
         """Appears whole or not at all, and stays after a power cut."""
         if jax.process_index() != 0:
             return
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            _to_disk(temporary)
-            temporary.replace(path)
-            _to_disk(path.parent)
+            replace_file(path, content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise self.unwritable(error) from error
 
     def write_json(self, path: epath.Path, value: Any) -> None:
@@ -216,17 +209,3 @@ class Store:
 
     def checkpoint_dir(self, cell: str, stage: str) -> epath.Path:
         return self.workdir / "checkpoints" / cell / stage
-
-
-def _to_disk(path: epath.Path) -> None:
-    """Through the caches of a local file system."""
-    if "://" in os.fspath(path):
-        return
-    descriptor = os.open(Path(os.fspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some have no such call for folders
-            raise
-    finally:
-        os.close(descriptor)
