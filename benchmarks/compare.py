@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks import cells
 from configs import compare
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.report.tables import comparison_table, print_table
 from fact_jax.sweep.plan import task_names
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import cells
 from configs import fewshot
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 from fact_jax.report.tables import print_table
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import quickstart
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.report.tables import mean_and_error
 
 BASELINE = "linear"

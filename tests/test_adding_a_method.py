@@ -12,7 +12,7 @@ from test_grid import predicted_accuracy
 
 from configs import quickstart
 from fact_jax import load_factors
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.plan import make_plan
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.registry import describe

@@ -11,7 +11,7 @@ from absl import flags
 
 from fact_jax import UserError, command_line, extras
 from fact_jax.cli import arguments, configs, main
-from fact_jax.cli.sweep import rerun_command
+from fact_jax.cli.process import rerun_command
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from configs import compare, fewshot, fewshot_tt
 from fact_jax import VARIANTS, UserError
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import fewshot as command_module
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.data.fewshot_data import FewShotData
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep.feed import Feed

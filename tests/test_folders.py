@@ -16,7 +16,7 @@ from configs import fewshot, quickstart
 from fact_jax import UserError, get_variant, load_factors
 from fact_jax.cli.data import inspect
 from fact_jax.cli.dry_run import show_plan
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.data import VTAB, DataSettings, FewShotTask, get_task, open_task
 from fact_jax.data.folders import FolderTask
 from fact_jax.report.page import write_report

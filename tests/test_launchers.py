@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +18,13 @@ from safetensors.numpy import load_file
 
 from configs import quickstart
 from fact_jax import UserError
-from fact_jax.cli.launchers import on_slurm, watch
-from fact_jax.cli.launchers.on_ray import OnRay, Survey
+from fact_jax.cli.launchers import copies, on_slurm
+from fact_jax.cli.launchers.copies import Copy, Follower
+from fact_jax.cli.launchers.on_ray import OnRay
 from fact_jax.cli.launchers.options import OPTIONS, chosen_options, launcher
-from fact_jax.cli.launchers.watch import Watch
 from fact_jax.cli.live import Bars
-from fact_jax.cli.sweep import rerun_command, run_sweep
+from fact_jax.cli.local import run_sweep
+from fact_jax.cli.process import rerun_command
 from fact_jax.command_line import this_command
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Failure
@@ -120,69 +121,116 @@ def test_more_parameters_of_sbatch():
         on_slurm.minutes("soon")
 
 
-# ---- what is seen in the work directory
+# ---- copies, and what is seen of them in the work directory
 
 
-def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_path):
+class Scripted:
+    """A launcher without copies; each look at them plays the next scene."""
+
+    def __init__(self, *scenes):
+        self.scenes = list(scenes)
+
+    def __call__(self, options, copy, bars):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def running(self):
+        self.scenes.pop(0)()
+        return bool(self.scenes)
+
+    def ends(self):
+        return "The last one was killed."
+
+
+class Told:
+    def __init__(self):
+        self.told = []
+
+    def elsewhere(self, running, epochs):
+        self.told.append((running, epochs))
+
+    def note(self, text):
+        pass
+
+
+def failure(when):
+    return {"message": "It broke.", "when": when}
+
+
+def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_path, monkeypatch):
+    monkeypatch.setattr(copies, "DELAY", 0.0)
     cells = make_plan(small(seeds=(0, 1)))
-    names, store, told = [cell.name for cell in cells], Store(tmp_path), []
+    names, store, bars, stack = [c.name for c in cells], Store(tmp_path), Told(), ExitStack()
+    first = result(cells[0].task, cells[0].method_name, cells[0].seed)
 
-    class Bars:
-        def elsewhere(self, running, epochs):
-            told.append((running, epochs))
-
-    def failure(when):
-        return {"message": "It broke.", "when": when}
+    def work():
+        store.write_json(store.result_path(names[0]), first)
+        store.write_json(store.failure_path(names[1]), failure("now"))
+        stack.enter_context(store.claims.hold([names[2]]))
 
     store.write_json(store.failure_path(names[1]), failure("yesterday"))
-    seen = Watch(store, Bars(), cells)
-    assert list(seen.look()) == []
-    first = result(cells[0].task, cells[0].method_name, cells[0].seed)
-    store.write_json(store.result_path(names[0]), first)
-    store.write_json(store.failure_path(names[1]), failure("now"))
-    with store.claims.hold([names[2]]):
-        done, failed = seen.look()
+    launch = Scripted(lambda: None, work, stack.close)
+    follower, seen = Follower(launch, ConfigDict(), small(), store, bars), []
+    text = f"{len(cells) - 2} cells are not finished.*works on them any more. The last one was kill"
+    with pytest.raises(UserError, match=text):
+        seen.extend(follower.run(cells, {}, []))
+    done, failed = seen
     assert done == first
     assert isinstance(failed, Failure)
     assert (failed.cell, str(failed.error)) == (names[1], "It broke.")
-    assert list(seen.look()) == []
-    assert list(seen.left) == names[2:]
-    assert told == [(0, 0), (1, 2), (0, 2)]
+    assert bars.told == [(0, 0), (1, 2), (0, 2)]
+
+
+def test_a_copy_that_is_started_again_tries_no_failed_cell_again(tmp_path, monkeypatch):
+    store, asked = Store(tmp_path), []
+    monkeypatch.setattr(copies, "run_sweep", lambda *args, **more: asked.append(args[4]))
+    copy = Copy(small(), str(tmp_path), {"a": None, "b": "yesterday", "c": None}, "x --cells=")
+    with pytest.raises(UserError, match="is not the folder that the command writes to"):
+        copy.run(Console(quiet=True))
+    store.write_json(tmp_path / "config.json", {})
+    store.write_json(store.failure_path("b"), failure("yesterday"))
+    copy.run(Console(quiet=True))
+    store.write_json(store.failure_path("c"), failure("now"))
+    copy.run(Console(quiet=True))
+    for name in "ab":
+        store.write_json(store.failure_path(name), failure("now"))
+    copy.run(Console(quiet=True))
+    assert asked == [["a", "b", "c"], ["a", "b"]]
 
 
 # ---- Ray
 
 
-def test_what_a_cell_said_of_its_failure_stays_when_its_task_is_lost(tmp_path):
-    cells, store = make_plan(small(tasks="digits", seeds=(0, 1))), Store(tmp_path)
-    names = [cell.name for cell in cells]
-
+def test_copies_that_ray_has_lost_are_told_of_and_others_go_on():
     class Ray:
-        def wait(self, tasks, timeout):
-            return tasks, []
+        def __init__(self):
+            self.ended = ["lost", "well"]
 
-        def get(self, task):
-            store.write_json(store.failure_path(names[0]), {"message": "It broke.", "when": "now"})
-            raise RuntimeError("The node was lost.")
+        def wait(self, runs, timeout):
+            run = self.ended.pop(0)
+            return [run], [other for other in runs if other != run]
+
+        def get(self, run):
+            if run == "lost":
+                raise self.exceptions.RayError("The node was lost.\nMore of it.")
 
         class exceptions:  # noqa: N801
-            class RayTaskError(Exception):
+            class RayError(Exception):
                 pass
 
-        def cancel(self, task):
-            raise AssertionError
+            class RayTaskError(RayError):
+                pass
 
-    class Bars:
-        def elsewhere(self, running, epochs):
-            pass
-
-    on = OnRay.__new__(OnRay)
-    on._ray, on._store, on._bars = Ray(), store, Bars()
-    on._survey = Survey(set(), [names], "")
-    on._work = SimpleNamespace(command="python -m experiments.vtab --cells=")
-    on._task = lambda *about: "task"
-    failures = {failure.cell: str(failure.error) for failure in on.run(cells, {}, [])}
-    assert failures == {names[0]: "It broke.", **dict.fromkeys(names[1:], "The node was lost.")}
+    on = OnRay(ConfigDict(), Copy(small(), "", {}, ""), Told())
+    on._ray, on._runs = Ray(), ["lost", "well", "third"]
+    assert on.running()
+    assert not on.running()  # one that ends well has seen the end of all cells
+    assert on.ends() == "RayError: The node was lost."
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +258,9 @@ def test_ray_ends_as_a_local_sweep_does_failures_included(tmp_path, local):
     results = launched("ray", small(), tmp_path, failures, cpus=1)
     assert [result["cell"] for result in results] == DONE
     assert_as_local(tmp_path, failures, local)
-    assert not list(tmp_path.glob(".launch-*"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [
+        path.name for path in (local / "checkpoints").iterdir()
+    ]
 
 
 @pytest.mark.slow
@@ -271,30 +321,35 @@ def test_two_jobs_share_a_sweep(tmp_path, local):
     failures = []
     launched("slurm", small(), tmp_path, failures, cluster="local", jobs=2)
     assert_as_local(tmp_path, failures, local)
-    submitted = (tmp_path / "slurm/jobs.json").read_text()  # one may be ending still
-    assert len(json.loads(submitted)["jobs"]) == 2
+    assert len(submitted(tmp_path)) == 2
     # Where all is finished nothing is submitted.
     launched("slurm", small(methods="linear"), tmp_path, cluster="local", jobs=2)
-    assert (tmp_path / "slurm/jobs.json").read_text() == submitted
+    assert len(submitted(tmp_path)) == 2
+
+
+def submitted(workdir):
+    return [path.name.partition("_")[0] for path in (workdir / "slurm").glob("*_submitted.pkl")]
 
 
 def test_the_same_command_follows_jobs_that_are_there(tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
-    number, submitted = iter(range(9)), []
+    number, asked, cells = iter(range(9)), [], {cell.name: None for cell in make_plan(small())}
 
     def submit_array(self, jobs):
-        submitted.append(len(jobs))
-        return [submitit.LocalJob(self.folder, str(next(number))) for _ in jobs]
+        asked.append(len(jobs))
+        numbers = [str(next(number)) for _ in jobs]
+        for name in numbers:
+            (tmp_path / "slurm" / f"{name}_submitted.pkl").touch()
+        return [submitit.LocalJob(self.folder, name) for name in numbers]
 
     monkeypatch.setattr(submitit.AutoExecutor, "submit_array", submit_array)
     monkeypatch.setattr(submitit.LocalJob, "done", lambda self, *_: self.job_id == "0")
+    copy, bars = Copy(small(), str(tmp_path), cells, ""), Bars(Console(quiet=True))
     for wanted in (2, 2, 3):
-        config = small()
-        with launcher("slurm", ConfigDict({"cluster": "local"}))(
-            config, Store(tmp_path), Bars(Console(quiet=True)), []
-        ) as runner:
-            assert len(runner._jobs(wanted)) == wanted
-    assert submitted == [2, 1, 1]  # job 0 ended; then there is one more
+        options = chosen_options("slurm", ConfigDict({"cluster": "local", "jobs": wanted}))
+        with on_slurm.OnSlurm(options, copy, bars) as jobs:
+            assert len(jobs._jobs) == wanted
+    assert asked == [2, 1, 1]  # job 0 ended; then there is one more
 
 
 @pytest.mark.parametrize("flag", ["--cells=a", "--cells a", "-cells='a b'", "--distributed=h:1,2,0",
@@ -309,7 +364,7 @@ def test_the_command_that_runs_a_cell_again(monkeypatch, flag):
 
 def test_what_keeps_jobs_from_running_is_said(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
-    monkeypatch.setattr(watch, "DELAY", 0.5)
+    monkeypatch.setattr(copies, "DELAY", 0.5)
     with pytest.raises(UserError, match="nonsense.*does not exist") as caught:
         launched("slurm", small(weights="/nonsense.npz"), tmp_path, cluster="local")
     assert "4 cells are not finished" in str(caught.value)
@@ -333,7 +388,7 @@ def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
             time.sleep(0.05)
             steps = [int(p.name) for p in workdir.glob("checkpoints/*/*/*") if p.name.isdigit()]
             if max(steps, default=0) >= 3:
-                (job,) = json.loads((workdir / "slurm/jobs.json").read_text())["jobs"]
+                (job,) = submitted(workdir)
                 task = int(Path(f"/proc/{job}/task/{job}/children").read_text().split()[0])
                 os.kill(task, signal.SIGUSR2)
                 told.append(max(steps))

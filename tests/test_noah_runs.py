@@ -13,7 +13,7 @@ from test_grid import predicted_accuracy, sweep, tiny_config
 
 from fact_jax import VARIANTS
 from fact_jax.backbone.vit import init_base
-from fact_jax.cli import sweep as sweep_command
+from fact_jax.cli import local
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
@@ -60,7 +60,7 @@ def whole(config, tmp_path_factory):
         programs.append(args[-1])  # whether it samples
         return make_epoch(*args)
 
-    class Spied(sweep_command.Bars):
+    class Spied(local.Bars):
         def start(self, runs, epochs):
             told.append((runs[0].stage, epochs))
             super().start(runs, epochs)
@@ -69,7 +69,7 @@ def whole(config, tmp_path_factory):
         patch.setattr(feed_module, "open_task", open_spied)
         patch.setattr(trainer_module.Trainer, "train", train_spied)
         patch.setattr(trainer_module, "make_epoch", make_spied)
-        patch.setattr(sweep_command, "Bars", Spied)
+        patch.setattr(local, "Bars", Spied)
         (result,) = sweep(config, workdir)
     return workdir, result, trained, reads, programs, told
 
@@ -172,7 +172,7 @@ def stop_in(monkeypatch, stage, after):
         monkeypatch.setattr(trainer_module.Trainer, "fitness", fitness)
         return
 
-    class Stopping(sweep_command.Bars):
+    class Stopping(local.Bars):
         def start(self, runs, epochs):
             self.stage = runs[0].stage
             super().start(runs, epochs)
@@ -182,7 +182,7 @@ def stop_in(monkeypatch, stage, after):
             if (self.stage, done) == (stage, after):
                 raise Stopped
 
-    monkeypatch.setattr(sweep_command, "Bars", Stopping)
+    monkeypatch.setattr(local, "Bars", Stopping)
 
 
 @pytest.mark.parametrize(("stage", "after"), [("supernet", 1), ("search", 8), ("final", 2)])
@@ -241,7 +241,7 @@ def test_the_command_prints_the_architecture(whole, config):
     """Run again, from what is stored."""
     workdir, result, *_ = whole
     console = Console(record=True, width=150, file=io.StringIO())
-    sweep_command.run_sweep(config, str(workdir), console)
+    local.run_sweep(config, str(workdir), console)
     text = console.export_text()
     assert "finished before" in text
     assert f"found, of {result['search']['history'][-1]['tried']} tried: " in text

@@ -227,7 +227,7 @@ def test_an_architecture_in_a_picture(tmp_path, figure):
 def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
     """For the cells that searched."""
     found = [{"cell": "a", "search": SEARCH}, {"cell": "b", "search": None}]
-    monkeypatch.setattr(sweep, "run_sweep", lambda *args: found)
+    monkeypatch.setattr(sweep, "run_sweep", lambda *args, **more: found)
     monkeypatch.setattr(sweep, "flags", fake_flags(tmp_path))
     monkeypatch.setattr(sweep.config_flags, "get_config_filename", lambda flag: "x.py")
     monkeypatch.setattr(sweep.config_flags, "get_override_values", lambda flag: {})

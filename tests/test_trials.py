@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from configs import quickstart
 from fact_jax import FacTTT, ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.run import train
@@ -257,7 +257,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 from configs import quickstart
 from fact_jax.cli import process
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.sweep import store
 
 how, workdir = sys.argv[1:]

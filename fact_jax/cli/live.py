@@ -99,7 +99,8 @@ class Bars:
     LOG_EVERY = 60.0  # seconds
     LONG = 10.0  # seconds of compiling
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, note: Callable[[str], None] | None = None):
+        self._note = note or console.print
         self.compiling = Compiling(self._compiled)
         columns = (
             _What(self.compiling),
@@ -115,7 +116,7 @@ class Bars:
         )
         live = self.progress.live
         live.refresh = _patient(live.refresh)  # type: ignore[method-assign]
-        self._console, self.width = console, console.width
+        self._console = console
         self._all = self.progress.add_task("sweep", total=None)
         self._run = self.progress.add_task("", total=1, compiles=True)
         self._epochs = self._before = 0
@@ -198,7 +199,7 @@ class Bars:
         self._describe()
 
     def note(self, text: str) -> None:
-        self._console.print(text)
+        self._note(text)
 
     def waiting(self) -> None:
         stopping.check_signals()

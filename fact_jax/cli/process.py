@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from absl import app, logging
 from fact_jax.cli import arguments
 from fact_jax.cli.stopping import STOPPING, Answer, Terminated, end_process
 from fact_jax.cli.terminal import prepare_terminal
+from fact_jax.command_line import this_command
 from fact_jax.errors import UserError
 from fact_jax.files.download import cache_dir
 from fact_jax.text import say
@@ -45,6 +47,18 @@ def prepare_process() -> None:
     logging.set_verbosity(logging.FATAL)  # what Orbax's threads log is raised, too
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+
+
+def rerun_command(cell: str) -> str:
+    """The command that runs one cell of this sweep again."""
+    words, given = [], iter(sys.argv[1:])
+    for word in given:
+        flag, is_value, _ = word.partition("=")
+        if flag.lstrip("-") not in ("cells", "distributed") or not flag.startswith("-"):
+            words.append(word)
+        elif not is_value:
+            next(given, None)  # the flag's value is the next word
+    return shlex.join([*this_command(), *words, f"--cells={cell}"])
 
 
 def run(

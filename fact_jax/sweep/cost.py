@@ -64,6 +64,15 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
     return Cost(len(runs), epochs, trained, predicted, flops)
 
 
+def epochs_of(cell: Cell) -> int:
+    """Epochs of all trainings of a cell, and generations of its search."""
+    grid = len(cell.candidates) if len(cell.candidates) > 1 else 0
+    epochs, method = cell.settings.epochs * (1 + grid), cell.method
+    if isinstance(method, SearchMethod):
+        epochs += method.supernet_epochs + method.generations
+    return epochs
+
+
 def _size(task: Task, run: Run, which: str) -> int:
     """Images of the split that a run trains on, or is measured on."""
     split, settings = getattr(run, which), run.cell.settings

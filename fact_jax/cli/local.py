@@ -1,0 +1,186 @@
+"""The sweep itself: its cells, run in this process or by a launcher, with a line for each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+from ml_collections import ConfigDict
+
+from fact_jax.cli.live import Bars, Scalars, Several
+from fact_jax.cli.process import rerun_command
+from fact_jax.cli.terminal import Console
+from fact_jax.errors import UserError
+from fact_jax.report.architecture import architecture_text
+from fact_jax.report.records import csv_text, read_results
+from fact_jax.report.tables import parameter_table, print_table
+from fact_jax.sweep.cost import epochs_of
+from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
+from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.runner import Outcome, Runner
+from fact_jax.sweep.runs import Failure, Progress
+from fact_jax.sweep.store import Store
+from fact_jax.tuning import count_parameters
+from fact_jax.tuning.registry import describe
+
+
+class Launched(Protocol):
+    """Runs cells elsewhere, as `fact_jax.sweep.runner.Runner` does here."""
+
+    def finished(self, cell: Cell) -> dict[str, Any] | None: ...
+    def run(
+        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: list[str]
+    ) -> Iterator[Outcome]: ...
+
+
+Launch = Callable[[ConfigDict, Store, Bars], Launched]
+
+
+def run_sweep(
+    config: ConfigDict,
+    workdir: str,
+    console: Console,
+    failures: list[Failure] | None = None,
+    only: list[str] | None = None,
+    *,
+    launch: Launch | None = None,
+    rerun: Callable[[str], str] = rerun_command,
+    note: Callable[[str], None] | None = None,
+) -> list[dict]:
+    """Runs the cells without a result and prints a line for each cell.
+
+    Args:
+      config: the sweep's config.
+      workdir: its work directory.
+      console: where lines and bars go.
+      failures: is given the cells that fail. Without it they are raised at the end.
+      only: names of the cells to run; by default all.
+      launch: makes the runner of a launcher. By default cells run in this process.
+      rerun: gives the command that runs a cell again, for the record of a failure.
+      note: takes notes in the place of the console.
+
+    Returns:
+      All results of the sweep, also those of earlier runs.
+    """
+    failed: list[Failure] = [] if failures is None else failures
+    cells, only = make_plan(config), only or []
+    numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
+    if unknown := [name for name in only if name not in numbers]:
+        raise UserError(
+            f"--cells: {unknown[0]!r} is not a cell of this sweep, which has {cells[0].name} to "
+            f"{cells[-1].name}; --dry_run shows them all."
+        )
+    if cold := schedule_warning(config, cells):
+        console.print(cold)
+    bars = Bars(console, note)
+    store = Store(workdir, bars.note)
+    with contextlib.ExitStack() as stack:
+        listeners: list[Progress] = [bars]
+        if config.tensorboard and jax.process_index() == 0:
+            listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
+        stack.enter_context(bars)
+        runner: Launched = (
+            launch(config, store, bars)
+            if launch
+            else Runner(read_settings(config), store, Several(listeners), rerun)
+        )
+        results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
+        todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
+        if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
+            _check_data(runner, todo, results)
+            _print_parameters(console, runner, cells)
+        bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
+        store.write_json(store.workdir / "config.json", config.to_dict())
+        for name, result in results.items():
+            _print_result(console, numbers[name], result, "finished before")
+        for outcome in runner.run(cells, results, only):
+            bars.finished(failed=isinstance(outcome, Failure))
+            if isinstance(outcome, Failure):
+                failed.append(outcome)
+                _print_failure(console, numbers[outcome.cell], outcome)
+            else:
+                results[outcome["cell"]] = outcome
+                _print_result(console, numbers[outcome["cell"]], outcome, _time_text(outcome))
+    _write_csv(store, workdir, bars)
+    if failed and failures is None:
+        raise failures_error(failed, workdir)
+    return [results[cell.name] for cell in cells if cell.name in results]
+
+
+def _check_data(runner: Runner, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError if data are missing or differ from the data of the results.
+
+    Called first, because a sweep may run for hours before it reads the last task.
+    """
+    for cell in cells:
+        runner.trainer.feed.data(cell.task)
+    runner.check_folders(results)
+    runner.check_sources(cells, results)
+
+
+def _write_csv(store: Store, workdir: str, bars: Bars) -> None:
+    """Writes results.csv of all results in the work directory, also of other plans."""
+    try:
+        store.write_csv(csv_text(read_results(workdir, refuse=bars.note)))
+    except UserError as error:
+        if error.at_once:
+            raise
+        bars.note(f"No results.csv: {error}")
+
+
+def _time_text(result: dict[str, Any]) -> str:
+    seconds = f"{result['seconds']['cell']:.0f} s"
+    runs = result.get("stack", {}).get("runs", 1)
+    return f"{seconds}, its share of {runs} together" if runs > 1 else seconds
+
+
+def _print_failure(console: Console, number: str, failure: Failure) -> None:
+    text = " ".join(str(failure.error).split())
+    text = text if len(text) <= 300 else f"{text[:299]}…"
+    console.print(f"{number} {failure.cell}: FAILED, {text}")
+
+
+def failures_error(failures: list[Failure], workdir: str) -> UserError:
+    """The error of a command whose cells failed."""
+    texts = [f"{failure.cell}: {failure.error}" for failure in failures[:10]]
+    if len(failures) > 10:
+        texts.append(f"and {len(failures) - 10} more")
+    cells = "1 cell" if len(failures) == 1 else f"{len(failures)} cells"
+    return UserError(
+        f"{cells} failed; what is known of each is in {workdir}/failures. The same command runs "
+        "them again.\n" + "\n".join(texts)
+    )
+
+
+def _print_result(console: Console, number: str, result: dict, how: str) -> None:
+    chosen = [f"scale {result['scale']:g}"]
+    if "learning_rate=" in "".join(result["selection"]):
+        chosen.append(f"learning rate {result['learning_rate']:g}")
+    if "weight_decay=" in "".join(result["selection"]):
+        chosen.append(f"weight decay {result['weight_decay']:g}")
+    accuracy = f"{result['accuracy']:5.1f} %"
+    console.print(f"{number} {result['cell']}: {accuracy}  {', '.join(chosen)}  ({how})")
+    if result["search"]:
+        console.print(architecture_text(result["search"]))
+
+
+def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:
+    """Prints the model, the devices, and what each method trains."""
+    trainer, devices = runner.trainer, jax.devices()
+    config = trainer.model.config
+    console.print(
+        f"{trainer.sweep.run.variant}: {count_parameters(trainer.base):,} parameters, frozen, from "
+        f"{trainer.weights}, on {len(devices)} x {devices[0].device_kind}."
+    )
+    for name, method in {(c.method_name, c.method): None for c in cells}:
+        factors = jax.eval_shape(
+            lambda base, m=method: m.init(jax.random.key(0), config, base), trainer.base
+        )
+        fields = describe(method)[1]
+        fields.pop("scale")
+        text = ", ".join(f"{k}={v}" for k, v in fields.items())
+        console.print(f"\n{name}({text}), and a head of ({config.width} + 1) x classes")
+        if factors:
+            print_table(console, parameter_table(factors))
