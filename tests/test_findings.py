@@ -54,9 +54,9 @@ def test_the_draw_is_fair():
         findings._rng = np.random.default_rng(seed)
         for i in range(0, number, 8):
             findings.add(images[i : i + 8], labels[i : i + 8], predicted[i : i + 8])
-        kept = [e.image[0, 0, 0] for e in findings._kept[False]]
-        assert len(set(kept)) == MOST
-        times[kept] += 1
+        pixels = [e.image[0, 0, 0] for e in findings._examples[False]]
+        assert len(set(pixels)) == MOST
+        times[pixels] += 1
     # 80 expected each, with a standard deviation of 8.
     assert 80 - 5 * 8 < times.min() <= times.max() < 80 + 5 * 8
 
@@ -85,6 +85,6 @@ def test_without_images_there_is_an_empty_picture():
 
 def test_what_is_kept_holds_on_to_no_batch():
     findings = collect(*stream(), 64)
-    kept = [e.image for examples in findings._kept.values() for e in examples]
-    assert kept
-    assert all(image.base is None for image in kept)
+    pictures = [e.image for examples in findings._examples.values() for e in examples]
+    assert pictures
+    assert all(image.base is None for image in pictures)

@@ -31,8 +31,8 @@ class Space(NamedTuple):
     def row(self, rng: np.random.Generator, start: tuple[int, ...], depth: int) -> tuple[int, ...]:
         """`start` cut to a depth, or made as long by random widths, and padded with 0."""
         more = rng.choice(self.settings.widths, max(0, depth - len(start)))
-        kept = (*start[:depth], *(int(width) for width in more))
-        return (*kept, *[0] * (self.blocks - len(kept)))
+        widths = (*start[:depth], *(int(width) for width in more))
+        return (*widths, *[0] * (self.blocks - len(widths)))
 
     def random(self, rng: np.random.Generator) -> Architecture:
         return tuple(self.row(rng, (), int(rng.choice(self.depths))) for _ in range(self.families))
@@ -42,8 +42,8 @@ class Space(NamedTuple):
         s, rows = self.settings, []
         for row in parent:
             if rng.random() < s.mutation_probability and rng.random() < s.depth_probability:
-                own = tuple(width for width in row if width)
-                row = self.row(rng, own, int(rng.choice(self.depths)))
+                widths = tuple(width for width in row if width)
+                row = self.row(rng, widths, int(rng.choice(self.depths)))
             rows.append(row)
         return tuple(rows)
 

@@ -27,21 +27,21 @@ class Findings:
         self._num_classes = num_classes
         self._counts: Counter[tuple[int, int]] = Counter()
         self._rng = np.random.default_rng(0)
-        self._kept: dict[bool, list[_Example]] = {False: [], True: []}  # by right or not
+        self._examples: dict[bool, list[_Example]] = {False: [], True: []}  # by right or not
 
     def add(self, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> None:
         """A batch: images uint8 [b, y, x, 3], labels and predicted classes [b]."""
         self._counts.update(zip(labels.tolist(), predicted.tolist(), strict=True))
         keys = self._rng.random(len(labels))  # the lowest are a fair draw from a stream of any size
-        for right, kept in self._kept.items():
+        for right, examples in self._examples.items():
             rows = np.flatnonzero((labels == predicted) == right)
             rows = rows[np.argsort(keys[rows], kind="stable")][:MOST]
             new = [  # copies: a view would keep the whole batch
                 _Example(keys[i], images[i].copy(), int(labels[i]), int(predicted[i]))
                 for i in rows
-                if len(kept) < MOST or keys[i] < kept[-1].key
+                if len(examples) < MOST or keys[i] < examples[-1].key
             ]
-            self._kept[right] = sorted([*kept, *new], key=lambda e: e.key)[:MOST]
+            self._examples[right] = sorted([*examples, *new], key=lambda e: e.key)[:MOST]
 
     @property
     def confusion(self) -> list[list[int]]:
@@ -62,7 +62,7 @@ class Findings:
     def pictures(self) -> tuple[bytes, dict[str, Any]]:
         """A JPEG of a row of tiles, at most 8 wrong ones and then at most 8 right ones, and of
         what: {"size", "true", "predicted"}."""
-        examples = [*self._kept[False], *self._kept[True]]
+        examples = [*self._examples[False], *self._examples[True]]
         strip = Image.new("RGB", (TILE * max(len(examples), 1), TILE))
         for i, example in enumerate(examples):
             image = Image.fromarray(example.image)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    "fact-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets",
-    "numpy", "pillow",
-)  # fmt: skip
+    *("fact-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets"),
+    *("numpy", "pillow"),
+)
 
 
 @functools.cache
@@ -47,10 +47,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found = {k.strip(): v.strip() for k, v in (x.split(":", 1) for x in lines if ":" in x)}
-    family, model = found.get("cpu family"), found.get("model")
+    fields = {k.strip(): v.strip() for k, v in (x.split(":", 1) for x in lines if ":" in x)}
+    family, model = fields.get("cpu family"), fields.get("model")
     numbers = f", family {family}, model {model}" if family and model else ""
-    return found.get("model name", platform.machine()) + numbers
+    return fields.get("model name", platform.machine()) + numbers
 
 
 def _commit() -> str | None:
