@@ -7,7 +7,7 @@ from rich.console import Console
 
 from configs import quickstart
 from fact_jax import load_factors
-from fact_jax.cli.sweep import run_sweep
+from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.trainer import Trainer
 
 STORED = Path(__file__).parent / "stored" / "sweep"

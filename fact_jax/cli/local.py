@@ -39,7 +39,7 @@ Launch = Callable[[ConfigDict, Store, Bars], Launched]
 
 
 def run_sweep(
-    config: ConfigDict,
+    sweep_config: ConfigDict,
     workdir: str,
     console: Console,
     failures: list[Failure] | None = None,
@@ -52,7 +52,7 @@ def run_sweep(
     """Runs the cells without a result and prints a line for each cell.
 
     Args:
-      config: the sweep's config.
+      sweep_config: the sweep's config.
       workdir: its work directory.
       console: where lines and bars go.
       failures: is given the cells that fail. Without it they are raised at the end.
@@ -65,26 +65,26 @@ def run_sweep(
       All results of the sweep, also those of earlier runs.
     """
     failed: list[Failure] = [] if failures is None else failures
-    cells, only = make_plan(config), only or []
+    cells, sweep, only = make_plan(sweep_config), read_settings(sweep_config), only or []
     numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
     if unknown := [name for name in only if name not in numbers]:
         raise UserError(
             f"--cells: {unknown[0]!r} is not a cell of this sweep, which has {cells[0].name} to "
             f"{cells[-1].name}; --dry_run shows them all."
         )
-    if cold := schedule_warning(config, cells):
+    if cold := schedule_warning(sweep_config, cells):
         console.print(cold)
     bars = Bars(console, note)
     store = Store(workdir, bars.note)
     with contextlib.ExitStack() as stack:
         listeners: list[Progress] = [bars]
-        if config.tensorboard and jax.process_index() == 0:
+        if sweep.tensorboard and jax.process_index() == 0:
             listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
         stack.enter_context(bars)
         runner: Launched = (
-            launch(config, store, bars)
+            launch(sweep_config, store, bars)
             if launch
-            else Runner(read_settings(config), store, Several(listeners), rerun)
+            else Runner(sweep, store, Several(listeners), rerun)
         )
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
@@ -92,7 +92,7 @@ def run_sweep(
             _check_data(runner, todo, results)
             _print_parameters(console, runner, cells)
         bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
-        store.write_json(store.workdir / "config.json", config.to_dict())
+        store.write_json(store.workdir / "config.json", sweep_config.to_dict())
         for name, result in results.items():
             _print_result(console, numbers[name], result, "finished before")
         for outcome in runner.run(cells, results, only):

@@ -21,7 +21,7 @@ from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import draw_architecture
 from fact_jax.sweep.plan import make_plan, schedule_warning
-from fact_jax.sweep.resolution import split_names
+from fact_jax.sweep.resolution import read_settings, split_names
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import absolute
 
@@ -54,8 +54,8 @@ def define_flags(default_config: str) -> None:
 def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe.
 
-    ``finish(config, results, console, workdir)`` shows the results. After that, cells that failed
-    end the command with an error.
+    ``finish(sweep_config, results, console, workdir)`` shows the results. After that, cells that
+    failed end the command with an error.
     """
     stopping.end_gently()
     launch = options.launcher(flags.FLAGS.launcher, flags.FLAGS.launch)
@@ -68,32 +68,33 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         jax.config.update("jax_platforms", "cpu")
     if flags.FLAGS.distributed:
         process.join_processes(flags.FLAGS.distributed)
-    config = flags.FLAGS.config
+    sweep_config = flags.FLAGS.config
     file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = Path(file).stem + (f"-{argument}" if argument else "")
     workdir = flags.FLAGS.workdir or f"runs/{name}"
-    hints = overridden(config, config_flags.get_override_values(flags.FLAGS["config"]))
+    hints = overridden(sweep_config, config_flags.get_override_values(flags.FLAGS["config"]))
     if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         quiet = bool(flags.FLAGS.distributed) and jax.process_index() != 0
         console = Console(quiet=quiet)
         for hint in hints:
             console.print(hint)
-        show_plan(config, workdir, console, flags.FLAGS.launcher if launch else "")
+        show_plan(sweep_config, workdir, console, flags.FLAGS.launcher if launch else "")
         return
     console = Console(quiet=jax.process_index() != 0)
     for hint in hints:
         console.print(hint)
     failures: list[Failure] = []
     cells = split_names(flags.FLAGS.cells)
-    results = run_sweep(config, workdir, console, failures, cells, launch=launch)
+    results = run_sweep(sweep_config, workdir, console, failures, cells, launch=launch)
     if results:
-        finish(config, results, console, absolute(workdir))
+        finish(sweep_config, results, console, absolute(workdir))
         _draw_architectures(results, console, absolute(workdir))
-        notes = [NOTES[config.protocol]]
-        if cold := schedule_warning(config, make_plan(config)):
+        run = read_settings(sweep_config).run
+        notes = [NOTES[run.protocol]]
+        if cold := schedule_warning(sweep_config, make_plan(sweep_config)):
             notes.append(cold)
-        if config.train_limit or config.eval_limit or config.mock_data:
+        if run.train_limit or run.eval_limit or run.mock_data:
             notes.append("Shortened or mock data: these numbers measure nothing.")
         console.print(" ".join(notes), f"Results and factors are in {workdir}.")
     if failures:

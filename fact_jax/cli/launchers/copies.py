@@ -38,7 +38,7 @@ class Copy(NamedTuple):
       command: runs one cell again, followed by its name.
     """
 
-    config: ConfigDict
+    sweep_config: ConfigDict
     workdir: str
     cells: dict[str, str | None]
     command: str
@@ -56,7 +56,7 @@ class Copy(NamedTuple):
             left = [name for name, failed in self.cells.items() if store.failed_at(name) == failed]
             if left:
                 run_sweep(
-                    self.config, self.workdir, console, [], left, rerun=self._rerun, note=note
+                    self.sweep_config, self.workdir, console, [], left, rerun=self._rerun, note=note
                 )
         except UserError as error:
             raise UserError(f"On {socket.gethostname()}: {error}") from error
@@ -74,9 +74,14 @@ class Follower:
     """
 
     def __init__(
-        self, launch: Callable, options: ConfigDict, config: ConfigDict, store: Store, bars: Bars
+        self,
+        launch: Callable,
+        options: ConfigDict,
+        sweep_config: ConfigDict,
+        store: Store,
+        bars: Bars,
     ):
-        self._launch, self._options, self._config = launch, options, config
+        self._launch, self._options, self._sweep_config = launch, options, sweep_config
         self._store, self._bars = store, bars
         self._left: dict[str, Cell] = {}  # the cells that have neither a result nor a new failure
         self._failed_before: dict[str, str | None] = {}
@@ -98,7 +103,7 @@ class Follower:
         self._left = {cell.name: cell for cell in todo}
         self._failed_before = {name: self._store.failed_at(name) for name in self._left}
         command = process.rerun_command("CELL").removesuffix("CELL")
-        copy = Copy(self._config, str(self._store.workdir), self._failed_before, command)
+        copy = Copy(self._sweep_config, str(self._store.workdir), self._failed_before, command)
         with self._launch(self._options, copy, self._bars) as copies:
             if not self._options.get("wait", True):
                 return
