@@ -63,9 +63,8 @@ class Bottleneck:
     With a kernel `conv`, ``up(act(conv(act(down(x)))))``: the convolution runs over the grid of
     patches, and over the class token and each prompt token as images of one pixel. The activation
     is 'none', 'relu', 'gelu' or 'quick_gelu'; `norm` is a LayerNorm of the input with the epsilon
-    `norm_eps`, by default the ViT's. In training the
-    last hidden values go through dropout and, with `drop_path`, the output through stochastic
-    depth, drawn for itself.
+    `norm_eps`, by default the ViT's. In training the last hidden values go through dropout and,
+    with `drop_path`, the output through a stochastic depth of its own.
     """
 
     down: Float[Array, "*l d h"]
@@ -119,10 +118,10 @@ class Affine:
 
 @flax.struct.dataclass
 class Prompts:
-    """Tokens beside the image's, put in before every block in the place of the last block's.
+    """Prompt tokens beside the image's; every block puts its own in the place of the last block's.
 
-    tokens: [l, p, d]. Where `kept` [l, p] is true, the block before hands its own on (nothing does
-    so before the first). Tokens with `hidden` [l, p] are seen by nobody.
+    tokens: [l, p, d]. Where `kept` [l, p] is true, the token of the block before stays (zeros
+    before the first block). No query attends to tokens with `hidden` [l, p].
     """
 
     tokens: Float[Array, "l p d"]
@@ -138,11 +137,11 @@ class Adaptation:
     layers of the MLP; `qkv` changes the first three at once, with g = 3. A site may have several.
     All but `patches`, `final` and `weights` have a leading axis [l, ...] that the ViT scans over.
 
-    bypasses: from a place in BYPASSES to what acts there, one after the other.
-    affines: from one of the six sites, or "norm1", "norm2" (before attention, before the MLP), to
-      what its output goes through; `patches` and `final` are for the patch embedding and the
+    bypasses: the bottlenecks that act in each place of BYPASSES, in their order.
+    affines: scale and shift of the output of each of the six sites, and of "norm1" and "norm2"
+      (before attention, before the MLP); `patches` and `final` act on the patch embedding and the
       features.
-    weights: base parameters by their names joined with "/", in the place of the frozen ones.
+    weights: base parameters that replace the frozen ones, by their names joined with "/".
     """
 
     q: LowRank | tuple[LowRank, ...] | None = None
@@ -160,7 +159,7 @@ class Adaptation:
     weights: Mapping[str, Array] = flax.struct.field(default_factory=dict)
 
     def site(self, name: str) -> tuple[LowRank, ...]:
-        """The pairs of one of the six sites, or those that are stored as 'qkv'."""
+        """Pairs of one of the six sites, including its share of those stored as 'qkv'."""
         together = _several(self.qkv) if name in ("q", "k", "v") else ()
         return (
             *(pair.split()["qkv".index(name)] for pair in together),
@@ -169,8 +168,8 @@ class Adaptation:
 
     def blocks(self) -> Adaptation:
         """The part of the changes that belongs to the blocks; `weights` by names within a block."""
-        own = {k.removeprefix(_BLOCKS): v for k, v in self.weights.items() if is_of_block(k)}
-        return dataclasses.replace(self, patches=None, final=None, weights=own)
+        weights = {k.removeprefix(_BLOCKS): v for k, v in self.weights.items() if is_of_block(k)}
+        return dataclasses.replace(self, patches=None, final=None, weights=weights)
 
 
 # Where each site's kernel lies in a block's parameters.
@@ -194,7 +193,7 @@ def is_of_block(name: str) -> bool:
 
 
 def override(tree: dict, weights: Mapping[str, Array | dict]) -> dict:
-    """A copy of a tree of dicts with the leaves of these names, joined with "/", replaced."""
+    """A copy of a tree of dicts in which `weights`, by names joined with "/", replace leaves."""
     for name, value in weights.items():
         head, _, rest = name.partition("/")
         if head not in tree:
@@ -216,7 +215,7 @@ def _several(pairs: LowRank | tuple[LowRank, ...] | None) -> tuple[LowRank, ...]
 
 
 def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
-    """All changes together: increments add up, prompts stand side by side, bypasses and affines act
+    """Combines all changes: increments add up, prompts stand side by side, bypasses and affines act
     one after the other. Raises UserError where two replace the same weights."""
     fields: dict = {}
     for name in (*SITES, "qkv"):

@@ -1,4 +1,4 @@
-"""One block of the Vision Transformer, with all that an adaptation can change in it.
+"""One block of the Vision Transformer, with everything that an adaptation can change in it.
 
 Letters: `b` batch, `n` tokens, `h` heads or hidden values, `d` width, `p` prompts.
 """
@@ -37,9 +37,9 @@ class Noise(NamedTuple):
 
 
 def norm(config: ViTConfig, weights: dict, x: Array, epsilon: float | None = None) -> Array:
-    """LayerNorm over the last axis, computed in float32, in x's dtype.
+    """LayerNorm over the last axis, computed in float32 and returned in x's dtype.
 
-    Its `epsilon` is the ViT's where none is given.
+    `epsilon` is by default the ViT's.
     """
     epsilon = config.layer_norm_eps if epsilon is None else epsilon
     y = x.astype(jnp.float32)
@@ -50,7 +50,7 @@ def norm(config: ViTConfig, weights: dict, x: Array, epsilon: float | None = Non
 
 @jax.custom_jvp
 def _gelu(x: Array) -> Array:
-    """Exact GELU, in float32 within. jax.nn.gelu's `erfc` costs three times the operations."""
+    """Exact GELU, computed in float32. jax.nn.gelu's `erfc` costs three times the operations."""
     y = x.astype(jnp.float32)
     return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
@@ -66,25 +66,25 @@ def _gelu_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _softmax(scores: Array) -> Array:
-    """Over the last axis, in float32 within."""
+    """Softmax over the last axis, computed in float32."""
     return jax.nn.softmax(scores.astype(jnp.float32)).astype(scores.dtype)
 
 
 @_softmax.defjvp
 def _softmax_jvp(primals, tangents):
-    # jax.nn.softmax's own rule, on an array that has a name and the compute type.
+    # The rule of jax.nn.softmax, on an array that has a name and the compute type.
     named = checkpoint_name(_softmax(*primals), "probabilities")
     y, t = named.astype(jnp.float32), tangents[0].astype(jnp.float32)
     return named, (y * (t - (y * t).sum(axis=-1, keepdims=True))).astype(named.dtype)
 
 
 def _fused_attention(q: Array, k: Array, v: Array) -> Array:
-    """cuDNN's attention on [b, n, h, d/h]. Its gradient, as jax calls it, wants an even number of
-    tokens, and a ViT has an odd one: a token is added that is not looked at."""
+    """cuDNN's attention on [b, n, h, d/h]. Its gradient, as jax calls it, needs an even number of
+    tokens. A ViT has an odd number, so a token is added and masked out."""
     n = q.shape[1]
     if n % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # Under vmap the kernel wants lengths that are mapped as q is, hence made from it.
+    # Under vmap the kernel needs lengths that are mapped as q is, so they are computed from q.
     lengths = n + 0 * jnp.isnan(q[:, 0, 0, 0]).astype(jnp.int32)
     q, k, v = (jnp.pad(y, ((0, 0), (0, 1), (0, 0), (0, 0))) for y in (q, k, v))
     return jax.nn.dot_product_attention(
@@ -97,8 +97,8 @@ def _attention(
 ) -> Array:
     """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
 
-    `hidden` [p] are those of the tokens after the first that nobody sees; the fused kernel takes
-    none, and no single query. Head-major: XLA's CPU code is far faster on [b, h, n, d/h].
+    `hidden` [p] masks tokens after the first. The fused kernel takes neither a mask nor a single
+    query. The arrays are head-major: XLA's CPU code is far faster on [b, h, n, d/h].
     """
 
     def heads(y):
@@ -126,7 +126,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def _drop_path(y: Array, rate: float | Array, key: Array) -> Array:
-    """Stochastic depth: whole images."""
+    """Stochastic depth, which drops y for whole images."""
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     mask = jax.random.bernoulli(key, keep, (y.shape[0], 1, 1))
     return jnp.where(mask, y.astype(jnp.float32) / keep, 0).astype(y.dtype)
@@ -140,7 +140,7 @@ def _bottleneck(
     noise: Noise | None,
     keys: Iterator[Array],
 ) -> Array:
-    """f of tokens x [b, n, d], or of the class token alone, [b, 1, d]."""
+    """Applies f to tokens x [b, n, d], or to the class token alone, [b, 1, d]."""
     act = _ACTIVATIONS[f.activation]
     z = x if f.norm is None else norm(config, f.norm, x, f.norm_eps)
     z = z @ f.down.astype(x.dtype)
@@ -166,14 +166,14 @@ def _bottleneck(
 
 
 def _prompted(x: Array, prompts: Prompts, noise: Noise | None, keys: Iterator[Array]) -> Array:
-    """x [b, 1 + p + n, d] with a block's own prompts after the class token."""
+    """Puts a block's prompts after the class token of x [b, 1 + p + n, d]."""
     p = prompts.tokens.shape[0]
-    own = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
+    tokens = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
     if noise is not None and noise.dropout_rate is not None:
-        own = dropout(own, noise.dropout_rate, next(keys))
+        tokens = dropout(tokens, noise.dropout_rate, next(keys))
     if prompts.kept is not None:
-        own = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], own)
-    return jnp.concatenate([x[:, :1], own, x[:, 1 + p :]], axis=1)
+        tokens = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], tokens)
+    return jnp.concatenate([x[:, :1], tokens, x[:, 1 + p :]], axis=1)
 
 
 def block(
@@ -187,11 +187,11 @@ def block(
     """One pre-norm block, [b, n, d] -> [b, n, d], and the outputs of its six sites by name.
 
     The tokens are the class token, the prompts if there are any, and the patches. With `class_only`
-    only the first token is put out, [b, 1, d].
+    the output is the class token alone, [b, 1, d].
     """
     keys = iter(() if noise is None else jax.random.split(noise.key, 8))
-    # Keys of what only some methods have, so that the others' random numbers stay as they are. From
-    # 8 on: fold_in(key, i) is split(key, 8)[i].
+    # Keys of parts that only some methods have: the other methods' random numbers do not change.
+    # They begin at 8, because fold_in(key, i) is split(key, 8)[i].
     more = (jax.random.fold_in(noise.key, i) for i in range(8, 100)) if noise else iter(())
     rate = None if noise is None else noise.dropout_rate
     weights = override(weights, changes.weights)

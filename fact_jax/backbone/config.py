@@ -53,9 +53,8 @@ class ViTConfig:
             raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
-        for name, choices in (
-            ("precision", PRECISIONS), ("remat", REMATS), ("attention", ATTENTIONS)
-        ):  # fmt: skip
+        allowed = {"precision": PRECISIONS, "remat": REMATS, "attention": ATTENTIONS}
+        for name, choices in allowed.items():
             if (value := getattr(self, name)) not in choices:
                 raise UserError(f"{name} is {value!r}; expected one of {choices}.")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
@@ -89,7 +88,7 @@ def _vit(size: str, patch_size: int, **changes) -> ViTConfig:
     return ViTConfig(width, depth, num_heads, 4 * width, patch_size, **changes)
 
 
-# DINOv2's files hold a 37 x 37 position table (518 pixels); 224 is what it is mostly used at.
+# DINOv2's files hold a 37 x 37 position table (518 pixels); it is mostly used at 224 pixels.
 _DINO = dict(layer_scale=True)
 
 VARIANTS: dict[str, ViTConfig] = {

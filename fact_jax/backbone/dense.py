@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import LowRank, over_last
 
-# Name, for rematerialisation, of what is worth keeping: rank-r values and the masks of dropout.
+# Name of the values that rematerialisation should keep: rank-r values and the masks of dropout.
 RANK_VALUES = "rank values"
 
 
@@ -37,11 +37,11 @@ def adapted_dense(
 ) -> list[Float[Array, "*b e"]]:
     """``x @ (kernel + increments) + bias`` in x's dtype for layers that share their input.
 
-    `layers` hold "kernel" [d, e] and "bias" [e]; the columns of each pair's increment are theirs
-    side by side. Without a dropout rate the increments are merged in float32 and one product is
-    done, and going back the gradients of the factors are formed from rank-r projections, never from
-    a [d, e] gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after
-    S and before V), which needs the paths apart. Forward and reverse mode work, nested as well.
+    `layers` hold "kernel" [d, e] and "bias" [e]; each pair's increment has the columns of all
+    layers side by side. Without a dropout rate the increments are merged in float32 for a single
+    product; the backward pass computes the factors' gradients from rank-r projections, never from a
+    [d, e] gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after S
+    and before V), so the two paths stay separate. Forward and reverse mode work, also nested.
     """
     pairs = () if pairs is None else (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
     if not pairs:
@@ -52,14 +52,14 @@ def adapted_dense(
         widths = [layer["kernel"].shape[-1] for layer in layers]
         outputs = [x @ layer["kernel"].astype(x.dtype) for layer in layers]
         for i, pair in enumerate(pairs):
-            own = key if i == 0 or key is None else jax.random.fold_in(key, i)
-            increments = _low_rank(x, pair, widths, dropout_rate, own)
+            pair_key = key if i == 0 or key is None else jax.random.fold_in(key, i)
+            increments = _low_rank(x, pair, widths, dropout_rate, pair_key)
             outputs = [y + z for y, z in zip(outputs, increments, strict=True)]
     return [y + over_last(layer["bias"], y) for y, layer in zip(outputs, layers, strict=True)]
 
 
 def _cut(x: Array, widths: Sequence[int]) -> list[Array]:
-    """Pieces of the last axis."""
+    """Cuts the last axis into pieces of these widths."""
     ends = [sum(widths[: i + 1]) for i in range(len(widths))]
     return [x[..., end - width : end] for width, end in zip(widths, ends, strict=True)]
 
@@ -74,7 +74,7 @@ def _low_rank(
 ) -> list[Array]:
     """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout.
 
-    The rank-r values are `named` for rematerialisation.
+    With `named` the rank-r values have their name for rematerialisation.
     """
 
     def name(z: Array) -> Array:
@@ -102,14 +102,14 @@ def _precision() -> str | None:
 
 
 def _times(x: Array, factor: Array) -> Array:
-    """``x @ factor`` for x [*b, d] and a factor [d, e] one side of which is a rank."""
+    """``x @ factor`` for x [*b, d] and a factor [d, e], where d or e is a rank."""
     return _product.bind(x, factor, precision=_precision(), lead=0)
 
 
-# A product with a factor as an operation of its own, because of its transpose: the factor's
-# gradient is a product over all tokens, and XLA's CPU code is several times faster with the narrow
-# array in front, x or the gradient, and turns nothing round by itself. JAX's own transpose always
-# has the gradient in front. `lead` axes in front are the same in both, as vmap adds them.
+# The product with a factor is a primitive of its own because of its transpose. The factor's
+# gradient is a product over all tokens. XLA's CPU code is several times faster if the narrower
+# array, x or the gradient, comes first, and XLA does not swap them; JAX's own transpose always has
+# the gradient first. The first `lead` axes are common to both arrays, as vmap adds them.
 _product = Primitive("factor_product")
 
 
@@ -130,7 +130,7 @@ def _input_gradient(g: Array, x: Any, factor: Array, precision: str | None, lead
 
 
 def _factor_gradient(g: Array, x: Array, factor: Any, precision: str | None, lead: int) -> Array:
-    """x^T g over all tokens, the narrow one in front. The barriers keep XLA from turning it."""
+    """x^T g over all tokens, the narrower array first. The barriers keep XLA from swapping them."""
     narrow_x = x.shape[-1] <= g.shape[-1]
     narrow, wide = (x, g) if narrow_x else (g, x)
     batch, tokens = tuple(range(lead)), tuple(range(lead, x.ndim - 1))
@@ -145,7 +145,7 @@ def _product_of_batches(
     arguments: Sequence[Array], axes: Sequence[int | None], precision: str | None, lead: int
 ) -> tuple[Array, int]:
     (x, factor), (x_axis, factor_axis) = arguments, axes
-    if x_axis is not None and factor_axis is None and lead == 0:  # further tokens
+    if x_axis is not None and factor_axis is None and lead == 0:  # it only adds tokens
         x = jnp.moveaxis(x, x_axis, 0)
         return _product.bind(x, factor, precision=precision, lead=0), 0
     (size,) = {
@@ -188,9 +188,9 @@ def _merged_kernels(x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]) 
 def _merged_jvp(precision, primals, tangents):
     """``dx (W + A B) + x dW + (x dA) B + (x A) dB``.
 
-    Nothing here has a name that a policy of rematerialisation keeps: going back, the merged kernels
-    and the rank-r values are computed again. With trials the kernels would be a copy of the model
-    each.
+    Rematerialisation keeps nothing from here, because nothing has a name: the backward pass
+    computes the merged kernels and the rank-r values again. Kept kernels would be a copy of the
+    model for each trial.
     """
     (x, kernels, pairs), (dx, d_kernels, d_pairs) = primals, tangents
     with jax.default_matmul_precision(precision):
@@ -215,7 +215,7 @@ def _merged_jvp(precision, primals, tangents):
 def _low_rank_tangent(
     x: Array, pair: LowRank, tangent: LowRank, widths: Sequence[int]
 ) -> list[Array]:
-    """Tangents of `_low_rank` for the pair's; none if all arrays of the pair are constant."""
+    """Tangents of `_low_rank`'s outputs; empty if all arrays of the pair are constant."""
     leaves, treedef = jax.tree.flatten(pair)
     tangents = jax.tree.leaves(tangent)
     moving = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]

@@ -1,4 +1,4 @@
-"""Adaptations that become weights: inference at the frozen network's own cost."""
+"""Merging of adaptations into weights, for inference at the frozen network's cost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fact_jax.backbone.adaptation import (
 )
 from fact_jax.errors import UserError
 
-# The dense sites that read what a linear bypass in this place changes.
+# The dense sites whose input a linear bypass in this place changes.
 _READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
 
 
 def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
-    """Merges all that can become weights: (a changed copy of `base`, the changes still to apply).
+    """Merges what can become weights; returns a changed copy of `base` and the remaining changes.
 
     Increments, scales and shifts, replaced weights and linear bypasses before a branch become
     weights; prompts and the other bypasses stay. Products are taken in float32.
@@ -68,7 +68,7 @@ def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
 def merge(base: dict, adaptation: Adaptation) -> dict:
     """A copy of `base` with the adaptation in its weights, for inference at no extra cost.
 
-    Raises UserError where something of it cannot become a weight (`absorb` keeps that apart).
+    Raises UserError if a part of it cannot become a weight (`absorb` returns such parts).
     """
     weights, rest = absorb(base, adaptation)
     if left := [*(["prompts"] if rest.prompts is not None else []), *rest.bypasses]:
@@ -86,7 +86,7 @@ def _merges(place: str, several: tuple[Bottleneck, ...], i: int) -> bool:
 
 
 def _before(dense: dict, f: Bottleneck) -> dict:
-    """The layer that does to y what `dense` does to ``y + f(y)``."""
+    """The layer whose output for y is that of `dense` for ``y + f(y)``."""
 
     def times(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.matmul(a, b, precision="highest")

@@ -28,9 +28,9 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
 
-# What a block keeps for the backward pass besides its input, by the setting `remat`. All else is
-# computed again: it is elementwise, or of rank r, or a slice of the stacked weights (keeping these
-# would be a copy of the model).
+# Names of the values that a block keeps for the backward pass besides its input (setting `remat`).
+# The rest is computed again: it is elementwise, of rank r, or a slice of the stacked weights, which
+# would be a copy of the model.
 _KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
 
 
@@ -43,11 +43,11 @@ def _policy(config: ViTConfig) -> Callable[..., Any]:
         return policies.save_only_these_names(*_KEPT, *probabilities)
 
     def fused(primitive, *_, **params):
-        """The kernel's output and row sums: only the kernel could name them before its gradient."""
+        """Keeps the kernel's output and row sums, which have no name before its gradient."""
         return primitive.name.startswith("dot_product_attention_fwd")
 
-    kept = policies.save_only_these_names(*(name for name in _KEPT if name != "attended"))
-    return policies.save_from_both_policies(kept, fused)
+    by_name = policies.save_only_these_names(*(name for name in _KEPT if name != "attended"))
+    return policies.save_from_both_policies(by_name, fused)
 
 
 def _layer(tree: Any, i: int | Array) -> Any:
@@ -62,7 +62,7 @@ def _blocks(
     noise: Noise | None,
     collect: bool,
 ) -> tuple[Array, Any]:
-    """All blocks, [b, n, d] -> class token [b, d]; with `collect` every block's outputs as well."""
+    """Runs all blocks, [b, n, d] -> class token [b, d]; `collect` adds every block's outputs."""
     depth = config.depth
     if noise is not None:
         rate, path = noise.dropout_rate, noise.drop_path_rate
@@ -77,7 +77,7 @@ def _blocks(
             # A layer's weights are read inside the loop: sliced outside, they would be copied.
             return block(config, class_only, x, _layer(weights, i), *changes)
 
-        # Outside of a loop XLA would take what is computed again for the same thing, and keep it.
+        # Outside a loop XLA would identify the recomputed values with the first ones and keep them.
         one = jax.checkpoint(one, policy=_policy(config), prevent_cse=not in_loop)
         x, outputs = one(x, weights, i, *changes)
         return x, {**outputs, "tokens": x} if collect else None
@@ -130,7 +130,7 @@ def _forward(
     cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
     table = resize_positions(encoder["posembed_input"]["pos_embedding"], height // p)
     x = jnp.concatenate([cls, x], axis=1) + table.astype(x.dtype)
-    if blocks.prompts is not None:  # places for them; every block puts in its own
+    if blocks.prompts is not None:  # empty places, which the blocks fill
         places = jnp.zeros((b, blocks.prompts.tokens.shape[1], config.width), x.dtype)
         x = jnp.concatenate([x[:, :1], places, x[:, 1:]], axis=1)
     x, outputs = _blocks(config, x, encoder["encoderblock"], blocks, noise, collect)
@@ -194,7 +194,7 @@ class ViT(nn.Module):
     0 in the first block to `drop_path_rate` in the last.
 
     ``apply(..., mutable="intermediates")`` also returns every block's outputs, ``["intermediates"]
-    ["blocks"][0]``: "tokens" [l, b, n, d], and those of its six sites.
+    ["blocks"][0]``: "tokens" [l, b, n, d], and the outputs of the six sites by name.
     """
 
     config: ViTConfig
@@ -245,10 +245,10 @@ def features(
     """Class-token features after the final norm, float32 [b, d]; images [b, y, x, 3], normalised.
 
     Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
-    multiple of the patch size: the position table is interpolated. A `key` switches on, for
-    training, what has a rate: dropout in rank space, and stochastic depth. Rates may be traced;
-    None leaves the thing out of the program, which without dropout is cheaper. Called eagerly, it
-    compiles one program for all calls of the same shapes.
+    multiple of the patch size: the position table is interpolated. A `key` switches on the noise of
+    training, dropout in rank space and stochastic depth, each at its rate. Rates may be traced;
+    None leaves that noise out of the program, which without dropout is cheaper. Eager calls with
+    the same shapes share one compiled program.
 
     Raises:
       UserError: images, base or adaptation have shapes or types that do not fit the model.

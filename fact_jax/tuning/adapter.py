@@ -24,7 +24,7 @@ class Adapter:
     """``z + up(act(down(z)))`` of a branch's output z: L (2 d h + h + d) numbers a place.
 
     `placement` 'noah': behind the MLP, QuickGELU, weights N(0, 0.02) and biases zero, so that it
-    does not begin at zero (NOAH's net ends its constructor by filling every Linear anew).
+    does not begin at zero (the constructor of NOAH's net ends by drawing every Linear anew).
     'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two deviations, biases
     zero. `scale` is not used.
     """
@@ -39,14 +39,12 @@ class Adapter:
     def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
         factors: Factors = {}
-        shapes = {
-            "down": (depth, d, h), "down_bias": (depth, h), "up": (depth, h, d),
-            "up_bias": (depth, d),
-        }  # fmt: skip
+        down, up = (depth, d, h), (depth, h, d)
+        shapes = {"down": down, "down_bias": (depth, h), "up": up, "up_bias": (depth, d)}
         for i, place in enumerate(_PLACES[self.placement]):
             keys = jax.random.split(jax.random.fold_in(key, i), len(shapes))
-            for (name, shape), own in zip(shapes.items(), keys, strict=True):
-                factors[f"{place}_{name}"] = self._initial(own, name, shape)
+            for (name, shape), subkey in zip(shapes.items(), keys, strict=True):
+                factors[f"{place}_{name}"] = self._initial(subkey, name, shape)
         return factors
 
     def _initial(self, key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:

@@ -23,10 +23,10 @@ from fact_jax.tuning.method import Factors, checked
 class AdaptFormer:
     """``x + mlp(norm(x)) + s up(relu(down(x)))``, x not normalised; `up` begins at zero.
 
-    `form` 'adaptformer' has biases, L (2 d h + h + d) numbers, and a LayerNorm of its own with
-    `layer_norm` (2 L d more); its code's s is 0.1. 'petl' has neither, 2 L d h numbers.
-    `layer_norm_eps` is the epsilon of that LayerNorm, 1e-5 as in its code (PyTorch's default). None
-    is the ViT's own, which factor files of earlier versions were trained with.
+    `form` 'adaptformer' has biases, L (2 d h + h + d) numbers, and with `layer_norm` a LayerNorm of
+    its own (2 L d more); the released code has s = 0.1. 'petl' has neither, 2 L d h numbers.
+    `layer_norm_eps` is the epsilon of that LayerNorm, 1e-5 as in the released code (PyTorch's
+    default). None takes the ViT's epsilon, as the factor files of earlier versions need it.
     """
 
     width: int = setting(8, Whole(1))

@@ -1,4 +1,4 @@
-"""BitFit: every bias of the ViT is trained, those of the norms and the patch embedding included.
+"""BitFit: every bias of the ViT is trained, also in the norms and the patch embedding.
 
 Source: Ben Zaken et al., "BitFit", ACL 2022; on ViTs as in Jia et al., "Visual Prompt Tuning",
 ECCV 2022.
@@ -18,7 +18,7 @@ from fact_jax.tuning.method import Factors, checked, from_base
 
 @dataclasses.dataclass(frozen=True)
 class BitFit:
-    """The biases, which start at the base's. `scale` is not used."""
+    """The biases, which start at the base's values. `scale` is not used."""
 
     scale: float = setting(1.0, SCALE)
 

@@ -15,7 +15,7 @@ from fact_jax.tuning.method import Factors, Method, SearchMethod, checked
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """Named methods; factors are called "NAME/FACTOR". `scale` multiplies each part's own."""
+    """Named methods; factors are called "NAME/FACTOR". `scale` multiplies each part's scale."""
 
     parts: tuple[tuple[str, Method], ...]
     scale: float = setting(1.0, SCALE)
@@ -35,8 +35,8 @@ class Combination:
         keys = jax.random.split(key, len(self.parts))
         return {
             f"{name}/{factor}": value
-            for (name, part), own in zip(self.parts, keys, strict=True)
-            for factor, value in part.init(own, config, base).items()
+            for (name, part), subkey in zip(self.parts, keys, strict=True)
+            for factor, value in part.init(subkey, config, base).items()
         }
 
     @checked
@@ -45,6 +45,6 @@ class Combination:
         adaptations = []
         for name, part in self.parts:
             prefix = f"{name}/"
-            own = {k.removeprefix(prefix): v for k, v in factors.items() if k.startswith(prefix)}
-            adaptations.append(part.adaptation(own, config, scale * part.scale))
+            named = {k.removeprefix(prefix): v for k, v in factors.items() if k.startswith(prefix)}
+            adaptations.append(part.adaptation(named, config, scale * part.scale))
         return combine(adaptations)

@@ -1,7 +1,7 @@
-"""FacT-TT with U and V shared by fewer slices: those of a layer, or those of a kind.
+"""FacT-TT whose U and V are shared by fewer slices: by one layer's, or by one kind's.
 
-Relatives of FacT-TT (Jie & Deng, AAAI 2023), whose U and V serve all slices, for asking how much
-sharing costs; initial values as there.
+In FacT-TT (Jie & Deng, AAAI 2023) all slices share U and V; these variants measure how much that
+costs. They have the same initial values.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fact_jax.tuning.slices import mlp_slices, slices_per_block
 class FacTShared:
     """U [n, d, r], S [l, 12, r, r] and V [n, r, d]: 2 n d r + 12 L r^2 numbers.
 
-    `share` 'layer': n = L, the slices of a layer share U and V. 'kind': n = 12, the slices of a
-    kind (all queries, ...) share them.
+    `share` 'layer': the slices of a layer share U and V, n = L. 'kind': the slices of a kind (all
+    queries, ...) share them, n = 12.
     """
 
     rank: int = setting(4, Whole(1))
@@ -58,8 +58,7 @@ class FacTShared:
         g = mlp_slices(config)
 
         def fc1() -> LowRank:  # side by side
-            own = a[:, 4 : 4 + g]
-            return LowRank(_columns(own), block_diagonal(b[:, 4 : 4 + g]))
+            return LowRank(_columns(a[:, 4 : 4 + g]), block_diagonal(b[:, 4 : 4 + g]))
 
         def fc2() -> LowRank:  # one below the other: the sum over slices of x_g a_g b_g
             return LowRank(block_diagonal(a[:, 4 + g :]), _rows(b[:, 4 + g :]))

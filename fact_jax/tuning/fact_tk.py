@@ -27,8 +27,8 @@ class FacTTK:
 
     `mlp_cores` says how a block's MLP uses its cores. 'released' copies the released code, which
     reshapes the [r, r, g] cores of fc1 (and of fc2, transposed) to [r, g r] without a permutation,
-    so that each slice takes r/g columns of all g cores: needed for its checkpoints and numbers.
-    'formula' gives each slice its own core, as the paper writes it. Same size either way.
+    so that each slice takes r/g columns of all g cores: its checkpoints and results need this.
+    'formula' gives each slice its own core, as the paper writes it. Both have the same size.
     """
 
     rank: int = setting(32, Whole(1))

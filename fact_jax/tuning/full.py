@@ -17,7 +17,7 @@ from fact_jax.tuning.method import Factors, checked, from_base
 
 @dataclasses.dataclass(frozen=True)
 class Full:
-    """The weights themselves, which start at the base's. `scale` is not used."""
+    """The weights themselves, which start at the base's values. `scale` is not used."""
 
     scale: float = setting(1.0, SCALE)
 

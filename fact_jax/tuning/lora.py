@@ -26,8 +26,8 @@ class LoRA:
     """A [l, in, r], as PyTorch's Linear begins, and B [l, r, out], zero, for each of `sites`.
 
     `sites` are names of the six dense sites with commas between them. With `shared_input` they
-    have one A in common, so they must read the same input: NOAH's form, with "q,k,v", in which A
-    and B begin as N(0, 0.02), since its net ends its constructor by filling every Linear anew.
+    have one A in common, so they must read the same input. This is NOAH's form, with "q,k,v": A and
+    B begin as N(0, 0.02), because the constructor of its net ends by drawing every Linear anew.
     """
 
     rank: int = setting(8, Whole(1))
@@ -49,13 +49,13 @@ class LoRA:
         factors: Factors = {}
         shared = self.shared_input
         key_a, *keys = jax.random.split(key, len(names) + 1)
-        for name, own in zip(names, keys, strict=True):
+        for name, subkey in zip(names, keys, strict=True):
             rows, columns = inputs.get(name, config.width), outputs.get(name, config.width)
             if not shared:
-                factors[f"A_{name}"] = linear(own, (depth, rows, r))
+                factors[f"A_{name}"] = linear(subkey, (depth, rows, r))
             b = jnp.zeros((depth, r, columns), jnp.float32)
             factors[f"B_{name}"] = (
-                0.02 * jax.random.normal(own, b.shape, jnp.float32) if shared else b
+                0.02 * jax.random.normal(subkey, b.shape, jnp.float32) if shared else b
             )
         if shared:
             factors["A"] = 0.02 * jax.random.normal(key_a, (depth, config.width, r), jnp.float32)

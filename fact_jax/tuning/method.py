@@ -44,8 +44,8 @@ class Method(Protocol):
 
 @runtime_checkable
 class SearchMethod(Method, Protocol):
-    """A method whose architecture, widths [families, l], is searched for: its adaptation takes one
-    as `choice`, and the numbers below say how it is trained and searched (`sweep.evolution`)."""
+    """A method whose architecture, widths [families, l], is searched for. Its adaptation takes one
+    as `choice`; the numbers below say how it is trained and searched (`sweep.evolution`)."""
 
     families: ClassVar[tuple[str, ...]]
     supernet_epochs: int
@@ -69,11 +69,11 @@ class SearchMethod(Method, Protocol):
         ...
 
     def count(self, choice: Any, config: ViTConfig) -> int:
-        """Numbers of an architecture, for the limit."""
+        """Numbers of an architecture, as `limit` counts them."""
         ...
 
     def subnet(self, factors: Factors, choice: Any) -> tuple[Method, Factors]:
-        """One architecture as a method of its own."""
+        """One architecture as a method, and its factors."""
         ...
 
 
@@ -81,7 +81,7 @@ A = TypeVar("A", bound=Callable[..., Adaptation])
 
 
 def checked(adaptation: A) -> A:
-    """Decorates a method's `adaptation`: factors of other settings or of another ViT are refused.
+    """Decorates a method's `adaptation`, to refuse factors of other settings or of another ViT.
 
     Raises:
       UserError: a name, shape or type is not that of ``method.init(key, config)``, or a scale that
@@ -141,7 +141,7 @@ def count_parameters(tree) -> int:
 
 
 class BaseNeeded(UserError):
-    """A method that trains the ViT's own weights was not given them."""
+    """Raised by a method that trains the ViT's weights and was not given them."""
 
 
 def from_base(base: dict | None, wanted: Callable[[str], bool]) -> Factors:

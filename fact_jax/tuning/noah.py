@@ -1,7 +1,7 @@
-"""NOAH: prompts, LoRA and adapters in every block, of widths that are searched for.
+"""NOAH: prompts, LoRA and adapters in every block, with widths that are searched for.
 
-`NOAH` is the supernet: every width up to the largest, as the first tokens, columns and hidden
-values of one set of factors. `NOAHSubnet` is one architecture, stored without the rest.
+`NOAH` is the supernet: one set of factors, whose first tokens, columns and hidden values serve
+every width up to the largest. `NOAHSubnet` is one architecture, stored without the rest.
 Source: Zhang, Zhou & Liu, "Neural Prompt Search", 2022; ZhangYuanhan-AI/NOAH,
 model/supernet_vision_transformer_timm.py, model/module/adapter_super.py and
 supernet_engine_prompt.py. Its prompt at the input is replaced in the first block before anything
@@ -29,16 +29,14 @@ from fact_jax.tuning.method import Factors, checked
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
     """Draws the initial factors as the released net does; no family begins at zero.
 
-    Its constructor ends by filling every Linear layer anew, LoRA's and the adapters' included.
+    Its constructor ends by drawing every Linear layer anew, also LoRA's and the adapters'.
     """
     keys = jax.random.split(key, 5)
-    shapes = {
-        "lora_A": (depth, d, w), "lora_B": (depth, w, 3 * d), "down": (depth, d, w),
-        "up": (depth, w, d),
-    }  # fmt: skip
+    down, up = (depth, d, w), (depth, w, d)
+    shapes = {"lora_A": down, "lora_B": (depth, w, 3 * d), "down": down, "up": up}
     drawn = {
-        name: 0.02 * jax.random.normal(own, shape, jnp.float32)
-        for own, (name, shape) in zip(keys[1:], shapes.items(), strict=True)
+        name: 0.02 * jax.random.normal(subkey, shape, jnp.float32)
+        for subkey, (name, shape) in zip(keys[1:], shapes.items(), strict=True)
     }
     bound = (6 / (d * (w + 1))) ** 0.5  # Xavier's, as PyTorch has it for [1, w, d]
     return {
@@ -77,27 +75,27 @@ def _adaptation(factors: Factors, widths: Int[Array, "3 l"]) -> Adaptation:
     )
 
 
-def _prompts(tokens: Array, own: Bool[Array, "l w"]) -> Prompts:
-    """A block without prompts of its own hands on those of the last block that had some.
+def _prompts(tokens: Array, used: Bool[Array, "l w"]) -> Prompts:
+    """The `used` tokens of each block; a block without any keeps those of the last that had some.
 
-    No block after such a one has prompts again; `NOAHSubnet._appended` is for those.
+    No block after such a gap may have prompts again; `NOAHSubnet._appended` allows that.
     """
-    layers, has = jnp.arange(len(own), dtype=jnp.int32), own[:, 0]
+    layers, has = jnp.arange(len(used), dtype=jnp.int32), used[:, 0]
     last = jax.lax.cummax(jnp.where(has, layers, -1))
-    seen = jnp.where(last[:, None] >= 0, own[jnp.maximum(last, 0)], False)
-    return Prompts(tokens, jnp.broadcast_to(~has[:, None], own.shape), ~seen)
+    seen = jnp.where(last[:, None] >= 0, used[jnp.maximum(last, 0)], False)
+    return Prompts(tokens, jnp.broadcast_to(~has[:, None], used.shape), ~seen)
 
 
 @dataclasses.dataclass(frozen=True)
 class NOAH:
-    """The supernet, and how it is searched; the names are those of the released code's settings.
+    """The supernet, and how it is searched; the settings have the names of the released code.
 
-    `widths` may be chosen in a block, for the first blocks up to one of `depths` (empty: quarters
-    of the ViT's). The search: `generations` of `population`, of which `mutations` and `crossovers`
-    come from the best `parents` so far and the rest is random; an architecture counts at most
-    `limit` numbers, `prompt_positions` of width d among them (0: as many as the largest width). A
-    mutation changes a family with `mutation_probability`, and then its depth with
-    `depth_probability`. `scale` is not used.
+    Each family takes one of `widths` in each of its first blocks, whose number is one of `depths`
+    (empty: quarters of the ViT's depth). The search runs `generations` of `population`
+    architectures: `mutations` and `crossovers` of the best `parents` so far, the others random. An
+    architecture counts at most `limit` numbers, including `prompt_positions` of width d (0: as many
+    as the largest width). A mutation changes a family with `mutation_probability`, and then its
+    depth with `depth_probability`. `scale` is not used.
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
@@ -134,13 +132,13 @@ class NOAH:
         self, factors: Factors, config: ViTConfig, scale=None, choice: Array | None = None
     ) -> Adaptation:
         """The adaptation of an architecture `choice`, widths [3, l] by family; None: the largest
-        everywhere. Its prompts have no gap, as in all that are sampled and searched."""
+        everywhere. Its prompts must have no gap; sampled and searched architectures have none."""
         if choice is None:
             choice = jnp.full((3, config.depth), max(self.widths), jnp.int32)
         return _adaptation(factors, choice)
 
     def sample(self, key: jax.Array, config: ViTConfig) -> Int[Array, "3 l"]:
-        """A random architecture: for each family a depth, then a width for each block so far."""
+        """A random architecture: a depth for each family, and a width for each block up to it."""
         key_depth, key_width = jax.random.split(key)
         depths, widths = (
             jnp.asarray(self.depths_of(config), jnp.int32),
@@ -151,14 +149,14 @@ class NOAH:
         return jnp.where(jnp.arange(config.depth, dtype=jnp.int32)[None] < depth, width, 0)
 
     def count(self, choice: Any, config: ViTConfig) -> int:
-        """Numbers of an architecture, as the released code counts them for its limit: those of the
-        blocks, the (idle) prompts at the input and their whole table of positions."""
+        """Numbers of an architecture, as the released code counts them for its limit: the blocks'
+        factors, the (idle) prompts at the input and their whole table of positions."""
         positions = self.prompt_positions or max(self.widths)
         idle = (int(choice[0][0]) + positions) * config.width
         return NOAHSubnet.of(choice).count(config) + idle
 
     def subnet(self, factors: Factors, choice: Any) -> tuple[NOAHSubnet, Factors]:
-        """The architecture alone, and its factors out of the supernet's."""
+        """The architecture as a method, and its factors, cut out of the supernet's."""
         method = NOAHSubnet.of(choice)
         return method, method.cut(factors)
 
@@ -172,7 +170,7 @@ def _widths() -> Any:
 class NOAHSubnet:
     """One architecture: the width of each family in each block, 0 for none.
 
-    The factors of all blocks lie in one array each, those of block 0 first. `scale` is not used.
+    Each factor is one array with the rows of all blocks, block 0 first. `scale` is not used.
     """
 
     prompts: tuple[int, ...] = _widths()
@@ -180,12 +178,16 @@ class NOAHSubnet:
     adapters: tuple[int, ...] = _widths()
     scale: float = setting(1.0, SCALE)
 
-    # Which family an array's rows belong to, and the axis of them in the supernet's array.
+    # The family of each array's rows, and their axis in the supernet's array.
     _ARRAYS: ClassVar[dict[str, tuple[str, int]]] = {
-        "prompts": ("prompts", 1), "lora_A": ("lora", 2), "lora_B": ("lora", 1),
-        "down": ("adapters", 2), "down_bias": ("adapters", 1), "up": ("adapters", 1),
+        "prompts": ("prompts", 1),
+        "lora_A": ("lora", 2),
+        "lora_B": ("lora", 1),
+        "down": ("adapters", 2),
+        "down_bias": ("adapters", 1),
+        "up": ("adapters", 1),
         "up_bias": ("adapters", 0),
-    }  # fmt: skip
+    }
 
     def __post_init__(self):
         check_fields(self)
@@ -220,8 +222,7 @@ class NOAHSubnet:
                 cut[name] = value[np.flatnonzero(getattr(self, family))]
                 continue
             rows = jnp.moveaxis(value, axis, 1)
-            kept = [rows[i, :w] for i, w in enumerate(getattr(self, family))]
-            cut[name] = jnp.concatenate(kept)
+            cut[name] = jnp.concatenate([rows[i, :w] for i, w in enumerate(getattr(self, family))])
         return cut
 
     @checked
@@ -237,7 +238,7 @@ class NOAHSubnet:
                 )
                 continue
             blocks = np.repeat(np.arange(config.depth), widths)
-            places = np.concatenate([np.arange(own) for own in widths])
+            places = np.concatenate([np.arange(width) for width in widths])
             rows = jnp.zeros((config.depth, w, *value.shape[1:]), jnp.float32)
             full[name] = jnp.moveaxis(rows.at[blocks, places].set(value), 1, axis)
         adaptation = _adaptation(full, jnp.asarray(self.choice, jnp.int32))
@@ -247,7 +248,7 @@ class NOAHSubnet:
 
     @property
     def _runs(self) -> list[range]:
-        """Blocks in a row that have prompts of their own: (5, 0, 10) has two such runs."""
+        """Runs of consecutive blocks with prompts: the widths (5, 0, 10) have two runs."""
         runs: list[range] = []
         for block in np.flatnonzero(self.prompts).tolist():
             if runs and runs[-1].stop == block:
@@ -257,20 +258,20 @@ class NOAHSubnet:
         return runs
 
     def _appended(self, tokens: Array) -> Prompts:
-        """Prompts [l, p, d] with places of their own for every run of blocks.
+        """Prompts [l, p, d] with separate places for every run of blocks.
 
-        In the released code (the supernet's `Block.forward`) a block takes away as many prompts as
-        the block before it has, and puts its own in. After a block without prompts nothing is
-        taken away, so that the prompts of an earlier run stay to the end.
+        In the released code (the supernet's `Block.forward`) a block removes as many prompts as the
+        block before it has, and puts its own in. After a block without prompts it removes none, so
+        that the prompts of an earlier run stay to the end.
         """
         layers, widths = np.arange(len(self.prompts))[:, None], np.array(self.prompts)[:, None]
-        places, kept, hidden = [], [], []
+        places, inherited, hidden = [], [], []
         for run in self._runs:
             place = np.arange(widths[run.start : run.stop].max())
             inside = (layers >= run.start) & (layers < run.stop)
             seen = np.where(layers < run.stop, inside * widths, widths[run.stop - 1])
             places.append(tokens[:, : len(place)])
-            kept.append(np.broadcast_to(~inside, (len(layers), len(place))))
+            inherited.append(np.broadcast_to(~inside, (len(layers), len(place))))
             hidden.append(place >= seen)
-        joined = (np.concatenate(part, axis=1) for part in (kept, hidden))
+        joined = (np.concatenate(part, axis=1) for part in (inherited, hidden))
         return Prompts(jnp.concatenate(places, axis=1), *map(jnp.asarray, joined))

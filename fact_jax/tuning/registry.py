@@ -1,4 +1,4 @@
-"""Methods by name: how a config or a factor file says which method it means."""
+"""Methods by name, as configs and factor files name them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fact_jax.tuning.method import Method
 
 
 def build(name: str, settings: dict[str, Any]) -> Method:
-    """The method of this name; "a+b" is a Combination, whose settings hold those of its parts by
-    their names. Raises UserError for unknown names and settings."""
+    """The method of this name. "a+b" is a Combination, whose settings hold each part's settings
+    under the part's name. Raises UserError for unknown names and settings."""
     parts = name.split("+")
     if unknown := [part for part in parts if part not in METHODS]:
         raise UserError(f"There is no method {unknown[0]!r}; choose from {', '.join(METHODS)}.")
@@ -34,16 +34,16 @@ def build(name: str, settings: dict[str, Any]) -> Method:
     ]
     if missing:
         raise UserError(f"Method {name} needs {', '.join(missing)}.")
-    # JSON has lists where a dataclass that is a key has tuples.
+    # JSON has lists; a method must be hashable, so it has tuples.
     return METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
 
 
-# Settings that factor files of earlier versions do not name, and what those were trained with.
+# Settings that factor files of earlier versions do not name, with the values of their training.
 _BEFORE: dict[str, dict[str, Any]] = {"adaptformer": {"layer_norm_eps": None}}
 
 
 def build_stored(name: str, settings: dict[str, Any]) -> Method:
-    """The method that a factor file describes, which may be one of an earlier version."""
+    """The method that a factor file describes; the file may be of an earlier version."""
     if "+" not in name:
         return build(name, {**_BEFORE.get(name, {}), **settings})
     parts = [part for part in name.split("+") if part in _BEFORE]
@@ -51,7 +51,7 @@ def build_stored(name: str, settings: dict[str, Any]) -> Method:
 
 
 def describe(method: Method) -> tuple[str, dict[str, Any]]:
-    """Name and settings from which `build` makes it again, JSON-able."""
+    """Name and JSON-able settings from which `build` makes the method again."""
     if isinstance(method, Combination):
         described = [(name, describe(part)[1]) for name, part in method.parts]
         return "+".join(name for name, _ in described), {
@@ -66,9 +66,9 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _check(name: str, settings: dict[str, Any], known: set[str]) -> None:
-    if unknown := sorted(set(settings) - known):
+def _check(name: str, settings: dict[str, Any], allowed: set[str]) -> None:
+    if unknown := sorted(set(settings) - allowed):
         raise UserError(
             f"Method {name} has no setting {', '.join(map(repr, unknown))}; it has "
-            f"{', '.join(sorted(known)) or 'none'}."
+            f"{', '.join(sorted(allowed)) or 'none'}."
         )

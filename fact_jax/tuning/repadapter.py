@@ -23,8 +23,8 @@ from fact_jax.tuning.method import Factors, checked
 class RepAdapter:
     """``y + s up(down(y))`` of a branch's normalised input y; `up` is cut into groups.
 
-    Each is d h + h + d h / groups + d numbers; group i of the outputs reads group i of the h hidden
-    values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
+    Each bottleneck has d h + h + d h / groups + d numbers; group i of the outputs reads group i of
+    the h hidden values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
     """
 
     width: int = setting(8, Whole(1))

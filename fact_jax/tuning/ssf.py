@@ -21,8 +21,8 @@ from fact_jax.tuning.method import Factors, checked
 class SSF:
     """Scales N(1, 0.02) and shifts N(0, 0.02) after patch embedding, norms and dense layers.
 
-    2 (12 L d + 2 d) numbers for mlp_dim = 4 d with three for query, key and value. `scale` is not
-    used.
+    These are 2 (11 L d + 2 d) numbers for mlp_dim = 4 d: query, key and value have one scale and
+    one shift each. `scale` is not used.
     """
 
     scale: float = setting(1.0, SCALE)
@@ -37,10 +37,9 @@ class SSF:
         shapes["fc1"] = (config.depth, config.mlp_dim)
         shapes |= {"patches": (config.width,), "final": (config.width,)}
         factors: Factors = {}
-        for (name, shape), own in zip(
-            shapes.items(), jax.random.split(key, len(shapes)), strict=True
-        ):
-            noise = 0.02 * jax.random.normal(own, (2, *shape), jnp.float32)
+        keys = jax.random.split(key, len(shapes))
+        for (name, shape), subkey in zip(shapes.items(), keys, strict=True):
+            noise = 0.02 * jax.random.normal(subkey, (2, *shape), jnp.float32)
             factors |= {f"{name}_scale": 1 + noise[0], f"{name}_shift": noise[1]}
         return factors
 

@@ -32,7 +32,7 @@ class _VPT:
 
 
 class VPTShallow(_VPT):
-    """Tokens [1, p, d] before the first block, whose outputs the others hand on: p d numbers.
+    """Tokens [1, p, d] before the first block; the later blocks read their outputs: p d numbers.
 
     `scale` is not used. Dropout, if any, acts on the tokens.
     """
