@@ -17,7 +17,8 @@ from PIL import Image
 from benchmarks import fuzz_mutate
 from benchmarks.fuzz_target import Target
 from fact_jax import UserError
-from fact_jax.data import cache, get_task, lists
+from fact_jax.data import cache, get_task
+from fact_jax.data.sources.few_shot_lists import find_lists
 from fact_jax.images import pipeline
 from fact_jax.images.decoder import PictureError
 
@@ -72,7 +73,7 @@ def _image_folder() -> Path:
 
 
 def _split() -> dict[str, list]:
-    sizes = dict(get_task(_TASK).list_sizes)
+    sizes = dict(get_task(_TASK).few_shot.list_sizes)
     return {
         part: [[f"{part}{i}.jpg", i % 37, f"class {i % 37}"] for i in range(count)]
         for part, count in sizes.items()
@@ -92,7 +93,7 @@ def _read_coop(path: Path) -> None:
     folder = _image_folder() / "oxford_pets"
     shutil.rmtree(folder / "annotations", ignore_errors=True)
     shutil.copy(path, folder / _JSON)
-    lists.find_lists(get_task(_TASK), str(folder.parent))
+    find_lists(get_task(_TASK), str(folder.parent))
 
 
 def _read_noah(path: Path) -> None:
@@ -102,7 +103,7 @@ def _read_noah(path: Path) -> None:
         text = "".join(f"{entry[0]} {entry[1]}\n" for entry in split[part][:3669])
         (folder / name).write_text(text)
     shutil.copy(path, folder / "val_meta.list")
-    lists.find_lists(get_task(_TASK), str(folder.parent.parent))
+    find_lists(get_task(_TASK), str(folder.parent.parent))
 
 
 def _entry(root: Path) -> Path:

@@ -20,8 +20,8 @@ from rich.table import Table
 from benchmarks.emulation import BFLOAT16, REFERENCE, TF32, TPU_DEFAULT, Setting, emulate
 from configs import quickstart
 from fact_jax import ViT, features, load_vit
-from fact_jax.data.source import DataSettings, Examples, open_task
-from fact_jax.data.tasks import TEST, TRAIN_VAL, get_task
+from fact_jax.data import DataSettings, Examples, get_task, open_task
+from fact_jax.data.tasks import TEST, TRAIN_VAL
 from fact_jax.images.normalise import normalise
 from fact_jax.report.tables import mean_and_error
 from fact_jax.sweep.plan import Cell, make_plan

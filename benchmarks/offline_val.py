@@ -22,8 +22,8 @@ import optax
 
 from fact_jax import get_variant
 from fact_jax.backbone.vit import ViT, features, init_base
-from fact_jax.data.source import DataSettings, Examples, open_task
-from fact_jax.data.tasks import TRAIN, VAL, Task, get_task
+from fact_jax.data import DataSettings, Examples, Task, get_task, open_task
+from fact_jax.data.tasks import TRAIN, VAL
 from fact_jax.files.weights import load_vit
 from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment

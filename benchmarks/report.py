@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from fact_jax.data.tasks import VTAB, Task
+from fact_jax.data import VTAB, Task
 from fact_jax.report.page import write_report
 from fact_jax.report.published import published
 from fact_jax.sweep.versions import environment

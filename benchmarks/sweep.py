@@ -36,7 +36,7 @@ from fact_jax import ViT, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import stopping
 from fact_jax.cli.local import run_sweep
-from fact_jax.data.source import Examples
+from fact_jax.data import Examples
 from fact_jax.data.tasks import TEST
 from fact_jax.sweep import feed, trainer
 from fact_jax.sweep.plan import make_plan

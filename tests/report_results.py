@@ -5,7 +5,7 @@ import json
 
 from PIL import Image
 
-from fact_jax.data.tasks import get_task
+from fact_jax.data import get_task
 
 
 def result(task="digits", method="lora", seed=0, accuracy=80.0, **more):

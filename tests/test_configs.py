@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import compare
 from fact_jax import UserError, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import published_columns
 from fact_jax.sweep.plan import make_plan

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from commands import run_command
 
-from fact_jax.data import VTAB, DataSettings, get_task, open_task, prepare
-from fact_jax.data.tasks import make_splits
+from fact_jax.data import VTAB, DataSettings, get_task, open_task
+from fact_jax.data.sources import prepare
+from fact_jax.data.tasks import make_sizes, make_splits
 from fact_jax.errors import UserError
 
 DTD = dataclasses.replace(
     VTAB["dtd"],
     splits=make_splits("train[800:1000]", "train[1000:]"),
-    test_size=30,
+    sizes=make_sizes(30),
 )
 
 
@@ -35,14 +36,18 @@ def examples(count=1030):
     ]
 
 
+def prepare_dtd(root):
+    """DTD prepared by its builder from 1,030 flat pictures."""
+    builder = type(prepare.find_builder(DTD, str(root)).builder)
+    with mock.patch.object(builder, "_split_generators", return_value={"train": examples()}):
+        prepare.prepare(DTD, str(root))
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """DTD prepared by its builder from 1,030 flat pictures."""
-    root = str(tmp_path_factory.mktemp("tfds"))
-    builder = type(prepare.find_builder(DTD, root).builder)
-    with mock.patch.object(builder, "_split_generators", return_value={"train": examples()}):
-        prepare.prepare(DTD, root)
-    return root
+    root = tmp_path_factory.mktemp("tfds")
+    prepare_dtd(root)
+    return str(root)
 
 
 @pytest.fixture
@@ -233,7 +238,7 @@ def test_cache_gives_the_same_examples_without_reading_the_records(settings, tmp
     plain = joined(open_task(DTD, settings).stream("val200", 64))
     first = joined(open_task(DTD, cached).stream("val200", 64))
     data = open_task(DTD, cached)
-    with mock.patch.object(type(data._builder), "as_dataset", side_effect=AssertionError):
+    with mock.patch.object(type(data.source.builder), "as_dataset", side_effect=AssertionError):
         second = joined(data.stream("val200", 33))
         with pytest.raises(AssertionError):  # other keys are other entries
             list(data.stream("val200", 64, limit=20))
@@ -412,7 +417,7 @@ def test_command_line_answers_a_wrong_name_in_one_paragraph():
 
 
 def test_offline_tasks_are_found_by_name():
-    from fact_jax.data.offline import OFFLINE
+    from fact_jax.data.tables.offline import OFFLINE
 
     assert OFFLINE
     for name, task in OFFLINE.items():

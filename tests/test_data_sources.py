@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image
 
 from fact_jax.data import VTAB, DataSettings, open_task
-from fact_jax.data.tasks import make_splits
+from fact_jax.data.tasks import make_sizes, make_splits
 
 SPLITS = ("train800", "val200", "test")
 
@@ -60,7 +60,7 @@ def check(data, truth):
 def check_order(data, split="train800"):
     """The order is that of TFDS reading the split by itself."""
     ours = data.load(split)
-    dataset = data._builder.as_dataset(split=data.task.splits[split], shuffle_files=False)
+    dataset = data.source.builder.as_dataset(split=data.task.splits[split], shuffle_files=False)
     theirs = np.stack([example["image"] for example in dataset.as_numpy_iterator()])
     np.testing.assert_array_equal(ours.images, np.broadcast_to(theirs, ours.images.shape))
 
@@ -81,7 +81,7 @@ def test_dsprites_hdf5(tmp_path):
         file["latents/classes"] = classes.astype(np.int64)
         file["latents/values"] = classes.astype(np.float64)
     files = {"dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5": tmp_path / "source.hdf5"}
-    small = {"splits": make_splits("train[800:1000]", "train[1000:]"), "test_size": 100}
+    small = {"splits": make_splits("train[800:1000]", "train[1000:]"), "sizes": make_sizes(100)}
     for name, latent, width in (("dsprites_loc", 4, 2.0), ("dsprites_ori", 3, 2.5)):
         task = dataclasses.replace(VTAB[name], **small)
         data = prepare_from(files, task, tmp_path / "data", 64)
@@ -123,7 +123,7 @@ def test_smallnorb_binary_matrices(tmp_path):
             path.write_bytes(gzip.compress(norb_matrix(array), 1))
             files[path.name] = path
     for name, truth in (("smallnorb_azi", azimuths), ("smallnorb_ele", elevations)):
-        task = dataclasses.replace(VTAB[name], test_size=300)  # split strings as published
+        task = dataclasses.replace(VTAB[name], sizes=make_sizes(300))  # split strings as published
         data = prepare_from(files, task, tmp_path / "data", 96)
         check(data, truth)
     check_order(data, "val200")
@@ -142,7 +142,7 @@ def test_svhn_cropped_mat(tmp_path):
         for index in range(count):
             truth[images[..., index].tobytes()] = int(digits[index, 0]) % 10
     splits = make_splits("train[800:1000]")
-    task = dataclasses.replace(VTAB["svhn"], splits=splits, test_size=50)
+    task = dataclasses.replace(VTAB["svhn"], splits=splits, sizes=make_sizes(50))
     data = prepare_from(files, task, tmp_path / "data", 32)
     check(data, truth)
     check_order(data)
@@ -173,7 +173,7 @@ def test_cifar100_binary(tmp_path):
         add("fine_label_names.txt", "\n".join(f"f{i}" for i in range(100)).encode())
         add("coarse_label_names.txt", "\n".join(f"c{i}" for i in range(20)).encode())
     splits = make_splits("train[800:1000]")
-    task = dataclasses.replace(VTAB["cifar"], splits=splits, test_size=60)
+    task = dataclasses.replace(VTAB["cifar"], splits=splits, sizes=make_sizes(60))
     files = {"cifar-100-binary.tar.gz": tmp_path / "cifar-100-binary.tar.gz"}
     data = prepare_from(files, task, tmp_path / "data", 32)
     check(data, truth)
@@ -214,7 +214,7 @@ def test_clevr_scenes(tmp_path):
                 archive.writestr(
                     f"{root}/scenes/CLEVR_{split}_scenes.json", json.dumps({"scenes": scenes})
                 )
-    small = {"splits": make_splits("train[800:1000]", "validation"), "test_size": 40}
+    small = {"splits": make_splits("train[800:1000]", "validation"), "sizes": make_sizes(40)}
     for name, truth in (("clevr_count", count_truth), ("clevr_dist", distance_truth)):
         task = dataclasses.replace(VTAB[name], **small)
         data = prepare_from({path.name: path}, task, tmp_path / "data", 12)
@@ -258,7 +258,7 @@ def test_kitti_annotations(tmp_path):
             label_archive.writestr(f"training/label_2/{index:06d}.txt", lines + "\n")
             near = [z for kind, z in objects if kind in ("Car", "Van", "Truck")]
             truth[pixels.tobytes()] = sum(min(near) > e for e in (8, 20)) if near else 3
-    task = dataclasses.replace(VTAB["kitti"], test_size=3 * per_video)
+    task = dataclasses.replace(VTAB["kitti"], sizes=make_sizes(3 * per_video))
     data = prepare_from(paths, task, tmp_path / "data", 10)
     check(data, truth)
     assert data.provenance["requested_version"] == "3.1.0"

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fact_jax.data import VTAB, DataSettings, checks, get_task, open_task, prepare
-from fact_jax.data.tasks import Task, make_splits
+from fact_jax.data import VTAB, DataSettings, get_task, open_task
+from fact_jax.data.sources import prepare
+from fact_jax.data.sources.tfds import check_features
+from fact_jax.data.tasks import make_splits
 from fact_jax.errors import UserError
 
 SIZES = json.loads(Path(__file__).with_name("test_data_split_sizes.json").read_text())
@@ -49,7 +51,7 @@ def prepared(tmp_path_factory):
 def test_split_strings_give_the_published_sizes(name, prepared):
     """open_task checks 800, 200, 1000 and the test size by TFDS's own arithmetic."""
     data = open_task(VTAB[name], DataSettings(data_dir=prepared))
-    splits = data._builder.info.splits
+    splits = data.source.builder.info.splits
     found = {split: splits[string].num_examples for split, string in data.task.splits.items()}
     expected = {"train800": 800, "val200": 200, "train800val200": 1000}
     assert found == expected | {"test": VTAB[name].test_size}
@@ -59,7 +61,7 @@ def test_split_strings_give_the_published_sizes(name, prepared):
 @pytest.mark.parametrize("name", VTAB)
 def test_no_example_is_in_two_of_the_splits(name, prepared):
     """train800, val200 and test share no file instruction."""
-    splits = open_task(VTAB[name], DataSettings(data_dir=prepared))._builder.info.splits
+    splits = open_task(VTAB[name], DataSettings(data_dir=prepared)).source.builder.info.splits
     seen = set()
     for split in ("train800", "val200", "test"):
         for part in splits[VTAB[name].splits[split]].file_instructions:
@@ -128,11 +130,11 @@ def test_class_count_that_does_not_match_is_refused(prepared):
     task = dataclasses.replace(VTAB["dtd"], label_features={"label": 46})
     builder = prepare.find_builder(task, prepared).builder
     with pytest.raises(UserError, match="class count does not match: dtd/3.0.1 declares 47"):
-        checks.check_features(task, builder)
+        check_features(task, builder)
     task = dataclasses.replace(VTAB["kitti"], label_features={"objects/depth": None})
     builder = prepare.find_builder(task, prepared).builder
     with pytest.raises(UserError, match="'objects/depth', which kitti/3.3.0 does not have"):
-        checks.check_features(task, builder)
+        check_features(task, builder)
 
 
 def test_table_has_the_19_tasks_in_the_published_order():
@@ -219,14 +221,6 @@ def test_dsprites_bins():
     assert positions == [i // 2 for i in range(32)]
 
 
-class SmallTask(Task):
-    """A task with ten examples."""
-
-    @property
-    def sizes(self):
-        return {"train800": 4, "val200": 2, "train800val200": 6, "test": 4}
-
-
 def random_example(feature, rng):
     """An example that the feature can encode; classes are drawn, sequences have 0 to 6 elements."""
     import tensorflow_datasets as tfds
@@ -270,9 +264,9 @@ def expected_label(name, example):
 def test_labels_and_pixels_of_examples_with_the_builders_true_features(name, tmp_path, monkeypatch):
     """Examples of the builder's features go through its records and come back with the label."""
     rng = np.random.default_rng(list(VTAB).index(name))
-    small = {"splits": make_splits("train[4:6]", "train[6:]", train="train[:4]"), "test_size": 4}
-    fields = {f.name: getattr(VTAB[name], f.name) for f in dataclasses.fields(Task)}
-    task = SmallTask(**{**fields, **small})
+    splits = make_splits("train[4:6]", "train[6:]", train="train[:4]")
+    sizes = {"train800": 4, "val200": 2, "train800val200": 6, "test": 4}
+    task = dataclasses.replace(VTAB[name], splits=splits, sizes=sizes)
     builder = prepare.find_builder(task, str(tmp_path)).builder
     examples = [random_example(builder.info.features, rng) for _ in range(10)]
     for i, example in enumerate(examples):  # a grey level of its own for each

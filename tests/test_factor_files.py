@@ -487,8 +487,7 @@ def test_export_mistakes_are_answered_in_a_paragraph(arguments, words):
 
 
 def test_class_names_come_from_the_builders():
-    from fact_jax.data.source import DataSettings, open_task
-    from fact_jax.data.tasks import get_task
+    from fact_jax.data import DataSettings, get_task, open_task
 
     def names(task):
         return open_task(get_task(task), DataSettings(image_size=8, mock=True)).class_names

@@ -24,7 +24,8 @@ from fact_jax import VARIANTS, UserError
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import fewshot as command_module
 from fact_jax.cli.local import run_sweep
-from fact_jax.data.fewshot_data import FewShotData
+from fact_jax.data import TaskData
+from fact_jax.data.shots import Shots
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import make_plan
@@ -153,13 +154,13 @@ def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
     )  # fmt: skip
     config.noah.update(widths=(1, 2), supernet_epochs=1, population=2, parents=1, mutations=1,
                        crossovers=0, generations=2)  # fmt: skip
-    reads, stream = [], FewShotData.stream
+    reads, stream = [], TaskData.stream
 
     def spy(self, split, *args):
         reads.append(split)
         return stream(self, split, *args)
 
-    with mock.patch.object(FewShotData, "stream", spy):
+    with mock.patch.object(TaskData, "stream", spy):
         (result,) = run_sweep(config, str(tmp_path / "work"), Console(quiet=True))
     assert reads == ["train-seed0", "val", "test"]
     assert result["search"]["best"]
@@ -278,13 +279,13 @@ def test_two_seeds_see_the_same_list_differently():
     config = fewshot_tt.get_config()
     config.update(tasks="digits", shots=(1,), seeds=(0, 1), variant="vit_mini", image_size=16)
     runs, feed = runs_of(config), Feed(read_settings(config))
-    seeds, views = [], FewShotData.views
+    seeds, views = [], TaskData.views
 
     def spy(self, split, epoch_seed, limit=None):
         seeds.append(epoch_seed)
         return views(self, split, epoch_seed, limit)
 
-    with mock.patch.object(FewShotData, "views", spy):
+    with mock.patch.object(TaskData, "views", spy):
         data, _ = feed.stack(runs, 2, make_mesh(64))
         for epoch in (0, 1):
             feed.views(runs, epoch, data, make_mesh(64))
@@ -297,7 +298,7 @@ def test_images_for_the_views_are_read_before_the_training():
     config.update(tasks="digits", shots=(1,), seeds=(0,), variant="vit_mini", image_size=16)
     runs, feed = runs_of(config), Feed(read_settings(config))
     data, _ = feed.stack(runs, 1, make_mesh(64))
-    with mock.patch.object(FewShotData, "_records", side_effect=AssertionError):
+    with mock.patch.object(Shots, "records", side_effect=AssertionError):
         feed.views(runs, 0, data, make_mesh(64))
 
 

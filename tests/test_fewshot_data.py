@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax.data import VTAB, DataSettings, FewShotTask, get_task, open_task, prepare
-from fact_jax.data.fewshot import FEW_SHOT
-from fact_jax.data.lists import draw
+from fact_jax.data import VTAB, DataSettings, get_task, open_task
+from fact_jax.data.shots import draw
+from fact_jax.data.sources import prepare
+from fact_jax.data.sources.tfds import TfdsSource
+from fact_jax.data.tables.fewshot import FEW_SHOT
 from fact_jax.errors import UserError
 from fact_jax.images import augment
 
+
 # Food-101 in little: 3 images a class are kept for val, 5 are left to draw from.
-FOOD = dataclasses.replace(
-    get_task("food101_2shot"), held_out=3, split_sizes={"train": 808, "test": 101}, test_size=101
-)
-ONE, FIVE, SIX = (dataclasses.replace(FOOD, name=f"food101_{k}shot", shots=k) for k in (1, 5, 6))
+def little_food(shots):
+    task = get_task(f"food101_{shots}shot")
+    few_shot = dataclasses.replace(task.few_shot, held_out=3)
+    return dataclasses.replace(task, few_shot=few_shot, sizes={"train": 808, "test": 101})
+
+
+ONE, FOOD, FIVE, SIX = map(little_food, (1, 2, 5, 6))
 
 
 def examples(count, seed):
@@ -59,8 +65,7 @@ def test_names_give_the_set_and_the_shots():
     for name, classes in sizes.items():
         for shots in (1, 2, 4, 8, 16, 3):
             task = get_task(f"{name}_{shots}shot")
-            assert isinstance(task, FewShotTask)
-            found = (task.name, task.group, task.dataset, task.shots, task.num_classes)
+            found = (task.name, task.group, task.dataset, task.few_shot.shots, task.num_classes)
             assert found == (f"{name}_{shots}shot", "fewshot", name, shots, classes)
             assert pickle.loads(pickle.dumps(task)).name == task.name
     assert set(FEW_SHOT) < set(sizes)
@@ -133,11 +138,8 @@ def test_lists_are_drawn_from_train_without_what_val_keeps(settings):
 
 def whole_train(settings):
     """All of the train split, as a plain task reads it."""
-    from fact_jax.data.tasks import Task
-
-    names = {f.name for f in dataclasses.fields(Task)}
-    fields = {name: getattr(FOOD, name) for name in names} | {"splits": {"all": "train"}}
-    return open_task(Task(**fields), settings).load("all")
+    whole = dataclasses.replace(FOOD, few_shot=None, splits={"all": "train"})
+    return open_task(whole, settings).load("all")
 
 
 def test_the_test_split_is_tfdss(settings):
@@ -166,14 +168,14 @@ def test_sizes_limits_and_streams_agree(settings):
 
 def test_labels_are_read_without_the_images(settings):
     data, read = open_task(FOOD, settings), []
-    original = data._read
+    original = TfdsSource._examples
 
     def watched(*args, **kwargs):
         for example in original(*args, **kwargs):
             read.append(set(example))
             yield example
 
-    with mock.patch.object(data, "_read", watched):
+    with mock.patch.object(TfdsSource, "_examples", watched):
         data.load("train-seed0")
         assert read[:808] == [{"label"}] * 808
         assert {"image", "label"} in read[808:]
@@ -252,7 +254,8 @@ def test_views_depend_on_split_image_and_epoch_alone(tmp_path):
 def test_views_read_the_records_once(settings):
     data = open_task(FOOD, settings)
     data.views("train-seed0", 0)
-    with mock.patch.object(type(data._builder), "as_dataset", side_effect=AssertionError):
+    builder = prepare.find_builder(FOOD, settings.data_dir).builder
+    with mock.patch.object(type(builder), "as_dataset", side_effect=AssertionError):
         data.views("train-seed0", 1)
         with pytest.raises(AssertionError):
             data.views("train-seed1", 1)
@@ -267,7 +270,8 @@ def test_cache_is_shared_where_the_images_are_the_same(settings, tmp_path):
         open_task(FOOD, cached).load(split)
     assert len(list(tmp_path.iterdir())) == 3
     data, single = open_task(FOOD, cached), open_task(ONE, cached)
-    with mock.patch.object(type(data._builder), "as_dataset", side_effect=AssertionError):
+    builder = prepare.find_builder(FOOD, settings.data_dir).builder
+    with mock.patch.object(type(builder), "as_dataset", side_effect=AssertionError):
         for split, whole in plain.items():
             np.testing.assert_array_equal(data.load(split).images, whole.images)
             np.testing.assert_array_equal(data.load(split).labels, whole.labels)

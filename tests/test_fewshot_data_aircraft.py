@@ -11,13 +11,13 @@ from etils import epath
 from PIL import Image
 
 from fact_jax.data import DataSettings, get_task, open_task
+from fact_jax.data.sources import prepare
 from fact_jax.errors import UserError
 
 COUNTS = {"train": 300, "val": 120, "test": 110}
 TASK = dataclasses.replace(
     get_task("fgvc_aircraft_2shot"),
-    split_sizes={"train": 300, "val": 120, "test": 110},
-    test_size=110,
+    sizes={"train": 300, "val": 120, "test": 110},
 )
 
 
@@ -74,7 +74,7 @@ def test_the_archive_is_read(archive, tmp_path):
             assert truth[part][image[0, 0].tobytes()] == names[label]
     assert len(data.load("train-seed0").labels) == 200
     assert data.provenance["used_version"] == "1.0.0"
-    info = data._builder.info.splits
+    info = prepare.find_builder(TASK, str(tmp_path)).builder.info.splits
     assert {s: info[s].num_examples for s in info} == {"train": 300, "validation": 120, "test": 110}
 
 

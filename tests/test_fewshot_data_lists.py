@@ -18,10 +18,11 @@ NAMES = ("Abyssinian", "american_bulldog", "american_pit_bull_terrier")
 SIZES = {"train": 15, "val": 6, "test": 9}
 
 
-def small(task, **changes):
+def small(name, num_classes=3, list_sizes=SIZES):
     """A task of three classes, whose lists are short."""
-    changes = {"num_classes": 3, "list_sizes": SIZES} | changes
-    return dataclasses.replace(get_task(task), **changes)
+    task = get_task(name)
+    few_shot = dataclasses.replace(task.few_shot, list_sizes=list_sizes)
+    return dataclasses.replace(task, num_classes=num_classes, few_shot=few_shot)
 
 
 PETS, CARS = small("oxford_pets_2shot"), small("stanford_cars_2shot")
@@ -213,7 +214,7 @@ def test_paths_with_folders_and_spaces_are_read(tmp_path):
 
 
 def test_lists_go_before_tfds(noah, monkeypatch):
-    from fact_jax.data import prepare
+    from fact_jax.data.sources import prepare
 
     monkeypatch.setattr(prepare, "find_builder", lambda *args: pytest.fail("TFDS was asked"))
     opened(noah)

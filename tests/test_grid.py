@@ -12,8 +12,7 @@ from configs import quickstart
 from fact_jax import VARIANTS, UserError, load_factors, load_vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli.local import run_sweep
-from fact_jax.data.source import DataSettings, open_task
-from fact_jax.data.tasks import get_task
+from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.files.weights import write_npz
 from fact_jax.images.normalise import normalise
 from fact_jax.serving.predict import Predictor

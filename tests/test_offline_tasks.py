@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from fact_jax.cli.data import inspect
-from fact_jax.data import VTAB, get_task, prepare
-from fact_jax.data.offline import OFFLINE, sprites
-from fact_jax.data.source import DataSettings, TaskData, open_task
+from fact_jax.data import VTAB, DataSettings, TaskData, get_task, open_task
+from fact_jax.data.offline import sprites
+from fact_jax.data.sources import prepare
+from fact_jax.data.sources.tfds import TfdsSource
+from fact_jax.data.tables.offline import OFFLINE
 from fact_jax.errors import UserError
 
 SIDES = {"digits": 8, "fashion": 28, "location": 64}
@@ -31,7 +33,8 @@ def test_tfds_gives_the_same_pixels_labels_order_and_fingerprint(prepared, name,
     """As it did when these tasks were read through it."""
     task = OFFLINE[name]
     found = prepare.prepare(task, str(tmp_path))
-    data = TaskData(task, DataSettings(image_size=SIDES[name]), found, mocked=False)
+    source = TfdsSource(task, found, mocked=False)
+    data = TaskData(task, source, DataSettings(image_size=SIDES[name]))
     for split in task.splits:
         for ours, theirs in zip(prepared[name][split], data.load(split), strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -15,8 +15,7 @@ from PIL import Image
 
 import fact_jax
 from fact_jax import FacTTT, UserError, load_vit
-from fact_jax.data.source import DataSettings, open_task
-from fact_jax.data.tasks import get_task
+from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.load import load_factors

@@ -15,7 +15,7 @@ from etils import epath
 from report_results import result, strip, write
 
 from benchmarks.report import METHODS, make
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.errors import UserError
 from fact_jax.report.blocks import Cell, Column, Details, Figure, Notice, Row, Table
 from fact_jax.report.blocks import Text as TextBlock

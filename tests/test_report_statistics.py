@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.statistics import average, compare, holm, over_seeds, over_tasks, stat
 from fact_jax.report.tables import GROUPS, vtab_means

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from configs import base, quickstart, tt_paper, tt_rank16
 from fact_jax import UserError, get_variant
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import (
     comparison_table,

@@ -23,8 +23,7 @@ from configs import tt_rank16
 from fact_jax import VARIANTS, UserError, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import vtab
-from fact_jax.data.source import DataSettings, open_task
-from fact_jax.data.tasks import VTAB, get_task
+from fact_jax.data import VTAB, DataSettings, get_task, open_task
 from fact_jax.files.weights import write_npz
 from fact_jax.images.normalise import normalise
 

@@ -2,37 +2,28 @@
 
     python -m experiments.data --check [--tasks=dtd,svhn] [--data_dir=DIR]
     python -m experiments.data --prepare --tasks=dtd,food101_16shot --data_dir=DIR
+    python -m experiments.data --export --format vtab-1k --tasks=dtd --data_dir=DIR --out=OUT
 
 Without --tasks, they are VTAB-1K's and the five few-shot sets at 16 shots (data that are ready for
 16 shots are ready for fewer). Prints one line a task. Exits with 0 if all the tasks are ready, with
-1 if one is not, with 2 for a wrong argument. Manual and dead sources: docs/data.md.
+1 if one is not, with 2 for a wrong argument. Manual and dead sources: docs/data.md. --export writes
+OUT/vtab-1k/TASK for the programs that read that folder; it takes VTAB-1K's and the offline tasks.
 """
 
 import sys
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 from rich.table import Table
 from rich.text import Text
 
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
-from fact_jax.data import (
-    VTAB,
-    DataSettings,
-    FewShotTask,
-    Task,
-    checks,
-    get_task,
-    lists,
-    open_task,
-    prepare,
-)
-from fact_jax.data.fewshot import FEW_SHOT
-from fact_jax.data.fewshot_data import ListedData
-from fact_jax.data.folders import REMEDY, FolderData
-from fact_jax.data.source import TaskData, data_root, find_prepared
-from fact_jax.data.tasks import FOLDER
+from fact_jax.data import VTAB, DataSettings, Task, TaskData, get_task, open_task
+from fact_jax.data.catalog import open_files
+from fact_jax.data.sources import prepare, tfds, vtab1k
+from fact_jax.data.tables.fewshot import FEW_SHOT
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.text import first_ten
@@ -40,6 +31,9 @@ from fact_jax.text import first_ten
 _CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
 _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
 _TASKS = flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
+_EXPORT = flags.DEFINE_bool("export", False, "Write the tasks as files to --out, and do no more.")
+_FORMAT = flags.DEFINE_enum("format", vtab1k.FORMAT, [vtab1k.FORMAT], "Layout of these files.")
+_OUT = flags.DEFINE_string("out", None, "Directory in which --export makes the folder vtab-1k.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's default if None.")
 
 _FEW_SHOT = [f"{name}_16shot" for name in FEW_SHOT]
@@ -48,25 +42,15 @@ COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
 
 def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
     """State of a task's data: state, version used, examples in test, and what to know."""
-    if task.builder == FOLDER:
-        try:
-            return _inspect_folder(open_task(task, DataSettings(data_dir)))
-        except UserError as error:
-            return "wrong", "-", "-", str(error)
-    if isinstance(task, FewShotTask) and task.folders:
-        try:
-            found_lists = lists.find_lists(task, data_root(data_dir))
-        except UserError as error:
-            return "wrong", "-", "-", str(error)
-        if found_lists:  # sizes are checked as they are read
-            data = ListedData(task, DataSettings(data_dir), found_lists)
-            if damaged := _damaged(data):
-                return "wrong", found_lists.kind, "-", damaged
-            test = str(len(found_lists.items["test"]))
-            return "ready", found_lists.kind, test, f"read from the lists in {found_lists.folder}"
+    settings = DataSettings(data_dir)
+    try:
+        if data := open_files(task, settings):
+            return _inspect_files(data)
+    except UserError as error:
+        return "wrong", "-", "-", str(error)
     try:
         if task.offline:
-            found, _ = find_prepared(task, DataSettings(data_dir))
+            found = tfds.find_bundled(task, settings)
         else:
             found = prepare.find_builder(task, data_dir)
     except UserError as error:
@@ -78,30 +62,29 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
         words = prepare.by_hand(task, found.builder).strip() or mapped + task.note
         return state, found.version, "-", words
     try:
-        checks.check_features(task, found.builder)
-        checks.check_sizes(task, found.builder)
+        tfds.check_features(task, found.builder)
+        tfds.check_sizes(task, found.builder)
     except UserError as error:
         return "wrong", found.version, "-", str(error)
     test = str(found.builder.info.splits[task.splits["test"]].num_examples)
     return "ready", found.version, test, mapped + task.note
 
 
-def _inspect_folder(data: TaskData) -> tuple[str, str, str, str]:
-    if damaged := _damaged(data):
-        raise UserError(damaged)
-    train = data.task.train_split(0, final=False)
-    sizes = ", ".join(f"{split} {data.size(split)}" for split in (train, "val", "test"))
-    words = f"{data.task.num_classes} classes; {sizes} pictures; {data.provenance['note']}"
-    return "ready", data.provenance["used_version"], str(data.size("test")), words
-
-
-def _damaged(data: TaskData) -> str:
-    """Which pictures of a folder cannot be decoded; '' if all can."""
-    reasons = data.damaged() if isinstance(data, FolderData) else {}
-    if not reasons:
-        return ""
-    shown = first_ten([f"{path}: {why}" for path, why in reasons.items()])
-    return f"{len(reasons)} pictures cannot be decoded: {shown}. {REMEDY}"
+def _inspect_files(data: TaskData) -> tuple[str, str, str, str]:
+    task, record = data.task, data.provenance
+    if damaged := data.damaged():
+        shown = first_ten([f"{path}: {why}" for path, why in damaged.items()])
+        words = f"{len(damaged)} pictures cannot be decoded: {shown}. {data.source.remedy}"
+        return "wrong", "-" if task.folder else record["used_version"], "-", words
+    if not task.folder:
+        words = f"read from the lists in {record['data_dir']}"
+        words += f"; {record['note']}" if record["note"] else ""
+    else:
+        train = task.train_split(0, final=False)
+        list(data.view.records(train, 1))  # fails if a class has fewer pictures than shots
+        sizes = ", ".join(f"{split} {data.size(split)}" for split in (train, "val", "test"))
+        words = f"{task.num_classes} classes; {sizes} pictures; {record['note']}"
+    return "ready", record["used_version"], str(data.size("test")), words
 
 
 def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bool:
@@ -109,7 +92,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     console, notes, states = Console(), {}, []
     if prepare_first:
         for task in tasks:
-            if task.builder == FOLDER or task.offline or inspect(task, data_dir)[0] == "ready":
+            if task.folder or task.offline or inspect(task, data_dir)[0] == "ready":
                 continue
             console.print(f"Preparing {task.builder} for {task.name} ...")
             try:
@@ -133,8 +116,22 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
     return set(states) == {"ready"}
 
 
+def export(tasks: Sequence[Task], data_dir: str | None, out: str | None) -> None:
+    """Writes the vtab-1k folder of the tasks; UserError if there is no `out`, or a task's data."""
+    if not out:
+        raise UserError("--export needs --out, the directory in which to make the folder vtab-1k.")
+    for task in tasks:
+        data, folder = open_task(task, DataSettings(data_dir)), epath.Path(out) / vtab1k.FORMAT
+        vtab1k.write_copy(data.task, data.source, folder / task.name)
+        Console().print(f"{task.name}: {folder / task.name}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
-    tasks = [get_task(name) for name in _TASKS.value or [*VTAB, *_FEW_SHOT]]
+    default = VTAB if _EXPORT.value else [*VTAB, *_FEW_SHOT]
+    tasks = [get_task(name) for name in _TASKS.value or default]
+    if _EXPORT.value:
+        export(tasks, _DATA_DIR.value, _OUT.value)
+        return
     sys.exit(0 if show(tasks, _DATA_DIR.value, _PREPARE.value) else 1)
 
 

@@ -11,7 +11,6 @@ from rich.table import Table
 from fact_jax.backbone.config import get_variant
 from fact_jax.cli.terminal import Console
 from fact_jax.data import DataSettings, Task, get_task, open_task
-from fact_jax.data.tasks import FOLDER
 from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
@@ -64,7 +63,7 @@ def show_plan(
         table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
     print_table(console, table)
     for name, task in tasks.items():
-        if task.builder == FOLDER and not task.num_classes:
+        if task.folder and not task.num_classes:
             console.print(f"{name}: its folder is not there, so its images are not counted.")
     if cold := schedule_warning(sweep_config, cells):
         console.print(cold)
@@ -107,7 +106,7 @@ def _rate(
 def _with_sizes(name: str, data_dir: str) -> Task:
     """The task; a folder's with its sizes, if it can be read."""
     task = get_task(name)
-    if task.builder == FOLDER:
+    if task.folder:
         with contextlib.suppress(UserError):
             return open_task(task, DataSettings(data_dir or None)).task
     return task

@@ -1,16 +1,9 @@
-"""The data room: tasks as a table, reading through TFDS, pixels through Pillow, the cache."""
+"""The data room: tasks as tables, sources of pictures, one reader, and a catalogue of both."""
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.source import DataSettings, Examples, TaskData, open_task
-from fact_jax.data.tasks import VTAB, Task, get_task
+from fact_jax.data.catalog import get_task, open_task
+from fact_jax.data.reader import Examples, TaskData
+from fact_jax.data.settings import DataSettings
+from fact_jax.data.tables.vtab import VTAB
+from fact_jax.data.tasks import Task
 
-__all__ = [
-    "VTAB",
-    "DataSettings",
-    "Examples",
-    "FewShotTask",
-    "Task",
-    "TaskData",
-    "get_task",
-    "open_task",
-]
+__all__ = ["VTAB", "DataSettings", "Examples", "Task", "TaskData", "get_task", "open_task"]

@@ -1,34 +1,70 @@
-"""The 19 tasks of VTAB-1K as a table of data.
+"""The type of a task. `tables/` holds the tasks, and `catalog.py` finds them by name."""
 
-Sources: google-research/task_adaptation d7630d3 (builders, versions, labels; split offsets from
-the counts in its tests); NOAH e9c55f3, whose copies FacT's published numbers were made with.
-"""
-
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from fact_jax.data import labels
-from fact_jax.errors import UserError
 
 TRAIN, VAL, TRAIN_VAL, TEST = "train800", "val200", "train800val200", "test"
 FOLDER = "folder"  # the builder of what is read from files, without TFDS
 
 
+class Stages(NamedTuple):
+    """Names of the splits of a run; '{seed}' stands for the run's seed.
+
+    Attributes:
+      train: what is trained on to choose settings.
+      val: what settings are chosen on.
+      final: what is trained on with the chosen settings.
+      test: what the result is measured on.
+    """
+
+    train: str
+    val: str
+    final: str
+    test: str
+
+
+VTAB_STAGES = Stages(TRAIN, VAL, TRAIN_VAL, TEST)
+FEW_SHOT_STAGES = Stages("train-seed{seed}", "val", "train-seed{seed}", "test")
+FOLDER_STAGES = Stages("train", "val", "train+val", "test")
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """K training images a class of a data set, and where its lists may lie.
+
+    Attributes:
+      dataset: name of the task without the shots.
+      shots: K; 0 in the tables, which serve all K.
+      held_out: images a class of TFDS's 'train' that are kept for 'val', before any list is drawn.
+      folders: names that people give to the folder of images and lists, best first.
+      json: name of CoOp's file of lists; None where it uses the official lists.
+      list_sizes: number of examples in the lists of NOAH and CoOp ('train': CoOp's).
+    """
+
+    dataset: str
+    shots: int = 0
+    held_out: int = 0
+    folders: tuple[str, ...] = ()
+    json: str | None = None
+    list_sizes: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Task:
-    """One classification task read through TFDS.
+    """One classification task.
 
     Attributes:
       name: as in the result tables.
       group: 'natural', 'specialized', 'structured', 'offline', 'fewshot' or 'own'.
-      num_classes: number of classes after the label formula.
-      builder: TFDS name with its config, 'eurosat/rgb'.
+      num_classes: number of classes after the label formula; 0 until its folder is read.
+      builder: TFDS name with its config, 'eurosat/rgb'; 'folder' without TFDS.
       versions: the published version request, '3.*.*'.
-      splits: from 'train800', 'val200', 'train800val200', 'test' to a TFDS split string.
-      test_size: number of examples in 'test'.
+      splits: from 'train800', 'val200', 'train800val200', 'test' to a TFDS split string. A few-shot
+        task has 'train', from which its lists are drawn, 'test', and 'val' if none is held out.
+      sizes: number of examples that each split must have; empty until its folder is read.
       label: from a decoded TFDS example (numpy values) to the class.
       label_features: features the formula reads ('objects/type' is nested), with the number of
         classes the builder must declare for each, None where it is not a class.
@@ -42,6 +78,9 @@ class Task:
       builder_module: module to import so that TFDS knows the builder; None for TFDS's own.
       offline: comes with the package (`offline/bundled.py`).
       elsewhere: another way to provide the data than through TFDS, a sentence; empty if none.
+      stages: the splits of a run.
+      folder: name of the folder of pictures in the data directory; empty for a published task.
+      few_shot: the rows that are trained on; None if all are.
     """
 
     name: str
@@ -50,7 +89,7 @@ class Task:
     builder: str
     versions: str
     splits: Mapping[str, str]
-    test_size: int
+    sizes: Mapping[str, int]
     label: Callable[[Mapping[str, Any]], int] = labels.plain
     label_features: Mapping[str, int | None] = field(default_factory=lambda: {"label": None})
     image_key: str = "image"
@@ -63,19 +102,37 @@ class Task:
     builder_module: str | None = None
     offline: bool = False
     elsewhere: str = ""
+    stages: Stages = VTAB_STAGES
+    folder: str = ""
+    few_shot: FewShot | None = None
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Number of examples each split must have."""
-        return {TRAIN: 800, VAL: 200, TRAIN_VAL: 1000, TEST: self.test_size}
+    def dataset(self) -> str:
+        """Name without the shots of a few-shot task."""
+        return self.few_shot.dataset if self.few_shot else self.name
+
+    @property
+    def test_size(self) -> int:
+        """Number of examples in 'test', 0 if it is not known yet."""
+        return self.sizes.get(TEST, 0)
 
     def train_split(self, seed: int, final: bool) -> str:
-        """What a run of this seed is trained on, with its settings chosen (`final`) or before."""
-        return TRAIN_VAL if final else TRAIN
+        """The split that a run is trained on, with its settings chosen (`final`) or before."""
+        stage = self.stages.final if final else self.stages.train
+        return stage.format(seed=seed)
 
     def eval_split(self, final: bool) -> str:
-        """What a run is measured on."""
-        return TEST if final else VAL
+        """The split that a run is measured on."""
+        return self.stages.test if final else self.stages.val
+
+    def expected_size(self, split: str) -> int:
+        """Number of examples of a split before its data are found, 0 if it is not known."""
+        few = self.few_shot
+        if few is None:
+            return self.sizes.get(split, 0)
+        if split.startswith("train-seed"):
+            return few.shots * self.num_classes
+        return few.list_sizes.get(split) or self.sizes.get(split, 0)
 
 
 def make_splits(val: str, test: str = "test", train: str = "train[:800]") -> dict[str, str]:
@@ -83,233 +140,6 @@ def make_splits(val: str, test: str = "test", train: str = "train[:800]") -> dic
     return {TRAIN: train, VAL: val, TRAIN_VAL: f"{train}+{val}", TEST: test}
 
 
-def _plain(num_classes: int, feature: str = "label") -> dict[str, Any]:
-    return {
-        "num_classes": num_classes,
-        "label": partial(labels.plain, feature=feature),
-        "label_features": {feature: num_classes},
-    }
-
-
-_CLEVR: dict[str, Any] = {
-    "builder": "clevr",
-    "versions": "3.*.*",
-    "splits": make_splits("train[63000:63200]", "validation"),
-    "test_size": 15000,
-    "label_features": {"objects/pixel_coords": None},
-}
-_DSPRITES: dict[str, Any] = {
-    "builder": "dsprites",
-    "versions": "2.*.*",
-    "splits": make_splits("train[589824:590024]", "train[663552:]"),
-    "test_size": 73728,
-    "num_classes": 16,
-    "binary": True,
-}
-_SMALLNORB: dict[str, Any] = {
-    "builder": "smallnorb",
-    "versions": "2.*.*",
-    # val200 comes from the first half of TFDS's test split, test is the second half.
-    "splits": make_splits("test[:200]", "test[50%:]"),
-    "test_size": 12150,
-}
-_VALIDATION = make_splits("validation[:200]")
-
-_TASKS = (
-    Task(
-        "cifar",
-        "natural",
-        builder="cifar100",
-        versions="3.*.*",
-        splits=make_splits("train[45000:45200]"),
-        test_size=10000,
-        **_plain(100),
-    ),
-    Task(
-        "caltech101",
-        "natural",
-        builder="caltech101",
-        versions="3.*.*",
-        splits=make_splits("train[2754:2954]"),
-        test_size=6084,
-        note="TFDS draws 30 training images a class over an unsorted directory listing: the "
-        "partition can differ between file systems",
-        **_plain(102),
-    ),
-    Task(
-        "dtd",
-        "natural",
-        builder="dtd",
-        versions="3.*.*",
-        splits=_VALIDATION,
-        test_size=1880,
-        **_plain(47),
-    ),
-    Task(
-        "oxford_flowers102",
-        "natural",
-        builder="oxford_flowers102",
-        versions="2.*.*",
-        splits=_VALIDATION,
-        test_size=6149,
-        **_plain(102),
-    ),
-    Task(
-        "oxford_iiit_pet",
-        "natural",
-        builder="oxford_iiit_pet",
-        versions="3.*.*",
-        substitutes=("4.*.*",),
-        splits=make_splits("train[2944:3144]"),
-        test_size=3669,
-        note="4.0.0 repaired corrupt images and added boxes; whether its order of examples is "
-        "that of 3.2.0 is not known",
-        **_plain(37),
-    ),
-    Task(
-        "svhn",
-        "natural",
-        builder="svhn_cropped",
-        versions="3.*.*",
-        splits=make_splits("train[65931:66131]"),
-        test_size=26032,
-        **_plain(10),
-    ),
-    Task(
-        "sun397",
-        "natural",
-        builder="sun397/tfds",
-        versions="4.*.*",
-        splits=_VALIDATION,
-        test_size=21750,
-        dead="https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz and its copy at MIT "
-        "answer 404 (github.com/pytorch/vision/issues/9348)",
-        fetch="the published SUN397.tar.gz (39,077,296,924 bytes) and Partitions.zip (18,293,705 "
-        "bytes; TFDS checks the SHA-256 of both) from someone who has them",
-        **_plain(397),
-    ),
-    Task(
-        "patch_camelyon",
-        "specialized",
-        builder="patch_camelyon",
-        versions="2.*.*",
-        splits=_VALIDATION,
-        test_size=32768,
-        **_plain(2),
-    ),
-    Task(
-        "eurosat",
-        "specialized",
-        builder="eurosat/rgb",
-        versions="2.*.*",
-        splits=make_splits("train[16200:16400]", "train[21600:]"),
-        test_size=5400,
-        **_plain(10),
-    ),
-    Task(
-        "resisc45",
-        "specialized",
-        builder="resisc45",
-        versions="3.*.*",
-        splits=make_splits("train[18900:19100]", "train[25200:]"),
-        test_size=6300,
-        manual=("NWPU-RESISC45",),
-        fetch="NWPU-RESISC45.rar (31,500 images in 45 folders) from "
-        "https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, extracted so that the folder "
-        "NWPU-RESISC45 holds airplane/airplane_001.jpg and so on",
-        **_plain(45),
-    ),
-    Task(
-        "diabetic_retinopathy",
-        "specialized",
-        builder="diabetic_retinopathy_detection/btgraham-300",
-        versions="3.*.*",
-        splits=_VALIDATION,
-        test_size=42670,
-        manual=("sample", "train", "test", "trainLabels.csv"),
-        fetch="sample.zip, train.zip.001 to .005, test.zip.001 to .007 and trainLabels.csv.zip "
-        "from https://www.kaggle.com/c/diabetic-retinopathy-detection/data (Kaggle account, rules "
-        "accepted, 88 GB), unpacked so that sample, train and test hold 10_left.jpeg and so on",
-        **_plain(5),
-    ),
-    Task("clevr_count", "structured", 8, label=labels.object_count, **_CLEVR),
-    Task("clevr_dist", "structured", 6, label=labels.nearest_object, **_CLEVR),
-    Task(
-        "dmlab",
-        "structured",
-        builder="dmlab",
-        versions="2.0.1",
-        splits=_VALIDATION,
-        test_size=22735,
-        **_plain(6),
-    ),
-    Task(
-        "kitti",
-        "structured",
-        4,
-        builder="kitti",
-        versions="3.1.0",
-        substitutes=("3.2.0", "3.3.0"),
-        splits=_VALIDATION,
-        test_size=711,
-        label=labels.nearest_vehicle,
-        label_features={"objects/location": None, "objects/type": 8},
-        note="task_adaptation asks for 3.1.0, NOAH and VPT for 3.2.0 (same data; the devkit's file "
-        "was updated); TFDS now prepares only 3.3.0, which added names of the occlusion labels",
-    ),
-    Task(
-        "dsprites_loc",
-        "structured",
-        label=partial(labels.binned, feature="label_x_position", width=2.0),
-        label_features={"label_x_position": 32},
-        **_DSPRITES,
-    ),
-    Task(
-        "dsprites_ori",
-        "structured",
-        label=partial(labels.binned, feature="label_orientation", width=2.5),
-        label_features={"label_orientation": 40},
-        **_DSPRITES,
-    ),
-    Task("smallnorb_azi", "structured", **_plain(18, "label_azimuth"), **_SMALLNORB),
-    Task("smallnorb_ele", "structured", **_plain(9, "label_elevation"), **_SMALLNORB),
-)
-
-VTAB: dict[str, Task] = {task.name: task for task in _TASKS}
-
-
-def all_tasks() -> dict[str, Task]:
-    """VTAB's tasks and the offline suite's, by name."""
-    from fact_jax.data.offline import OFFLINE  # here, so that VTAB alone needs nothing of it
-
-    return {**VTAB, **OFFLINE}
-
-
-def get_task(name: str) -> Task:
-    """The task of this name; UserError with the nearest names if there is none.
-
-    Few-shot tasks (`fact_jax/data/fewshot.py`) are named NAME_Kshot: food101_4shot. A folder of
-    pictures (`fact_jax/data/folders.py`) is folder_NAME.
-    """
-    if name in VTAB:
-        return VTAB[name]
-    tasks = all_tasks()
-    if name in tasks:
-        return tasks[name]
-    from fact_jax.data import fewshot, folders  # here, because they import this module
-
-    if found := fewshot.find(name) or folders.find(name):
-        return found
-    if name.startswith(f"{FOLDER}_"):
-        raise UserError(
-            f"Task {name!r}: the name of a folder begins with a letter or digit and holds letters "
-            "of ASCII, digits, '_', '-' and '.', since files are called after it. Rename it, or "
-            "make a link of such a name to it."
-        )
-    near = difflib.get_close_matches(name, [*tasks, *fewshot.published_names()], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(
-        f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; and NAME_Kshot, K at "
-        f"least 1, where NAME is one of {', '.join(fewshot.NAMES)}; and folder_NAME (and "
-        "folder_NAME_Kshot) for a folder of pictures in the data directory."
-    )
+def make_sizes(test: int) -> dict[str, int]:
+    """The sizes of VTAB-1K's four splits, the last being that of 'test'."""
+    return {TRAIN: 800, VAL: 200, TRAIN_VAL: 1000, TEST: test}

@@ -185,6 +185,25 @@ def opened(
                 image.close()  # before others may reserve its memory
 
 
+def jpeg_quality(source: Source) -> int | None:
+    """Quality of a JPEG that Pillow wrote, 0 for one of other tables, None for another format.
+
+    Raises:
+      PictureError: it is no image.
+      OSError: the file cannot be opened.
+    """
+    with reading(source) as file, reasons():
+        image: Any = Image.open(file, formats=formats())
+        if image.format != "JPEG":
+            return None
+        stored = image.quantization.get(0)
+    for quality in (75, *range(1, 96)):
+        copy: Any = jpeg_copy(Image.new("RGB", (8, 8)), quality)
+        if copy.quantization[0] == stored:
+            return quality
+    return 0
+
+
 def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
     """The image after a JPEG round trip with PIL's other defaults (4:2:0 subsampling).
 

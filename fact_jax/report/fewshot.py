@@ -10,8 +10,7 @@ from typing import Any
 from etils import epath
 from rich.table import Table
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import get_task
+from fact_jax.data import get_task
 from fact_jax.report.figures import figure_text, legend, new_figure, save_figure, tidy
 from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, styles
 from fact_jax.report.published import published
@@ -36,8 +35,8 @@ def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
     curves: Curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for result in results:
         task = get_task(result["task"])
-        if isinstance(task, FewShotTask):
-            curves[task.dataset][result["method"]][task.shots][result["seed"]] = result["accuracy"]
+        if few := task.few_shot:
+            curves[few.dataset][result["method"]][few.shots][result["seed"]] = result["accuracy"]
     return curves
 
 
@@ -70,7 +69,7 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
     the methods' `costs`."""
     curves = few_shot_curves(results)
     tasks = [(get_task(r["task"]), r) for r in results]
-    few = [(task.dataset, r) for task, r in tasks if isinstance(task, FewShotTask)]
+    few = [(task.dataset, r) for task, r in tasks if task.few_shot]
     shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
     table = Table(title="Top-1 accuracy on test, %", title_justify="left")
     for name in ("data", "method"):
@@ -116,7 +115,7 @@ def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
     sources: dict[str, set[str]] = defaultdict(set)
     for result in results:
         task = get_task(result["task"])
-        if isinstance(task, FewShotTask) and (data := result.get("data")):
+        if task.few_shot and (data := result.get("data")):
             folder = data["builder"] == "folder"
             sources[task.dataset].add(f"{data['used_version']} lists" if folder else "TFDS")
     mixed = [f"{name} ({', '.join(sorted(s))})" for name, s in sources.items() if len(s) > 1]

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.report.blocks import (
     Block,
     Cell,

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fact_jax.data.tasks import VTAB, Task
+from fact_jax.data import VTAB, Task
 from fact_jax.report.blocks import Cell, Column, Row, Table
 from fact_jax.report.published import published
 from fact_jax.report.statistics import Stat, average, stat

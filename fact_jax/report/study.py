@@ -10,8 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fact_jax.command_line import command
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import VTAB, Task, get_task
+from fact_jax.data import VTAB, Task, get_task
 from fact_jax.errors import UserError
 from fact_jax.report.palette import Style, styles
 from fact_jax.report.records import (
@@ -83,8 +82,8 @@ class Study:
         return [t for t in self.tasks if t.name in VTAB]
 
     @property
-    def few_shot(self) -> list[FewShotTask]:
-        return [t for t in self.tasks if isinstance(t, FewShotTask)]
+    def few_shot(self) -> list[Task]:
+        return [t for t in self.tasks if t.few_shot]
 
     @property
     def offline(self) -> list[Task]:
@@ -152,10 +151,9 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
 
 def _sorted(tasks: list[Task]) -> list[Task]:
     """The few-shot tasks last, by data set and shots; the others as they are."""
-    few = [t for t in tasks if isinstance(t, FewShotTask)]
-    sets = list(dict.fromkeys(t.dataset for t in few))
-    few.sort(key=lambda t: (sets.index(t.dataset), t.shots))
-    return [*(t for t in tasks if not isinstance(t, FewShotTask)), *few]
+    sets = list(dict.fromkeys(t.dataset for t in tasks))
+    order = {t.name: (sets.index(t.dataset), t.few_shot.shots) for t in tasks if t.few_shot}
+    return sorted(tasks, key=lambda t: order.get(t.name, (-1, 0)))
 
 
 def _settings(result: Result) -> str:

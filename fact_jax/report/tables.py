@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-from fact_jax.data.tasks import VTAB
+from fact_jax.data import VTAB
 from fact_jax.report.published import published
 from fact_jax.text import printable
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import Task, get_task
+from fact_jax.data import Task, get_task
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Run
 from fact_jax.tuning import Full, Linear
@@ -77,12 +76,7 @@ def _size(task: Task, run: Run, which: str) -> int:
     """Images of the split that a run trains on, or is measured on."""
     split, settings = getattr(run, which), run.cell.settings
     limit = settings.train_limit if which == "split" else settings.eval_limit
-    if isinstance(task, FewShotTask) and which == "split":
-        size = task.shots * task.num_classes
-    elif isinstance(task, FewShotTask):
-        size = task.list_sizes.get(split) or task.sizes.get(split, 0)
-    else:
-        size = task.sizes.get(split, 0)
+    size = task.expected_size(split)
     return min(size, limit) if limit else size
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jax.sharding import Mesh
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.fewshot_data import FewShotData
-from fact_jax.data.source import DataSettings, Examples, TaskData, open_task
-from fact_jax.data.tasks import Task, get_task
+from fact_jax.data import DataSettings, Examples, Task, TaskData, get_task, open_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Run
@@ -64,8 +61,7 @@ class Feed:
                 # Now and not in the first epoch: mock data take the place of the file system while
                 # they are read, and Orbax works in a thread of its own from then on.
                 for source in self._data.values():
-                    if isinstance(source, FewShotData):
-                        source.forget()
+                    source.forget()
                 for run in runs:
                     self._augmentable(run.cell.task).keep(run.split)
             numbers = [len(split.labels) for split in splits]
@@ -86,9 +82,9 @@ class Feed:
             views.append(np.pad(images, ((0, capacity - len(images)), (0, 0), (0, 0), (0, 0))))
         return data._replace(images=stack(_padded(views, size), mesh))
 
-    def _augmentable(self, task: str) -> FewShotData:
+    def _augmentable(self, task: str) -> TaskData:
         source = self.data(task)
-        if not isinstance(source, FewShotData):
+        if not source.task.few_shot:
             raise UserError(
                 f"config.augment is True, but {task} is no few-shot task: only those have "
                 "augmented views. Set it to False."
@@ -109,8 +105,8 @@ class Feed:
         1,000 (of a folder all that is not for test, if that is more), for few-shot lists the next
         power of two."""
         task, limit = self.task(cell.task), cell.settings.train_limit
-        if isinstance(task, FewShotTask):
-            number = task.shots * task.num_classes
+        if task.few_shot:
+            number = task.expected_size(task.train_split(0, final=True))
             return 1 << ((min(number, limit) if limit else number) - 1).bit_length()
         number = max(task.sizes[task.train_split(0, final)] for final in (False, True))
         return limit or max(number, VTAB_TRAIN_SIZE)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import FOLDER, VTAB, get_task
+from fact_jax.data import VTAB, get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, RunSettings
@@ -107,13 +106,13 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
     tasks, methods = task_names(sweep.tasks, sweep.shots), split_names(sweep.methods)
     for name in methods:
         _check_method(sweep_config, name)
-    plain = [task for task in tasks if not isinstance(get_task(task), FewShotTask)]
+    plain = [task for task in tasks if not get_task(task).few_shot]
     if sweep.run.augment and plain:
         raise UserError(
             f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
             "augmented views. Set it to False."
         )
-    unskipped = [task for task in plain if get_task(task).builder != FOLDER]
+    unskipped = [task for task in plain if not get_task(task).folder]
     if sweep.skip_damaged and unskipped:
         raise UserError(
             f"config.skip_damaged is True, but {unskipped[0]} is neither a folder nor a list of "

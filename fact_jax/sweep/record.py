@@ -57,7 +57,7 @@ def store_result(
         "weights_sha256": trainer.weights_sha256,
         "image_size": settings.image_size,
         "normalisation": settings.normalisation,
-        "jpeg_quality": settings.jpeg_quality or None,
+        "jpeg_quality": data.provenance["jpeg_quality"],
         "protocol": settings.protocol,
     }
     content = to_bytes(method, trainable, trainer.model.config, fields)

@@ -11,7 +11,7 @@ import math
 import re
 from typing import Annotated, Any, TypedDict
 
-from fact_jax.data.tasks import get_task
+from fact_jax.data import get_task
 from fact_jax.errors import UserError
 from fact_jax.files.schema import Between, check_type
 

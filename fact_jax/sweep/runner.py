@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fact_jax.data.fewshot import FewShotTask
-from fact_jax.data.tasks import get_task
+from fact_jax.data import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches, candidates
@@ -45,12 +44,6 @@ def _advised(error: Exception) -> Exception:
     )
     advised.__cause__ = error
     return advised
-
-
-def _data_set(task: str) -> str:
-    """The data set of a few-shot task, whatever its shots; else the task itself."""
-    spec = get_task(task)
-    return spec.dataset if isinstance(spec, FewShotTask) else task
 
 
 def _kind(cell: Cell) -> tuple:
@@ -92,9 +85,9 @@ class Runner:
     def check_sources(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
         """UserError if a cell that is to run would read its data set (at other shots, with another
         seed or method, too) from another source than a finished one did."""
-        finished = {_data_set(result["task"]): result for result in results.values()}
+        finished = {get_task(result["task"]).dataset: result for result in results.values()}
         for cell in cells:
-            before = finished.get(_data_set(cell.task))
+            before = finished.get(get_task(cell.task).dataset)
             if cell.name in results or before is None:
                 continue
             was, now = (

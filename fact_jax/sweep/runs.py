@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from fact_jax.data.tasks import get_task
+from fact_jax.data import get_task
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Candidate, Cell

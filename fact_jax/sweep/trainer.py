@@ -11,7 +11,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from fact_jax.data.tasks import FOLDER, all_tasks, get_task
+from fact_jax.data import get_task
+from fact_jax.data.catalog import all_tasks
 from fact_jax.errors import UserError
 from fact_jax.files.download import find_weights
 from fact_jax.files.weights import checksum, load_vit
@@ -62,7 +63,7 @@ class Trainer:
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
         # depend on which other tasks run with it (but for a folder of more classes than those).
         names = task_names(sweep.tasks, sweep.shots)
-        folders = [self.feed.task(name) for name in names if get_task(name).builder == FOLDER]
+        folders = [self.feed.task(name) for name in names if get_task(name).folder]
         self.padded_classes = max(task.num_classes for task in (*all_tasks().values(), *folders))
         self._bases: dict[Mesh, dict] = {}
         self._epochs: dict[tuple[Method, Mesh, Recipe, bool], Callable] = {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,7 +50,7 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
 
     if task.builder_module:
         importlib.import_module(task.builder_module)
-    found, refusals = [], []
+    preparable, refusals = [], []
     for request in (task.versions, *task.substitutes):
         try:
             builder = tfds.builder(task.builder, version=request, data_dir=data_dir, try_gcs=False)
@@ -69,11 +68,11 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
             return Found(builder, request, ready=True)
         # TFDS reads old versions, but prepares only these two.
         if builder.version in (builder.canonical_version, max(builder.versions)):
-            found.append(Found(builder, request, ready=False))
+            preparable.append(Found(builder, request, ready=False))
         else:
             refusals.append(f"{builder.info.full_name} can be read but no longer prepared")
-    if found:
-        return found[0]
+    if preparable:
+        return preparable[0]
     raise UserError(
         f"Task {task.name}: TFDS {tfds.__version__} offers no version of {task.builder!r} that "
         f"matches {' or '.join((task.versions, *task.substitutes))} ({'; '.join(refusals)}). "
@@ -109,30 +108,15 @@ def prepare(task: Task, data_dir: str | None) -> Found:
                 f"Task {task.name} ({task.builder}) needs files that TFDS cannot download."
                 f"{by_hand(task, found.builder)} Then run the same command again."
             )
-        # What an offline task prepares is in the package: TFDS's talk of downloading would mislead.
         import tensorflow_datasets as tfds
 
-        quiet = _quietly() if task.offline else contextlib.nullcontext()
         try:
             # No copy from TFDS's bucket: the records come from the published sources.
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            with quiet:
-                found.builder.download_and_prepare(download_config=config)
+            found.builder.download_and_prepare(download_config=config)
         except (Exception, SystemExit) as error:
             raise UserError(_failure_message(task, found.builder, error)) from error
     return find_builder(task, data_dir)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -68,15 +68,15 @@ def read_parts(where: str, root: epath.Path, sound: Sound | None = None) -> Part
                 "pictures."
             )
         pictures[part] = [
-            Picture(path.relative_to(root).as_posix(), own.name)
-            for own in classes[part]
-            for path in paths[own]
+            Picture(path.relative_to(root).as_posix(), subfolder.name)
+            for subfolder in classes[part]
+            for path in paths[subfolder]
         ]
     if sound is not None:
         good = sound([p.path for part in pictures.values() for p in part])
         pictures = {k: [p for p in part if p.path in good] for k, part in pictures.items()}
-    for part, own in classes.items():
-        _check_filled(where, own, {p.class_name for p in pictures[part]}, walk)
+    for part, subfolders in classes.items():
+        _check_filled(where, subfolders, {p.class_name for p in pictures[part]}, walk)
     return Parts(pictures, source, walk.note())
 
 

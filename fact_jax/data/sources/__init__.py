@@ -1,0 +1,71 @@
+"""Sources of data: each a small class with the protocol `Source`, which the reader asks."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fact_jax.images import decoder
+
+HELD_OUT_SEED = 2**31  # of the images kept for 'val'; lists are drawn with small seeds
+
+
+class Record(NamedTuple):
+    """One example as it is stored.
+
+    Attributes:
+      image: an encoded picture, or the path of its file.
+      label: its class.
+      name: what messages call it; empty if it has only a number.
+    """
+
+    image: decoder.Source
+    label: int
+    name: str = ""
+
+
+class Splits(Protocol):
+    """Splits that can be read."""
+
+    def size(self, split: str) -> int:
+        """Number of examples of a split; UserError if there is no such split."""
+
+    def records(self, split: str, size: int) -> Iterator[Record]:
+        """The first `size` examples of a split."""
+
+    def identity(self, split: str) -> dict[str, Any]:
+        """The part of a decoded split's cache key that neither settings nor provenance give."""
+
+
+class Source(Splits, Protocol):
+    """The examples of a task's splits, and where they come from.
+
+    Attributes:
+      splits: names of its splits.
+      class_names: None where classes have no names.
+      place: the directory of the pictures, for messages.
+      pool: what few-shot lists are drawn from, for messages.
+      remedy: what to do if a picture is damaged.
+      mocked: whether the examples are random.
+      stored_jpeg: quality of the JPEG copies that it holds, 0 if that is not known; None where it
+        holds the original pictures.
+      provenance: JSON-able record of where the examples come from.
+    """
+
+    splits: list[str]
+    class_names: list[str] | None
+    place: str
+    pool: str
+    remedy: str
+    mocked: bool
+    stored_jpeg: int | None
+    provenance: dict[str, Any]
+
+    def labels(self, split: str) -> np.ndarray:
+        """Classes of all examples of a split, read without the pictures."""
+
+    def describe_draw(self, shots: int) -> str:
+        """Where the lists of a few-shot task come from, for its record."""
+
+    def damaged(self, num_threads: int | None) -> dict[str, str]:
+        """Paths of the pictures that cannot be decoded, and why."""

@@ -1,0 +1,116 @@
+"""Folders of images with the few-shot lists that people have: NOAH's, CoOp's, Aircraft's own.
+
+A folder is looked for in the data directory under the names of the task's `folders`:
+
+    food-101/annotations/train_meta.list.num_shot_4.seed_0    NOAH: lines "PATH LABEL"
+    food-101/annotations/{val,test}_meta.list
+    food-101/split_zhou_Food101.json                          CoOp: {"train": [[path, label, name]]}
+    fgvc_aircraft/images_variant_{train,val,test}.txt         official: lines "NUMBER VARIANT"
+    food-101/images/apple_pie/1005649.jpg                     or jpg/..., or beside the lists
+
+NOAH's few-shot lists are read as they are (at 1 shot those of Pets hold every image twice).
+From the others, K images a class are drawn (`shots.draw`).
+"""
+
+from __future__ import annotations
+
+import re
+
+from etils import epath
+
+from fact_jax.data.sources.list_files import (
+    check_images,
+    make_item,
+    numbered,
+    quoted,
+    read_lines,
+)
+from fact_jax.data.sources.lists import Item, Lists
+from fact_jax.data.tasks import FewShot, Task
+from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
+from fact_jax.text import printable_line
+
+_Read = tuple[dict[str, list[Item]], list[str] | None]  # the lists, and the names of the classes
+
+
+def find_lists(task: Task, root: str) -> Lists | None:
+    """The first of the task's folders in `root` that has lists; None if none has.
+
+    Raises:
+      UserError: lists that cannot be read, that have not the published sizes or share images
+        between train and test; images that are not there; NOAH's lists, but not for these shots.
+    """
+    without, few = None, task.few_shot
+    if few is None:
+        return None
+    for folder in (epath.Path(root).expanduser() / name for name in few.folders):
+        for kind, read in (("noah", _noah), ("coop", _coop), ("official", _official)):
+            if lists := read(task, few, folder):
+                return check_images(task, kind, folder, *lists)
+        if (folder / "annotations" / "test_meta.list").exists():
+            without = folder / "annotations"
+    if without is not None:
+        raise UserError(
+            f"Task {task.name}: {without} has NOAH's lists, but none named "
+            f"train_meta.list.num_shot_{few.shots}.seed_S, and there are no others to draw "
+            f"{few.shots} images a class from. NOAH has 1, 2, 4, 8 and 16 shots."
+        )
+    return None
+
+
+def _noah(task: Task, few: FewShot, folder: epath.Path) -> _Read | None:
+    annotations = folder / "annotations"
+    if not (annotations / "test_meta.list").exists():
+        return None
+    items = {}
+    for path in sorted(annotations.glob(f"train_meta.list.num_shot_{few.shots}.seed_*")):
+        if match := re.search(r"\.seed_(\d+)$", path.name):
+            items[f"train-seed{int(match[1])}"] = read_lines(path)
+    if not items:
+        return None
+    items |= {split: read_lines(annotations / f"{split}_meta.list") for split in ("val", "test")}
+    return items, None
+
+
+def _coop(task: Task, few: FewShot, folder: epath.Path) -> _Read | None:
+    if few.json is None or not (folder / few.json).exists():
+        return None
+    path = folder / few.json
+    names: dict[int, str] = {}
+    items: dict[str, list[Item]] = {}
+    expected = (
+        f"{path}: expected train, val and test, each a list of [path, class, name of the class]"
+    )
+    try:
+        content = read_json(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"{expected}. {error}") from error
+    for split in ("train", "val", "test"):
+        if not isinstance(content.get(split), list):
+            raise UserError(f"{expected}, found no list {split!r}.")
+        items[split] = []
+        for number, entry in enumerate(content[split], 1):
+            what = f"{expected}; entry {number} of {split} is {quoted(entry)}"
+            if not isinstance(entry, list) or len(entry) != 3:
+                raise UserError(f"{what} (it has not three values).")
+            items[split].append(make_item(*entry[:2], what))
+            names[items[split][-1].label] = printable_line(str(entry[2]))
+    return items, [names.get(label, str(label)) for label in range(task.num_classes)]
+
+
+def _official(task: Task, few: FewShot, folder: epath.Path) -> _Read | None:
+    if few.dataset != "fgvc_aircraft" or not (folder / "images_variant_train.txt").exists():
+        return None
+    names = [line for _, line in numbered(folder / "variants.txt")]
+    items: dict[str, list[Item]] = {}
+    for split in ("train", "val", "test"):
+        path = folder / f"images_variant_{split}.txt"
+        items[split] = []
+        for number, line in numbered(path):
+            image, _, name = line.partition(" ")
+            if name not in names:
+                raise UserError(f"{path}, line {number}: {quoted(name)} is not in variants.txt.")
+            what = f"{path}, line {number}: found {quoted(line)}"
+            items[split].append(make_item(f"{image}.jpg", names.index(name), what))
+    return items, [printable_line(name) for name in names]

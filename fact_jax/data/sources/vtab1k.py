@@ -1,0 +1,80 @@
+"""The vtab-1k folder that the field passes around, as NOAH's get_vtab1k.py (e9c55f3) writes it.
+
+    DATA_DIR/vtab-1k/cifar/train800.txt                val200.txt, train800val200.txt, test.txt
+    DATA_DIR/vtab-1k/cifar/images/train800/000000.jpg  on a line "images/train800/000000.jpg 71"
+
+NOAH's pictures are JPEG copies of quality 75 at the native size. Labels are the task's classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+from etils import epath
+
+from fact_jax.data.sources import Record, Source
+from fact_jax.data.sources.list_files import check_images, read_lines
+from fact_jax.data.sources.lists import Lists
+from fact_jax.data.tasks import VTAB_STAGES, Task
+from fact_jax.errors import UserError
+from fact_jax.images import decoder, pipeline
+
+FORMAT = "vtab-1k"
+
+
+def find_copy(task: Task, root: str) -> Lists | None:
+    """The lists of the task's folder; None if there is none, or a copy that TFDS prepared."""
+    data_dir = epath.Path(root).expanduser()
+    versions = (task.versions, *task.substitutes)
+    records = (data_dir.glob(f"{task.builder}/{v}/dataset_info.json") for v in versions)
+    folder = data_dir / FORMAT / task.name
+    if task.few_shot or task.offline or not folder.is_dir() or any(map(any, records)):
+        return None
+    return read_copy(task, folder)
+
+
+def read_copy(task: Task, folder: epath.Path) -> Lists:
+    """The lists of a folder.
+
+    Raises:
+      UserError: lists that cannot be read, are of other sizes than the task's or share images,
+        or pictures that are not there or not of one kind.
+    """
+    items = {split: read_lines(folder / f"{split}.txt") for split in VTAB_STAGES}
+    lists = check_images(task, FORMAT, folder, items, None)
+    try:
+        kinds = {decoder.jpeg_quality(lists.images / part[0].path) for part in items.values()}
+    except OSError as error:
+        raise UserError(f"Task {task.name}: a picture in {folder} is damaged ({error}).") from error
+    if len(kinds) > 1:
+        raise UserError(
+            f"Task {task.name}: the pictures in {folder} are of several kinds (JPEG of other "
+            "qualities, or no JPEG). Take the published folder again."
+        )
+    (quality,) = kinds
+    named = f"quality {quality}" if quality else "an unknown quality"
+    note = "" if quality is None else f"JPEG copies of {named}, read as they are"
+    return dataclasses.replace(lists, note=note, stored_jpeg=quality)
+
+
+def write_copy(task: Task, source: Source, folder: epath.Path) -> None:
+    """Writes the folder from any source of the task, with PNG files of the pictures' own sizes."""
+    if (folder / "test.txt").exists():
+        raise UserError(f"{folder} has a copy of the task already. Give another --out.")
+    texts = {}
+    for split in VTAB_STAGES:
+        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
+        rows = enumerate(source.records(split, source.size(split)))
+        lines = pipeline.map_ahead(partial(_write, folder, split, task.binary), rows, 64)
+        texts[split] = "".join(lines)
+    for split, text in texts.items():  # last, so that a folder with lists is whole
+        (folder / f"{split}.txt").write_text(text)
+
+
+def _write(folder: epath.Path, split: str, binary: bool, row: tuple[int, Record]) -> str:
+    """Writes one picture, and returns its line."""
+    path = f"images/{split}/{row[0]:06}.png"
+    with decoder.opened(row[1].image, binary=binary) as image, (folder / path).open("wb") as file:
+        image.save(file, "PNG")
+    return f"{path} {row[1].label}\n"
