@@ -1,6 +1,6 @@
 """Makes fashion.npz, the part of Fashion-MNIST that is shipped, from the four published files.
 
-    python -m fact_jax.data.offline.make_fashion FOLDER
+    python -m tools.make_fashion FOLDER
 
 FOLDER holds the IDX files, as under /usr/share/datasets/fashion-mnist with Debian's package
 dataset-fashion-mnist.
