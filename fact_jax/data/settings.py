@@ -35,7 +35,7 @@ class DataSettings:
     num_threads: int | None = None
     skip_damaged: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.image_size < 1:
             raise UserError(f"image_size must be at least 1 pixel, found {self.image_size}.")
         if self.resize not in pipeline.RESIZES:

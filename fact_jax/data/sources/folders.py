@@ -135,7 +135,8 @@ def _mixed(items: list[Item]) -> list[Item]:
 
 def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]]) -> dict[str, str]:
     """Fingerprint of each part: paths, classes and contents."""
-    prints, unread = {}, []
+    prints: dict[str, str] = {}
+    unread: list[str] = []
     for part, pictures in items.items():
         whole = hashlib.sha256()
         for line, error in pipeline.map_ahead(partial(_digest, root), pictures, ahead=64):

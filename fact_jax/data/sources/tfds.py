@@ -60,7 +60,7 @@ class TfdsSource:
     """
 
     remedy = "Delete that directory and prepare the data again."
-    stored_jpeg = None
+    stored_jpeg: int | None = None
 
     def __init__(self, task: Task, found: prepare.Found, mocked: bool, mock_data: bool = False):
         self.builder, self.mocked = found.builder, mocked
