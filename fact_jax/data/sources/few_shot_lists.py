@@ -94,7 +94,7 @@ def _coop(task: Task, few: FewShot, folder: epath.Path) -> _Read | None:
             what = f"{expected}; entry {number} of {split} is {quoted(entry)}"
             if not isinstance(entry, list) or len(entry) != 3:
                 raise UserError(f"{what} (it has not three values).")
-            items[split].append(make_item(*entry[:2], what))
+            items[split].append(make_item(entry[0], entry[1], what))
             names[items[split][-1].label] = printable_line(str(entry[2]))
     return items, [names.get(label, str(label)) for label in range(task.num_classes)]
 
