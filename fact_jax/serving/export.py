@@ -31,9 +31,9 @@ def torch_file(task: TrainedTask) -> bytes:
 
 
 def own_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | None) -> bytes:
-    """Our factor file of a task read from the PyTorch code's.
+    """Our factor file of a task that was read from a file of the PyTorch code.
 
-    Its preprocessing is that code's (ImageNet normalisation, resized to the ViT's image size).
+    It names that code's preprocessing (ImageNet normalisation, resized to the ViT's image size).
     Without `base` the file does not say which weights it belongs to.
     """
     check_fits(task, config, None)
@@ -52,9 +52,9 @@ def own_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | No
 def npz_file(
     config: ViTConfig, base: dict, task: TrainedTask | None = None, any_weights: bool = False
 ) -> bytes:
-    """`base` in the Google layout; with a task, merged with its increments, and with its head.
+    """`base` in the Google layout; with a task, its increments are merged and its head is included.
 
-    Warns of LayerScale, which no other reader of that layout knows.
+    Warns if the ViT has LayerScale, which no other reader of that layout knows.
     """
     if config.layer_scale:
         warnings.warn(

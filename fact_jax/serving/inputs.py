@@ -22,7 +22,7 @@ from fact_jax.text import printable_line
 
 
 def check_side(what: str, side: int, patch_size: int) -> None:
-    """UserError if images of this side cannot be cut into patches."""
+    """Raises UserError if images of this side cannot be cut into patches."""
     if side < patch_size or side % patch_size:
         raise UserError(
             f"{what} {side} x {side} pixels, which is not a multiple of the ViT's patch size "
@@ -33,7 +33,7 @@ def check_side(what: str, side: int, patch_size: int) -> None:
 def read_npy(path: Path, patch_size: int) -> np.ndarray:
     """The images [n, y, x, 3] of a `.npy` file, float32 and normalised, as a memory map.
 
-    Raises UserError that says what was found instead.
+    Raises UserError that says what the file holds instead.
     """
     try:
         with path.open("rb") as file:
@@ -53,41 +53,41 @@ def read_npy(path: Path, patch_size: int) -> np.ndarray:
 
 
 def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype, patch_size: int) -> None:
-    found = f"{path} holds {dtype} {list(shape)}; expected float32 [n, s, s, 3]"
+    fault = f"{path} holds {dtype} {list(shape)}; expected float32 [n, s, s, 3]"
     if len(shape) == 3 and shape[-1] == 3:
-        raise UserError(f"{found}. One image needs a first axis, too: images[None].")
+        raise UserError(f"{fault}. One image needs a first axis, too: images[None].")
     if len(shape) == 4 and shape[-1] != 3 and shape[1] == 3:
-        raise UserError(f"{found}, channels last: images.transpose(0, 2, 3, 1).")
+        raise UserError(f"{fault}, channels last: images.transpose(0, 2, 3, 1).")
     if len(shape) != 4 or shape[-1] != 3:
-        raise UserError(f"{found}: a number of square colour images.")
+        raise UserError(f"{fault}: a number of square colour images.")
     if dtype == np.uint8:
         raise UserError(
-            f"{found}, already normalised: (pixels / 255 - mean) / std. Or give a folder of "
+            f"{fault}, already normalised: (pixels / 255 - mean) / std. Or give a folder of "
             "pictures, which are normalised as the factor file says."
         )
     if dtype.newbyteorder("=") != np.float32:
-        raise UserError(f"{found}: images.astype(numpy.float32).")
+        raise UserError(f"{fault}: images.astype(numpy.float32).")
     if shape[1] != shape[2]:
-        raise UserError(f"{found}: the images are not square. Resize or crop them.")
+        raise UserError(f"{fault}: the images are not square. Resize or crop them.")
     if shape[0] == 0:
-        raise UserError(f"{found}: there is no image in it.")
+        raise UserError(f"{fault}: there is no image in it.")
     check_side(f"{path} holds images of", shape[1], patch_size)
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """The pictures in a folder and those below it, sorted by path; or the one picture `path`.
+    """Pictures in a folder and its subfolders, sorted by path; or the one picture `path`.
 
-    A picture is known by its suffix; hidden files, and those in hidden folders, are left out.
-    Each counts once, whatever links lead to it.
+    A picture is recognised by its suffix. Hidden files and files in hidden folders are left out.
+    Each picture counts once, however many links lead to it.
     """
     if path.is_dir():
         walk = Walk()
-        (found,) = walk.pictures([path])
+        (pictures,) = walk.pictures([path])
         note = walk.note()
     else:
         note = ""
-        found = [path] if path.suffix.lower() in suffixes() else []
-    if not found:
+        pictures = [path] if path.suffix.lower() in suffixes() else []
+    if not pictures:
         raise UserError(
             f"{printable_line(str(path))} holds no picture: no file whose name ends in "
             f"{', '.join(sorted(suffixes()))}{f' ({note})' if note else ''}. Arrays come as .npy "
@@ -95,7 +95,7 @@ def find_pictures(path: Path) -> list[Path]:
         )
     if note:
         warnings.warn(f"Pictures {note}.", stacklevel=2)
-    return found
+    return pictures
 
 
 @dataclasses.dataclass
@@ -132,7 +132,7 @@ class Pictures:
 
 
 def _read(path: Path, size: int, jpeg_quality: int | None) -> np.ndarray | str:
-    """The pixels uint8 [s, s, 3], or why there are none."""
+    """Pixels uint8 [s, s, 3], or the reason why the picture cannot be read."""
     try:
         return decode(path, size, jpeg_quality)
     except OSError as error:

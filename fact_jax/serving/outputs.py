@@ -22,7 +22,7 @@ OUTPUT_SUFFIXES = (".npy", ".csv")
 
 
 def read_class_names(path: Path, num_classes: int) -> list[str]:
-    """One name a line; UserError if the file has not one for each class."""
+    """Reads one name a line. Raises UserError unless the file has one for each class."""
     try:
         if not path.is_file():  # a device might never end
             raise OSError(f"it {absence(path)}")
@@ -48,14 +48,13 @@ def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: 
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *(csv_field(printable_line(name)) for name in classes)])
     for row, values in zip(rows, logits, strict=True):
-        writer.writerow(
-            [csv_field(printable_line(row)), *(f"{value:.9g}" for value in values)]
-        )  # float32 exactly
-    return text.getvalue().encode()  # nothing but characters: `printable_line` escapes the rest
+        # Nine digits give float32 exactly.
+        writer.writerow([csv_field(printable_line(row)), *(f"{value:.9g}" for value in values)])
+    return text.getvalue().encode()  # `printable_line` has escaped what UTF-8 cannot encode
 
 
 def prepare_output(path: str) -> None:
-    """Makes the folder of a file to be, before long work starts for it.
+    """Makes the folder of an output file, before the long work for it starts.
 
     Raises UserError if `write_atomically` could not write there.
     """
@@ -72,11 +71,11 @@ def prepare_output(path: str) -> None:
 
 
 def check_not_input(out: str, **inputs: str | None) -> None:
-    """Raises UserError if `out` is an input file, also by a link, or one of an input folder.
+    """Raises UserError if `out` is an input file, also by a link, or a file of an input folder.
 
     Args:
-      out: the file to be.
-      **inputs: files or folders by the names of their flags; what is no path does no harm.
+      out: the output file.
+      **inputs: files or folders by the names of their flags; other values are harmless.
     """
     for flag, value in inputs.items():
         path = Path(value or "").expanduser()
@@ -115,5 +114,5 @@ def top_table(
 
 
 def _shown(name: str) -> Text:
-    """A name as it is, control characters and broken encodings escaped."""
+    """A name with control characters and broken encodings escaped."""
     return Text(printable_line(name))

@@ -1,4 +1,4 @@
-"""Logits of images, from a frozen ViT and one task's factors, at the frozen ViT's own cost."""
+"""Logits of images, from a frozen ViT and one task's factors, at the frozen ViT's cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
 from fact_jax.tuning.method import Method
 
 
-# Functions of the module, so that predictors of one method and model share their programs.
+# Module-level functions, so that predictors of one method and model share their programs.
 @functools.partial(jax.jit, static_argnames=("method", "config"))
 def _merged(
     method: Method, config: ViTConfig, base: dict, factors: dict
@@ -38,11 +38,11 @@ def _logits(
 
 
 class Predictor:
-    """A ViT with a task's changes in its weights, merged in float32 and once, as far as they do.
+    """A ViT with a task's changes. What can be merged is merged into its weights, once, in float32.
 
     Batches of at most `batch_size` images are split over as many of the machine's devices as divide
-    it. Raises UserError if the model is not of the shape and settings that the factors were trained
-    with (`check_fits`, which also compares the weights where it is given their checksum).
+    `batch_size`. Raises UserError if the factors were trained for a model of another shape or other
+    settings (`check_fits`, which also compares the weights if it is given their checksum).
     """
 
     def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):
@@ -64,10 +64,10 @@ class Predictor:
         return np.concatenate(rows) if rows else np.empty((0, self.task.num_classes), np.float32)
 
     def stream(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Logits batch by batch, of images that are all of one size.
+        """Logits of each batch; all images must have the same size.
 
         A batch is padded to the largest so far, so that one program serves equal batches and a
-        shorter last one; it is dispatched before the logits of the one before it are awaited.
+        shorter last one. It is dispatched before the logits of the previous batch are awaited.
         """
         pending: tuple[jax.Array, int] | None = None
         rows = 0

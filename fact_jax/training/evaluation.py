@@ -1,4 +1,4 @@
-"""Accuracy of a trained trial on a stream of images, at the frozen network's own cost."""
+"""Accuracy of a trained trial on a stream of images, at the frozen network's cost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make_programs(
 ) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """The two jitted programs of an evaluation.
 
-    ``merged(base, factors, scale, choice)`` is `base` with all in it that merges, and the rest of
-    the adaptation; ``predict(merged, head, num_classes, images)`` the classes [b] of images uint8
+    ``merged(base, factors, scale, choice)`` gives `base` with the changes that merge, and the other
+    changes; ``predict(merged, head, num_classes, images)`` gives the classes [b] of images uint8
     [b, y, x, 3].
     """
 
@@ -47,17 +47,22 @@ def make_evaluate(
     """``evaluate(base, trainable, scale, num_classes, batches, choice, see) -> (correct, total)``.
 
     `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]), and
-    ``see(images, labels, predicted)`` is told of each. What merges is merged into the weights once
-    per call, in float32. Batches are padded to `batch_size`, so that one program serves every
-    split; the next batch is dispatched before the last is awaited.
+    ``see(images, labels, predicted)`` is called with each. Each call merges into the weights what
+    can be merged, once and in float32. Batches are padded to `batch_size`, so that one program
+    serves every split; the next batch is dispatched before the last is awaited.
     """
 
     merged, predict = make_programs(model, method, normalisation)
 
     def evaluate(
-        base: dict, trainable: dict, scale: float, num_classes: int, batches: Iterable[Any],
-        choice: Any = None, see: Callable[..., None] = lambda images, labels, predicted: None,
-    ) -> tuple[int, int]:  # fmt: skip
+        base: dict,
+        trainable: dict,
+        scale: float,
+        num_classes: int,
+        batches: Iterable[Any],
+        choice: Any = None,
+        see: Callable[..., None] = lambda images, labels, predicted: None,
+    ) -> tuple[int, int]:
         factors, head = put((trainable["factors"], trainable["head"]), replicated(mesh))
         weights = merged(base, factors, scale, choice)
         correct = total = 0

@@ -1,8 +1,8 @@
-"""The device mesh, axes `trial` (independent runs) and `data` (images of one batch), and how arrays
-get there and back.
+"""The device mesh, with axes `trial` (independent runs) and `data` (images of one batch), and
+copies of arrays to it and back.
 
-All of it also works where the devices belong to several processes (`jax.distributed`): every
-process then holds the same host arrays and calls the same functions.
+Everything also works if the devices belong to several processes (`jax.distributed`): every process
+then holds the same host arrays and calls the same functions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 def make_mesh(batch_size: int, devices=None, num_trials: int = 1) -> Mesh:
     """A mesh for stacks of `num_trials` trials, by default of one.
 
-    As many devices as divide `num_trials` evenly take trials of their own, since these never speak
-    to each other; what is left splits the batches, as far as it divides them evenly.
+    The axis `trial` takes as many of the devices as divide `num_trials` evenly, because trials do
+    not communicate. The rest split the batches, as many as divide `batch_size` evenly.
     """
     devices = jax.devices() if devices is None else list(devices)
     trials = math.gcd(len(devices), num_trials)
@@ -47,7 +47,7 @@ def trial_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """The tree on the mesh."""
+    """Puts a tree on the mesh."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
@@ -59,18 +59,18 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def stack(trees: Sequence[Any], mesh: Mesh) -> Any:
-    """Trees of the same structure, one a trial, as one whose leaves have a leading trial axis."""
+    """Stacks trees of the same structure, one a trial; the leaves get a leading trial axis."""
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
     return put(stacked, trial_sharded(mesh))
 
 
 def agree(tree: Any) -> Any:
-    """Process 0's numbers, on every process: what all must do alike, one decides."""
+    """Process 0's numbers on every process, for a decision that must be the same on all."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def agree_on_any(flag: bool) -> bool:
-    """Whether it is set on any process."""
+    """Whether the flag is set on any process."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())

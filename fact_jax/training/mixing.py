@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_AREA = (0.02, 1 / 3)  # of the image, that an erased box takes
+_AREA = (0.02, 1 / 3)  # share of the image that an erased box covers
 _RATIO = (0.3, 1 / 0.3)  # height by width of an erased box
 _ATTEMPTS = 10  # draws of a box's shape before an image is left alone
 
 
 class Draw(NamedTuple):
-    """How a batch is mixed: the weight of an image's own pixels, and that of its own label."""
+    """Weights of an image in its mixture, for its pixels and for its label."""
 
     pixels: Float[Array, "y x 1"]
     label: Float[Array, ""]
@@ -42,7 +42,7 @@ def mix(
     `mixup` and `cutmix` are the alphas of the Beta distributions, Python numbers; 0 turns one off.
     With both on, each is chosen half of the time. One weight is drawn for the whole batch. Only
     valid rows are reversed, among themselves: the first mixes with the last valid one, and so on;
-    a row in the middle, or alone, meets itself and is not changed. A row that is not valid keeps
+    a row in the middle, or alone, meets itself and does not change. A row that is not valid keeps
     its image and has the target zero, so that its cross-entropy is zero. Smoothing spreads
     `smoothing` over the first `num_classes` classes; the others, padding, have the target zero.
     """
@@ -54,8 +54,8 @@ def mix(
         return images, targets
     partner = _reversed(valid)
     images = jnp.asarray(images)
-    own = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
-    pixels, label = own.pixels.astype(images.dtype), own.label
+    pixels, label = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
+    pixels = pixels.astype(images.dtype)
     mixed = images * pixels[None] + images[partner] * (1 - pixels)[None]
     mixed = jnp.where(
         (valid & (partner != jnp.arange(len(valid), dtype=jnp.int32)))[:, None, None, None],
@@ -76,8 +76,8 @@ def _reversed(valid: Bool[Array, " b"]) -> Int[Array, " b"]:
 def draw(key: jax.Array, height: int, width: int, mixup: float, cutmix: float) -> Draw:
     """The random numbers of one batch; `mixup` or `cutmix` is positive.
 
-    Cutmix's box has the share 1 - lambda of the image before it is cut at the border; the label's
-    weight is that of the box which is left.
+    Cutmix's box covers 1 - lambda of the image before it is cut at the border. The label's weight
+    is the share of the image outside the box that is left.
     """
     key_which, key_mixup, key_cutmix, key_y, key_x = jax.random.split(key, 5)
     beta = functools.partial(jax.random.beta, shape=(), dtype=jnp.float32)
@@ -97,7 +97,7 @@ def draw(key: jax.Array, height: int, width: int, mixup: float, cutmix: float) -
 
 
 def _span(key: jax.Array, length: int, side: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which pixels of one axis are inside the box [length], and how many."""
+    """Mask [length] of the pixels of one axis that are inside the box, and their number."""
     half = (length * side).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (), 0, length, jnp.int32)
     low, high = jnp.maximum(centre - half, 0), jnp.minimum(centre + half, length)

@@ -20,8 +20,9 @@ class Recipe:
     optimizer: 'adamw', or 'sgd' with momentum 0.9, PyTorch's (its weight decay is part of the
       gradient).
     decay_vectors: whether biases, scales and shifts decay; timm's optimiser factory spares them.
-    mixup, cutmix: parameters of the two Beta distributions; 0 leaves the thing out.
-    label_smoothing, erasing: share of the uniform distribution, probability of random erasing.
+    mixup, cutmix: parameters of the two Beta distributions; 0 switches the mixing off.
+    label_smoothing: share of the uniform distribution in a target.
+    erasing: probability that a box of an image is erased.
     """
 
     optimizer: str = setting("adamw", OneOf(OPTIMIZERS))
@@ -36,7 +37,7 @@ class Recipe:
 
     @property
     def soft(self) -> bool:
-        """Whether the targets are distributions and not classes."""
+        """Whether the targets are distributions instead of classes."""
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
     def optimiser(self, rate: Any, decay: Any) -> optax.GradientTransformation:
@@ -54,15 +55,15 @@ class Recipe:
         self, trainable: dict, grads: dict, moments: optax.OptState, rate: Any, decay: Any
     ) -> tuple[dict, optax.OptState]:
         """Trained arrays and moments after one step."""
-        # optax's Adam raises a float to an integer power, which strict promotion refuses, and x64
-        # makes float64.
+        # optax's Adam raises a float to an integer power: strict promotion refuses that, and x64
+        # makes it float64.
         with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
             updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
         return optax.apply_updates(trainable, updates), moments
 
 
 def _matrices(trainable: dict) -> dict:
-    """Which leaves decay where vectors do not: those not named as a bias, a scale or a shift."""
+    """Mask of the leaves that decay if vectors do not: all but biases, scales and shifts."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: not str(keys[-1].key).endswith(("bias", "scale", "shift")), trainable
     )

@@ -1,4 +1,4 @@
-"""Runs of many epochs, a stack of trials at a time, that can be stopped anywhere and go on."""
+"""Training of a stack of trials over many epochs, which can be stopped anywhere and resumed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Outcome(NamedTuple):
     errors: list[NonFiniteLoss | None]
 
 
-# Seconds of work that a killed process may lose beside the epoch under way. Few-shot epochs
-# take a tenth of what their checkpoint takes.
+# Seconds of work that a killed process may lose besides the current epoch. A few-shot epoch takes
+# a tenth of the time of its checkpoint.
 SAVE_EVERY = 2.0
 
 
@@ -63,17 +63,17 @@ def train(
 ) -> Outcome:
     """Runs ``states, losses = epoch(states, e)`` for e = 0 ... epochs - 1.
 
-    After an epoch there is a checkpoint if SAVE_EVERY seconds have passed since the last one, if it
-    is evaluated, and if `on_epoch` raises.
+    An epoch leaves a checkpoint if SAVE_EVERY seconds have passed since the last one, if it is
+    evaluated, or if `on_epoch` raises.
 
-    `states` is a stack of at least as many trials as there are `steps` (batches of an epoch) and
-    `settings` (named in errors); what is stacked beyond them is padding. ``evaluate(t, trainable)``
-    gives the accuracy of trial t; it is called after every `eval_every` epochs and after the last.
-    ``on_epoch(done, losses, accuracies)`` is told of every epoch, and once more, before it goes on,
-    of those that a resumed run had done.
-    A trial that leaves the finite numbers gets its error and is not evaluated, and the others go
-    on, as long as there are any. A checkpoint in `directory` is resumed, so that the outcome equals
-    that of a run never stopped; UnreadableCheckpoint if it cannot be read.
+    `states` stacks at least as many trials as there are `steps` (batches of an epoch) and
+    `settings` (named in errors); further ones are padding. ``evaluate(t, trainable)`` gives the
+    accuracy of trial t; it is called after every `eval_every` epochs and after the last.
+    ``on_epoch(done, losses, accuracies)`` is called after every epoch; a resumed run first calls it
+    again for the epochs that it finds done.
+    A trial whose numbers become non-finite gets an error and is not evaluated. The others go on;
+    training ends if none is left. A checkpoint in `directory` is resumed, so that the outcome
+    equals that of an uninterrupted run. Raises UnreadableCheckpoint if it cannot be read.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -96,11 +96,11 @@ def train(
             errors[t] = error
 
     def due(e: int) -> bool:
-        """Whether it is time to evaluate."""
+        """Whether epoch e is to be evaluated."""
         return e == epochs - 1 or bool(eval_every and (e + 1) % eval_every == 0)
 
     def measure(e: int) -> None:
-        """Evaluates, if it is time, those for whom it was not done before."""
+        """Evaluates the trials that have no accuracy of epoch e yet, if it is due."""
         if evaluate and due(e):
             for t in range(count):
                 if errors[t] is None and np.isnan(curves["accuracies"][t, e]):
@@ -123,15 +123,15 @@ def train(
                 stored = checkpointer.load(checkpointer.latest.step, abstract)
             except Exception as error:
                 raise UnreadableCheckpoint(directory, error) from error
-            found = fetch(stored.pop("checksum"))
-            if not np.array_equal(found, _checksum(stored)):
+            checksum = fetch(stored.pop("checksum"))
+            if not np.array_equal(checksum, _checksum(stored)):
                 reason = "its numbers are not those that were saved: the checksum differs"
                 raise UnreadableCheckpoint(directory, ValueError(reason))
             first = min(checkpointer.latest.step + 1, epochs)
             states = TrialState(stored["trainable"], stored["moments"])
             curves = {name: np.array(fetch(stored[name])) for name in curves}
             trained = trained_of(states)
-            for t in range(count):  # one that had failed before has failed still
+            for t in range(count):  # a trial that failed before the stop stays failed
                 bad = np.flatnonzero(~np.isfinite(curves["losses"][t, :first]))
                 if bad.size or not all(np.isfinite(x).all() for x in jax.tree.leaves(trained[t])):
                     epoch_of = int(bad[0]) if bad.size else first - 1
@@ -141,27 +141,27 @@ def train(
                         "stopped. Lower the scale or the learning rate. It was trained with "
                         f"{text}."
                     )
-            measure(first - 1)  # what was not done before
+            measure(first - 1)  # the stop may have come before it
             for e in range(first):
                 on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
         for e in range(first, epochs):
             states, device_losses = epoch(states, e)
             losses, trained = fetch(device_losses), trained_of(states)
-            for t, own in enumerate(steps):
-                curves["losses"][t, e] = losses[t, :own].mean()
+            for t, taken in enumerate(steps):
+                curves["losses"][t, e] = losses[t, :taken].mean()
                 if errors[t] is None:
-                    check(t, losses[t, :own], trained[t], e)
+                    check(t, losses[t, :taken], trained[t], e)
             if all(errors):
                 break
-            # Before evaluating: what fails there costs no training.
+            # Saved before evaluating, so that a failure there costs no training.
             if agree(np.array(due(e) or time.monotonic() - saved > SAVE_EVERY)):
                 checkpointer.save(e, tree())
                 saved = time.monotonic()
             measure(e)
             try:
                 on_epoch(e + 1, *(curves[name][:, e].tolist() for name in curves))
-            except BaseException as error:  # such as the end that SIGTERM asks for
-                # One process's own error is not the others', who would not save with it.
+            except BaseException as error:  # such as the request of SIGTERM to stop
+                # If only one process has the error, the others would not save with it.
                 alone = jax.process_count() > 1 and isinstance(error, Exception | KeyboardInterrupt)
                 if not alone and (checkpointer.latest is None or checkpointer.latest.step < e):
                     checkpointer.save(e, tree())

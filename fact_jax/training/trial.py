@@ -35,9 +35,9 @@ _MASKED = -1e30  # logit of a class that the task does not have
 class Hyper(NamedTuple):
     """Numbers of one run; traced, so that changing them compiles nothing.
 
-    A rate of None leaves dropout or stochastic depth out of the program: another program, and
-    without dropout a cheaper one. `choice` is what a method's adaptation may depend on besides
-    its factors and scale (NOAH's widths); None for most.
+    A rate of None gives another program, without dropout or without stochastic depth; without
+    dropout it is cheaper. `choice` is what a method's adaptation may depend on besides its factors
+    and scale (NOAH's widths); None for most.
     """
 
     learning_rate: float | jax.Array
@@ -62,7 +62,8 @@ class TrainSet(NamedTuple):
 
 @flax.struct.dataclass
 class TrialState:
-    """`trainable` holds {"factors": ..., "head": {"kernel" [d, c], "bias" [c]}}."""
+    """State of a trial: trained arrays {"factors": ..., "head": {"kernel" [d, c], "bias" [c]}}, and
+    the optimiser's moments of them."""
 
     trainable: dict
     moments: optax.OptState
@@ -104,7 +105,7 @@ def logits_of(head: dict, x: jax.Array, num_classes: int | jax.Array) -> jax.Arr
 
 
 def epoch_key(seed: int, epoch: int) -> jax.Array:
-    """All randomness of an epoch comes from here, so that a resumed run equals one that was not."""
+    """Key of all randomness of an epoch, so that a resumed run equals an uninterrupted one."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
 
 
@@ -127,12 +128,12 @@ def make_epoch(
 ) -> Callable:
     """The jitted ``epoch(base, states, data, hypers, seeds, number, steps) -> (states, losses)``.
 
-    It trains a stack of trials, each on its own: `states`, `data`, `hypers` and `seeds` have a
-    leading axis [t], which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks.
-    All randomness of a trial comes from its seed and the epoch's `number`. `steps` is the largest
-    number of batches of any trial (`num_steps`); one that has fewer keeps its state in the steps
-    past its own. `losses` [t, n // batch_size] holds each step's mean cross-entropy, 0 for steps
-    not taken. `states` is donated. With `sampled`, every step draws the method's choice anew.
+    It trains a stack of independent trials: `states`, `data`, `hypers` and `seeds` have a leading
+    axis [t], which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks. All
+    randomness of a trial comes from its seed and the epoch's `number`. `steps` is the largest
+    number of batches of any trial (`num_steps`); a trial with fewer keeps its state in the other
+    steps. `losses` [t, n // batch_size] holds each step's mean cross-entropy, 0 for steps not
+    taken. `states` is donated. With `sampled`, every step draws the method's choice anew.
     """
 
     def loss_fn(trainable, base, images, targets, valid, num_classes, hyper: Hyper, key):
@@ -140,10 +141,8 @@ def make_epoch(
         if isinstance(method, SearchMethod) and sampled:
             choice = method.sample(jax.random.fold_in(key, 1), model.config)
         adaptation = adaptation_of(method, trainable["factors"], model.config, hyper.scale, choice)
-        x = features(
-            model, base, images, adaptation, key=key,
-            dropout_rate=hyper.dropout_rate, drop_path_rate=hyper.drop_path_rate,
-        )  # fmt: skip
+        rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
+        x = features(model, base, images, adaptation, key=key, **rates)
         logits = logits_of(trainable["head"], x, num_classes)
         if recipe.soft:
             losses = optax.softmax_cross_entropy(logits, targets)
@@ -163,7 +162,7 @@ def make_epoch(
         def step(i, carry):
             rows = jax.lax.dynamic_slice(order, (i * batch_size,), (batch_size,))
             images, labels = data.images[rows], data.labels[rows]
-            # All of them, but where a split is smaller than a batch.
+            # All rows are valid unless the split is smaller than a batch.
             valid = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32) < data.num_examples
             if mesh.shape["data"] > 1:
                 images = jax.lax.with_sharding_constraint(images, PartitionSpec("data"))
@@ -173,11 +172,10 @@ def make_epoch(
             if recipe.erasing:
                 images = erase(jax.random.fold_in(key, 2), images, recipe.erasing)
             if recipe.soft:
-                images, targets = mix(
-                    jax.random.fold_in(key, 3), images, labels, valid, data.num_classes,
-                    state.trainable["head"]["bias"].shape[0], recipe.mixup, recipe.cutmix,
-                    recipe.label_smoothing,
-                )  # fmt: skip
+                classes = data.num_classes, state.trainable["head"]["bias"].shape[0]
+                shares = recipe.mixup, recipe.cutmix, recipe.label_smoothing
+                key_mix = jax.random.fold_in(key, 3)
+                images, targets = mix(key_mix, images, labels, valid, *classes, *shares)
             loss, grads = jax.value_and_grad(loss_fn)(
                 state.trainable, base, images, targets, valid, data.num_classes, hyper, key
             )
@@ -185,8 +183,8 @@ def make_epoch(
                 state.trainable, grads, state.moments, hyper.learning_rate, hyper.weight_decay
             )
             stepped = (TrialState(trainable, moments), losses.at[i].set(loss))
-            own = i < jnp.maximum(data.num_examples // batch_size, 1)  # num_steps
-            return jax.tree.map(lambda new, old: jnp.where(own, new, old), stepped, carry)
+            active = i < jnp.maximum(data.num_examples // batch_size, 1)  # num_steps
+            return jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, carry)
 
         losses = jnp.zeros((max(capacity // batch_size, 1),), jnp.float32)
         return jax.lax.fori_loop(0, steps, step, (state, losses))
@@ -200,23 +198,22 @@ def make_epoch(
         alone = jax.tree.map(lambda x: x[0], (states, data, hypers, seeds))
         return jax.tree.map(lambda x: x[None], trial(*alone))
 
-    # Trials are cut apart by hand, so that no compiler can make them wait for each other. Their
-    # batches are split by the compiler: random numbers stay those of one device.
-    own, every = PartitionSpec("trial"), PartitionSpec()
-    in_specs = (every, own, own, own, own, every, every)
+    # Trials are split by hand, so that the compiler cannot make them wait for each other. Their
+    # batches are split by the compiler, so that random numbers are those of one device.
+    split, whole = PartitionSpec("trial"), PartitionSpec()
+    specs = (whole, split, split, split, split, whole, whole)
     if mesh.size > 1:
         epoch = jax.shard_map(
-            epoch, mesh=mesh, in_specs=in_specs, out_specs=own, axis_names={"trial"},
-            check_vma=False,
-        )  # fmt: skip
+            epoch, mesh=mesh, in_specs=specs, out_specs=split, axis_names={"trial"}, check_vma=False
+        )
 
-    # XLA's CPU code else orders a step for many cores, and keeps a quarter more alive for it.
+    # By default XLA orders a step for many CPU cores and keeps a quarter more memory alive.
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     saving = on_cpu and model.config.remat != "none"
     return jax.jit(
         epoch,
-        in_shardings=[NamedSharding(mesh, spec) for spec in in_specs],
+        in_shardings=[NamedSharding(mesh, spec) for spec in specs],
         out_shardings=trial_sharded(mesh),
         donate_argnums=1,
         compiler_options=options if saving else None,
@@ -237,7 +234,7 @@ def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
-    """Full batches of an epoch (the last, short one is dropped); one where there is no full one."""
+    """Number of full batches of an epoch, at least 1; a short last batch is dropped."""
     return max(num_examples // batch_size, 1)
 
 
@@ -254,13 +251,13 @@ def train_set(
 
 
 class NonFiniteLoss(UserError):
-    """Training left the finite numbers."""
+    """Raised when a loss or a trained number is not finite."""
 
 
 def check_finite(losses: np.ndarray, trainable: dict, epoch: int, settings: dict) -> None:
     """Raises NonFiniteLoss with the first bad step of an epoch's losses and the settings.
 
-    What the epoch's last update made of the trained arrays is checked, too: no loss shows it yet.
+    It checks the trained arrays, too: no loss shows the epoch's last update yet.
     """
     bad = np.flatnonzero(~np.isfinite(losses))
     finite = all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(trainable)))
