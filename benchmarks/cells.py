@@ -12,7 +12,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from fact_jax.report.tables import architectures_tried, mean_and_error
+from fact_jax.report.statistics import stat
+from fact_jax.report.tables import architectures_tried
 
 SAME = ("weights_sha256", "epochs", "image_size")  # what all cells of a file have in common
 _KEPT = (
@@ -38,7 +39,7 @@ def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             own = [c for c in cells if (c["method"], c["task"]) == (method, task)]
             if not own:
                 continue
-            mean, error = mean_and_error([c["accuracy"] for c in own])
+            mean, error, _ = stat([c["accuracy"] for c in own])
             sizes = {
                 name: statistics.fmean(c[name] for c in own)
                 for name in ("num_factors", "factor_file_bytes")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plot_compare import NAMES, numbers
-from fact_jax.report.tables import mean_and_error
+from fact_jax.report.statistics import stat
 
 SEEDS = (0, 1, 2)
 RESULTS, PAGE = Path("benchmarks/results"), Path("docs/comparison.md")
@@ -54,7 +54,7 @@ def accuracy(cells: list[dict[str, Any]], tasks: tuple[str, ...]) -> tuple[float
     found = {(c["task"], c["seed"]): c["accuracy"] for c in cells}
     if absent := {(t, seed) for t in tasks for seed in SEEDS} - found.keys():
         raise SystemExit(f"{cells[0]['method']}: no result of task and seed {min(absent)}.")
-    return mean_and_error([statistics.fmean(found[t, seed] for t in tasks) for seed in SEEDS])
+    return stat([statistics.fmean(found[t, seed] for t in tasks) for seed in SEEDS])[:2]
 
 
 def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str:

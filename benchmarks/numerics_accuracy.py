@@ -23,7 +23,7 @@ from fact_jax import ViT, features, load_vit
 from fact_jax.data import DataSettings, Examples, get_task, open_task
 from fact_jax.data.tasks import TEST, TRAIN_VAL
 from fact_jax.images.normalise import normalise
-from fact_jax.report.tables import mean_and_error
+from fact_jax.report.statistics import stat
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
@@ -171,12 +171,12 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tasks: dict[str, list[float]] = {}
         for r in group:
             tasks.setdefault(r["task"], []).append(r["accuracy"])
-        difference, error = mean_and_error(pairs)
+        difference, error, _ = stat(pairs)
         out.append(
             {
                 "variant": variant,
                 **dict(zip(("trained", "evaluated", "merged"), way, strict=True)),
-                "accuracy": {task: mean_and_error(values) for task, values in tasks.items()},
+                "accuracy": {task: stat(values)[:2] for task, values in tasks.items()},
                 "difference": difference,
                 "error": error,
                 "changed": statistics.fmean(r["changed"] for r in group),

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from configs import quickstart
 from fact_jax.cli.local import run_sweep
-from fact_jax.report.tables import mean_and_error
+from fact_jax.report.statistics import stat
 
 BASELINE = "linear"
 
@@ -39,8 +39,8 @@ def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         tested[r["task"]] = r["num_test"]
     rows = []
     for (task, method), values in accuracy.items():
-        mean, error = mean_and_error(values)
-        base, base_error = mean_and_error(accuracy[task, BASELINE])
+        mean, error, _ = stat(values)
+        base, base_error, _ = stat(accuracy[task, BASELINE])
         row = {"task": task, "method": method, "accuracies": values, "mean": mean, "error": error}
         if method != BASELINE and error is not None and base_error is not None:
             sampling = sum(p * (100 - p) for p in (mean, base)) / tested[task]

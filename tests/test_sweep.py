@@ -16,7 +16,6 @@ from fact_jax.data import VTAB
 from fact_jax.report.published import published
 from fact_jax.report.tables import (
     comparison_table,
-    mean_and_error,
     print_table,
     result_table,
     vtab_means,
@@ -265,13 +264,6 @@ def test_a_damaged_result_is_set_aside_and_made_anew(spied):
     assert f"{cell.name}.json cannot be read" in notes[0]
     (aside,) = runner.store.workdir.glob("results/*.unreadable-*")
     assert aside.read_text() == '{"cell": '
-
-
-def test_standard_error_is_the_deviation_over_the_root_of_n():
-    assert mean_and_error([1.0]) == (1.0, None)
-    mean, error = mean_and_error([1.0, 3.0, 5.0])
-    assert mean == 3.0
-    assert error == pytest.approx(2 / 3**0.5)
 
 
 def test_means_need_all_tasks_of_their_group():

@@ -1,4 +1,4 @@
-"""A found architecture (NOAH's widths by family and block), as text and as a picture."""
+"""An architecture that a search found (NOAH's widths by family and block), as text and picture."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def _rows(search: dict[str, Any]) -> dict[str, list[int]]:
-    """Widths by family; a record that does not name its families is an older one, of NOAH."""
+    """Widths by family; older records do not name their families, which are NOAH's."""
     return dict(zip(search.get("families", NOAH.families), search["best"], strict=True))
 
 
 def architecture_text(search: dict[str, Any]) -> str:
-    """A line a family: a bar for each block, and the widths."""
+    """One line per family: a bar for each block, then the widths."""
     widest = max(max(row) for row in search["best"]) or 1
     lines = [
         f"  {name:<9}{''.join(_BARS[-(-width * 8 // widest)] for width in row)}  "
@@ -38,7 +38,10 @@ def architecture_text(search: dict[str, Any]) -> str:
 
 
 def architecture_figure(search: dict[str, Any]) -> Any:
-    """The widths as bars, a row a family, and the best fitness by generation. Needs matplotlib."""
+    """Figure of the widths, one row of bars per family, and of the best fitness by generation.
+
+    Needs matplotlib.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(8.4, 4.0)

@@ -1,7 +1,7 @@
 """A report's content, before it is HTML or Markdown.
 
-Texts are plain, but `code` between backticks and **strong** between double asterisks; names from
-results may hold anything, and are escaped by the writers.
+Texts are plain, except for `code` between backticks and **strong** between double asterisks. Names
+from results may hold anything; the writers escape them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fact_jax.report.figures import svg_text
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """`anchor` is its address in the page; '' for headings that are not in the menu."""
+    """A heading; `anchor` is its address in the page, or '' if it is not in the menu."""
 
     text: str
     anchor: str = ""
@@ -43,7 +43,7 @@ class Notice:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """`value` is what a column is sorted by (None: always last), `note` a smaller second line."""
+    """A cell; its column is sorted by `value` (None: always last), `note` is a second line."""
 
     text: str
     value: float | str | None = None
@@ -55,8 +55,8 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """`group` is the heading above several columns, `hint` the title's long form; a `strong` one is
-    set off, as means are."""
+    """A column; `group` is the heading above several columns and `hint` the title's long form.
+    Columns of means are `strong`, which sets them off."""
 
     title: str
     group: str = ""
@@ -73,7 +73,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The first column stays in sight while the others are scrolled."""
+    """A table; its first column stays in sight while the others are scrolled."""
 
     caption: str
     columns: Sequence[Column]
@@ -84,7 +84,7 @@ class Table:
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A matplotlib figure, written as NAME.png and NAME.svg; `alt` says what it shows. Narrow
-    windows show `narrow` in its place, where there is one."""
+    windows show `narrow` instead, if there is one."""
 
     name: str
     figure: Any
@@ -105,7 +105,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """A row of square pictures in one JPEG, each with what it is and whether it was recognised."""
+    """A row of square pictures in one JPEG, with the true and the predicted class of each."""
 
     name: str
     jpeg: bytes
@@ -119,7 +119,7 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """Closed until it is asked for."""
+    """Blocks below a title, closed until the reader opens them."""
 
     title: str
     blocks: Sequence[Block]

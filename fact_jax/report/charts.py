@@ -28,8 +28,8 @@ _Points = Sequence[tuple[System, float, Stat]]
 
 
 def accuracy_against_size(study: Study, section: Section) -> Figure | None:
-    """The paper's figure: the headline average against numbers stored for a task, log scale; the
-    published rows hollow. None where no system has all tasks."""
+    """The paper's figure: the headline average against numbers stored for a task, log scale.
+    Published rows are hollow. None if no system has all tasks."""
     points = [
         (system, numbers, value)
         for system in study.systems
@@ -38,9 +38,9 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
     ]
     if not points:
         return None
-    known = published_rows(study) if section.whole else []
-    known = [k for k in known if k.params is not None and "group mean" in k.row]
-    figures = [_size_figure(points, known, section, size) for size in ((9.2, 4.6), (3.6, 4.2))]
+    published = published_rows(study) if section.whole else []
+    published = [p for p in published if p.params is not None and "group mean" in p.row]
+    figures = [_size_figure(points, published, section, size) for size in ((9.2, 4.6), (3.6, 4.2))]
     shown = "; ".join(
         f"{s.label} {n:,.0f} numbers, {v.mean:.{section.digits}f} %" for s, n, v in points
     )
@@ -48,58 +48,55 @@ def accuracy_against_size(study: Study, section: Section) -> Figure | None:
         f"{section.title}: {section.headline}, top-1 on test, against what a task stores; left and "
         f"high is better.{_bars_said([v for _, _, v in points])}"
     )
-    if known:
+    if published:
         caption += " Hollow: published rows of the table, which have no error bars."
     alt = f"{section.headline}: {shown}."
     return Figure(f"{section.name}-size", figures[0], alt, caption, figures[1])
 
 
 def _bars_said(values: Iterable[Stat | None]) -> str:
-    """The sentence on error bars, where there is one to see."""
+    """The sentence on error bars, '' if there are none."""
     some = any(v is not None and v.error is not None for v in values)
     return " Error bars: standard error over seeds." if some else ""
 
 
 def _size_figure(
-    points: _Points, known: Sequence[Published], section: Section, size: tuple[float, float]
+    points: _Points, published: Sequence[Published], section: Section, size: tuple[float, float]
 ) -> Any:
     from matplotlib.lines import Line2D
 
-    sizes = [n for _, n, _ in points] + [k.params or 0 for k in known]
+    sizes = [n for _, n, _ in points] + [p.params or 0 for p in published]
     positive = [n for n in sizes if n > 0]
     zero = min(positive, default=1000) / 4  # where a probe, which stores nothing, is drawn
     figure = new_figure(*size)
     axis = figure.subplots()
     tidy(axis)
-    for row in known:
-        axis.plot(
-            [row.params or zero], [row.row["group mean"]], marker=row.system.style.marker,
-            color=row.system.style.color, markerfacecolor=PAPER, markersize=7, linestyle="",
-            markeredgewidth=1.3,
-        )  # fmt: skip
+    for row in published:
+        look = row.system.style._replace(linestyle="")._asdict()
+        hollow = {"markerfacecolor": PAPER, "markersize": 7, "markeredgewidth": 1.3}
+        axis.plot([row.params or zero], [row.row["group mean"]], **look, **hollow)
     for system, numbers, value in points:
-        axis.errorbar(
-            [numbers or zero], [value.mean], [value.error or 0], marker=system.style.marker,
-            color=system.style.color, markersize=8, linestyle="",
-            capsize=3 if value.error else 0, elinewidth=1.2, zorder=3,
-        )  # fmt: skip
-    _size_axis(axis, zero, sizes, 12 if size[0] > 5 else 4)
+        look = system.style._replace(linestyle="")._asdict()
+        whiskers = {"capsize": 3 if value.error else 0, "elinewidth": 1.2}
+        x, y, error = [numbers or zero], [value.mean], [value.error or 0]
+        axis.errorbar(x, y, error, **look, **whiskers, markersize=8, zorder=3)
+    wide = size[0] > 5
+    _size_axis(axis, zero, sizes, 12 if wide else 4)
     axis.set_ylabel(figure_text(f"{section.headline}, %", 80))
-    handles = [
-        Line2D([], [], color=s.style.color, marker=s.style.marker, linestyle="", markersize=6.5,
-               label=figure_text(s.label, 60 if size[0] > 5 else 36))
-        for s, _, _ in points
-    ]  # fmt: skip
-    if known:
-        handles.append(Line2D([], [], color=SOFT, marker="o", linestyle="", markersize=6,
-                              markerfacecolor=PAPER, label="published (hollow)"))  # fmt: skip
+    handles = [line_handle(system) for system, _, _ in points]
+    for handle, (system, _, _) in zip(handles, points, strict=True):
+        label = figure_text(system.label, 60 if wide else 36)
+        handle.set(linestyle="", markersize=6.5, label=label)
+    if published:
+        dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 6, "color": SOFT}
+        handles.append(Line2D([], [], **dot, markerfacecolor=PAPER, label="published (hollow)"))
     longest = max(len(str(handle.get_label())) for handle in handles)
-    legend(figure, handles, 6 if size[0] > 5 else 3 if longest < 9 else 2 if longest < 19 else 1)
+    legend(figure, handles, 6 if wide else 3 if longest < 9 else 2 if longest < 19 else 1)
     return figure
 
 
 def _size_axis(axis: Any, zero: float, sizes: Sequence[float], most: int) -> None:
-    """A logarithmic axis of numbers stored, at most so many ticks; 0 is left of a line."""
+    """Makes a logarithmic axis of stored numbers with at most `most` ticks; 0 is left of a line."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_xscale("log")
@@ -127,15 +124,15 @@ def _power(x: float) -> str:
 
 
 def _numbers(system: System, section: Section) -> float | None:
-    own: list[Any] = [r.get("num_factors") for r in system.results if r["task"] in section.tasks]
-    return None if not own or None in own else statistics.fmean(own)
+    stored: list[Any] = [r.get("num_factors") for r in system.results if r["task"] in section.tasks]
+    return None if not stored or None in stored else statistics.fmean(stored)
 
 
 def bars(study: Study, section: Section) -> Figure:
-    """A panel a group of VTAB (of other tasks, a panel a task), a bar a system; published rows as
-    hollow diamonds."""
+    """Figure with a panel per group of VTAB, or else per task, and a bar per system; published rows
+    are hollow diamonds."""
     if section.whole:
-        panels = {g.capitalize(): [own] for g, own in section.groups.items()}
+        panels = {g.capitalize(): [tasks] for g, tasks in section.groups.items()}
         panels["Mean of the groups"] = list(section.groups.values())
     else:
         panels = {short_name(task): [[task]] for task in section.tasks}
@@ -143,15 +140,15 @@ def bars(study: Study, section: Section) -> Figure:
             panels[section.headline.capitalize()] = [section.tasks]
     systems = [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
     keys = dict(zip(panels, [*section.groups, "group mean"], strict=False))
-    known = {} if not section.whole else {
-        (k.system.label, title): k.row[key]
-        for k in reversed(published_rows(study)) for title, key in keys.items() if key in k.row
-    }  # fmt: skip
+    rows = reversed(published_rows(study)) if section.whole else ()
+    published = {
+        (row.system.label, t): row.row[k] for row in rows for t, k in keys.items() if k in row.row
+    }
     columns = min(4, len(panels))
-    figures = [_bars_figure(panels, systems, known, c) for c in dict.fromkeys((columns, 1))]
+    figures = [_bars_figure(panels, systems, published, c) for c in dict.fromkeys((columns, 1))]
     shown = [average(s.accuracies, groups) for s in systems for groups in panels.values()]
     caption = f"{section.title}: accuracy on test, %, from 0.{_bars_said(shown)}"
-    if known:
+    if published:
         caption += " Diamonds: the published row of the method (the first of the table's)."
     alt = f"Bars of accuracy by method for {', '.join(panels)}; the numbers are in the table."
     narrow = figures[1] if len(figures) > 1 else None
@@ -161,15 +158,17 @@ def bars(study: Study, section: Section) -> Figure:
 def _bars_figure(
     panels: dict[str, list[list[str]]],
     systems: Sequence[System],
-    known: dict[tuple[str, str], float],
+    published: dict[tuple[str, str], float],
     columns: int,
 ) -> Any:
-    """Panels by title in so many columns; `known` holds published values by label and title."""
+    """Figure of the panels; `published` holds published values by system's label and title."""
     lines = -(-len(panels) // columns)
     height = lines * (0.55 + 0.27 * len(systems)) + 0.3
     width = 2.4 * columns + 1.8 if columns > 1 else 3.6
     figure = new_figure(min(9.2, width), max(height, 1.7))
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    thin = {"error_kw": {"ecolor": INK, "elinewidth": 1, "capsize": 2}}
+    diamond = {"color": INK, "markersize": 4.5, "markerfacecolor": PAPER, "zorder": 4}
     for axis, (title, groups) in zip(grid.flat, panels.items(), strict=False):
         tidy(axis, title, grid="x")
         digits = 2 if sum(map(len, groups)) > 1 else 1  # as in the table
@@ -177,13 +176,11 @@ def _bars_figure(
             value = average(system.accuracies, groups)
             if value is None:
                 continue
-            axis.barh(y, value.mean, 0.72, color=system.style.color, xerr=value.error,
-                      error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2})  # fmt: skip
-            axis.text(126, y, f"{value.mean:.{digits}f}", va="center", ha="right", fontsize=8.5,
-                      color=INK)  # fmt: skip
-            if (system.label, title) in known:
-                axis.plot(known[system.label, title], y, "D", color=INK, markersize=4.5,
-                          markerfacecolor=PAPER, zorder=4)  # fmt: skip
+            axis.barh(y, value.mean, 0.72, color=system.style.color, xerr=value.error, **thin)
+            text = f"{value.mean:.{digits}f}"
+            axis.text(126, y, text, va="center", ha="right", fontsize=8.5, color=INK)
+            if (system.label, title) in published:
+                axis.plot(published[system.label, title], y, "D", **diamond)
         axis.set_xlim(0, 128)
         axis.set_xticks(range(0, 101, 25))
         axis.spines["bottom"].set_bounds(0, 100)
@@ -198,20 +195,21 @@ def _bars_figure(
 
 
 def accuracy_against_rank(study: Study) -> Figure | None:
-    """The mean over the tasks that all ranks of a method have; None without two ranks of one."""
+    """Figure of the mean over the tasks that all ranks of a method have; None if no method has two
+    ranks."""
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
     for system in study.systems:
-        own = [r.get("settings", {}).get("rank") for r in system.results]
-        if type(own[0]) in (int, float) and 0 < own[0] < 1e6 and own.count(own[0]) == len(own):
-            ranks[system.method].setdefault(own[0], system)
+        rank, *others = (r.get("settings", {}).get("rank") for r in system.results)
+        if type(rank) in (int, float) and 0 < rank < 1e6 and all(r == rank for r in others):
+            ranks[system.method].setdefault(rank, system)
     curves: dict[str, tuple[list[tuple[float, Stat]], int, System]] = {}
     for method, systems in ranks.items():
         sets = [set(s.accuracies) for s in systems.values()]
         common = sorted(set.intersection(*sets))
         if len(systems) > 1 and common:
             means = ((k, average(s.accuracies, [common])) for k, s in sorted(systems.items()))
-            known = [(k, v) for k, v in means if v is not None]
-            curves[method] = known, len(common), next(iter(systems.values()))
+            curve = [(k, v) for k, v in means if v is not None]
+            curves[method] = curve, len(common), next(iter(systems.values()))
     if not curves:
         return None
     figure = new_figure(6.4, 3.6)
@@ -220,10 +218,9 @@ def accuracy_against_rank(study: Study) -> Figure | None:
     handles = []
     for method, (curve, tasks, system) in curves.items():
         label = f"{figure_text(method)}, mean of {tasks} task{'s' if tasks > 1 else ''}"
-        axis.errorbar(
-            [k for k, _ in curve], [v.mean for _, v in curve], [v.error or 0 for _, v in curve],
-            **system.style._asdict(), markersize=6, capsize=3, linewidth=1.5,
-        )  # fmt: skip
+        x, y, errors = zip(*((k, v.mean, v.error or 0) for k, v in curve), strict=True)
+        look = {**system.style._asdict(), "markersize": 6, "linewidth": 1.5}
+        axis.errorbar(x, y, errors, **look, capsize=3)
         handles.append(line_handle(system))
         handles[-1].set_label(label)
     axis.set_xscale("log", base=2)
@@ -234,8 +231,8 @@ def accuracy_against_rank(study: Study) -> Figure | None:
     axis.set_ylabel("accuracy on test, %")
     legend(figure, handles, 2)
     values = [value for curve, _, _ in curves.values() for _, value in curve]
-    return Figure(
-        "rank", figure, "Accuracy against rank by method.",
+    caption = (
         "Accuracy on test against the rank, one row of the table a point; the tasks are those that "
-        f"all ranks of the method have.{_bars_said(values)}",
-    )  # fmt: skip
+        f"all ranks of the method have.{_bars_said(values)}"
+    )
+    return Figure("rank", figure, "Accuracy against rank by method.", caption)

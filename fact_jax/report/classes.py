@@ -27,11 +27,11 @@ _RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.84, 0.15, 0.16)  # blue and red
 
 
 def task_details(study: Study, task: str) -> Details | None:
-    """Confusions of one method, worst classes of all, pictures of one cell; None where the results
-    hold nothing of the kind (older versions did not store it)."""
-    own = {s: [r for r in s.results if r["task"] == task] for s in study.systems}
-    own = {s: results for s, results in own.items() if results}
-    with_counts = {s: c for s, rs in own.items() if (c := [r for r in rs if r.get("confusion")])}
+    """Confusions of one method, worst classes of all, pictures of one cell; None if the results
+    hold none of these (older versions did not store them)."""
+    runs = {s: [r for r in s.results if r["task"] == task] for s in study.systems}
+    runs = {s: results for s, results in runs.items() if results}
+    with_counts = {s: c for s, rs in runs.items() if (c := [r for r in rs if r.get("confusion")])}
     blocks: list[Block] = []
     if with_counts:
         shown, why = _shown(with_counts)
@@ -42,10 +42,10 @@ def task_details(study: Study, task: str) -> Details | None:
             Text(f"Shown is **{shown.label}** ({why}), test split, last epoch, {seeds} added up.")
         )
         blocks += _confusion(task, results, names)
-    blocks += _worst(own)
+    blocks += _worst(runs)
     if with_counts:
         blocks += _pictures(task, with_counts[shown], study)
-    count = len(next(iter(own.values()))[0].get("class_names") or ()) if own else 0
+    count = len(next(iter(runs.values()))[0].get("class_names") or ()) if runs else 0
     classes = f", {count} classes" if count else ""
     return Details(f"{task}{classes}", blocks) if blocks else None
 
@@ -54,9 +54,9 @@ def _shown(systems: dict[System, list[Result]]) -> tuple[System, str]:
     """The method whose confusions are shown; test accuracy does not choose it."""
     validation = {
         system: [
-            max(known)
+            max(accuracies)
             for r in results
-            if (known := [v for v in (r.get("selection") or {}).values() if v is not None])
+            if (accuracies := [v for v in (r.get("selection") or {}).values() if v is not None])
         ]
         for system, results in systems.items()
     }
@@ -79,6 +79,10 @@ def _name(names: Sequence[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else str(index)
 
 
+def _name_cell(names: Sequence[str], index: int) -> Cell:
+    return Cell(_name(names, index), _name(names, index))
+
+
 def _confusion(task: str, results: Sequence[Result], names: list[str]) -> list[Block]:
     counts: Counter[tuple[int, int]] = Counter()
     for result in results:
@@ -92,17 +96,12 @@ def _confusion(task: str, results: Sequence[Result], names: list[str]) -> list[B
     wrong = sorted(
         ((n, t, p) for (t, p), n in counts.items() if t != p), key=lambda x: (-x[0], x[1:])
     )
-    rows = [
-        Row(
-            [
-                Cell(_name(names, t), _name(names, t)), Cell(_name(names, p), _name(names, p)),
-                Cell(f"{n:,}", n), Cell(f"{100 * n / totals[t]:.1f}", 100 * n / totals[t]),
-            ]
-        )
-        for n, t, p in wrong[:_PAIRS]
-    ]  # fmt: skip
-    columns = [Column("true class", numeric=False), Column("taken for", numeric=False),
-               Column("images"), Column("% of the class")]  # fmt: skip
+    rows = []
+    for n, t, p in wrong[:_PAIRS]:
+        numbers = [Cell(f"{n:,}", n), Cell(f"{100 * n / totals[t]:.1f}", 100 * n / totals[t])]
+        rows.append(Row([_name_cell(names, t), _name_cell(names, p), *numbers]))
+    columns = [Column("true class", numeric=False), Column("taken for", numeric=False)]
+    columns += [Column("images"), Column("% of the class")]
     if not rows:
         return [Text("No image was taken for another class.")]
     more = f" of {len(wrong):,}" if len(wrong) > _PAIRS else ""
@@ -110,7 +109,7 @@ def _confusion(task: str, results: Sequence[Result], names: list[str]) -> list[B
 
 
 def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> Figure:
-    """Rows are true classes; the colour is the share of the row, blue where right."""
+    """Figure of the confusions: rows are true classes, the colour is the share of the row."""
     import numpy as np
 
     size = len(names)
@@ -123,6 +122,7 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
     figure = new_figure(side + 0.085 * max(map(len, short)) + 0.7, side + 0.9)
     axis = figure.subplots()
     tidy(axis, grid="")
+    centred = {"ha": "center", "va": "center", "fontsize": 8}
     for true, predicted in counts:
         part = float(share[true, predicted])
         if part < 0.002:
@@ -130,8 +130,8 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
         colour = _RIGHT if true == predicted else _WRONG
         axis.add_patch(_square(predicted, true, (*colour, 0.25 + 0.75 * part)))
         if size <= 12:
-            axis.text(predicted, true, f"{100 * part:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if part > 0.55 else INK)  # fmt: skip
+            ink = "white" if part > 0.55 else INK
+            axis.text(predicted, true, f"{100 * part:.0f}", color=ink, **centred)
     axis.set_xlim(-0.5, size - 0.5)
     axis.set_ylim(size - 0.5, -0.5)
     axis.set_aspect("equal")
@@ -146,10 +146,9 @@ def _heat_map(task: str, counts: Counter[tuple[int, int]], names: list[str]) -> 
     axis.spines[:].set_linewidth(0.6)
     wrong = [(share[t, p], _name(names, t), _name(names, p)) for t, p in counts if t != p]
     top = "; ".join(f"{t} taken for {p} {100 * s:.0f} %" for s, t, p in sorted(wrong)[::-1][:3])
-    return Figure(
-        f"confusion-{task}", figure, f"Confusion matrix of {task}. Most: {top or 'none'}.",
-        "Confusion matrix, % of the true class (row): blue where right, red where wrong.",
-    )  # fmt: skip
+    alt = f"Confusion matrix of {task}. Most: {top or 'none'}."
+    caption = "Confusion matrix, % of the true class (row): blue where right, red where wrong."
+    return Figure(f"confusion-{task}", figure, alt, caption)
 
 
 def _square(x: int, y: int, colour: tuple[float, ...]) -> Any:
@@ -158,12 +157,12 @@ def _square(x: int, y: int, colour: tuple[float, ...]) -> Any:
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="none", linewidth=0)
 
 
-def _worst(own: dict[System, list[Result]]) -> list[Block]:
-    """The classes with the lowest mean over methods, the accuracy of each method (mean over
-    seeds)."""
+def _worst(runs: dict[System, list[Result]]) -> list[Block]:
+    """Table of the classes with the lowest mean over methods, with each method's mean over its
+    seeds."""
     names: list[str] = []
     by_class: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for system, results in own.items():
+    for system, results in runs.items():
         for result in results:
             names = names or [str(n) for n in result.get("class_names") or ()]
             for i, accuracy in enumerate(result.get("per_class_accuracy") or ()):
@@ -176,7 +175,7 @@ def _worst(own: dict[System, list[Result]]) -> list[Block]:
         for i, values in by_class.items()
     }
     order = sorted(means, key=lambda i: (statistics.fmean(means[i].values()), i))[:_WORST]
-    labels = [s.label for s in own if any(s.label in row for row in means.values())]
+    labels = [s.label for s in runs if any(s.label in row for row in means.values())]
     rows = []
     for i in order:
         best = max(means[i].values())
@@ -185,9 +184,7 @@ def _worst(own: dict[System, list[Result]]) -> list[Block]:
             Cell("–") if (v := means[i].get(k)) is None else Cell(f"{v:.1f}", v, bold=v == best)
             for k in labels
         ]
-        rows.append(
-            Row([Cell(_name(names, i), _name(names, i)), Cell(f"{mean:.1f}", mean), *cells])
-        )
+        rows.append(Row([_name_cell(names, i), Cell(f"{mean:.1f}", mean), *cells]))
     columns = [Column("class", numeric=False), Column("mean", strong=True), *map(Column, labels)]
     of = f" of {len(means)}" if len(means) > len(rows) else ""
     caption = f"The {len(rows)} worst classes{of}: accuracy on test, %, mean over the seeds."
@@ -195,7 +192,7 @@ def _worst(own: dict[System, list[Result]]) -> list[Block]:
 
 
 def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]:
-    """Strips of pictures of the first seed that has any."""
+    """Pictures of the first seed that has any."""
     for result in results:
         examples = result.get("examples")
         if not examples:
@@ -218,7 +215,7 @@ def _pictures(task: str, results: Sequence[Result], study: Study) -> list[Block]
 
 
 def _strip(workdir: str, examples: dict[str, Any]) -> bytes | None:
-    """The JPEG, if it is one of the work directory's and has a square for each example."""
+    """The work directory's JPEG; None unless it is sound and has a square for each example."""
     folder = absolute(workdir) / "examples"
     path = folder / PurePosixPath(str(examples["file"])).name
     try:

@@ -15,7 +15,7 @@ _SHOWN = 6  # pairs that are named in a sentence; the table has all
 
 
 def conclusions(study: Study, section: Section) -> list[Block]:
-    """Sentences, and a table of all pairs."""
+    """Sentences on a section, and a table of all pairs."""
     values = {s.label: v for s in study.systems if (v := headline(s, section)) is not None}
     systems = {
         s.label: s.accuracies
@@ -35,8 +35,8 @@ def conclusions(study: Study, section: Section) -> list[Block]:
     blocks: list[Block] = [Heading(section.title, level=3), Items(texts)]
     blocks += [table] if table is not None else []
     if pairs:
-        blocks.append(Details(f"All pairs ({len(pairs)}), with intervals and p-values",
-                              [Text(HOW), _pair_table(pairs)]))  # fmt: skip
+        title = f"All pairs ({len(pairs)}), with intervals and p-values"
+        blocks.append(Details(title, [Text(HOW), _pair_table(pairs)]))
     return blocks
 
 
@@ -58,16 +58,11 @@ def _ranking(values: dict[str, Stat], section: Section) -> list[str]:
         ]
     if len(values) == 1:
         ((name, value),) = values.items()
-        return [f"**{name}** alone has all tasks: {section.headline} {_stat(value)} (in %)."]
+        return [f"**{name}** alone has all tasks: {section.headline} {value.text(2)} (in %)."]
     order = sorted(values, key=lambda name: -values[name].mean)
-    shown = ", ".join(f"{name} {_stat(values[name])}" for name in order[:3])
+    shown = ", ".join(f"{name} {values[name].text(2)}" for name in order[:3])
     more = f", and {len(order) - 3} more below" if len(order) > 3 else ""
     return [f"By {section.headline} the order is **{order[0]}** first: {shown}{more} (in %)."]
-
-
-def _stat(value: Stat) -> str:
-    error = "" if value.error is None else f" ± {value.error:.2f}"
-    return f"{value.mean:.2f}{error}"
 
 
 def _noise(study: Study, section: Section, values: dict[str, Stat]) -> str:
@@ -138,7 +133,7 @@ def _over_tasks(pairs: Sequence[Comparison], section: Section, best: str) -> lis
 
 
 def _pairs(pairs: Sequence[Comparison], best: str, wins: bool = False) -> str:
-    """The pairs as text: those with the best method first, then by their difference."""
+    """The pairs as text, sorted: pairs with the best method first, then by their difference."""
     ordered = sorted(pairs, key=lambda p: (best not in (p.a, p.b), -p.difference))
     texts = [
         f"{p.a} over {p.b} " + (f"(on {p.wins} of {p.tasks})" if wins else f"by {p.difference:.2f}")
@@ -158,26 +153,19 @@ def _against_published(
             None,
         )
     rows = []
-    for known in published_rows(study):
-        ours, theirs = values.get(known.system.label), known.row.get("group mean")
+    for row in published_rows(study):
+        name = row.system.label
+        ours, theirs = values.get(name), row.row.get("group mean")
         if ours is not None and theirs is not None:
             less = ours.mean - theirs
-            name = known.system.label
-            rows.append(
-                Row(
-                    [
-                        Cell(name, name, colour=known.system.style.color),
-                        Cell(f"{ours.mean:.2f}", ours.mean), Cell(known.title, known.title),
-                        Cell(f"{theirs:.2f}", theirs), Cell(f"{less:+.2f}", less),
-                    ]
-                )
-            )  # fmt: skip
+            cells = [Cell(name, name, colour=row.system.style.color)]
+            cells += [Cell(f"{ours.mean:.2f}", ours.mean), Cell(row.title, row.title)]
+            cells += [Cell(f"{theirs:.2f}", theirs), Cell(f"{less:+.2f}", less)]
+            rows.append(Row(cells))
     if not rows:
         return "No published row has a group mean to compare with.", None
-    columns = [
-        Column("method", numeric=False), Column("ours"), Column("row", numeric=False),
-        Column("its group mean"), Column("ours less it"),
-    ]  # fmt: skip
+    columns = [Column("method", numeric=False), Column("ours"), Column("row", numeric=False)]
+    columns += [Column("its group mean"), Column("ours less it")]
     text = (
         "**Against the published rows** (table below) no test is made: they have no error bars. "
         "Those marked “best on test” took the best of ten test evaluations, worth about half a "
@@ -194,19 +182,20 @@ def _limits(study: Study, section: Section) -> str:
         "could choose, and a method with a larger grid had more chances",
     ]
     if "paper" in study.protocols:
-        parts.insert(0, "the accuracy to expect on new data (protocol `paper` chose the epoch on "
-                        "the test set, which makes every number of it too high)")  # fmt: skip
+        parts.insert(
+            0,
+            "the accuracy to expect on new data (protocol `paper` chose the epoch on the test set, "
+            "which makes every number of it too high)",
+        )
     if section.name == "offline":
         parts.insert(0, "VTAB-1K: the offline suite is small and easy, and not a sample of it")
     return f"**Nothing is said here about** {'; '.join(parts)}."
 
 
 def _pair_table(pairs: Sequence[Comparison]) -> Table:
-    columns = [
-        Column("better", numeric=False), Column("than", numeric=False), Column("difference"),
-        Column("95 % interval"), Column("tasks"), Column("better on"), Column("seeds"),
-        Column("p, seeds"), Column("p, tasks"),
-    ]  # fmt: skip
+    columns = [Column("better", numeric=False), Column("than", numeric=False)]
+    titles = ("difference", "95 % interval", "tasks", "better on", "seeds", "p, seeds", "p, tasks")
+    columns += map(Column, titles)
     rows = []
     for p in sorted(pairs, key=lambda p: -p.difference):
         interval = (
@@ -214,15 +203,9 @@ def _pair_table(pairs: Sequence[Comparison]) -> Table:
             if p.interval is None
             else Cell(f"{p.interval[0]:+.2f} to {p.interval[1]:+.2f}", p.interval[0])
         )
-        rows.append(
-            Row(
-                [
-                    Cell(p.a, p.a), Cell(p.b, p.b), Cell(f"{p.difference:+.2f}", p.difference),
-                    interval, Cell(str(p.tasks)), Cell(str(p.wins)), Cell(str(p.seeds)),
-                    _p(p.p_seeds), _p(p.p_tasks),
-                ]
-            )
-        )  # fmt: skip
+        cells = [Cell(p.a, p.a), Cell(p.b, p.b), Cell(f"{p.difference:+.2f}", p.difference)]
+        cells += [interval, *(Cell(str(n)) for n in (p.tasks, p.wins, p.seeds))]
+        rows.append(Row([*cells, _p(p.p_seeds), _p(p.p_tasks)]))
     return Table("All pairs, the larger differences first.", columns, rows)
 
 

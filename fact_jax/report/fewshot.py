@@ -14,24 +14,25 @@ from fact_jax.data import get_task
 from fact_jax.report.figures import figure_text, legend, new_figure, save_figure, tidy
 from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, styles
 from fact_jax.report.published import published
-from fact_jax.report.tables import costs, mean_and_error
+from fact_jax.report.statistics import stat
+from fact_jax.report.tables import costs, mean_text
 
 # Our methods' rows in the published numbers, and data sets of another name there.
-_ROWS = {"fact_tt": "fact_tt_16", "lora": "lora", "adapter": "adapter", "noah": "noah",
-         "vpt_deep": "vpt", "adaptformer": "adaptformer"}  # fmt: skip
-# Published for all five sets; they stand beside whatever was run, if only as themselves.
+_ROWS = {method: method for method in ("lora", "adapter", "noah", "adaptformer")}
+_ROWS |= {"fact_tt": "fact_tt_16", "vpt_deep": "vpt"}
+# Published for all five sets; all tables and figures show them, even if their method was not run.
 _BASELINES = {"noah": "NOAH", "lora": "LoRA", "adapter": "Adapter", "vpt": "VPT", "glora": "GLoRA"}
 # NOAH's code, which made them, prints the largest of the test evaluations.
 PUBLISHED = "published (best on test)"
 _SETS = {"oxford_flowers": "oxford_flowers102"}
 
-Seeds = dict[int | None, float]  # by seed; None: of no seed, as published ones
+Seeds = dict[int | None, float]  # by seed; None for published values, which have no seed
 Points = dict[str, dict[int, Seeds]]  # by method and shots
 Curves = dict[str, Points]  # by data set
 
 
 def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
-    """Accuracies of the seeds by data set, method and shots; other tasks' are left out."""
+    """Accuracies by data set, method, shots and seed; other tasks are left out."""
     curves: Curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for result in results:
         task = get_task(result["task"])
@@ -41,8 +42,8 @@ def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
 
 
 def published_points(dataset: str, method: str) -> dict[int, float]:
-    """Published accuracy by shots; empty where none is known. `method` may say more in brackets,
-    as the labels of reports do: "lora (rank=4)"."""
+    """Published accuracy by shots; empty if there is none. `method` may say more in brackets, as
+    the labels of reports do: "lora (rank=4)"."""
     return _of_row(dataset, _row(method))
 
 
@@ -57,11 +58,11 @@ def _of_row(dataset: str, row: str) -> dict[int, float]:
 
 
 def _published(dataset: str, methods: Iterable[str]) -> Points:
-    """Published points of a data set: these methods', and other baselines' by names in capitals."""
-    found = {method: published_points(dataset, method) for method in methods}
+    """Published points of a data set, of these methods and of the other baselines."""
+    points = {method: published_points(dataset, method) for method in methods}
     rows = {_row(method) for method in methods}
-    found |= {n: _of_row(dataset, row) for row, n in _BASELINES.items() if row not in rows}
-    return {m: {k: {None: v} for k, v in points.items()} for m, points in found.items() if points}
+    points |= {n: _of_row(dataset, row) for row, n in _BASELINES.items() if row not in rows}
+    return {m: {k: {None: v} for k, v in shots.items()} for m, shots in points.items() if shots}
 
 
 def few_shot_table(results: list[dict[str, Any]]) -> Table:
@@ -79,18 +80,18 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
     for name in ("numbers", "bytes", "grid"):
         table.add_column(name, justify="right")
     last, baselines = "", _BASELINES.values()
-    for dataset, method, row, known in few_shot_rows(curves):
+    for dataset, method, row, is_published in few_shot_rows(curves):
         if last and dataset != last:
             table.add_section()
         last = dataset
-        if known:
+        if is_published:
             texts = (f"{row[k][None]:.1f}" if k in row else "-" for k in shots)
             name = f"published {method} (best on test)" if method in baselines else f"  {PUBLISHED}"
             table.add_row("", name, *texts, style="dim")
         else:
-            own = [r for d, r in few if r["method"] == method and dataset in ("mean", d)]
-            texts = (_text(row.get(k)) for k in shots)
-            table.add_row(dataset, method, *texts, *costs(own).values())
+            runs = [r for d, r in few if r["method"] == method and dataset in ("mean", d)]
+            texts = (mean_text(row.get(k, {}).values()) for k in shots)
+            table.add_row(dataset, method, *texts, *costs(runs).values())
     table.caption = " ".join(remarks(results, curves)) or None
     return table
 
@@ -98,20 +99,20 @@ def few_shot_table(results: list[dict[str, Any]]) -> Table:
 def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], bool]]:
     """Rows of the table: data set, method, accuracies by shots, whether they are published.
 
-    A method's published row follows its own; other published rows come last. The mean of several
-    data sets comes after them.
+    A method's published row follows our row of it; other published rows come last. The mean of
+    several data sets comes after them.
     """
-    for dataset, ours, known in _groups(curves):
+    for dataset, ours, theirs in _groups(curves):
         for method, row in ours.items():
             yield dataset, method, row, False
-            if method in known:
-                yield dataset, method, known[method], True
-        for method in (m for m in known if m not in ours):
-            yield dataset, method, known[method], True
+            if method in theirs:
+                yield dataset, method, theirs[method], True
+        for method in (m for m in theirs if m not in ours):
+            yield dataset, method, theirs[method], True
 
 
 def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
-    """Sentences on data that are not the published lists, or are of several lists."""
+    """Sentences on data from other lists than the published ones, or from several lists."""
     sources: dict[str, set[str]] = defaultdict(set)
     for result in results:
         task = get_task(result["task"])
@@ -132,16 +133,9 @@ def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
     return remarks
 
 
-def _text(values: Seeds | None) -> str:
-    if not values:
-        return "-"
-    mean, error = mean_and_error([*values.values()])
-    return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
-
-
 def _mean(parts: list[Seeds]) -> Seeds:
-    """Mean over data sets of each seed, or one of all where they have different ones; empty if a
-    data set is missing."""
+    """Mean over data sets for each seed, or for all seeds at once if the sets have different ones;
+    empty if a data set is missing."""
     if not all(parts):
         return {}
     if any(set(part) != set(parts[0]) for part in parts):
@@ -150,16 +144,16 @@ def _mean(parts: list[Seeds]) -> Seeds:
 
 
 def _groups(curves: Curves) -> list[tuple[str, Points, Points]]:
-    """Name, accuracies of the seeds and published ones of each data set, and of their mean."""
+    """Name, our accuracies and published ones of each data set, and then of their mean."""
     groups = [(name, dict(rows), _published(name, rows)) for name, rows in curves.items()]
     if len(groups) > 1:
-        ours, known = (_over_sets([group[i] for group in groups]) for i in (1, 2))
-        groups.append(("mean", ours, {m: row for m, row in known.items() if row}))
+        ours, theirs = (_over_sets([group[i] for group in groups]) for i in (1, 2))
+        groups.append(("mean", ours, {m: row for m, row in theirs.items() if row}))
     return groups
 
 
 def _over_sets(parts: list[Any]) -> Points:
-    """Mean over data sets by method and shots, where none of them is missing."""
+    """Mean over data sets by method and shots; it is left out if a data set is missing."""
     methods = {m: None for rows in parts for m in rows}
     shots = sorted({k for rows in parts for row in rows.values() for k in row})
     means = {
@@ -170,34 +164,32 @@ def _over_sets(parts: list[Any]) -> Points:
 
 
 def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) -> Any:
-    """A panel a data set, and one of their mean, in the methods' `styles`; published points are
-    dashed and hollow, those of methods that were not run grey. Needs matplotlib."""
+    """Figure with a panel per data set and one of their mean, in the methods' `styles`. Published
+    points are dashed and hollow, and grey if the method was not run. Needs matplotlib."""
     from matplotlib.lines import Line2D
 
     grey = {name: Style(SOFT, MARKERS[i], "--") for i, name in enumerate(_BASELINES.values())}
     looks = {**grey, **styles}
-    hollow: dict[str, Any] = {
-        "linestyle": "--", "linewidth": 1, "markersize": 4, "markerfacecolor": PAPER,
-    }  # fmt: skip
+    hollow: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "markersize": 4}
+    hollow["markerfacecolor"] = PAPER
     panels = _groups(few_shot_curves(results))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = new_figure(3.4 * columns + 0.3, 2.8 * lines + 0.7)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis, (title, ours, known) in zip(axes, panels, strict=False):
+    for axis, (title, ours, theirs) in zip(axes, panels, strict=False):
         tidy(axis, "mean of the sets" if title == "mean" else title)
-        for method, row in known.items():
+        for method, row in theirs.items():
             values = [v[None] for v in row.values()]
             axis.plot(list(row), values, **_plain(looks[method]), **hollow)
         for method, row in ours.items():
-            points = [mean_and_error([*row[k].values()]) for k in sorted(row)]
-            axis.errorbar(
-                sorted(row), [mean for mean, _ in points], [error or 0 for _, error in points],
-                **_plain(styles[method]), markersize=5, linewidth=1.5, capsize=2,
-            )  # fmt: skip
+            points = [stat([*row[k].values()]) for k in sorted(row)]
+            means, errors = [p.mean for p in points], [p.error or 0 for p in points]
+            look = {**_plain(styles[method]), "markersize": 5, "linewidth": 1.5}
+            axis.errorbar(sorted(row), means, errors, **look, capsize=2)
         axis.set_xscale("log", base=2)
         ticks = sorted(
-            {k for row in ours.values() for k in row} | {k for r in known.values() for k in r}
+            {k for row in ours.values() for k in row} | {k for r in theirs.values() for k in r}
         )
         axis.set_xticks(ticks, [str(k) for k in ticks])
         axis.minorticks_off()
@@ -209,7 +201,7 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
     handles: list[Any] = [
         Line2D([], [], **_plain(styles[m]), markersize=5, label=figure_text(m)) for m in methods
     ]
-    names = {m: None for _, _, known in panels for m in known}
+    names = {m: None for _, _, theirs in panels for m in theirs}
     if any(m in methods for m in names):
         handles.append(Line2D([], [], color=SOFT, marker="o", **hollow, label=PUBLISHED))
     handles += [
@@ -222,7 +214,7 @@ def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) 
 
 
 def _plain(look: Style) -> dict[str, Any]:
-    """The style without its line: a dashed line is a published one here."""
+    """Colour and marker of a style; its line is left out, because dashes mean published here."""
     return {"color": look.color, "marker": look.marker}
 
 

@@ -17,7 +17,7 @@ _RC: dict[Any, Any] = {
     "path.simplify": True,
     "path.simplify_threshold": 1.0,
 }
-# What stands for a colour of the theme in the page.
+# Colours of figures that become variables of the page's theme.
 _THEME = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--panel)"}
 
 
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def tidy(axis: Any, title: str = "", grid: str = "both") -> None:
-    """Left title, no box, soft ticks, a light grid behind the data."""
+    """Gives an axis a title at its left, no box, soft ticks, and a light grid behind the data."""
     axis.set_facecolor("none")
     axis.set_title(title, loc="left", fontsize=10.5, color=INK)
     axis.spines[["top", "right"]].set_visible(False)
@@ -45,16 +45,15 @@ def tidy(axis: Any, title: str = "", grid: str = "both") -> None:
 
 
 def legend(figure: Any, handles: list[Any], columns: int) -> None:
-    """Above the panels, where it can hide no data."""
+    """Puts a legend above the panels, where it can hide no data."""
     columns = max(1, min(columns, len(handles)))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=9,
-        labelcolor=INK, handlelength=2.4, columnspacing=1.4, borderaxespad=0.2,
-    )  # fmt: skip
+    look = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 2.4}
+    look |= {"columnspacing": 1.4, "borderaxespad": 0.2}
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, **look)
 
 
 def save_figure(figure: Any, path: epath.Path) -> None:
-    """Writes a matplotlib figure in the format of its file's suffix, to a bucket, too."""
+    """Writes a matplotlib figure in the format of its file's suffix, also to a bucket."""
     suffix = path.suffix.removeprefix(".")
     if suffix == "svg":
         path.write_text(on_white(svg_text(figure, path.stem)))
@@ -70,8 +69,8 @@ def figure_bytes(figure: Any, suffix: str) -> bytes:
 
 
 def figure_text(text: str, longest: int = 60) -> str:
-    """A name for a figure: one short line, which matplotlib reads neither as mathematics nor, for
-    its first `_`, as a label to hide."""
+    """A name for a figure, as one short line. Matplotlib would read `$` as mathematics and hide a
+    label that begins with `_`; both are escaped."""
     text = printable_line(text)
     text = text if len(text) <= longest else f"{text[: longest - 1]}…"
     return f"{' ' if text.startswith('_') else ''}{text}".replace("$", r"\$")
@@ -90,7 +89,7 @@ def svg_text(figure: Any, name: str) -> str:
 
 
 def on_white(svg: str) -> str:
-    """Adds a white background: viewers show files without one on any colour."""
+    """Adds a white background, because viewers show files without one on any colour."""
     start = svg.index(">", svg.index("<svg")) + 1
     return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
 
@@ -102,14 +101,14 @@ def _rounded(match: re.Match) -> str:
 
 def inline_svg(svg: str, alt: str, again: bool = False) -> str:
     """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme. With
-    `again` it shows what another one shows, and has its words as a title."""
+    `again` it repeats another figure, and `alt` is its title instead of its label."""
     text = svg[svg.index("<svg") :]
     text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1 and so on, the same in every figure
     text = re.sub(r"<g>\s*</g>\s*", "", text)
     text = re.sub(r">\s+<", "><", text)
     for colour, variable in _THEME.items():
         text = text.replace(colour, variable)
-    # The page's own font, and a size that follows the width of the page.
+    # The font of the page, and a size that follows the width of the page.
     text = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", text)
     head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert head is not None

@@ -1,4 +1,4 @@
-"""The folder of a report: files that replace an older report's, whole or not at all."""
+"""The folder of a report: its files replace all files of an older report, or none."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ class _Manifest(TypedDict):
 
 
 def file_name(stem: str, suffix: str) -> str:
-    """A name without anything that a path or a Markdown link could take otherwise."""
+    """A file name without characters that mean something in a path or a Markdown link."""
     return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', stem).lstrip('-.') or 'figure'}.{suffix}"
 
 
 def replace_report(folder: epath.Path, files: Mapping[str, bytes]) -> None:
-    """Writes the files of a report into a folder, `index.html` last, and removes those of the
-    report before it that are not among them.
+    """Writes the files of a report into a folder, `index.html` last, and removes further files of
+    the report before it.
 
     Everything is written beside the old files first: a full disk leaves the old report whole. Only
-    names in the manifest that an earlier call left are removed. A file of such a name that no
-    report wrote is renamed, with a warning. Raises OSError if the folder cannot be written.
+    names in the manifest of an earlier call are removed. A file that has a name of the new report
+    but was not written by a report is renamed, with a warning. Raises OSError if the folder cannot
+    be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = _listed(folder)
@@ -75,7 +76,7 @@ def _manifest(names: set[str]) -> str:
 
 
 def _listed(folder: epath.Path) -> set[str]:
-    """The names in the manifest; none if there is no sound one."""
+    """The names in the manifest; none if there is no sound manifest."""
     try:
         content = read_json(folder / _MANIFEST, max_bytes=1 << 20)
         check_type(content, _Manifest)

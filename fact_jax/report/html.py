@@ -101,11 +101,11 @@ def _html(block: Block) -> str:
 def _table(table: Table) -> str:
     groups = ""
     if any(c.group for c in table.columns):
-        spans = [(group, len(list(own))) for group, own in groupby(c.group for c in table.columns)]
+        spans = [(group, len(list(run))) for group, run in groupby(c.group for c in table.columns)]
         cells = "".join(
             f'<th colspan="{n}" scope="colgroup" class="group">{escape_html(group)}</th>'
             if group
-            else "<td></td>" * n  # the first of them sticks, alone
+            else "<td></td>" * n  # only the first of them sticks
             for group, n in spans
         )
         groups = f"<tr>{cells}</tr>"
@@ -159,7 +159,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _tiles(tiles: Tiles) -> str:
-    """The JPEG once, as the background of all tiles."""
+    """Tiles as HTML; the JPEG is in it once, as the background of all."""
     name, count = f"tiles-{re.sub(r'[^a-zA-Z0-9_-]', '-', tiles.name)}", len(tiles.entries)
     data = base64.b64encode(tiles.jpeg).decode()
     style = (

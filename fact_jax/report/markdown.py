@@ -31,7 +31,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Our own `code` and **strong** stay, everything between them is escaped."""
+    """Escapes a text, except for our `code` and **strong**."""
     parts = re.split(r"(`[^`\n]+`|\*\*)", text)
     ours = [len(part) > 1 and part.startswith(("`", "**")) for part in parts]
     return "".join(

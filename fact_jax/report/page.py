@@ -43,6 +43,7 @@ from fact_jax.report.sections import (
     section_table,
     sections,
     seeds_said,
+    stat_cell,
 )
 from fact_jax.report.statistics import Stat, stat
 from fact_jax.report.study import Study, read_study
@@ -55,8 +56,8 @@ def write_report(
     """Writes index.html, report.md, results.csv and the figures (PNG and SVG) into `out`, by
     default the first work directory's `report`; returns that folder. Needs matplotlib and scipy.
 
-    Files of results that are not sound are left out with a warning. Raises UserError where there
-    are no results, or where it cannot write; then an older report stays as it was.
+    Unsound files of results are left out with a warning. Raises UserError if there are no results,
+    or if the report cannot be written; an older report then stays as it was.
     """
     study = read_study(*workdirs)
     folder = absolute(out) if out else absolute(workdirs[0]) / "report"
@@ -94,7 +95,7 @@ def _pictures(blocks: Sequence[Block]) -> Iterator[tuple[str, bytes]]:
 
 
 def report_blocks(study: Study) -> list[Block]:
-    """The report in the order in which a reader asks."""
+    """The blocks of the report, in the order of a reader's questions."""
     blocks: list[Block] = [Heading(_title(study), level=1), *provenance.notices(study)]
     blocks += provenance.opening(study)
     parts = sections(study)
@@ -102,9 +103,10 @@ def report_blocks(study: Study) -> list[Block]:
         blocks.append(Heading("Results", "results"))
     for part in parts:
         blocks.append(section_table(study, part))
-        known = published_rows(study) if part.name == "vtab" else []
-        if known:
-            blocks.append(Details("Where the published rows come from", [Items(sources(known))]))
+        published = published_rows(study) if part.name == "vtab" else []
+        if published:
+            sentences = Items(sources(published))
+            blocks.append(Details("Where the published rows come from", [sentences]))
     if study.few_shot:
         blocks += _few_shot(study)
     few_shot = few_shot_section(study)
@@ -137,10 +139,10 @@ def report_blocks(study: Study) -> list[Block]:
 
 
 def _title(study: Study) -> str:
-    names = [title for have, title in (
-        (study.vtab, "VTAB-1K"), (study.few_shot, "few-shot classification"),
-        (study.offline, "the offline suite"), (study.own, ", ".join(t.name for t in study.own)),
-    ) if have]  # fmt: skip
+    tasks = {"VTAB-1K": study.vtab, "few-shot classification": study.few_shot}
+    names = [title for title, several in tasks.items() if several]
+    names += ["the offline suite"] if study.offline else []
+    names += [", ".join(t.name for t in study.own)] if study.own else []
     methods = list(dict.fromkeys(s.method for s in study.systems))
     if len(methods) == len(study.systems):
         methods = [s.label for s in study.systems]
@@ -149,7 +151,7 @@ def _title(study: Study) -> str:
 
 
 def _few_shot(study: Study) -> list[Block]:
-    """Table and figure; rows by data set and system."""
+    """Table and figure of the few-shot tasks, by data set and system."""
     results: list[Result] = [
         {**r, "method": s.label}
         for s in study.systems
@@ -163,20 +165,15 @@ def _few_shot(study: Study) -> list[Block]:
     for dataset, method, values, published in few_shot_rows(curves):
         cells = []
         for k in shots:
-            own = values.get(k)
-            value = stat([*own.values()]) if own else None
+            value = stat([*values[k].values()]) if values.get(k) else None
             stats += [] if value is None or published else [value]
-            text = Cell("–") if value is None else Cell(
-                f"{value.mean:.1f}", value.mean,
-                "" if value.error is None else f"± {value.error:.1f}",
-            )  # fmt: skip
-            cells.append(text)
+            cells.append(stat_cell(value))
         name = f"published {method}" if published else method
         colour = "" if published else systems[method].style.color
         cost = [Cell("–")] * len(COST_COLUMNS)
         if not published:
-            own_tasks = [t.name for t in study.few_shot if dataset in (t.dataset, "mean")]
-            cost = cost_cells(systems[method], own_tasks)
+            tasks = [t.name for t in study.few_shot if dataset in (t.dataset, "mean")]
+            cost = cost_cells(systems[method], tasks)
         names = [Cell(name, name, colour=colour), Cell(dataset, dataset)]
         rows.append(Row([*names, cost[0], *cells, *cost[1:]], published))
     columns = [Column("method", numeric=False), Column("data", numeric=False), COST_COLUMNS[0]]
@@ -186,29 +183,23 @@ def _few_shot(study: Study) -> list[Block]:
     blocks: list[Block] = [Table(caption, columns, rows)]
     if words := remarks(results, curves):
         blocks.append(Text(" ".join(words)))
-    styles = {label: s.style for label, s in systems.items()}
-    blocks.append(
-        Figure(
-            "fewshot", few_shot_figure(results, styles), "Accuracy against training images a "
-            "class, a panel a data set; the numbers are in the table.",
-            "Accuracy on test against training images a class; dashed and hollow: published.",
-        )
-    )  # fmt: skip
+    figure = few_shot_figure(results, {label: s.style for label, s in systems.items()})
+    alt = "Accuracy against training images a class, a panel a data set; "
+    alt += "the numbers are in the table."
+    caption = "Accuracy on test against training images a class; dashed and hollow: published."
+    blocks.append(Figure("fewshot", figure, alt, caption))
     return blocks
 
 
 def _architectures(study: Study) -> list[Details]:
-    """Architectures that searches found: a picture for each task's first cell, all as text."""
-    found = [r for s in study.systems for r in s.results if r.get("search")]
-    if not found:
+    """Architectures that searches found: the first as a picture, all as text."""
+    results = [r for s in study.systems for r in s.results if r.get("search")]
+    if not results:
         return []
-    first = found[0]
-    texts: list[Block] = [
-        Figure(
-            f"architecture-{first['task']}", architecture_figure(first["search"]),
-            f"Widths by block that the search of {first['cell']} found.",
-            f"Found by `{first['cell']}`; the others are below.",
-        ),
-        Code("\n\n".join(f"{r['cell']}\n{architecture_text(r['search'])}" for r in found)),
-    ]  # fmt: skip
-    return [Details(f"Found architectures ({len(found)})", texts)]
+    first = results[0]
+    alt = f"Widths by block that the search of {first['cell']} found."
+    caption = f"Found by `{first['cell']}`; the others are below."
+    name, figure = f"architecture-{first['task']}", architecture_figure(first["search"])
+    texts = "\n\n".join(f"{r['cell']}\n{architecture_text(r['search'])}" for r in results)
+    blocks: list[Block] = [Figure(name, figure, alt, caption), Code(texts)]
+    return [Details(f"Found architectures ({len(results)})", blocks)]

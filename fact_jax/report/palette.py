@@ -21,7 +21,7 @@ _BASE = 7  # of Okabe and Ito
 MARKERS = "os^Dv*PX<>phd8Hx"
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
-# Of figures: in the page these become the colours of its theme.
+# Colours of figures; the page replaces them by those of its theme.
 INK, SOFT, GRID, PAPER = "#1b1f24", "#5d6570", "#dfe3e8", "#fefefe"
 
 
@@ -39,7 +39,7 @@ _METHODS = (
     *("fact_shared", "noah", "adapter", "vpt_shallow", "convpass", "repadapter", "full"),
     *("ssf", "bitfit"),
 )
-_SHADES = (0.0, 0.4, -0.35, 0.2)  # of further systems of one method: towards white or black
+_SHADES = (0.0, 0.4, -0.35, 0.2)  # shades of one method's systems, towards white or black
 
 
 def style(index: int) -> Style:
@@ -58,8 +58,8 @@ def method_style(method: str) -> Style:
 
 def styles(methods: Iterable[str]) -> list[Style]:
     """Looks of systems by their methods, all different for up to 16 methods. Several systems of
-    one method have shades of its colour; methods that are not of this package have the looks of
-    methods that are not there."""
+    one method have shades of its colour; methods from outside this package have the looks of
+    absent methods."""
     methods = list(methods)
     places = {method: _METHODS.index(method) for method in methods if method in _METHODS}
     free = [p for p in range(len(_METHODS)) if p not in places.values()] or [0]
@@ -73,7 +73,7 @@ def styles(methods: Iterable[str]) -> list[Style]:
 
 
 def _variant(place: int, number: int) -> Style:
-    """The look of the system of this number among those of one method."""
+    """The look of system number `number` of the method at this place."""
     look, shade = style(place), _SHADES[number % len(_SHADES)]
     parts = (int(look.color[i : i + 2], 16) for i in (1, 3, 5))
     mixed = (round(p + shade * (255 - p) if shade > 0 else p * (1 + shade)) for p in parts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fact_jax.report.blocks import Figure
@@ -14,7 +16,7 @@ from fact_jax.report.figures import legend, new_figure, tidy
 from fact_jax.report.palette import SOFT
 from fact_jax.report.records import Result
 from fact_jax.report.sections import short_name
-from fact_jax.report.study import Study
+from fact_jax.report.study import Study, System
 from fact_jax.sweep.result import candidate_settings
 
 Curve = list[tuple[float, float]]  # (x, y)
@@ -30,20 +32,19 @@ def _panels(
     log: str = "",
     markers: bool = False,
 ) -> Any | None:
-    """A panel a task with `curve(results of the seeds)` of each system; None if all are empty."""
+    """Figure with a panel per task and ``curve(results of the seeds)`` of each system; None if all
+    are empty."""
     from matplotlib.ticker import MaxNLocator
 
-    curves = {
-        task: {s: c for s in study.systems
-               if (c := curve([r for r in s.results if r["task"] == task]))}
-        for task in tasks
-    }  # fmt: skip
-    curves = {task: own for task, own in curves.items() if own}
+    curves: dict[str, dict[System, Curve]] = defaultdict(dict)
+    for task, system in itertools.product(tasks, study.systems):
+        if points := curve([r for r in system.results if r["task"] == task]):
+            curves[task][system] = points
     if not curves:
         return None
     columns = min(5 if len(curves) > 8 else 3, len(curves))
     lines = -(-len(curves) // columns)
-    systems = [s for s in study.systems if any(s in own for own in curves.values())]
+    systems = [s for s in study.systems if any(s in by_system for by_system in curves.values())]
     width = {5: 9.6, 3: 9.2, 2: 7.2}.get(columns, 5.0)
     per_line = max(1, int(width / 1.4))
     head = 0.3 + 0.2 * -(-len(systems) // per_line)
@@ -51,21 +52,21 @@ def _panels(
         width, (1.55 if columns > 3 else 2.1 if columns > 1 else 2.6) * lines + head + 0.3
     )
     axes = list(figure.subplots(lines, columns, squeeze=False, sharex=True).flat)
-    for axis, (task, own) in zip(axes, curves.items(), strict=False):
+    for axis, (task, by_system) in zip(axes, curves.items(), strict=False):
         tidy(axis, short_name(task))
-        for system, points in own.items():
+        for system, points in by_system.items():
             look = system.style._asdict()
             if not markers:
                 look.pop("marker")
             axis.plot(*zip(*points, strict=True), **look, linewidth=1.3, markersize=4)
         if xlabel == "epoch":
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if "x" in log and all(x > 0 for points in own.values() for x, _ in points):
+        places = sorted({x for points in by_system.values() for x, _ in points})
+        if "x" in log and places[0] > 0:
             axis.set_xscale("log")
-            places = sorted({x for points in own.values() for x, _ in points})
             if len(places) <= 5:
                 axis.set_xticks(places, [f"{x:g}" for x in places], fontsize=8)
-        heights = [y for points in own.values() for _, y in points]
+        heights = [y for points in by_system.values() for _, y in points]
         if "y" in log and 0 < 20 * min(heights) < max(heights):
             axis.set_yscale("log")
         axis.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
@@ -82,12 +83,10 @@ def _panels(
     return figure
 
 
-def _mean_of_seeds(lists: Sequence[Sequence[float | None]]) -> Curve:
-    """Mean by epoch from 1, where every seed has a finite value; thinned to 60 points."""
-    length = min(map(len, lists), default=0)
+def _by_epoch(results: Sequence[Result], key: str) -> Curve:
+    """Mean over the seeds by epoch from 1, if every seed has a finite value; at most 60 points."""
     points = []
-    for epoch in range(length):
-        values = [own[epoch] for own in lists]
+    for epoch, values in enumerate(zip(*(r.get(key) or () for r in results), strict=False)):
         if all(v is not None and math.isfinite(v) for v in values):
             points.append((epoch + 1.0, statistics.fmean(v for v in values if v is not None)))
     step = max(1, -(-len(points) // 60))
@@ -98,37 +97,32 @@ def learning_curves(study: Study, name: str, tasks: Sequence[str]) -> list[Figur
     """Training loss and, where it was measured more than once, accuracy on test, by epoch."""
     words = "mean over the seeds, by epoch; a panel a task."
     figures = []
-    loss = _panels(
-        study, tasks, lambda own: _mean_of_seeds([r.get("losses") or () for r in own]),
-        "epoch", "training loss", log="y",
-    )  # fmt: skip
+    losses = partial(_by_epoch, key="losses")
+    loss = _panels(study, tasks, losses, "epoch", "training loss", log="y")
     if loss is not None:
         alt = "Learning curves: training loss by epoch, a panel a task, a line a method."
         figures.append(Figure(f"{name}-loss", loss, alt, f"Training loss, {words}"))
 
-    def measured(own: Sequence[Result]) -> Curve:
-        points = _mean_of_seeds([r.get("test_accuracies") or () for r in own])
+    def measured(results: Sequence[Result]) -> Curve:
+        points = _by_epoch(results, "test_accuracies")
         return points if len(points) > 1 else []
 
     accuracy = _panels(study, tasks, measured, "epoch", "accuracy on test, %", markers=True)
     if accuracy is not None:
-        figures.append(
-            Figure(
-                f"{name}-test", accuracy, "Accuracy on test by epoch, a panel a task, a line a "
-                "method.", f"Accuracy on test where it was measured on the way, {words} With "
-                "protocol `val` nothing was chosen by it.",
-            )
-        )  # fmt: skip
+        alt = "Accuracy on test by epoch, a panel a task, a line a method."
+        caption = f"Accuracy on test where it was measured on the way, {words} "
+        caption += "With protocol `val` nothing was chosen by it."
+        figures.append(Figure(f"{name}-test", accuracy, alt, caption))
     return figures
 
 
-def _profile(own: Sequence[Result], setting: str) -> Curve:
+def _profile(results: Sequence[Result], setting: str) -> Curve:
     """Validation accuracy by a setting's value: the mean over the seeds.
 
-    Where other settings vary, too, the best over them counts.
+    If other settings vary as well, the best over them counts.
     """
     by_value: dict[float, list[float]] = defaultdict(list)
-    for result in own:
+    for result in results:
         best: dict[float, float] = {}
         for label, accuracy in (result.get("selection") or {}).items():
             settings = candidate_settings(label)
@@ -142,23 +136,19 @@ def _profile(own: Sequence[Result], setting: str) -> Curve:
 
 
 def selection_curves(study: Study, name: str, tasks: Sequence[str]) -> list[Figure]:
-    """Accuracy on validation data against scale, learning rate and weight decay, where these were
-    chosen."""
+    """Figures of accuracy on validation data against scale, learning rate and weight decay, each if
+    it was chosen."""
     figures = []
     for setting in ("scale", "learning_rate", "weight_decay"):
         words = setting.replace("_", " ")
-        figure = _panels(
-            study, tasks, lambda own, s=setting: _profile(own, s),  # type: ignore[misc]
-            words, "accuracy on validation, %", log="x", markers=True,
-        )  # fmt: skip
+        profile, ylabel = partial(_profile, setting=setting), "accuracy on validation, %"
+        figure = _panels(study, tasks, profile, words, ylabel, log="x", markers=True)
         if figure is not None:
-            figures.append(
-                Figure(
-                    f"{name}-{setting.replace('_', '-')}", figure,
-                    f"Accuracy on validation data against {words}, a panel a task.",
-                    f"Accuracy on **validation** data against the {words} that it was chosen by, "
-                    "mean over the seeds; where other settings were searched, too, the best of "
-                    "them at each value.",
-                )
-            )  # fmt: skip
+            alt = f"Accuracy on validation data against {words}, a panel a task."
+            caption = (
+                f"Accuracy on **validation** data against the {words} that it was chosen by, mean "
+                "over the seeds; where other settings were searched, too, the best of them at each "
+                "value."
+            )
+            figures.append(Figure(f"{name}-{setting.replace('_', '-')}", figure, alt, caption))
     return figures

@@ -19,7 +19,7 @@ from fact_jax.report.blocks import (
     Table,
     Text,
 )
-from fact_jax.report.study import Study, mixed_settings
+from fact_jax.report.study import Study, mixed_settings, settings_text
 
 PROTOCOLS = {
     "val": "**Protocol `val`**: what has several candidates (scale, learning rate, weight decay) "
@@ -30,8 +30,8 @@ PROTOCOLS = {
     "test set chose the epoch: every number is too high, by about half a point.",
 }
 
-_REFUSED = 20  # files that are named
-# What is trained on and chosen on, by kind of task.
+_REFUSED = 20  # refused files that are named
+# Sentences on the data for training and for choosing, by kind of task.
 SPLITS = {
     "vtab": "**VTAB-1K**: train800 and val200; the whole training set is both, 1,000 images.",
     "offline": "**The offline suite**: 800 images and 200 to choose on; the whole training set is "
@@ -44,7 +44,7 @@ SPLITS = {
 
 
 def opening(study: Study) -> list[Block]:
-    """One paragraph on what ran, one a protocol."""
+    """One paragraph on what ran, then one per protocol and kind of task."""
     results = study.results
     methods, seeds = len({s.method for s in study.systems}), len(study.seeds)
     variants = ", ".join(sorted({str(r.get("variant")) for r in results}))
@@ -61,16 +61,16 @@ def opening(study: Study) -> list[Block]:
     )
     if not results:
         return [Text("No cell has finished yet; below are those that failed.")]
-    known = [
+    rules = [
         Text(PROTOCOLS.get(p, f"**Protocol {p}**, which this version does not know."))
         for p in study.protocols
     ]
-    known += [Text(text) for kind, text in SPLITS.items() if getattr(study, kind)]
+    rules += [Text(text) for kind, text in SPLITS.items() if getattr(study, kind)]
     if any(_setting(r, "train_limit") or _setting(r, "eval_limit") for r in results):
-        known.append(
+        rules.append(
             Text("**Shortened**: `train_limit` or `eval_limit` took the first images only.")
         )
-    return [Text(text), *known]
+    return [Text(text), *rules]
 
 
 def _count(n: int, word: str) -> str:
@@ -88,9 +88,9 @@ def _environments(study: Study, key: str) -> list[str]:
 
 def notices(study: Study) -> list[Notice]:
     """Warnings, the worst first."""
-    found = [Notice("error", text) for text in _errors(study)]
-    found += [Notice("warning", text) for text in _warnings(study)]
-    return found + [Notice("info", text) for text in _remarks(study)]
+    errors = [Notice("error", text) for text in _errors(study)]
+    warnings = [Notice("warning", text) for text in _warnings(study)]
+    return errors + warnings + [Notice("info", text) for text in _remarks(study)]
 
 
 def _errors(study: Study) -> list[str]:
@@ -137,10 +137,10 @@ def _warnings(study: Study) -> list[str]:
     if study.missing is None and study.results:
         texts.append("No config.json in the work directory: whether cells are missing is unknown.")
     if study.duplicates:
-        cell, kept, other = study.duplicates[0]
+        cell, counted, other = study.duplicates[0]
         texts.append(
             f"{_count(len(study.duplicates), 'cell')} are there twice with the same settings, "
-            f"such as {cell} in `{kept}` (counted) and `{other}` (not counted)."
+            f"such as {cell} in `{counted}` (counted) and `{other}` (not counted)."
         )
     if study.vtab and len(study.vtab) < len(VTAB):
         texts.append(
@@ -184,7 +184,7 @@ def _remarks(study: Study) -> list[str]:
 
 
 def failures(study: Study) -> list[Block]:
-    """Message, command and traceback of each."""
+    """Message, command and traceback of each failed cell."""
     blocks: list[Block] = []
     for failure in study.failures:
         error = str(failure.get("error") or "error")
@@ -238,21 +238,20 @@ def tables(study: Study) -> list[Block]:
     blocks: list[Block] = [Table("Versions, device and commit.", columns, rows, sortable=False)]
     data = []
     for task in study.tasks:
-        used = [r.get("data") or {} for r in study.results if r["task"] == task.name]
+        results = [r for r in study.results if r["task"] == task.name]
+        used = [r.get("data") or {} for r in results]
         for version in dict.fromkeys(str(d.get("used_version", "–")) for d in used):
             d = next(d for d in used if str(d.get("used_version", "–")) == version)
-            tests = sorted({int(r["num_test"]) for r in study.results if r.get("num_test") and
-                            r["task"] == task.name})  # fmt: skip
-            texts = [task.name, d.get("builder"), version, ", ".join(map(str, tests)),
-                     d.get("resize"), d.get("jpeg_quality") or "no", d.get("note")]  # fmt: skip
+            tests = sorted({int(r["num_test"]) for r in results if r.get("num_test")})
+            texts = [task.name, d.get("builder"), version, ", ".join(map(str, tests))]
+            texts += [d.get("resize"), d.get("jpeg_quality") or "no", d.get("note")]
             data.append(Row([Cell(str(t or "–")) for t in texts]))
     titles = ("task", "builder", "version", "test images", "resize", "JPEG copy", "note")
     named = [Column(t, numeric=t == "test images") for t in titles]
     blocks.append(Table("Data.", named, data, sortable=False))
     settings: list[Block] = []
     for system in study.systems:
-        own = {json.dumps({k: v for k, v in r.get("settings", {}).items() if k not in
-                           ("task", "seed")}, sort_keys=True) for r in system.results}  # fmt: skip
-        settings += [Text(f"**{system.label}**"), *(Code(text) for text in sorted(own))]
+        lines = {settings_text(r, "task") for r in system.results}
+        settings += [Text(f"**{system.label}**"), *map(Code, sorted(lines))]
     blocks.append(Details("All settings of every method", settings))
     return blocks

@@ -1,4 +1,4 @@
-"""The results of sweeps as they lie on disk: read, checked, and as tables for other programs."""
+"""The stored results of sweeps: reads and checks them, and makes tables for other programs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Refuse = Callable[[str], None]
 _LONGEST_LIST = 10_000  # of a config
 _MOST_CELLS = 100_000
 
-# results.csv holds what a sweep that was killed and resumed gives again: no times, no versions.
+# results.csv holds only what a killed and resumed sweep gives again: no times, no versions.
 _PLAIN = (
     *("cell", "task", "group", "method", "seed", "protocol", "variant", "accuracy"),
     *("accuracy_last_epoch", "scale", "learning_rate", "weight_decay", "grid_size", "num_factors"),
@@ -48,10 +48,10 @@ def _warn(text: str) -> None:
 def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[Result]:
     """Every finished cell of the work directories (or buckets), sorted by cell.
 
-    Each result is the content of DIR/results/<cell>.json and `workdir`, as it was given. The same
-    cell of two directories is there twice. A file that is no result is left out: ``refuse(text)``
-    is told its name and the reason, by default as a warning. Raises UserError for a directory
-    without a folder `results`.
+    Each result is the content of DIR/results/<cell>.json and `workdir`, as it was given. A cell of
+    two directories gives two results. A file that is no result is left out: ``refuse(text)`` gets
+    its name and the reason, and by default warns. Raises UserError for a directory without a folder
+    `results`.
     """
     results = []
     for name, folder in _folders(workdirs, "results").items():
@@ -69,7 +69,7 @@ def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[R
 
 
 def read_failures(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[dict[str, Any]]:
-    """The failures that no result has made good since, DIR/failures/<cell>.json and `workdir`."""
+    """The failures of cells without a result: DIR/failures/<cell>.json and `workdir`."""
     failures = []
     for name, folder in _folders(workdirs, "failures").items():
         for path in _json_files(folder) if folder.exists() else ():
@@ -113,7 +113,8 @@ def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
 
 
 def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, epath.Path]:
-    """A folder of each work directory, by its name as given; one under two names is read once."""
+    """A folder of each work directory, by the directory's name as given; a directory that is given
+    under two names counts once."""
     names: dict[epath.Path, str] = {}
     for workdir in workdirs:
         names.setdefault(absolute(workdir), os.fspath(workdir))
@@ -127,7 +128,7 @@ def _json_files(folder: epath.Path) -> list[epath.Path]:
 def _read(
     path: epath.Path, check: Callable[[dict[str, Any]], None], refuse: Refuse
 ) -> dict[str, Any] | None:
-    """The file's object; None, and `refuse` is told, if it is not sound or `check` refuses it."""
+    """The file's object; if it is unsound or `check` fails, calls `refuse` and returns None."""
     try:
         content = read_json(path, max_bytes=MAX_RESULT_BYTES, allow_nan=True, allow_surrogates=True)
         check(content)
@@ -177,7 +178,7 @@ Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
 
 
 def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
-    """Results as they are given, or those of the work directories."""
+    """The given results, and the results of the given work directories."""
     sources = [source] if isinstance(source, str | os.PathLike) else list(source)
     results = [item for item in sources if isinstance(item, dict)]
     paths = [item for item in [*sources, *more] if not isinstance(item, dict)]

@@ -1,4 +1,4 @@
-"""The result tables: methods down, tasks across, with what is published of them beside ours."""
+"""The result tables: methods down, tasks across, with published rows below ours."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from fact_jax.report.tables import GROUPS, architectures_tried, published_column
 
 # Rows of methods whose configs name none.
 _ROWS = {"fact_tt": "fact_tt_le16", "fact_tk": "fact_tk_le32"}
-_SHORT = {  # headings of columns; the others' names are short
-    "oxford_flowers102": "flowers", "oxford_iiit_pet": "pets", "caltech101": "caltech",
-    "patch_camelyon": "camelyon", "diabetic_retinopathy": "retino.", "clevr_count": "clevr count",
-    "clevr_dist": "clevr dist", "dsprites_loc": "dspr. loc", "dsprites_ori": "dspr. ori",
-    "smallnorb_azi": "norb azi", "smallnorb_ele": "norb ele",
-}  # fmt: skip
+_SHORT = {  # headings of columns; the other tasks have short names
+    "oxford_flowers102": "flowers",
+    "oxford_iiit_pet": "pets",
+    "caltech101": "caltech",
+    "patch_camelyon": "camelyon",
+    "diabetic_retinopathy": "retino.",
+    "clevr_count": "clevr count",
+    "clevr_dist": "clevr dist",
+    "dsprites_loc": "dspr. loc",
+    "dsprites_ori": "dspr. ori",
+    "smallnorb_azi": "norb azi",
+    "smallnorb_ele": "norb ele",
+}
 
 COST_COLUMNS = (
     Column("numbers", hint="trained and stored for a task, without the head"),
@@ -36,8 +43,8 @@ COST_COLUMNS = (
 class Section(NamedTuple):
     """Tasks that have a table, an average and figures together.
 
-    `groups` are what the headline average (named `headline`) is the mean of the means of; `whole`
-    says whether these are all of VTAB's 19 tasks.
+    The headline average, named `headline`, is the mean of the means of the `groups`. `whole` says
+    whether these are all of VTAB's 19 tasks.
     """
 
     name: str
@@ -52,7 +59,7 @@ class Section(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """Decimals of the headline, here and in the table: two of an average, one of a task."""
+        """Decimals of the headline, here and in the table: two for an average, one for a task."""
         return 2 if len(self.tasks) > 1 else 1
 
     @property
@@ -62,34 +69,34 @@ class Section(NamedTuple):
 
     @property
     def averages(self) -> dict[str, list[list[str]]]:
-        """Columns of averages: title, and the groups that go into it."""
-        found = {self.headline: list(self.groups.values())} if len(self.tasks) > 1 else {}
+        """Columns of averages: for each title the groups that go into it."""
+        columns = {self.headline: list(self.groups.values())} if len(self.tasks) > 1 else {}
         if self.whole:
-            found["mean of 19"] = [self.tasks]
-        return found
+            columns["mean of 19"] = [self.tasks]
+        return columns
 
 
 def sections(study: Study) -> list[Section]:
-    """VTAB-1K's tasks, and the others that are not few-shot tasks; see `few_shot_section`."""
-    found = []
+    """Sections of all tasks but few-shot tasks, which have `few_shot_section`."""
+    parts = []
     if tasks := study.vtab:
         whole = len(tasks) == len(VTAB)
         groups = {g: [t.name for t in tasks if t.group == g] for g in GROUPS}
         if whole:
-            found.append(Section("vtab", "VTAB-1K", groups, "group mean", True))
+            parts.append(Section("vtab", "VTAB-1K", groups, "group mean", True))
         else:
             title = f"VTAB-1K, {len(tasks)} of its {len(VTAB)} tasks"
-            found.append(Section("vtab", title, _single(tasks), _mean_of(tasks), False))
+            parts.append(Section("vtab", title, _single(tasks), _mean_of(tasks), False))
     if tasks := study.offline:
         title = "Offline suite (not VTAB-1K)"
-        found.append(Section("offline", title, _single(tasks), _mean_of(tasks), False))
+        parts.append(Section("offline", title, _single(tasks), _mean_of(tasks), False))
     if tasks := study.own:
-        found.append(Section("own", "Own data sets", _single(tasks), _mean_of(tasks), False))
-    return found
+        parts.append(Section("own", "Own data sets", _single(tasks), _mean_of(tasks), False))
+    return parts
 
 
 def few_shot_section(study: Study) -> Section | None:
-    """All few-shot tasks, the data sets being the groups."""
+    """Section of all few-shot tasks, whose groups are the data sets; None if there are none."""
     groups: dict[str, list[str]] = {}
     for task in study.few_shot:
         groups.setdefault(task.dataset, []).append(task.name)
@@ -125,20 +132,20 @@ class Published(NamedTuple):
 
 def published_rows(study: Study) -> list[Published]:
     """Published rows of the study's methods on VTAB-1K, each once, with their sources."""
-    found: dict[str, Published] = {}
+    rows: dict[str, Published] = {}
     table, rerun = published()["vtab1k"], published()["vtab1k_independent_rerun"]
     for system in study.systems:
         name = system.published or _ROWS.get(system.method, system.method)
         for title, row in published_columns(system.method, name).items():
             printed = title.startswith("published")
-            own = table[name] if printed else rerun["methods"][system.method]
-            how = own.get("setting") if printed else rerun["about"]
-            source = [own["source"], how or "", own.get("note") or ""]
-            millions = own.get("params_m")
+            entry = table[name] if printed else rerun["methods"][system.method]
+            how = entry.get("setting") if printed else rerun["about"]
+            source = [entry["source"], how or "", entry.get("note") or ""]
+            millions = entry.get("params_m")
             params = None if millions is None else 1e6 * millions
             text = ". ".join(s.rstrip(".") for s in source if s) + "."
-            found.setdefault(title, Published(title, system, row, params, text))
-    return list(found.values())
+            rows.setdefault(title, Published(title, system, row, params, text))
+    return list(rows.values())
 
 
 def short_name(task: str) -> str:
@@ -146,7 +153,7 @@ def short_name(task: str) -> str:
 
 
 def seeds_said(stats: Sequence[Stat]) -> str:
-    """The caption of a table: what its numbers are."""
+    """The part of a table's caption that says what its numbers are."""
     if any(value.error is not None for value in stats):
         return "Mean ± standard error over seeds"
     return "Mean over seeds" if any(value.seeds > 1 for value in stats) else "One seed"
@@ -161,9 +168,9 @@ def stat_cell(value: Stat | None, bold: bool = False, digits: int = 1) -> Cell:
 
 
 def section_table(study: Study, section: Section) -> Table:
-    """Sortable; the best of ours in each column is bold, ties all."""
+    """Sortable table of a section; the best of ours in each column is bold, also if it is a tie."""
     averages, systems = section.averages, _systems_of(study, section)
-    means = {g: own for g, own in section.groups.items() if g and len(own) > 1}
+    means = {g: tasks for g, tasks in section.groups.items() if g and len(tasks) > 1}
     columns = [Column("method", numeric=False)]
     columns += COST_COLUMNS[:1]
     columns += [Column(title, "Averages", strong=True) for title in averages]
@@ -173,10 +180,10 @@ def section_table(study: Study, section: Section) -> Table:
         row: dict[str, Stat | None] = {
             title: average(accuracies, groups) for title, groups in averages.items()
         }
-        row |= {group: average(accuracies, [own]) for group, own in means.items()}
+        row |= {group: average(accuracies, [tasks]) for group, tasks in means.items()}
         for task in section.tasks:
-            own = list(accuracies.get(task, {}).values())
-            row[task] = stat(own) if own else None
+            by_seed = accuracies.get(task)
+            row[task] = stat([*by_seed.values()]) if by_seed else None
         values.append(row)
     keys = list(averages)
     for group, tasks in section.groups.items():
@@ -190,7 +197,7 @@ def section_table(study: Study, section: Section) -> Table:
     fine = {*averages, *means}
     best = {key: max((v.mean for row in values if (v := row[key])), default=None) for key in keys}
     rows = []
-    known = published_rows(study) if section.name == "vtab" else []
+    theirs = published_rows(study) if section.name == "vtab" else []
     for system, row in zip(systems, values, strict=True):
         cells = [
             stat_cell(v := row[k], v is not None and v.mean == best[k], 2 if k in fine else 1)
@@ -199,7 +206,7 @@ def section_table(study: Study, section: Section) -> Table:
         numbers, *cost = cost_cells(system, section.tasks)
         name = Cell(system.label, system.label, colour=system.style.color)
         rows.append(Row([name, numbers, *cells, *cost]))
-        rows += [_published_row(k, keys, fine) for k in known if k.system is system]
+        rows += [_published_row(p, keys, fine) for p in theirs if p.system is system]
     stats = [value for row in values for value in row.values() if value is not None]
     caption = (
         f"{section.title}: top-1 accuracy on test, %. {seeds_said(stats)}; bold: the best of ours."
@@ -207,20 +214,17 @@ def section_table(study: Study, section: Section) -> Table:
     return Table(caption, columns, rows)
 
 
-def _published_row(known: Published, keys: Sequence[str], fine: set[str]) -> Row:
-    """Below the method's own; hollow where that is full."""
-    cells = [_known(known.row.get(k), 2 if k in fine else 1) for k in keys]
-    params = known.params
+def _published_row(row: Published, keys: Sequence[str], fine: set[str]) -> Row:
+    """The table's row of published numbers, which stands below the method's row."""
+    stats = [None if (value := row.row.get(k)) is None else Stat(value, None, 1) for k in keys]
+    cells = [stat_cell(s, digits=2 if k in fine else 1) for k, s in zip(keys, stats, strict=True)]
+    params = row.params
     numbers = (
         Cell("–") if params is None else Cell(f"{params / 1e6:.3g} M" if params else "0", params)
     )
-    title, _, note = known.title.partition(" (")
-    name = Cell(title, known.title, note.removesuffix(")"), hint=known.source)
+    title, _, note = row.title.partition(" (")
+    name = Cell(title, row.title, note.removesuffix(")"), hint=row.source)
     return Row([name, numbers, *cells, *[Cell("–")] * 4], published=True)
-
-
-def _known(value: float | None, digits: int) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:.{digits}f}", value)
 
 
 def _systems_of(study: Study, section: Section) -> list[System]:
@@ -229,14 +233,14 @@ def _systems_of(study: Study, section: Section) -> list[System]:
 
 def cost_cells(system: System, tasks: Sequence[str]) -> list[Cell]:
     """The cells of `COST_COLUMNS`: means over the tasks, size of the grid, seeds."""
-    own = [r for r in system.results if r["task"] in tasks]
-    heads = [{**r, "all": _sum(r.get("num_factors"), r.get("num_head"))} for r in own]
+    results = [r for r in system.results if r["task"] in tasks]
+    heads = [{**r, "all": _sum(r.get("num_factors"), r.get("num_head"))} for r in results]
     cells = [_mean_cell([r.get(key) for r in heads]) for key in ("num_factors", "all")]
-    cells.append(_mean_cell([r.get("factor_file_bytes") for r in own]))
+    cells.append(_mean_cell([r.get("factor_file_bytes") for r in results]))
     seeds = [len(values) for t, values in system.accuracies.items() if t in tasks]
-    for numbers in ([r.get("grid_size", 1) for r in own], seeds):
+    for numbers in ([r.get("grid_size", 1) for r in results], seeds):
         cells.append(Cell(_range(numbers), max(numbers)))
-    if tried := [n for r in own if (n := architectures_tried(r))]:
+    if tried := [n for r in results if (n := architectures_tried(r))]:
         cells[-2] = Cell(f"{cells[-2].text} + {_range(tried)}", max(tried))
     return cells
 
@@ -251,9 +255,9 @@ def _sum(a: Any, b: Any) -> Any:
 
 
 def _mean_cell(values: list[Any]) -> Cell:
-    known = [v for v in values if v is not None]
-    if not known:
+    numbers = [v for v in values if v is not None]
+    if not numbers:
         return Cell("–")
-    mean = statistics.fmean(known)
-    hint = "" if min(known) == max(known) else f"{min(known):,} to {max(known):,} by task"
+    mean, low, high = statistics.fmean(numbers), min(numbers), max(numbers)
+    hint = "" if low == high else f"{low:,} to {high:,} by task"
     return Cell(f"{round(mean):,}", mean, hint=hint)

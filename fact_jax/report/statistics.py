@@ -6,10 +6,10 @@ Two questions are asked, and each has its own unit of replication:
   on the differences of the tasks' means over seeds. With fewer than six tasks it cannot reach 5 %.
 - *Is it more than the noise of training, on these very tasks?* The seeds are the sample: each seed
   of a system gives one average over the tasks, and Welch's t-test compares the two systems'
-  averages. It is the difference over the root of the summed squares of the two standard errors.
+  averages. It divides the difference by the root of the summed squares of the standard errors.
 
-A paired t-test over all pairs of task and seed would count the seeds of a task as if they were so
-many tasks; it is not made. Nor are seeds paired: another method draws other numbers from the same
+We make no paired t-test over all pairs of task and seed, because it would count the seeds of a task
+as further tasks. We do not pair seeds either: another method draws other numbers from the same
 seed, and pairing three seeds would leave two degrees of freedom.
 """
 
@@ -27,11 +27,16 @@ Accuracies = Mapping[str, Mapping[int, float]]  # by task and seed
 
 
 class Stat(NamedTuple):
-    """Mean over seeds in %, its standard error (None of one seed), and the number of seeds."""
+    """Mean over seeds in %, its standard error (None for one seed), and the number of seeds."""
 
     mean: float
     error: float | None
     seeds: int
+
+    def text(self, digits: int) -> str:
+        """Mean and, if there is one, ± standard error."""
+        error = "" if self.error is None else f" ± {self.error:.{digits}f}"
+        return f"{self.mean:.{digits}f}{error}"
 
 
 def stat(values: Sequence[float]) -> Stat:
@@ -44,8 +49,8 @@ def stat(values: Sequence[float]) -> Stat:
 def average(accuracies: Accuracies, groups: Sequence[Sequence[str]]) -> Stat | None:
     """Mean of the groups' means over their tasks; None if a task is missing.
 
-    The error is that of the averages which the seeds have each for itself; where the tasks have not
-    all the same seeds there is none.
+    The error is the standard error of the averages of single seeds; it is None if not all tasks
+    have the same seeds.
     """
     tasks = [task for group in groups for task in group]
     if not tasks or any(not accuracies.get(task) for task in tasks):
@@ -79,8 +84,8 @@ class Comparison(NamedTuple):
 
 
 def over_tasks(differences: Sequence[float]) -> float | None:
-    """p-value of Wilcoxon's signed-rank test, two-sided; None below six differences that are not
-    zero, which it leaves out."""
+    """p-value of Wilcoxon's signed-rank test, two-sided, which leaves out zeros; None with fewer
+    than six other differences, or 1 if at least six are all zero."""
     from scipy.stats import wilcoxon
 
     if len(differences) >= MIN_TASKS and not any(differences):
@@ -92,12 +97,12 @@ def over_tasks(differences: Sequence[float]) -> float | None:
 
 def over_seeds(a: Sequence[float], b: Sequence[float]) -> tuple[float, tuple[float, float]] | None:
     """p-value of Welch's t-test, two-sided, and the 95 % interval of mean(a) - mean(b); None with
-    less than two values of either, or if they do not vary (no noise to compare with)."""
+    fewer than two values of either, or if neither varies (no noise to compare with)."""
     from scipy.stats import ttest_ind
 
     if min(len(a), len(b)) < 2 or (max(a) == min(a) and max(b) == min(b)):
         return None
-    with warnings.catch_warnings():  # one of two may well not vary
+    with warnings.catch_warnings():  # one of the two may be constant
         warnings.simplefilter("ignore", RuntimeWarning)
         test = ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
@@ -105,12 +110,12 @@ def over_seeds(a: Sequence[float], b: Sequence[float]) -> tuple[float, tuple[flo
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction of the p-values that are there; the others stay None."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    """Holm's step-down correction of all p-values that are not None; the others stay None."""
+    ordered = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
+    for rank, (p, i) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
         adjusted[i] = largest
     return adjusted
 
@@ -120,11 +125,13 @@ def compare(
     groups: Sequence[Sequence[str]],
     units: Sequence[Sequence[str]] | None = None,
 ) -> list[Comparison]:
-    """All pairs of systems on the tasks that both have, averaged as in `average`, or, where one of
-    them lacks a task, plainly; pairs without a common task are left out. `a` is the better of a
-    pair. Wilcoxon's test counts each of the `units`, by default each task, once: few-shot tasks of
-    one data set are no independent tasks. Holm's correction counts all pairs, apart for each of the
-    two tests."""
+    """Compares all pairs of systems on the tasks that both have; `a` is the better of a pair.
+
+    Tasks are averaged as in `average`, or equally if one of the two lacks a task. Pairs without a
+    common task are left out. Wilcoxon's test counts each of the `units`, by default each task,
+    once, because few-shot tasks of one data set are not independent. Holm's correction counts all
+    pairs, separately for each of the two tests.
+    """
     rows, raw_tasks, raw_seeds = [], [], []
     share = {task: 1 / (len(groups) * len(group)) for group in groups for task in group}
     for a, b in itertools.combinations(systems, 2):
@@ -144,9 +151,9 @@ def compare(
         tested = over_seeds(*by_seed)
         seeds = min(map(len, by_seed))
         by_unit = [
-            statistics.fmean(by_task[t] for t in own)
+            statistics.fmean(by_task[t] for t in shared)
             for unit in units or [[t] for t in common]
-            if (own := [t for t in unit if t in by_task])
+            if (shared := [t for t in unit if t in by_task])
         ]
         raw_tasks.append(over_tasks(by_unit))
         raw_seeds.append(tested[0] if tested else None)
@@ -160,8 +167,8 @@ def compare(
 
 
 def _averages(accuracies: Accuracies, weights: Mapping[str, float]) -> list[float]:
-    """The weighted mean over the tasks that each seed has for itself; none if not all tasks have
-    the same seeds, since a difference of all would not be what is tested."""
+    """The weighted mean over the tasks for each seed; empty if not all tasks have the same seeds,
+    because the test would then be of another difference than the reported one."""
     first, *others = (set(accuracies[task]) for task in weights)
     if any(seeds != first for seeds in others):
         return []

@@ -31,9 +31,9 @@ class System:
     """One row of the tables: a method with its settings, over tasks and seeds.
 
     Attributes:
-      label: the method's name, with what tells it apart if there are several of that method.
+      label: the method's name, and the settings that differ if the method has several systems.
       method: the name alone.
-      results: its cells, no task and seed twice.
+      results: its results, at most one for each task and seed.
       published: its row in the published results, '' if it has none.
       style: colour, marker and line in all figures.
     """
@@ -59,9 +59,9 @@ class Study:
 
     Attributes:
       workdirs: as given.
-      results: every result, those of the same cell in two work directories both.
+      results: every result; a cell in two work directories has two.
       systems: in the order of the configs.
-      tasks: those with results, in the order of VTAB or of the configs.
+      tasks: tasks with results, in the order of VTAB or of the configs.
       failures: cells that failed and have no result.
       missing: cells of the last configs without result or failure; None where no config is stored.
       duplicates: (cell, the work directory that counts, another one with the same cell).
@@ -87,12 +87,12 @@ class Study:
 
     @property
     def offline(self) -> list[Task]:
-        """The offline suite's."""
+        """Tasks of the offline suite."""
         return [t for t in self.tasks if t.group == "offline"]
 
     @property
     def own(self) -> list[Task]:
-        """Folders of the user's own pictures."""
+        """Tasks whose data are folders of the user's pictures."""
         return [t for t in self.tasks if t.group == "own"]
 
     @property
@@ -110,7 +110,7 @@ class Study:
 
 
 def read_study(*workdirs: str | os.PathLike) -> Study:
-    """Reads work directories. UserError where there is nothing to report, or no sense in it."""
+    """Reads work directories. Raises UserError if there is nothing to report."""
     refused: list[str] = []
     results = read_results(*workdirs, refuse=refused.append)
     failures = read_failures(*workdirs, refuse=refused.append)
@@ -150,25 +150,25 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
 
 
 def _sorted(tasks: list[Task]) -> list[Task]:
-    """The few-shot tasks last, by data set and shots; the others as they are."""
+    """The tasks with few-shot tasks last, by data set and shots; the others keep their order."""
     sets = list(dict.fromkeys(t.dataset for t in tasks))
     order = {t.name: (sets.index(t.dataset), t.few_shot.shots) for t in tasks if t.few_shot}
     return sorted(tasks, key=lambda t: order.get(t.name, (-1, 0)))
 
 
-def _settings(result: Result) -> str:
-    """The settings that all results of a row share, whatever their seed, as text."""
-    settings = result.get("settings", {})
-    return json.dumps({k: v for k, v in settings.items() if k != "seed"}, sort_keys=True)
+def settings_text(result: Result, *left_out: str) -> str:
+    """The settings of a result as text, without the seed and those `left_out`."""
+    settings = result.get("settings", {}).items()
+    return json.dumps({k: v for k, v in settings if k not in ("seed", *left_out)}, sort_keys=True)
 
 
 def _systems(
     results: list[Result], order: list[str], configs: dict[str, dict[str, Any] | None]
 ) -> tuple[list[System], list[tuple[str, str, str]]]:
-    """Rows, and the cells that are there twice.
+    """The systems, and the cells that occur twice.
 
-    A method's results of two work directories are one row if the tasks that both have were run with
-    the same settings, or, where they share none, if some settings besides the task are the same.
+    A method's results of two work directories are one system if their common tasks were run with
+    the same settings. If they have no common task, some settings besides the task must be the same.
     """
     duplicates, parts_of = [], {}
     for method in order:
@@ -206,11 +206,9 @@ def _systems(
 def _one_row(a: list[Result], b: list[Result]) -> bool:
     tasks = {r["task"] for r in a} & {r["task"] for r in b}
     if tasks:
-        one, other = ({_settings(r) for r in side if r["task"] in tasks} for side in (a, b))
+        one, other = ({settings_text(r) for r in side if r["task"] in tasks} for side in (a, b))
         return one == other
-    one, other = (
-        {_settings({"settings": {**r.get("settings", {}), "task": ""}}) for r in s} for s in (a, b)
-    )
+    one, other = ({settings_text(r, "task") for r in side} for side in (a, b))
     return bool(one & other)
 
 
@@ -243,13 +241,13 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
             study, results=tuple(r for r in study.results if r["task"] in names)
         )
         for key in (*COMPARABLE, "weights_sha256"):
-            if key != "protocol" and len(values := table.values(key)) > 1:  # that has its own words
+            if key != "protocol" and len(values := table.values(key)) > 1:  # has another notice
                 shared[key] = values
     uneven = []
     for system in study.systems:
         by_task: dict[str, set[str]] = defaultdict(set)
         for result in system.results:
-            by_task[result["task"]].add(_settings(result))
+            by_task[result["task"]].add(settings_text(result))
         if any(len(texts) > 1 for texts in by_task.values()):
             uneven.append(system.label)
     return shared, uneven

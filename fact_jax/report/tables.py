@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from fact_jax.data import VTAB
 from fact_jax.report.published import published
+from fact_jax.report.statistics import stat
 from fact_jax.text import printable
 
 # Published rows of the VPT paper, chosen on validation data; how the last two chose is not known.
@@ -24,8 +25,8 @@ GROUPS = ("natural", "specialized", "structured")
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints every cell and word whole: on a narrow terminal headers wrap, and then lines go beyond
-    it. (Rich cuts names and numbers, in files and pipes too.)"""
+    """Prints every cell and word in full: on a narrow terminal headers wrap, and lines may be wider
+    than it. (Rich cuts names and numbers, in files and pipes too.)"""
 
     def width(text: Any) -> int:
         return cell_len(printable(str(text)))
@@ -53,17 +54,9 @@ def parameter_table(factors: Any) -> Table:
     return table
 
 
-def mean_and_error(values: list[float]) -> tuple[float, float | None]:
-    """Mean and standard error of the mean over seeds; None for the latter with one seed."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return statistics.fmean(values), error
-
-
-def _text(values: list[float] | None, digits: int = 1) -> str:
-    if not values:
-        return "-"
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+def mean_text(values: Collection[float] | None, digits: int = 1) -> str:
+    """Mean and, for several values, ± standard error; "-" without values."""
+    return stat([*values]).text(digits) if values else "-"
 
 
 def vtab_means(tasks: dict[str, float]) -> dict[str, float | None]:
@@ -97,7 +90,7 @@ def published_columns(method: str, row: str) -> dict[str, dict[str, float]]:
 
 
 def architectures_tried(result: dict[str, Any]) -> int:
-    """How many a method that searches measured on validation data; 0 for the others."""
+    """Number of architectures that a search measured on validation data; 0 without a search."""
     search = result.get("search")
     return search["history"][-1]["tried"] if search else 0
 
@@ -105,7 +98,7 @@ def architectures_tried(result: dict[str, Any]) -> int:
 def costs(results: list[dict[str, Any]]) -> dict[str, str]:
     """Costs of one method: numbers and bytes of a task, the mean over tasks, and the grid's size.
 
-    A search among architectures is a second choice: '3 + 30'.
+    A search among architectures adds their number: '3 + 30'.
     """
     grid = f"{max(r['grid_size'] for r in results)}"
     if tried := max(map(architectures_tried, results)):
@@ -118,17 +111,17 @@ def costs(results: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _by_method(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for r in results:
-        found[r["method"]].append(r)
-    return found
+        by_method[r["method"]].append(r)
+    return by_method
 
 
 def _over_tasks(
     results: list[dict[str, Any]], tasks: list[str], vtab: bool
 ) -> dict[str, list[float]]:
-    """Means over tasks of one method, one of each seed that has them all; or of all seeds' means,
-    where none has. With `vtab` they are `vtab_means`, else "mean" alone."""
+    """Means over tasks of one method, one for each seed that has them all. If no seed has, it is
+    the mean of the tasks' means. With `vtab` they are `vtab_means`, else "mean" alone."""
     by_seed: dict[Any, dict[str, float]] = defaultdict(dict)
     by_task: dict[str, list[float]] = defaultdict(list)
     for r in results:
@@ -151,45 +144,45 @@ def _over_tasks(
 def comparison_table(
     results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str] | None = None
 ) -> Table:
-    """Methods down, tasks across (of many tasks only the means), accuracy in % (± standard error
-    over seeds), and `costs`. With `rows`, as for `result_table`, a table of VTAB's means has the
-    published group means beside ours."""
+    """Table with methods down, tasks across (for more than six tasks only the means), accuracy in %
+    (± standard error over seeds), and `costs`. With `rows`, as for `result_table`, a table of
+    VTAB's means has the published group means beside ours."""
     columns = tasks if len(tasks) <= 6 else []
     vtab = all(name in VTAB for name in tasks) and not columns
     means = [*GROUPS, "group mean", "mean of 19"] if vtab else ["mean"]
-    known = ("published group mean", "re-run group mean (OSU, val)") if vtab and rows else ()
+    theirs = ("published group mean", "re-run group mean (OSU, val)") if vtab and rows else ()
     table = Table(title="Top-1 accuracy on test, %", title_justify="left")
     table.add_column("method")
-    for name in (*columns, *means, *known, "numbers", "bytes", "grid"):
+    for name in (*columns, *means, *theirs, "numbers", "bytes", "grid"):
         table.add_column(name, justify="right")
-    for method, own in _by_method(results).items():
+    for method, runs in _by_method(results).items():
         values: dict[str, list[float]] = defaultdict(list)
-        for r in own:
+        for r in runs:
             values[r["task"]].append(r["accuracy"])
-        over = _over_tasks(own, tasks, vtab)
-        summary = [_text(over[name], 2 if vtab else 1) for name in means]
-        others = _published_means(method, (rows or {}).get(method, "")) if known else ()
-        cells = (*(_text(values.get(t)) for t in columns), *summary, *others)
-        table.add_row(method, *cells, *costs(own).values())
+        over = _over_tasks(runs, tasks, vtab)
+        summary = [mean_text(over[name], 2 if vtab else 1) for name in means]
+        others = _published_means(method, (rows or {}).get(method, "")) if theirs else ()
+        cells = (*(mean_text(values.get(t)) for t in columns), *summary, *others)
+        table.add_row(method, *cells, *costs(runs).values())
         if any(text.endswith("*") for text in others):
             table.caption = "* the best of the test evaluations"
     return table
 
 
 def _published_means(method: str, row: str) -> tuple[str, str]:
-    """Group means of the published row and of the re-run; a star: the best on test."""
-    own, again = "-", "-"
-    for title, known in published_columns(method, row).items():
-        mean = f"{known['group mean']:.2f}"
+    """Group means of the published row and of the re-run; a star marks the best on test."""
+    paper, rerun = "-", "-"
+    for title, accuracies in published_columns(method, row).items():
+        mean = f"{accuracies['group mean']:.2f}"
         if title.startswith("re-run"):
-            again = mean
+            rerun = mean
         else:
-            own = mean + "*" * title.endswith("(best on test)")
-    return own, again
+            paper = mean + "*" * title.endswith("(best on test)")
+    return paper, rerun
 
 
 def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str]) -> Table:
-    """Tasks down, methods across, accuracy in % (± standard error over seeds).
+    """Table with tasks down, methods across, accuracy in % (± standard error over seeds).
 
     `rows` maps a method to its row in the published results ('' for none). VTAB's tables close
     with the group means and both averages, which need all of a group's tasks; `costs` come last.
@@ -202,14 +195,14 @@ def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str
     names = list(VTAB) if vtab else tasks
     columns: dict[str, dict[str, str]] = {}
     for method, row in rows.items():
-        cells = {task: _text(accuracy[method].get(task)) for task in names}
+        cells = {task: mean_text(accuracy[method].get(task)) for task in names}
         if vtab:
             means = _over_tasks(by_method.get(method, []), names, vtab)
-            cells |= {name: _text(values, 2) for name, values in means.items()}
+            cells |= {name: mean_text(values, 2) for name, values in means.items()}
         cells |= costs(by_method[method]) if method in by_method else {}
         columns[method] = cells
-        for title, known in published_columns(method, row).items() if vtab else ():
-            columns[title] = {k: f"{v:.2f}" if k not in VTAB else f"{v}" for k, v in known.items()}
+        for title, theirs in published_columns(method, row).items() if vtab else ():
+            columns[title] = {k: f"{v}" if k in VTAB else f"{v:.2f}" for k, v in theirs.items()}
     table = Table(title="Top-1 accuracy on test, %", title_justify="left")
     table.add_column("task")
     for title in columns:
