@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import flax
 import jax.numpy as jnp
@@ -30,9 +31,9 @@ class LowRank:
     projected once for all groups.
     """
 
-    a: Float[Array, "*l d gr"]
+    a: Float[Array, "*l _ gr"]  # its rows are d, or the rank r' of u
     b: Float[Array, "*l r f"]
-    u: Float[Array, "*l d r"] | None = None
+    u: Float[Array, "*l d rank"] | None = None
 
     def outer(self) -> Float[Array, "*l d gr"]:
         """The first factor of the product, ``u @ a`` or just `a`, in the factors' dtype."""
@@ -124,9 +125,9 @@ class Prompts:
     before the first block). No query attends to tokens with `hidden` [l, p].
     """
 
-    tokens: Float[Array, "l p d"]
-    kept: Bool[Array, "l p"] | None = None
-    hidden: Bool[Array, "l p"] | None = None
+    tokens: Float[Array, "*l p d"]
+    kept: Bool[Array, "*l p"] | None = None
+    hidden: Bool[Array, "*l p"] | None = None
 
 
 @flax.struct.dataclass
@@ -192,7 +193,7 @@ def is_of_block(name: str) -> bool:
     return name.startswith(_BLOCKS)
 
 
-def override(tree: dict, weights: Mapping[str, Array | dict]) -> dict:
+def override(tree: dict[str, Any], weights: Mapping[str, Array | dict[str, Any]]) -> dict[str, Any]:
     """A copy of a tree of dicts in which `weights`, by names joined with "/", replace leaves."""
     for name, value in weights.items():
         head, _, rest = name.partition("/")
@@ -217,7 +218,7 @@ def _several(pairs: LowRank | tuple[LowRank, ...] | None) -> tuple[LowRank, ...]
 def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
     """Combines all changes: increments add up, prompts stand side by side, bypasses and affines act
     one after the other. Raises UserError where two replace the same weights."""
-    fields: dict = {}
+    fields: dict[str, Any] = {}
     for name in (*SITES, "qkv"):
         pairs = tuple(pair for a in adaptations for pair in _several(getattr(a, name)))
         fields[name] = pairs if len(pairs) > 1 else pairs[0] if pairs else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,9 @@ class Noise(NamedTuple):
     drop_path_rate: float | Array | None = None
 
 
-def norm(config: ViTConfig, weights: dict, x: Array, epsilon: float | None = None) -> Array:
+def norm(
+    config: ViTConfig, weights: dict[str, Any], x: Array, epsilon: float | None = None
+) -> Array:
     """LayerNorm over the last axis, computed in float32 and returned in x's dtype.
 
     `epsilon` is by default the ViT's.
@@ -56,7 +58,7 @@ def _gelu(x: Array) -> Array:
 
 
 @_gelu.defjvp
-def _gelu_jvp(primals, tangents):
+def _gelu_jvp(primals: Any, tangents: Any) -> Any:
     (x,), (t,) = primals, tangents
     y = x.astype(jnp.float32)
     cdf = 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
@@ -71,7 +73,7 @@ def _softmax(scores: Array) -> Array:
 
 
 @_softmax.defjvp
-def _softmax_jvp(primals, tangents):
+def _softmax_jvp(primals: Any, tangents: Any) -> Any:
     # The rule of jax.nn.softmax, on an array that has a name and the compute type.
     named = checkpoint_name(_softmax(*primals), "probabilities")
     y, t = named.astype(jnp.float32), tangents[0].astype(jnp.float32)
@@ -101,13 +103,13 @@ def _attention(
     query. The arrays are head-major: XLA's CPU code is far faster on [b, h, n, d/h].
     """
 
-    def heads(y):
+    def heads(y: Array) -> Array:
         return y.reshape(*y.shape[:2], config.num_heads, y.shape[-1] // config.num_heads)
 
     if config.attention == "cudnn" and hidden is None and q.shape == k.shape:
         return _fused_attention(heads(q), heads(k), heads(v)).reshape(q.shape)
 
-    def split(y):
+    def split(y: Array) -> Array:
         return heads(y).swapaxes(1, 2)
 
     scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
@@ -180,7 +182,7 @@ def block(
     config: ViTConfig,
     class_only: bool,
     x: Array,
-    weights: dict,
+    weights: dict[str, Any],
     changes: Adaptation,
     noise: Noise | None,
 ) -> tuple[Array, dict[str, Array]]:

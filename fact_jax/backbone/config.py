@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fact_jax.errors import UserError
 
@@ -73,11 +74,11 @@ class ViTConfig:
         """Patches plus the class token."""
         return self.grid**2 + 1
 
-    def replace(self, **changes) -> ViTConfig:
+    def replace(self, **changes: Any) -> ViTConfig:
         return dataclasses.replace(self, **changes)
 
 
-def _vit(size: str, patch_size: int, **changes) -> ViTConfig:
+def _vit(size: str, patch_size: int, **changes: Any) -> ViTConfig:
     width, depth, num_heads = {
         "Ti": (192, 12, 3),
         "S": (384, 12, 6),

@@ -30,7 +30,7 @@ def dropout(x: Array, rate: float | Array, key: Array) -> Array:
 
 def adapted_dense(
     x: Float[Array, "*b d"],
-    layers: Sequence[dict],
+    layers: Sequence[dict[str, Any]],
     pairs: LowRank | Sequence[LowRank] | None = None,
     dropout_rate: float | Array | None = None,
     key: Array | None = None,
@@ -98,12 +98,14 @@ def _low_rank(
 
 def _precision() -> str | None:
     """Precision of the products traced here; a rule of differentiation is traced later."""
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    precision: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return precision
 
 
 def _times(x: Array, factor: Array) -> Array:
     """``x @ factor`` for x [*b, d] and a factor [d, e], where d or e is a rank."""
-    return _product.bind(x, factor, precision=_precision(), lead=0)
+    product: Array = _product.bind(x, factor, precision=_precision(), lead=0)
+    return product
 
 
 # The product with a factor is a primitive of its own because of its transpose. The factor's
@@ -125,11 +127,11 @@ def _product_shape(x: Any, factor: Any, precision: str | None, lead: int) -> Any
     return x.update(shape=(*x.shape[:-1], factor.shape[-1]), weak_type=False)
 
 
-def _input_gradient(g: Array, x: Any, factor: Array, precision: str | None, lead: int) -> Array:
+def _input_gradient(g: Array, x: Any, factor: Array, precision: str | None, lead: int) -> Any:
     return _product.bind(g, factor.swapaxes(-1, -2), precision=precision, lead=lead)
 
 
-def _factor_gradient(g: Array, x: Array, factor: Any, precision: str | None, lead: int) -> Array:
+def _factor_gradient(g: Array, x: Array, factor: Any, precision: str | None, lead: int) -> Any:
     """x^T g over all tokens, the narrower array first. The barriers keep XLA from swapping them."""
     narrow_x = x.shape[-1] <= g.shape[-1]
     narrow, wide = (x, g) if narrow_x else (g, x)
@@ -185,7 +187,7 @@ def _merged_kernels(x: Array, kernels: list[Array], pairs: tuple[LowRank, ...]) 
     return [w.astype(x.dtype) for w in kernels]
 
 
-def _merged_jvp(precision, primals, tangents):
+def _merged_jvp(precision: str | None, primals: Any, tangents: Any) -> Any:
     """``dx (W + A B) + x dW + (x dA) B + (x A) dB``.
 
     Rematerialisation keeps nothing from here, because nothing has a name: the backward pass
@@ -229,7 +231,8 @@ def _low_rank_tangent(
         return _low_rank(x, jax.tree.unflatten(treedef, every), widths, named=False)
 
     arrays, directions = [leaves[i] for i in moving], [tangents[i] for i in moving]
-    return jax.jvp(outputs, arrays, directions)[1]
+    increments: list[Array] = jax.jvp(outputs, arrays, directions)[1]
+    return increments
 
 
 _merged_with.defjvp(_merged_jvp, symbolic_zeros=True)

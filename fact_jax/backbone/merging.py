@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from fact_jax.backbone.adaptation import (
     NORMS,
@@ -20,7 +23,7 @@ from fact_jax.errors import UserError
 _READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
 
 
-def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
+def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any], Adaptation]:
     """Merges what can become weights; returns a changed copy of `base` and the remaining changes.
 
     Increments, scales and shifts, replaced weights and linear bypasses before a branch become
@@ -29,7 +32,7 @@ def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
     base = override(base, adaptation.weights)
     blocks = base["Transformer"]["encoderblock"]
 
-    def put(module: str, layer: str | None, **leaves) -> None:
+    def put(module: str, layer: str | None, **leaves: Array) -> None:
         nonlocal blocks
         prefix = module if layer is None else f"{module}/{layer}"
         blocks = override(blocks, {f"{prefix}/{name}": leaf for name, leaf in leaves.items()})
@@ -65,7 +68,7 @@ def absorb(base: dict, adaptation: Adaptation) -> tuple[dict, Adaptation]:
     return base, Adaptation(prompts=adaptation.prompts, bypasses=left)
 
 
-def merge(base: dict, adaptation: Adaptation) -> dict:
+def merge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
     """A copy of `base` with the adaptation in its weights, for inference at no extra cost.
 
     Raises UserError if a part of it cannot become a weight (`absorb` returns such parts).
@@ -85,7 +88,7 @@ def _merges(place: str, several: tuple[Bottleneck, ...], i: int) -> bool:
     return place in _READERS and all(f.linear for f in several[i:])
 
 
-def _before(dense: dict, f: Bottleneck) -> dict:
+def _before(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
     """The layer whose output for y is that of `dense` for ``y + f(y)``."""
 
     def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -101,7 +104,7 @@ def _before(dense: dict, f: Bottleneck) -> dict:
     }
 
 
-def _scaled(layer: dict, affine: Affine, weight: str) -> dict:
+def _scaled(layer: dict[str, Any], affine: Affine, weight: str) -> dict[str, Any]:
     """A dense layer or a LayerNorm whose output goes through an affine."""
     scaled = layer[weight] * over_last(affine.scale, layer[weight])
     return {**layer, weight: scaled, "bias": affine(layer["bias"])}

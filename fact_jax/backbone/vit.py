@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,13 +27,15 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
 
+Images = Float[Array | np.ndarray, "b y x 3"]
+
 # Names of the values that a block keeps for the backward pass besides its input (setting `remat`).
 # The rest is computed again: it is elementwise, of rank r, or a slice of the stacked weights, which
 # would be a copy of the model.
 _KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
 
 
-def _policy(config: ViTConfig) -> Callable[..., Any]:
+def _policy(config: ViTConfig) -> Any:
     policies = jax.checkpoint_policies
     if config.remat == "block":
         return policies.nothing_saveable
@@ -42,7 +43,7 @@ def _policy(config: ViTConfig) -> Callable[..., Any]:
         probabilities = ("probabilities",) if config.remat == "none" else ()
         return policies.save_only_these_names(*_KEPT, *probabilities)
 
-    def fused(primitive, *_, **params):
+    def fused(primitive: Any, *_: Any, **params: Any) -> Any:
         """Keeps the kernel's output and row sums, which have no name before its gradient."""
         return primitive.name.startswith("dot_product_attention_fwd")
 
@@ -57,7 +58,7 @@ def _layer(tree: Any, i: int | Array) -> Any:
 def _blocks(
     config: ViTConfig,
     x: Array,
-    weights: dict,
+    weights: dict[str, Any],
     adaptation: Adaptation,
     noise: Noise | None,
     collect: bool,
@@ -72,8 +73,10 @@ def _blocks(
             None if path is None else jnp.linspace(0.0, 1.0, depth, dtype=jnp.float32) * path,
         )
 
-    def run(x, i, changes, class_only=False, in_loop=False):
-        def one(x, weights, i, *changes):
+    def run(
+        x: Array, i: int | Array, changes: Any, class_only: bool = False, in_loop: bool = False
+    ) -> tuple[Array, Any]:
+        def one(x: Array, weights: Any, i: int | Array, *changes: Any) -> Any:
             # A layer's weights are read inside the loop: sliced outside, they would be copied.
             return block(config, class_only, x, _layer(weights, i), *changes)
 
@@ -82,7 +85,7 @@ def _blocks(
         x, outputs = one(x, weights, i, *changes)
         return x, {**outputs, "tokens": x} if collect else None
 
-    def middle(x, layer):
+    def middle(x: Array, layer: Any) -> tuple[Array, Any]:
         i, changes = layer
         return run(x, i, changes, in_loop=not config.unroll)
 
@@ -106,7 +109,7 @@ def _blocks(
 @functools.partial(jax.jit, static_argnames=("config", "collect"))
 def _forward(
     config: ViTConfig,
-    base: dict,
+    base: dict[str, Any],
     images: Array,
     adaptation: Adaptation,
     noise: Noise | None,
@@ -138,16 +141,16 @@ def _forward(
     return x if adaptation.final is None else adaptation.final(x), outputs
 
 
-def _initial(config: ViTConfig) -> dict:
+def _initial(config: ViTConfig) -> dict[str, Any]:
     """Every parameter of a ViT as (initialiser, shape), in the layout described above."""
     d, depth, p = config.width, config.depth, config.patch_size
     zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
     kernel = jax.nn.initializers.xavier_uniform(batch_axis=0)
 
-    def dense(rows: int, columns: int) -> dict:
+    def dense(rows: int, columns: int) -> dict[str, Any]:
         return {"kernel": (kernel, (depth, rows, columns)), "bias": (zeros, (depth, columns))}
 
-    def norm(*lead: int) -> dict:
+    def norm(*lead: int) -> dict[str, Any]:
         return {"scale": (ones, (*lead, d)), "bias": (zeros, (*lead, d))}
 
     sites = {"q": (d, d), "k": (d, d), "v": (d, d), "o": (d, d)}
@@ -173,13 +176,14 @@ def _initial(config: ViTConfig) -> dict:
     }
 
 
-def init_base(config: ViTConfig, key: Array) -> dict:
+def init_base(config: ViTConfig, key: Array) -> dict[str, Any]:
     """Random base parameters, float32, in the layout described above."""
-    return _init_base(config, key)
+    base: dict[str, Any] = _init_base(config, key)
+    return base
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init_base(config: ViTConfig, key: Array) -> dict:
+def _init_base(config: ViTConfig, key: Array) -> Any:
     specs, treedef = jax.tree.flatten(_initial(config), is_leaf=lambda x: isinstance(x, tuple))
     keys = jax.random.split(key, len(specs))
     values = [fill(k, shape, jnp.float32) for k, (fill, shape) in zip(keys, specs, strict=True)]
@@ -202,7 +206,7 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "b y x 3"],
+        images: Images,
         adaptation: Adaptation | None = None,
         train: bool = False,
         dropout_rate: float | Array | None = None,
@@ -218,6 +222,7 @@ class ViT(nn.Module):
         check_adaptation(config, adaptation)
         noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate) if train else None
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
+        x: Array
         with _precision(config):
             x, outputs = _forward(config, base, images, adaptation or Adaptation(), noise, collect)
         if collect:
@@ -225,7 +230,7 @@ class ViT(nn.Module):
         return x
 
 
-def _precision(config: ViTConfig) -> contextlib.AbstractContextManager:
+def _precision(config: ViTConfig) -> Any:
     """Sets the precision of the matrix products traced within; 'default' leaves JAX's setting."""
     if config.precision == "default":
         return contextlib.nullcontext()
@@ -234,8 +239,8 @@ def _precision(config: ViTConfig) -> contextlib.AbstractContextManager:
 
 def features(
     model: ViT,
-    base: dict,
-    images: Float[Array, "b y x 3"] | Float[np.ndarray, "b y x 3"],
+    base: dict[str, Any],
+    images: Images,
     adaptation: Adaptation | None = None,
     *,
     key: Array | None = None,

@@ -13,7 +13,7 @@ from etils import epath
 from fact_jax.errors import UserError
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file, which appears whole or not at all.
 
     Raises:
@@ -58,6 +58,6 @@ def beside(target: epath.Path) -> epath.Path:
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
 
 
-def unwritable(path: str | os.PathLike, error: OSError) -> UserError:
+def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The error for a file that cannot be written."""
     return UserError(f"{os.fspath(path)} cannot be written ({error}). Give another path.")

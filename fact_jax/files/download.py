@@ -46,7 +46,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FACT_JAX_CACHE") or pooch.os_cache("fact_jax"))
 
 
-def find_weights(variant: str, name: str | os.PathLike | None = None) -> Path:
+def find_weights(variant: str, name: str | os.PathLike[str] | None = None) -> Path:
     """The file or folder of weights that `name` stands for, downloading it if need be.
 
     `name` is a local path, a repository of the Hugging Face hub (``hf:owner/name`` or

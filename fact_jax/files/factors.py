@@ -81,7 +81,9 @@ class TrainedTask(NamedTuple):
         return {name: self.metadata["vit"].get(name, timm[name]) for name in _FORWARD}
 
 
-def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[str, Any]) -> bytes:
+def to_bytes(
+    method: Method, trainable: dict[str, Any], config: ViTConfig, metadata: dict[str, Any]
+) -> bytes:
     """The file of {"factors": ..., "head": ...}, trained on a ViT of this config.
 
     `metadata` are further JSON-able entries: variant, weights_sha256, task, class_names,
@@ -112,7 +114,7 @@ def to_bytes(method: Method, trainable: dict, config: ViTConfig, metadata: dict[
 
 
 def save_factors(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     method: Method,
     factors: dict[str, Any],
     head: dict[str, Any],
@@ -159,7 +161,8 @@ def save_factors(
 
 def _stored_metadata(content: bytes) -> dict[str, str]:
     end = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:end])["__metadata__"]
+    metadata: dict[str, str] = json.loads(content[8:end])["__metadata__"]
+    return metadata
 
 
 def read_factors(path: Path) -> TrainedTask:
@@ -330,7 +333,7 @@ def _of(variant: str | None) -> str:
     return f" ({variant})" if variant else ""
 
 
-def _flat(tree: dict) -> dict[str, Any]:
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
     """Leaves by their names joined by '/'."""
     return {
         "/".join(str(k.key) for k in keys): leaf

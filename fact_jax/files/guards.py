@@ -51,6 +51,8 @@ MAX_DEPTH = 200  # blocks; what a method does for each takes time before shapes 
 MAX_CLASS_NAME = 1_000  # characters
 MAX_PATCHES = 6_000  # of an image; DINOv2's largest are 1,022 pixels, 5,329 patches
 
+ByteStream = IO[bytes] | io.BufferedIOBase  # the latter is what zipfile gives
+
 # What the standard library, NumPy and safetensors raise on damaged bytes. NotImplementedError and
 # RecursionError are RuntimeErrors, OverflowError is an ArithmeticError.
 DAMAGE: tuple[type[Exception], ...] = (
@@ -83,7 +85,7 @@ class ZipArchive(zipfile.ZipFile):
     bytes: such a directory makes gigabytes of a small file.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self._bounded = _BoundedFile(io.FileIO(path))
         try:
             super().__init__(self._bounded)
@@ -120,7 +122,7 @@ def _check_members(members: Iterable[zipfile.ZipInfo], directory: int) -> None:
         raise zipfile.BadZipFile("a member reaches into the directory")
 
 
-def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def read_npy_header(f: ByteStream) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and dtype of a `.npy` file, whose data follow in `f`.
 
     NumPy's own reader of version 2 takes any length on trust. Raises ValueError, and nothing else,
@@ -145,7 +147,7 @@ def read_npy_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
-def is_regular(path: str | os.PathLike) -> bool:
+def is_regular(path: str | os.PathLike[str]) -> bool:
     """Whether there is a file that can be read to its end, also behind a link or in a bucket.
 
     The `is_file` of etils takes FIFOs for files, too, and to open one waits for ever.

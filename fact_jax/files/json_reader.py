@@ -22,7 +22,7 @@ _REQUIRED: Any = object()
 
 
 def read_json(
-    source: str | os.PathLike | bytes,
+    source: str | os.PathLike[str] | bytes,
     *,
     name: str | None = None,
     expect: type | tuple[type, ...] = dict,

@@ -145,7 +145,7 @@ _HF_DROPPED = r"(classifier|cls_classifier|distillation_classifier|pooler|decode
 _HF_DROPPED += r"embeddings\.(mask_token|distillation_token)"
 
 
-def _hugging_face(title: str, block: str, modules: Mapping[str, str], **changes) -> Layout:
+def _hugging_face(title: str, block: str, modules: Mapping[str, str], **changes: Any) -> Layout:
     names = _torch_names(_HF_OUTER, block, modules, _HF_SCALES)
     return Layout(title, names, True, _HF_DROPPED, **changes)
 

@@ -14,7 +14,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 
 
 def load_factors(
-    path: str | os.PathLike, method: str | None = None, scale: float | None = None
+    path: str | os.PathLike[str], method: str | None = None, scale: float | None = None
 ) -> TrainedTask:
     """Reads a factor file: one of ours, or a `.pt` of the released PyTorch code.
 

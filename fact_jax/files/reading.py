@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -58,7 +60,7 @@ class Reader:
     def image_size(self) -> int:
         """Side of the images, in pixels, that the file's position table was made for."""
         rows = (*self.shape(self.layout.table), 0, 0)[1] - 1 - self._distilled()
-        grid = round(max(rows, 0) ** 0.5)
+        grid = math.isqrt(max(rows, 0))
         if grid == 0 or grid * grid != rows:
             raise UserError(
                 f"Weights file {self.file.path}: the position table {self.layout.table!r} is "
@@ -101,7 +103,7 @@ class Reader:
         name, _ = self.layout.tensor(f"Transformer/encoderblock/{parameter}", layer)
         return self.prefix + name in self.file.shapes
 
-    def leaf(self, keys, struct: jax.ShapeDtypeStruct) -> jax.Array:
+    def leaf(self, keys: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
         """Our parameter at this place of the tree, as float32."""
         parameter = "/".join(str(k.key) for k in keys)
         if "encoderblock" not in parameter:
@@ -153,7 +155,9 @@ class Reader:
             )
         return tensor.reshape(shape)
 
-    def _stored_shape(self, parameter: str, shape: tuple[int, ...], part) -> tuple[int, ...]:
+    def _stored_shape(
+        self, parameter: str, shape: tuple[int, ...], part: int | None
+    ) -> tuple[int, ...]:
         """The shape in which the file's layout stores a parameter that we store as `shape`."""
         if parameter.endswith("pos_embedding"):
             return (1, shape[1] + self._distilled(), shape[2])
@@ -199,5 +203,5 @@ def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> d
     return {"layer_norm_eps": eps, "gelu": _GELU[act]}
 
 
-def _text(shape) -> str:
+def _text(shape: Iterable[int]) -> str:
     return ", ".join(map(str, shape))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,12 @@ _ATTENTION = ("q", "k", "v", "proj")
 _SLICES = 4  # of fc1, and of fc2: the released code knows no other MLP
 
 
-def _shapes(rank: int, width: int, classes: int, depth: int, tucker: bool) -> dict[str, tuple]:
+def _shapes(
+    rank: int, width: int, classes: int, depth: int, tucker: bool
+) -> dict[str, tuple[Any, ...]]:
     """Names and shapes of a file's tensors."""
     r, d, g = rank, width, _SLICES
-    shapes: dict[str, tuple] = {"FacTu.weight": (r, d), "FacTv.weight": (d, r)}
+    shapes: dict[str, tuple[Any, ...]] = {"FacTu.weight": (r, d), "FacTv.weight": (d, r)}
     if tucker:
         shapes |= {"FacTc": (r, r, r), "FacTp": (r, (4 + 2 * g) * depth)}
     else:
@@ -41,7 +44,7 @@ def _shapes(rank: int, width: int, classes: int, depth: int, tucker: bool) -> di
 
 
 def read_reference(
-    path: str | os.PathLike, method: str | None = None, scale: float | None = None
+    path: str | os.PathLike[str], method: str | None = None, scale: float | None = None
 ) -> TrainedTask:
     """Reads a `.pt` of the released code; rank, width, blocks and classes are seen in its shapes.
 
@@ -129,7 +132,9 @@ def _cores(tensors: dict[str, np.ndarray], layer: int, rank: int) -> np.ndarray:
     return np.concatenate([attention, fc1, fc2])
 
 
-def reference_tensors(method: Method, factors: dict, head: dict) -> dict[str, np.ndarray]:
+def reference_tensors(
+    method: Method, factors: dict[str, Any], head: dict[str, Any]
+) -> dict[str, np.ndarray]:
     """The released code's tensors of trained factors, float32, for `torch_zip.torch_bytes`.
 
     Raises UserError where that code cannot hold them: a Tucker form whose MLP cores follow the

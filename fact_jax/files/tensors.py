@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +21,7 @@ from fact_jax.files.json_reader import field, read_json
 from fact_jax.files.torch_zip import TorchZip
 
 
+@runtime_checkable
 class TensorFile(Protocol):
     """An opened file (or folder) of named arrays."""
 
@@ -37,7 +38,7 @@ class TensorFile(Protocol):
         ...
 
 
-def open_tensors(path: str | os.PathLike) -> TensorFile:
+def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     """Opens a file by its content, or a folder or index of a Hugging Face checkpoint.
 
     Raises UserError when nothing is there, or when it is none of the known formats.
@@ -114,7 +115,7 @@ class NpzFile:
             self.close()
             raise _told(path, error) from error
 
-    def _header(self, f: IO[bytes], member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    def _header(self, f: guards.ByteStream, member: str) -> tuple[tuple[int, ...], bool, np.dtype]:
         shape, fortran, dtype = guards.read_npy_header(f)
         if dtype.hasobject:
             raise UserError(
@@ -177,7 +178,8 @@ class SafetensorsFile:
         from safetensors import SafetensorError
 
         try:
-            return self._file.get_tensor(name)
+            array: np.ndarray = self._file.get_tensor(name)
+            return array
         except (TypeError, ValueError, AttributeError, SafetensorError) as error:
             raise UserError(
                 f"Weights file {self.path}: tensor {name!r} is stored as {self.dtypes[name]}, "
@@ -223,7 +225,7 @@ class ShardedFile:
     def _index(self) -> dict[str, str]:
         try:
             index = read_json(self.path, max_bytes=guards.MAX_INDEX_BYTES)
-            names = field(index, "weight_map", dict, name=str(self.path))
+            names: dict[str, str] = field(index, "weight_map", dict, name=str(self.path))
             if not all(isinstance(value, str) for value in names.values()):
                 raise UserError(f"{self.path}: a shard's name in 'weight_map' is not a text.")
         except UserError as error:

@@ -154,7 +154,7 @@ def tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
         raise Refused("holds no tensors")
 
 
-def _walk(value: Any, name: str, depth: int, budget: Iterator) -> Iterator[tuple[str, Tensor]]:
+def _walk(value: Any, name: str, depth: int, budget: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
     """The tensors below a value; `budget` has an item for every entry that may be visited."""
     if isinstance(value, Tensor):
         yield name, value
@@ -185,18 +185,18 @@ def run(program: bytes) -> Any:
         raise Refused(f"has a damaged pickle ({type(error).__name__}: {reason})") from error
 
 
-class _Opcodes(dict[int, Callable]):
+class _Opcodes(dict[int, Callable[..., Any]]):
     """The opcodes that a program may use, each with its action, for one run of a program."""
 
     left = MAX_OPCODES
 
-    def __getitem__(self, code: int) -> Callable:
+    def __getitem__(self, code: int) -> Callable[..., Any]:
         self.left -= 1
         if self.left < 0:
             raise Refused(f"has a pickle of more than {MAX_OPCODES:,} opcodes")
         return super().__getitem__(code)
 
-    def __missing__(self, code: int) -> Callable:
+    def __missing__(self, code: int) -> Callable[..., Any]:
         names = [opcode.name for opcode in pickletools.opcodes if opcode.code == chr(code)]
         if not names:
             raise ValueError(f"there is no opcode {code:#04x}")
@@ -206,7 +206,7 @@ class _Opcodes(dict[int, Callable]):
 _Unpickler: Any = pickle._Unpickler  # typeshed knows little of it
 
 
-class _Interpreter(_Unpickler):
+class _Interpreter(_Unpickler):  # type: ignore[misc]
     """Python's unpickler without opcodes that import, read attributes or make objects."""
 
     def __init__(self, file: io.BytesIO):
@@ -259,7 +259,7 @@ _INHERITED = (
     "TUPLE2 TUPLE3 TUPLE EMPTY_DICT EMPTY_LIST"
 )
 _CODES = [getattr(pickle, name)[0] for name in _INHERITED.split()]
-_ACTIONS: dict[int, Callable] = {
+_ACTIONS: dict[int, Callable[..., Any]] = {
     **{code: _Unpickler.dispatch[code] for code in _CODES},
     pickle.SETITEM[0]: _Interpreter.load_setitem,
     pickle.SETITEMS[0]: _Interpreter.load_setitems,

@@ -44,7 +44,7 @@ class TorchZip:
     that holds anything but tensors, numbers and texts.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
         self._last: tuple[str | None, bytes] = (None, b"")

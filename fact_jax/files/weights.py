@@ -26,7 +26,9 @@ from fact_jax.files.reading import Reader, published_settings, split_heads
 from fact_jax.files.tensors import TensorFile, open_tensors
 
 
-def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> tuple[ViT, dict]:
+def load_vit(
+    variant: str, path: str | os.PathLike[str] | None = None, **changes: Any
+) -> tuple[ViT, dict[str, Any]]:
     """The model and its frozen parameters, float32, blocks stacked.
 
     `path` is a `.npz`, safetensors or PyTorch file, a folder or index of a Hugging Face checkpoint,
@@ -43,7 +45,9 @@ def load_vit(variant: str, path: str | os.PathLike | None = None, **changes) -> 
         return _load(file, config, changes)
 
 
-def _load(file: TensorFile, config: ViTConfig, changes: dict[str, Any]) -> tuple[ViT, dict]:
+def _load(
+    file: TensorFile, config: ViTConfig, changes: dict[str, Any]
+) -> tuple[ViT, dict[str, Any]]:
     file = unchunked(file)
     found = choose_teacher(find_layouts(file.shapes), file.path)
     if not found:
@@ -77,7 +81,7 @@ def _load(file: TensorFile, config: ViTConfig, changes: dict[str, Any]) -> tuple
     return ViT(config), base
 
 
-def checksum(base: dict) -> str:
+def checksum(base: dict[str, Any]) -> str:
     """SHA-256 of the parameters in our layout: the same for every file of the same numbers."""
     digest = hashlib.sha256()
     for keys, value in jax.tree_util.tree_leaves_with_path(base):
@@ -86,7 +90,9 @@ def checksum(base: dict) -> str:
     return digest.hexdigest()
 
 
-def write_npz(path: str | os.PathLike, config: ViTConfig, base: dict, dtype=np.float32) -> None:
+def write_npz(
+    path: str | os.PathLike[str], config: ViTConfig, base: dict[str, Any], dtype: Any = np.float32
+) -> None:
     """Writes `base` in the Google `.npz` layout, one array per block, compressed.
 
     A base without a head gets one of one class, all zeros: timm 0.4.12, which FacT's code uses,

@@ -197,6 +197,7 @@ def jpeg_quality(source: Source) -> int | None:
         if image.format != "JPEG":
             return None
         stored = image.quantization.get(0)
+    quality: int
     for quality in (75, *range(1, 96)):
         copy: Any = jpeg_copy(Image.new("RGB", (8, 8)), quality)
         if copy.quantization[0] == stored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from fact_jax.errors import UserError
@@ -25,7 +26,7 @@ def check_normalisation(name: str) -> str:
     return name
 
 
-def normalise(images: UInt8[Array, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
+def normalise(images: UInt8[Array | np.ndarray, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
     """uint8 pixels to float32, ``(pixel / 255 - mean) / std``."""
     mean, std = (
         jnp.asarray(values, jnp.float32).reshape([1] * (images.ndim - 1) + [3])

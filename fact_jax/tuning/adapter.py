@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
 
@@ -33,10 +33,10 @@ class Adapter:
     placement: str = setting("noah", OneOf(_PLACES))
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
         factors: Factors = {}
         down, up = (depth, d, h), (depth, h, d)
@@ -55,7 +55,7 @@ class Adapter:
         return 0.01 * jax.random.truncated_normal(key, -2, 2, shape, dtype=jnp.float32)
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         act = "quick_gelu" if self.placement == "noah" else "gelu"
         names = ("down", "up", "down_bias", "up_bias")
         bypasses = {}

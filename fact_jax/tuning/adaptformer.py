@@ -16,7 +16,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, OneOf, OrNone, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +35,12 @@ class AdaptFormer:
     layer_norm: bool = setting(False, Flag())
     layer_norm_eps: float | None = setting(1e-5, OrNone(Real(0, above=True)))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if self.form == "petl" and self.layer_norm:
             raise UserError("form 'petl' has no LayerNorm: set layer_norm to False.")
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
         factors = {"down": linear(key, (depth, d, h)), "up": jnp.zeros((depth, h, d), jnp.float32)}
         if self.form == "adaptformer":
@@ -54,7 +54,7 @@ class AdaptFormer:
         return factors
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         norm = {k: factors[f"norm_{k}"] for k in ("scale", "bias")} if self.layer_norm else None
         bottleneck = Bottleneck(

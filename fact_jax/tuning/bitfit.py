@@ -13,7 +13,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, checked, from_base
+from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +22,12 @@ class BitFit:
 
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return from_base(base, lambda name: name.endswith("/bias"))
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         return Adaptation(weights=factors)

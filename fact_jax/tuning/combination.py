@@ -10,7 +10,7 @@ from fact_jax.backbone.adaptation import Adaptation, combine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, Method, SearchMethod, checked
+from fact_jax.tuning.method import Base, Factors, Method, Scale, SearchMethod, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Combination:
     parts: tuple[tuple[str, Method], ...]
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if len(dict(self.parts)) < len(self.parts):
             raise UserError(f"Parts of one name: {', '.join(name for name, _ in self.parts)}.")
@@ -31,7 +31,7 @@ class Combination:
                     "noah_subnet."
                 )
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         keys = jax.random.split(key, len(self.parts))
         return {
             f"{name}/{factor}": value
@@ -40,7 +40,7 @@ class Combination:
         }
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         adaptations = []
         for name, part in self.parts:

@@ -16,7 +16,7 @@ from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform, xavier
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 _PARTS = ("down", "up", "down_bias", "up_bias", "conv", "conv_bias")
 
@@ -34,14 +34,14 @@ class Convpass:
     attention_only: bool = setting(False, Flag())
     xavier: bool = setting(False, Flag())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     @property
     def _places(self) -> tuple[str, ...]:
         return ("beside_attention",) if self.attention_only else ("beside_attention", "beside_mlp")
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         depth, d, h = config.depth, config.width, self.width
         factors: Factors = {}
         for i, place in enumerate(self._places):
@@ -62,7 +62,7 @@ class Convpass:
         return factors
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         bypasses = {}
         for place in self._places:

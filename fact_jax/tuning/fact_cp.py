@@ -15,7 +15,7 @@ from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
 
@@ -26,16 +26,16 @@ class FacTCP:
     rank: int = setting(32, Whole(1))
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         key_uv, key_c = jax.random.split(key)
         shape = (config.depth, slices_per_block(config), self.rank)
         return {**init_uv(key_uv, config, self.rank), "C": uniform(key_c, shape, 1.0)}
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         cores = factors["C"][..., None] * jnp.eye(self.rank, dtype=jnp.float32)[None, None]
         return assemble(factors["U"], cores, factors["V"], scale)

@@ -17,7 +17,7 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, linear
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import mlp_slices, slices_per_block
 
 
@@ -33,10 +33,10 @@ class FacTShared:
     scale: float = setting(1.0, SCALE)
     share: str = setting("layer", OneOf(("layer", "kind")))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         s, r, d = slices_per_block(config), self.rank, config.width
         n = config.depth if self.share == "layer" else s
         key_u, key_s = jax.random.split(key)
@@ -47,7 +47,7 @@ class FacTShared:
         }
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         axis = 1 if self.share == "layer" else 0
         u, v = (jnp.expand_dims(factors[name], axis) for name in "UV")

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
@@ -35,10 +35,10 @@ class FacTTK:
     scale: float = setting(1.0, SCALE)
     mlp_cores: str = setting("released", OneOf(("released", "formula")))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         """U as in FacT-TT, V zero, C and P Xavier-uniform: bounds sqrt(3)/r, sqrt(6/(r+12L))."""
         r, columns = self.rank, config.depth * slices_per_block(config)
         key_uv, key_c, key_p = jax.random.split(key, 3)
@@ -50,7 +50,7 @@ class FacTTK:
         return {**init_uv(key_uv, config, r), "C": c, "P": p}
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         r, s = self.rank, slices_per_block(config)
         p = factors["P"].reshape(r, config.depth, s)

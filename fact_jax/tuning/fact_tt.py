@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
 
@@ -25,10 +25,10 @@ class FacTTT:
     rank: int = setting(16, Whole(1))
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         """U and S uniform within PyTorch's Linear bound of their layer's fan-in, V zero.
 
         fc2's slices are one layer of fan-in 4r in the released code, so their bound is
@@ -42,6 +42,6 @@ class FacTTT:
         return {**init_uv(key_uv, config, r), "S": cores}
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         return assemble(factors["U"], factors["S"], factors["V"], scale)

@@ -9,7 +9,7 @@ import jax
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Linear:
 
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return {}
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         return Adaptation()

@@ -18,7 +18,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, Text, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LoRA:
     sites: str = setting("q,v", Text())
     shared_input: bool = setting(False, Flag())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         names = self.sites.split(",")
         if not set(names) <= set(SITES) or len(set(names)) < len(names):
@@ -43,7 +43,7 @@ class LoRA:
         if self.shared_input and not set(names) <= {"q", "k", "v"}:
             raise UserError(f"sites {self.sites!r} read different inputs: they share no A.")
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         r, depth, names = self.rank, config.depth, self.sites.split(",")
         inputs, outputs = {"fc2": config.mlp_dim}, {"fc1": config.mlp_dim}
         factors: Factors = {}
@@ -62,7 +62,7 @@ class LoRA:
         return factors
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         pairs: dict[str, Any] = {
             name: LowRank(

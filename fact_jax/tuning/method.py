@@ -16,8 +16,11 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 
 Factors = dict[str, jax.Array]
+Base = dict[str, Any]  # a ViT's parameters
+Scale = float | jax.Array | None  # None: the method's own
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass of settings with two pure functions.
 
@@ -30,14 +33,12 @@ class Method(Protocol):
     @property
     def scale(self) -> float: ...
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         """Fresh factors, float32. Methods that train the ViT's own weights start from `base`, and
         raise UserError without it."""
         ...
 
-    def adaptation(
-        self, factors: Factors, config: ViTConfig, scale: float | jax.Array | None = None
-    ) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         """The changes to the ViT that these factors stand for."""
         ...
 
@@ -135,7 +136,7 @@ def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]] | None
     return {name: tuple(leaf.shape) for name, leaf in factors.items()}
 
 
-def count_parameters(tree) -> int:
+def count_parameters(tree: Any) -> int:
     """Numbers in a pytree of arrays or shape structs."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
@@ -144,7 +145,7 @@ class BaseNeeded(UserError):
     """Raised by a method that trains the ViT's weights and was not given them."""
 
 
-def from_base(base: dict | None, wanted: Callable[[str], bool]) -> Factors:
+def from_base(base: Base | None, wanted: Callable[[str], bool]) -> Factors:
     """The base's parameters whose names, joined with "/", are wanted, float32."""
     if base is None:
         raise BaseNeeded("This method trains the ViT's own weights: give init() the base, too.")

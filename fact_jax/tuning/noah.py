@@ -23,7 +23,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import RATE, SCALE, Each, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 def _init(key: jax.Array, depth: int, d: int, w: int) -> Factors:
@@ -114,7 +114,7 @@ class NOAH:
     depth_probability: float = setting(0.4, Real(0, 1))
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     def depths_of(self, config: ViTConfig) -> tuple[int, ...]:
@@ -124,12 +124,12 @@ class NOAH:
             raise UserError(f"depths are {depths}; the ViT has {config.depth} blocks.")
         return depths
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return _init(key, config.depth, config.width, max(self.widths))
 
     @checked
     def adaptation(
-        self, factors: Factors, config: ViTConfig, scale=None, choice: Array | None = None
+        self, factors: Factors, config: ViTConfig, scale: Scale = None, choice: Array | None = None
     ) -> Adaptation:
         """The adaptation of an architecture `choice`, widths [3, l] by family; None: the largest
         everywhere. Its prompts must have no gap; sampled and searched architectures have none."""
@@ -189,7 +189,7 @@ class NOAHSubnet:
         "up_bias": ("adapters", 0),
     }
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     @staticmethod
@@ -207,7 +207,7 @@ class NOAHSubnet:
         adapters = sum(2 * d * w + w + d for w in self.adapters if w)
         return d * sum(self.prompts) + 4 * d * sum(self.lora) + adapters
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         if {len(row) for row in (self.prompts, self.lora, self.adapters)} != {config.depth}:
             raise UserError(f"A width for each of the ViT's {config.depth} blocks is needed.")
         w = max(1, int(self.choice.max()))
@@ -226,7 +226,7 @@ class NOAHSubnet:
         return cut
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         full = {}
         for name, (family, axis) in self._ARRAYS.items():
             widths, value = getattr(self, family), factors[name]

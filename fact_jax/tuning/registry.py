@@ -35,7 +35,8 @@ def build(name: str, settings: dict[str, Any]) -> Method:
     if missing:
         raise UserError(f"Method {name} needs {', '.join(missing)}.")
     # JSON has lists; a method must be hashable, so it has tuples.
-    return METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
+    method: Method = METHODS[name](**{k: _tuples(v) for k, v in settings.items()})
+    return method
 
 
 # Settings that factor files of earlier versions do not name, with the values of their training.

@@ -16,7 +16,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, xavier
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RepAdapter:
     scale: float = setting(1.0, SCALE)
     attention_only: bool = setting(False, Flag())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
         if self.width % self.groups:
             raise UserError(f"width {self.width} is not a multiple of groups {self.groups}.")
@@ -41,7 +41,7 @@ class RepAdapter:
     def _places(self) -> tuple[str, ...]:
         return ("before_attention",) if self.attention_only else ("before_attention", "before_mlp")
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         depth, d, h, g = config.depth, config.width, self.width, self.groups
         if d % g:
             raise UserError(f"The ViT's width {d} is not a multiple of groups {g}.")
@@ -56,7 +56,7 @@ class RepAdapter:
         return factors
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         scale = self.scale if scale is None else scale
         return Adaptation(
             bypasses={

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,10 @@ class SSF:
 
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         shapes: dict[str, tuple[int, ...]] = {
             name: (config.depth, config.width) for name in (*NORMS, *SITES)
         }
@@ -44,7 +44,7 @@ class SSF:
         return factors
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         def affine(name: str) -> Affine:
             return Affine(factors[f"{name}_scale"], factors[f"{name}_shift"])
 

@@ -14,7 +14,7 @@ from fact_jax.backbone.adaptation import Adaptation, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
-from fact_jax.tuning.method import Factors, checked
+from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class _VPT:
     num_tokens: int = setting(10, Whole(1))
     scale: float = setting(1.0, SCALE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     def _init(self, key: jax.Array, config: ViTConfig, blocks: int) -> Factors:
@@ -37,11 +37,11 @@ class VPTShallow(_VPT):
     `scale` is not used. Dropout, if any, acts on the tokens.
     """
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return self._init(key, config, 1)
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         rest = config.depth - 1
         tokens = jnp.pad(factors["tokens"], ((0, rest), (0, 0), (0, 0)))
         later = jnp.arange(config.depth, dtype=jnp.int32)[:, None] > 0
@@ -54,9 +54,9 @@ class VPTDeep(_VPT):
     `scale` is not used. Dropout, if any, acts on the tokens.
     """
 
-    def init(self, key: jax.Array, config: ViTConfig, base: dict | None = None) -> Factors:
+    def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return self._init(key, config, config.depth)
 
     @checked
-    def adaptation(self, factors: Factors, config: ViTConfig, scale=None) -> Adaptation:
+    def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         return Adaptation(prompts=Prompts(factors["tokens"]))

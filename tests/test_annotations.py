@@ -1,0 +1,77 @@
+"""Annotations are true: the core rooms run with every call checked, shapes included.
+
+In a process of its own, because jaxtyping checks what is imported after it. Only here: JAX rebuilds
+an `Adaptation` around values that are no arrays (None, what `lower` describes), which the check of
+a dataclass refuses, and the bounds on hostile files leave no time for it.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("backbone", "tuning", "images", "files")
+SCRIPT = """
+import sys, tempfile
+from pathlib import Path
+from jaxtyping import install_import_hook
+
+checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook([f"fact_jax.{room}" for room in sys.argv[1:]], checker)
+import jax
+import numpy as np
+from tried_methods import ALL
+
+import fact_jax
+from fact_jax.backbone.adaptation import LowRank
+from fact_jax.backbone.merging import absorb
+from fact_jax.backbone.vit import init_base
+from fact_jax.files import torch_zip, weights
+from fact_jax.files.tensors import open_tensors
+from fact_jax.images.normalise import normalise
+
+config = fact_jax.ViTConfig(
+    width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, image_size=16
+)
+base, model, key = init_base(config, jax.random.key(0)), fact_jax.ViT(config), jax.random.key(1)
+images = normalise(np.zeros((2, 16, 16, 3), np.uint8), "imagenet")
+for name, method in ALL.items():
+    factors = method.init(key, config, base)
+    merged, rest = absorb(base, method.adaptation(factors, config, 0.5))
+for method in (fact_jax.FacTTT(rank=4), fact_jax.FacTTK(rank=4)):
+    factors = method.init(key, config)
+    for kind in (np.asarray(images), images):
+        fact_jax.features(
+            model, base, kind, method.adaptation(factors, config), key=key, dropout_rate=0.1
+        )
+    jax.grad(
+        lambda f: fact_jax.features(model, base, images, method.adaptation(f, config)).sum()
+    )(factors)
+folder = Path(tempfile.mkdtemp())
+head = {"kernel": np.zeros((24, 2), "float32"), "bias": np.zeros(2, "float32")}
+fact_jax.save_factors(folder / "a.safetensors", method, factors, head, config)
+fact_jax.load_factors(folder / "a.safetensors")
+weights.write_npz(folder / "a.npz", config, base)
+(folder / "a.pt").write_bytes(torch_zip.torch_bytes(head))
+for file in (open_tensors(folder / name) for name in ("a.safetensors", "a.npz", "a.pt")):
+    for name in file.shapes:
+        file.read(name)
+    file.close()
+try:
+    LowRank(np.zeros((3, 24)), np.zeros((4, 24)))
+except TypeError:
+    print("checked")
+"""
+
+
+def test_the_core_rooms_keep_their_annotations():
+    pytest.importorskip("beartype")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *ROOMS],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "checked\n"
