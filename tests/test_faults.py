@@ -385,10 +385,15 @@ def training(directory, told=None, stop=None, init=lambda tree: jax.tree.map(jnp
             raise Stopped
 
     return train(
-        epoch, states, epochs=4, steps=[3, 3], directory=epath.Path(directory),
-        settings=[{}, {}], evaluate=lambda t, tree: float(tree["factors"]["U"].sum()),
+        epoch,
+        states,
+        epochs=4,
+        steps=[3, 3],
+        directory=epath.Path(directory),
+        settings=[{}, {}],
+        evaluate=lambda t, tree: float(tree["factors"]["U"].sum()),
         on_epoch=on_epoch,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -421,9 +426,14 @@ def damage(content, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["flipped bit", *(pytest.param(how, marks=pytest.mark.slow)
-     for how in ("deleted", "cut short", "zeros", "garbage"))],
-)  # fmt: skip
+    [
+        "flipped bit",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("deleted", "cut short", "zeros", "garbage")
+        ),
+    ],
+)
 def test_no_damage_to_any_file_of_a_checkpoint_changes_the_outcome(half, tmp_path, how):
     """It is read, and rightly, or it is refused; and what is refused can be made anew."""
     stopped, expected = half
@@ -467,9 +477,12 @@ def test_a_search_that_goes_on_tells_of_all_generations():
     )
     rows = iter(range(10**6))
     space = SimpleNamespace(
-        settings=settings, count=lambda a: 1, random=lambda rng: ((next(rows),),),
-        mutate=lambda rng, a: ((next(rows),),), cross=lambda rng, a, b: ((next(rows),),),
-    )  # fmt: skip
+        settings=settings,
+        count=lambda a: 1,
+        random=lambda rng: ((next(rows),),),
+        mutate=lambda rng, a: ((next(rows),),),
+        cross=lambda rng, a, b: ((next(rows),),),
+    )
 
     def save(state):
         states.append(json.loads(json.dumps(state)))
@@ -518,9 +531,9 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_pat
     assert {p.name for p in tmp_path.glob("tensorboard/*/*")} == set(names)
     for path in tmp_path.glob("tensorboard/*/*"):
         t = names[path.name]
-        found = read_scalars(path)
-        assert found["loss"] == [(e + 1, pytest.approx(losses[e][t])) for e in range(5)]
-        assert found["accuracy"] == [(5, accuracies[4][t])]
+        scalars = read_scalars(path)
+        assert scalars["loss"] == [(e + 1, pytest.approx(losses[e][t])) for e in range(5)]
+        assert scalars["accuracy"] == [(5, accuracies[4][t])]
 
 
 def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):

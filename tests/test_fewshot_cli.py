@@ -35,21 +35,34 @@ from fact_jax.training.mesh import make_mesh
 
 ROOT = Path(__file__).parent.parent
 SETS = {
-    "food101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100,
+    "food101": 101,
+    "stanford_cars": 196,
+    "oxford_flowers": 102,
+    "fgvc_aircraft": 100,
     "oxford_pets": 37,
-}  # fmt: skip
+}
 SHORT = [
-    "--config.variant=vit_mini", "--config.image_size=32", "--config.seeds=(0,)",
-    "--config.warmup_epochs=0", "--config.eval_limit=24", "--config.eval_batch_size=24",
-]  # fmt: skip
+    "--config.variant=vit_mini",
+    "--config.image_size=32",
+    "--config.seeds=(0,)",
+    "--config.warmup_epochs=0",
+    "--config.eval_limit=24",
+    "--config.eval_batch_size=24",
+]
 MOCK = [*SHORT, "--config.mock_data=True", "--config.shots=(1,)", "--config.epochs=1"]
 
 
 def command(workdir, config, *overrides):
     return [
-        sys.executable, "-m", "experiments.fewshot", "--config", config, "--workdir",
-        str(workdir), *overrides,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "experiments.fewshot",
+        "--config",
+        config,
+        "--workdir",
+        str(workdir),
+        *overrides,
+    ]
 
 
 ENV = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
@@ -108,10 +121,15 @@ def test_all_five_sets_end_to_end_on_mock_data(tmp_path):
 def test_all_methods_through_all_five_sets_on_mock_data(tmp_path):
     """The command of docs/data.md."""
     out = run(
-        tmp_path, "configs/fewshot.py:all", *MOCK, "--config.train_limit=16",
-        "--config.noah.supernet_epochs=1", "--config.noah.generations=1",
-        "--config.noah.population=4", timeout=1800,
-    )  # fmt: skip
+        tmp_path,
+        "configs/fewshot.py:all",
+        *MOCK,
+        "--config.train_limit=16",
+        "--config.noah.supernet_epochs=1",
+        "--config.noah.generations=1",
+        "--config.noah.population=4",
+        timeout=1800,
+    )
     assert out.returncode == 0, out.stderr
     stored = results(tmp_path)
     assert set(stored) == {f"{s}_1shot-{m}-seed0" for s in SETS for m in compare.SMALL}
@@ -137,9 +155,17 @@ def tiny(tmp_path, monkeypatch, small_config):
 def test_the_same_without_augmentation(tmp_path, tiny):
     config = fewshot_tt.get_config("plain")
     config.update(
-        mock_data=True, shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0, train_limit=16,
-        eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
-    )  # fmt: skip
+        mock_data=True,
+        shots=(1,),
+        seeds=(0,),
+        epochs=1,
+        warmup_epochs=0,
+        train_limit=16,
+        eval_limit=24,
+        eval_batch_size=24,
+        batch_size=8,
+        **tiny,
+    )
     console = Console(record=True, width=200, file=io.StringIO())
     workdir = tmp_path / "work"
     command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
@@ -149,11 +175,27 @@ def test_the_same_without_augmentation(tmp_path, tiny):
 def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
     config = fewshot.get_config("noah,plain")
     config.update(
-        mock_data=True, tasks="oxford_pets", shots=(1,), seeds=(0,), epochs=1, warmup_epochs=0,
-        train_limit=16, eval_limit=24, eval_batch_size=24, batch_size=8, **tiny,
-    )  # fmt: skip
-    config.noah.update(widths=(1, 2), supernet_epochs=1, population=2, parents=1, mutations=1,
-                       crossovers=0, generations=2)  # fmt: skip
+        mock_data=True,
+        tasks="oxford_pets",
+        shots=(1,),
+        seeds=(0,),
+        epochs=1,
+        warmup_epochs=0,
+        train_limit=16,
+        eval_limit=24,
+        eval_batch_size=24,
+        batch_size=8,
+        **tiny,
+    )
+    config.noah.update(
+        widths=(1, 2),
+        supernet_epochs=1,
+        population=2,
+        parents=1,
+        mutations=1,
+        crossovers=0,
+        generations=2,
+    )
     reads, stream = [], TaskData.stream
 
     def spy(self, split, *args):
@@ -170,9 +212,13 @@ def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
 
 METHODS = "fact_tt,vpt_deep+adapter"
 REAL = [
-    *SHORT, "--config.tasks=digits", "--config.shots=(4,)", "--config.epochs=6",
-    "--config.eval_limit=100", "--config.learning_rate=0.01",
-]  # fmt: skip
+    *SHORT,
+    "--config.tasks=digits",
+    "--config.shots=(4,)",
+    "--config.epochs=6",
+    "--config.eval_limit=100",
+    "--config.learning_rate=0.01",
+]
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +253,13 @@ def test_interrupted_in_the_second_cell_it_ends_as_if_never_stopped(never_stoppe
         return [int(p.name) for p in paths if p.name.isdigit()]
 
     with subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=ENV, text=True, stdout=subprocess.DEVNULL,
+        command(*arguments),
+        cwd=ROOT,
+        env=ENV,
+        text=True,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    ) as process:
         deadline = time.time() + 300
         while not results_so_far(tmp_path) or max(epochs(), default=-1) < 1:
             assert process.poll() is None, process.stderr.read()
@@ -305,10 +355,22 @@ def test_images_for_the_views_are_read_before_the_training():
 def test_the_config_is_the_experiment_of_the_facts():
     config = fewshot_tt.get_config()
     expected = dict(
-        shots=(1, 2, 4, 8, 16), seeds=(0, 1, 2), learning_rate=5e-3, weight_decay=1e-4,
-        batch_size=64, epochs=100, warmup_epochs=None, resize="crop", augment=True, mixup=0.8,
-        cutmix=1.0, label_smoothing=0.1, erasing=0.25, variant="vit_b16", methods="fact_tt",
-    )  # fmt: skip
+        shots=(1, 2, 4, 8, 16),
+        seeds=(0, 1, 2),
+        learning_rate=5e-3,
+        weight_decay=1e-4,
+        batch_size=64,
+        epochs=100,
+        warmup_epochs=None,
+        resize="crop",
+        augment=True,
+        mixup=0.8,
+        cutmix=1.0,
+        label_smoothing=0.1,
+        erasing=0.25,
+        variant="vit_b16",
+        methods="fact_tt",
+    )
     assert {k: config[k] for k in expected} == expected
     assert config.fact_tt.rank == 16
     cells = make_plan(config)
@@ -345,8 +407,8 @@ def test_quickstart_is_compares_settings_with_nothing_to_choose():
     assert len(cells) == 16 * 3 * 5 * 3
     theirs = {cell.method_name: cell for cell in make_plan(compare.get_config())}
     for cell in cells:
-        (own,), three = cell.candidates, theirs[cell.method_name].candidates
-        assert own == three[1]
+        (middle,), three = cell.candidates, theirs[cell.method_name].candidates
+        assert middle == three[1]
         assert cell.settings.epochs == theirs[cell.method_name].settings.epochs
         if cell.method_name != "noah":
             assert cell.method == theirs[cell.method_name].method
@@ -355,18 +417,30 @@ def test_quickstart_is_compares_settings_with_nothing_to_choose():
 def test_what_the_config_does_not_set_can_still_be_given(tmp_path):
     """All settings and grids of a method are there for the command line to change."""
     lines = (
-        "import sys", "from absl import flags", "from ml_collections import config_flags",
+        "import sys",
+        "from absl import flags",
+        "from ml_collections import config_flags",
         "from fact_jax.sweep.plan import make_plan",
         f"config_flags.DEFINE_config_file('config', {str(ROOT / 'configs' / 'fewshot.py')!r})",
-        "flags.FLAGS(sys.argv)", "cell = make_plan(flags.FLAGS.config)[0]",
+        "flags.FLAGS(sys.argv)",
+        "cell = make_plan(flags.FLAGS.config)[0]",
         "print(cell.method.population, cell.method.limit)",
         "print([c.learning_rate for c in cell.candidates])",
-    )  # fmt: skip
+    )
     out = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines), f"--config={ROOT / 'configs/fewshot.py'}:noah",
-         "--config.noah.population=7", "--config.noah.learning_rates=1e-3,5e-3"],
-        cwd=ROOT, capture_output=True, text=True, env=ENV,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "\n".join(lines),
+            f"--config={ROOT / 'configs/fewshot.py'}:noah",
+            "--config.noah.population=7",
+            "--config.noah.learning_rates=1e-3,5e-3",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=ENV,
+    )
     assert out.stdout.splitlines() == ["7 640000", "[0.001, 0.005]"], out.stderr
 
 

@@ -29,11 +29,18 @@ from fact_jax.images.normalise import normalise
 
 ROOT = Path(__file__).parent.parent
 SHORT = [
-    "--config.mock_data=True", "--config.variant=vit_ti16", "--config.image_size=32",
-    "--config.batch_size=8", "--config.eval_batch_size=16", "--config.eval_limit=24",
-    "--config.train_limit=16", "--config.epochs=3", "--config.warmup_epochs=0",
-    "--config.learning_rate=0.01", "--config.fact_tt.scales=(1.0,)",
-]  # fmt: skip
+    "--config.mock_data=True",
+    "--config.variant=vit_ti16",
+    "--config.image_size=32",
+    "--config.batch_size=8",
+    "--config.eval_batch_size=16",
+    "--config.eval_limit=24",
+    "--config.train_limit=16",
+    "--config.epochs=3",
+    "--config.warmup_epochs=0",
+    "--config.learning_rate=0.01",
+    "--config.fact_tt.scales=(1.0,)",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +53,16 @@ def npz(tmp_path_factory):
 
 def command(workdir, npz, *overrides, config="configs/tt_rank16.py"):
     return [
-        sys.executable, "-m", "experiments.vtab", "--config", config, "--workdir", str(workdir),
-        f"--config.weights={npz}", *overrides,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "experiments.vtab",
+        "--config",
+        config,
+        "--workdir",
+        str(workdir),
+        f"--config.weights={npz}",
+        *overrides,
+    ]
 
 
 def run(*args, **kwargs):
@@ -125,9 +139,12 @@ def test_factor_files_hold_factors_head_and_metadata(finished):
         shapes = {k: f.get_tensor(k).shape for k in f.keys()}  # noqa: SIM118
         metadata = f.metadata()
     assert shapes == {
-        "factors/U": (192, 16), "factors/S": (12, 12, 16, 16), "factors/V": (16, 192),
-        "head/kernel": (192, 10), "head/bias": (10,),
-    }  # fmt: skip
+        "factors/U": (192, 16),
+        "factors/S": (12, 12, 16, 16),
+        "factors/V": (16, 192),
+        "head/kernel": (192, 10),
+        "head/bias": (10,),
+    }
     metadata = {k: json.loads(v) for k, v in metadata.items()}
     assert metadata["method"] == "fact_tt"
     assert metadata["variant"] == "vit_ti16"
@@ -182,8 +199,11 @@ def test_other_settings_in_the_same_workdir_are_refused(finished, npz):
 
 # Epochs of some tenths of a second: of shorter ones, many have no checkpoint.
 LONGER = [
-    *SHORT, "--config.tasks=dtd,svhn", "--config.epochs=10", "--config.train_limit=32",
-]  # fmt: skip
+    *SHORT,
+    "--config.tasks=dtd,svhn",
+    "--config.epochs=10",
+    "--config.train_limit=32",
+]
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +222,13 @@ def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path
     checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42"
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
-        command(tmp_path / "stopped", npz, *LONGER), cwd=ROOT, env=env, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        command(tmp_path / "stopped", npz, *LONGER),
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
 
         def epochs():
             steps = [int(p.name) for p in checkpoints.glob("final-*/*") if p.name.isdigit()]
@@ -221,8 +245,8 @@ def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path
         assert process.returncode == 130
         assert "Run the same command again" in message
         assert "Traceback" not in message
-    kept = epochs()
-    assert 2 <= kept < 9
+    trained = epochs()
+    assert 2 <= trained < 9
     resumed = run(tmp_path / "stopped", npz, *LONGER)
     assert resumed.returncode == 0, resumed.stderr
     stopped = results(tmp_path / "stopped")
@@ -231,7 +255,7 @@ def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path
             assert stopped[name][key] == never[key], (name, key)
     # Only what had no checkpoint was trained again.
     share = stopped["dtd-fact_tt-seed42"]["epochs_run"]
-    assert share == 10 - (kept + 1)
+    assert share == 10 - (trained + 1)
 
 
 def test_val_protocol_chooses_the_scale_on_val200(npz, tmp_path):
@@ -247,9 +271,14 @@ def test_val_protocol_chooses_the_scale_on_val200(npz, tmp_path):
 
 def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
     out = run(
-        tmp_path, npz, *SHORT[:-1], "--config.tasks=caltech101,clevr_dist", "--config.epochs=5",
-        "--config.eval_every=2", config="configs/tt_paper.py",
-    )  # fmt: skip
+        tmp_path,
+        npz,
+        *SHORT[:-1],
+        "--config.tasks=caltech101,clevr_dist",
+        "--config.epochs=5",
+        "--config.eval_every=2",
+        config="configs/tt_paper.py",
+    )
     assert out.returncode == 0, out.stderr
     assert "best of the test evaluations" in out.stdout
     stored = results(tmp_path)
@@ -268,8 +297,10 @@ def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
     ("overrides", "words"),
     [
         (["--config.tasks=dtb"], ["'dtb'", "Did you mean 'dtd'", "svhn"]),
-        (["--config.tasks=dtd", "--config.mock_data=False", "--config.data_dir=/nonexistent"],
-         ["dtd", "experiments.data --prepare"]),
+        (
+            ["--config.tasks=dtd", "--config.mock_data=False", "--config.data_dir=/nonexistent"],
+            ["dtd", "experiments.data --prepare"],
+        ),
         (["--config.weights=/nonexistent.npz"], ["/nonexistent.npz does not exist"]),
         (["--config.variant=vit_b16"], ["vit_ti16", "expected", "width 768"]),
         (["--config.variant=vit_x"], ["vit_x", "vit_b16"]),
@@ -287,7 +318,7 @@ def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
         (["--config.rank=8"], ["rank"]),
         (["--config=configs/none.py"], ["configs/none.py"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_answered_in_a_paragraph(npz, tmp_path, overrides, words):
     out = run(tmp_path, npz, *SHORT, *overrides)
     assert out.returncode not in (0, None)
