@@ -47,10 +47,11 @@ def test_collectives_are_found_with_their_bytes_and_times():
 
 
 def test_flops_of_a_shard_map_are_those_of_all_shards():
-    mesh = jax.sharding.AbstractMesh((4, 2), ("trial", "data"))
-    own = jax.sharding.PartitionSpec("trial")
+    auto = jax.sharding.AxisType.Auto
+    mesh = jax.sharding.AbstractMesh((4, 2), ("trial", "data"), axis_types=(auto, auto))
+    spec = jax.sharding.PartitionSpec("trial")
     product = jax.shard_map(
-        lambda x, y: x @ y, mesh=mesh, in_specs=own, out_specs=own, axis_names={"trial"}
+        lambda x, y: x @ y, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"trial"}
     )
     closed = jax.make_jaxpr(product)(jnp.zeros((4, 3, 5)), jnp.zeros((4, 5, 7)))
     assert matrix_flops(closed.jaxpr) == 4 * 2 * 3 * 5 * 7
