@@ -10,7 +10,14 @@ from typing import Any
 from fact_jax.report.blocks import Figure
 from fact_jax.report.figures import figure_text, legend, new_figure, tidy
 from fact_jax.report.palette import INK, PAPER, SOFT
-from fact_jax.report.sections import Published, Section, headline, published_rows, short_name
+from fact_jax.report.sections import (
+    Published,
+    Section,
+    headline,
+    published_rows,
+    short_name,
+    systems_of,
+)
 from fact_jax.report.statistics import Stat, average
 from fact_jax.report.study import Study, System
 
@@ -138,7 +145,7 @@ def bars(study: Study, section: Section) -> Figure:
         panels = {short_name(task): [[task]] for task in section.tasks}
         if len(section.tasks) > 1:
             panels[section.headline.capitalize()] = [section.tasks]
-    systems = [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
+    systems = systems_of(study, section)
     keys = dict(zip(panels, [*section.groups, "group mean"], strict=False))
     rows = reversed(published_rows(study)) if section.whole else ()
     published = {

@@ -20,7 +20,7 @@ from fact_jax.report.records import Result
 from fact_jax.report.study import Study, System
 from fact_jax.sweep.store import absolute
 
-_HEAT_MAP = 20  # classes; of more, the pairs are listed
+_HEAT_MAP = 20  # most classes of a heat map; with more, the pairs are listed
 _PAIRS, _WORST = 12, 8
 _MOST_BYTES = 4 << 20  # of a row of pictures
 _RIGHT, _WRONG = (0.0, 0.447, 0.698), (0.84, 0.15, 0.16)  # blue and red

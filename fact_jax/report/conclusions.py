@@ -6,22 +6,18 @@ import math
 from collections.abc import Sequence
 
 from fact_jax.report.blocks import Block, Cell, Column, Details, Heading, Items, Row, Table, Text
-from fact_jax.report.sections import Published, Section, headline, published_rows
+from fact_jax.report.sections import Published, Section, headline, published_rows, systems_of
 from fact_jax.report.statistics import MIN_TASKS, Comparison, Stat, compare
 from fact_jax.report.study import Study
 
 ALPHA = 0.05
-_SHOWN = 6  # pairs that are named in a sentence; the table has all
+_SHOWN = 6  # most pairs that a sentence names; the table has all
 
 
 def conclusions(study: Study, section: Section) -> list[Block]:
     """Sentences on a section, and a table of all pairs."""
     values = {s.label: v for s in study.systems if (v := headline(s, section)) is not None}
-    systems = {
-        s.label: s.accuracies
-        for s in study.systems
-        if any(task in s.accuracies for task in section.tasks)
-    }
+    systems = {s.label: s.accuracies for s in systems_of(study, section)}
     pairs = compare(systems, list(section.groups.values()), section.units)
     texts = [*_ranking(values, section), _noise(study, section, values)]
     if len(systems) > 1:

@@ -16,5 +16,5 @@ def escape_html(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """Any text as one line of Markdown, where it is no tag, link, table or emphasis."""
     text = html.escape(printable_line(text), quote=False)
-    text = re.sub(r"\\(?=[!-/:-@\[-`{-~]|$)", r"\\\\", text)  # before others it escapes nothing
+    text = re.sub(r"\\(?=[!-/:-@\[-`{-~]|$)", r"\\\\", text)  # elsewhere it is literal
     return re.sub(r"([|*_`\[\]!#~])", r"\\\1", text)

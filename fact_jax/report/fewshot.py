@@ -66,8 +66,8 @@ def _published(dataset: str, methods: Iterable[str]) -> Points:
 
 
 def few_shot_table(results: list[dict[str, Any]]) -> Table:
-    """Data sets and methods down, shots across: mean in % +- standard error over the seeds; then
-    the methods' `costs`."""
+    """Table with data sets and methods down, shots across: mean in % ± standard error over the
+    seeds, and the methods' `costs`."""
     curves = few_shot_curves(results)
     tasks = [(get_task(r["task"]), r) for r in results]
     few = [(task.dataset, r) for task, r in tasks if task.few_shot]

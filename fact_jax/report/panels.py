@@ -1,4 +1,4 @@
-"""Figures with a small panel a task: learning curves, and what the selection saw."""
+"""Figures with a small panel per task: learning curves, and accuracy on validation by setting."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _by_epoch(results: Sequence[Result], key: str) -> Curve:
 
 
 def learning_curves(study: Study, name: str, tasks: Sequence[str]) -> list[Figure]:
-    """Training loss and, where it was measured more than once, accuracy on test, by epoch."""
+    """Figures by epoch: training loss and, if it was measured more than once, accuracy on test."""
     words = "mean over the seeds, by epoch; a panel a task."
     figures = []
     losses = partial(_by_epoch, key="losses")

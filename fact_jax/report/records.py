@@ -89,7 +89,7 @@ class StoredConfig(TypedDict, total=False):
 
 
 def read_config(workdir: str | os.PathLike, refuse: Refuse = _warn) -> dict[str, Any] | None:
-    """The config of the last run in a work directory; None if there is none that can be read."""
+    """The config of the last run in a work directory; None if there is no readable one."""
     path = absolute(workdir) / "config.json"
     return _read(path, _check_config, refuse) if path.exists() else None
 
@@ -161,8 +161,8 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def csv_text(results: list[Result]) -> str:
-    """One line a cell, sorted by cell, floats in full; the same bytes for a sweep that was killed
-    and resumed. With results of several work directories `workdir` is the last column."""
+    """CSV with one line per cell, sorted by cell, and floats in full. A sweep that was killed and
+    resumed gives the same bytes. Several work directories add `workdir` as the last column."""
     several = len({r.get("workdir") for r in results}) > 1
     columns = [*CSV_COLUMNS, *(["workdir"] if several else [])]
     text = io.StringIO()
@@ -189,7 +189,7 @@ def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
 
 
 def results_frame(results: Source, *more: str | os.PathLike) -> Any:
-    """A pandas DataFrame, one row a cell: results.csv's columns, `workdir`, times in seconds,
+    """A pandas DataFrame, one row per cell: results.csv's columns, `workdir`, times in seconds,
     versions and device.
 
     Args:
@@ -215,7 +215,7 @@ def results_frame(results: Source, *more: str | os.PathLike) -> Any:
 
 
 def curves_frame(results: Source, *more: str | os.PathLike) -> Any:
-    """A long pandas DataFrame, one row an epoch (counted from 1) of a cell: training loss (mean
+    """A long pandas DataFrame, one row per epoch (counted from 1) of a cell: training loss (mean
     over the epoch) and accuracy on test in %, NaN where it was not measured. Arguments as for
     `results_frame`."""
     require("curves_frame", "report", "pandas")

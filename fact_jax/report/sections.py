@@ -160,7 +160,7 @@ def seeds_said(stats: Sequence[Stat]) -> str:
 
 
 def stat_cell(value: Stat | None, bold: bool = False, digits: int = 1) -> Cell:
-    """Mean, and the standard error below it."""
+    """A cell of the mean with the standard error below it."""
     if value is None:
         return Cell("–")
     note = "" if value.error is None else f"± {value.error:.{digits}f}"
@@ -169,7 +169,7 @@ def stat_cell(value: Stat | None, bold: bool = False, digits: int = 1) -> Cell:
 
 def section_table(study: Study, section: Section) -> Table:
     """Sortable table of a section; the best of ours in each column is bold, also if it is a tie."""
-    averages, systems = section.averages, _systems_of(study, section)
+    averages, systems = section.averages, systems_of(study, section)
     means = {g: tasks for g, tasks in section.groups.items() if g and len(tasks) > 1}
     columns = [Column("method", numeric=False)]
     columns += COST_COLUMNS[:1]
@@ -227,7 +227,8 @@ def _published_row(row: Published, keys: Sequence[str], fine: set[str]) -> Row:
     return Row([name, numbers, *cells, *[Cell("–")] * 4], published=True)
 
 
-def _systems_of(study: Study, section: Section) -> list[System]:
+def systems_of(study: Study, section: Section) -> list[System]:
+    """Systems that have results of a section's tasks."""
     return [s for s in study.systems if any(t in s.accuracies for t in section.tasks)]
 
 

@@ -31,7 +31,7 @@ class System:
     """One row of the tables: a method with its settings, over tasks and seeds.
 
     Attributes:
-      label: the method's name, and the settings that differ if the method has several systems.
+      label: the method's name; if it has several systems, with the settings that differ.
       method: the name alone.
       results: its results, at most one for each task and seed.
       published: its row in the published results, '' if it has none.
@@ -228,7 +228,7 @@ def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str
 
 
 def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
-    """Settings that should be equal and are not.
+    """Settings that differ although they should be equal.
 
     Returns:
       The settings that differ within a table, with their values, and the rows whose seeds of one

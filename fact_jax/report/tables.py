@@ -1,4 +1,4 @@
-"""The tables that a sweep prints: what is trained, and what came out of it."""
+"""The tables that a sweep prints: trained factors, accuracies and costs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GROUPS = ("natural", "specialized", "structured")
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints every cell and word in full: on a narrow terminal headers wrap, and lines may be wider
-    than it. (Rich cuts names and numbers, in files and pipes too.)"""
+    """Prints every cell and word in full. On a narrow terminal headers wrap, and lines may be wider
+    than the terminal. (Rich cuts names and numbers, also in files and pipes.)"""
 
     def width(text: Any) -> int:
         return cell_len(printable(str(text)))
@@ -120,8 +120,8 @@ def _by_method(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 def _over_tasks(
     results: list[dict[str, Any]], tasks: list[str], vtab: bool
 ) -> dict[str, list[float]]:
-    """Means over tasks of one method, one for each seed that has them all. If no seed has, it is
-    the mean of the tasks' means. With `vtab` they are `vtab_means`, else "mean" alone."""
+    """Means over tasks of one method, one for each seed that has all tasks. If no seed has them
+    all, it is the mean of the tasks' means. With `vtab` they are `vtab_means`, else "mean"."""
     by_seed: dict[Any, dict[str, float]] = defaultdict(dict)
     by_task: dict[str, list[float]] = defaultdict(list)
     for r in results:

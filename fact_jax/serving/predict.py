@@ -38,7 +38,7 @@ def _logits(
 
 
 class Predictor:
-    """A ViT with a task's changes. What can be merged is merged into its weights, once, in float32.
+    """A ViT with a task's changes, merged into its weights where possible, once and in float32.
 
     Batches of at most `batch_size` images are split over as many of the machine's devices as divide
     `batch_size`. Raises UserError if the factors were trained for a model of another shape or other
