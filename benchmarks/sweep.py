@@ -53,7 +53,11 @@ class Synthetic:
 
     def __init__(self, task: Any, pool: np.ndarray, fraction: float, clock: Counter):
         self.task, self._pool, self._fraction, self._clock = task, pool, fraction, clock
-        self.provenance = {"used_version": "synthetic", "fingerprint": task.name}
+        self.provenance = {
+            "used_version": "synthetic",
+            "fingerprint": task.name,
+            "jpeg_quality": None,
+        }
 
     def size(self, split: str, limit: int | None = None) -> int:
         size = self.task.sizes[split]

@@ -32,13 +32,21 @@ from fact_jax.sweep.packing import free_programs  # noqa: E402
 
 # Files of minutes, which begin first, so that no process of `make test` is left alone with one.
 LONG = (
-    "trials",
-    "vtab_cli",
-    "launchers",
-    "notebook_fewshot",
-    "noah_runs",
     "fewshot_cli",
+    "trials",
     "methods",
+    "library",
+    "vtab_cli",
+    "report_page",
+    "benchmarks",
+    "training",
+    "noah_runs",
+    "step_cost",
+    "notebook",
+    "fused_attention",
+    "folders",
+    "noah",
+    "annotations",
 )
 
 

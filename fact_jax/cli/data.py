@@ -33,7 +33,10 @@ _PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is mis
 _TASKS = flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
 _EXPORT = flags.DEFINE_bool("export", False, "Write the tasks as files to --out, and do no more.")
 _FORMAT = flags.DEFINE_enum("format", vtab1k.FORMAT, [vtab1k.FORMAT], "Layout of these files.")
-_OUT = flags.DEFINE_string("out", None, "Directory in which --export makes the folder vtab-1k.")
+# `predict` has one of this name; a program may import both.
+_OUT = flags.DEFINE_string(
+    "out", None, "Directory in which --export makes the folder vtab-1k.", allow_override=True
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's default if None.")
 
 _FEW_SHOT = [f"{name}_16shot" for name in FEW_SHOT]
