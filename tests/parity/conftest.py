@@ -11,6 +11,13 @@ import_timm()  # transformers imports torchvision, too, and needs the same prepa
 _MEASURED: list[tuple[str, str, float, float]] = []
 
 
+def pytest_configure(config):
+    # peft asks transformers' models for it.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+    )
+
+
 @pytest.fixture
 def compare(request, record_property):
     """``compare(actual, expected, bound)`` of two dicts of arrays, float32 relative errors."""
