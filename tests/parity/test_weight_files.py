@@ -123,6 +123,7 @@ def test_dinov2(same_features, tmp_path, around):
     same_features(images, tmp_path, expected, "dinov2_s14", 112)
 
 
+@pytest.mark.filterwarnings("ignore:.*the distillation token and its position are dropped")
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])
 def test_timm(same_features, images, tmp_path, name, kind):
