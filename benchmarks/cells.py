@@ -23,7 +23,7 @@ _KEPT = (
 
 
 def cell_of(result: dict[str, Any], environment: int) -> dict[str, Any]:
-    """What is kept of a result; `environment` is its place in the record's list."""
+    """The entries of a result that are kept; `environment` is its place in the record's list."""
     cell = {name: result[name] for name in _KEPT}
     if result["search"]:
         cell["architecture"] = result["search"]["best"]

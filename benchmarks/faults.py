@@ -1,4 +1,4 @@
-"""What sweeps lose by faults: kills, full or read-only disks, corrupt files, failing cells, clocks.
+"""Losses of sweeps by faults: kills, full or read-only disks, corrupt files, failing cells, clocks.
 
     python -m benchmarks.faults [--only kill,full] [--kills 20] [--seed 0] [--out FILE.json]
 
@@ -365,7 +365,7 @@ def clock(b: Bench) -> None:
 
 
 def lacking(name: str) -> str:
-    """What this trial needs and the machine does not have."""
+    """A sentence on what this trial needs and the machine lacks."""
     tool = {"full": "mount", "readonly": "chattr"}.get(name)
     if tool and (shutil.which(tool) is None or os.geteuid() != 0):
         return f"{tool}, as root"

@@ -1,4 +1,4 @@
-"""What benchmarks/faults.py breaks: a small sweep, its command, and what should come of it.
+"""The sweep that benchmarks/faults.py breaks: its command, and its right outcome.
 
 The command takes this file as its config: the bundled model, an offline task, a linear probe and
 FacT-TT with grids and NOAH, 12 cells in stacks of two.
@@ -158,7 +158,7 @@ class Bench:
         print(f"{what}: {times} times, lost: {', '.join(lost) or 'nothing'}; {then}", flush=True)
 
     def compare(self, workdir: Path, *words: str, last: Done | None = None) -> list[str]:
-        """What is not as it should be at the end."""
+        """The faults of the outcome, in sentences."""
         lost = [f"status {last.status}: {last.text[-300:]}"] if last and last.status else []
         mine, theirs = results(workdir), self.expected(*words)
         lost += [f"{cell} is missing" for cell in sorted(theirs.keys() - mine.keys())]

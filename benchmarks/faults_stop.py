@@ -37,7 +37,7 @@ class Stop(NamedTuple):
     done: Done
 
     def wrong(self) -> list[str]:
-        """What is not as promised."""
+        """The broken promises of a stop, in sentences."""
         status, text = self.done
         ok = status == 0 or (self.number and status == 128 + self.number)
         wrong = [] if ok else [f"{self.phase}: status {status}, {text[-300:]!r}"]
@@ -72,7 +72,7 @@ def stop_once(b: Bench, workdir: Path, how: str, cold: bool) -> Stop:
 
 
 def phase_of(workdir: Path, old: set[str], cold: bool) -> str:
-    """What a command does, by the new files in its work directory."""
+    """The work that a command does, by the new files in its work directory."""
     new = {Path(p).relative_to(workdir).parts[0] for p in files(workdir) if p not in old}
     if not new:
         return "while it imported"

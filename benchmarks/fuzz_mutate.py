@@ -65,7 +65,9 @@ def _edit(rng: random.Random, value: Any) -> Any:
     elif isinstance(value, dict) and rng.random() < 0.1:
         value[rng.choice(["x", "", "\x1b[2J", key + "2", "__metadata__"])] = value[key]
     elif isinstance(value, list) and rng.random() < 0.1:
-        value += [value[key]] * rng.choice([1, 3, 1000])
+        times = rng.choice([1, 3, 1000])
+        # A list repeated within a list that is repeated would be of gigabytes.
+        value += [value[key]] * (times if len(repr(value[key])) < 1_000 else 1)
     else:
         value[key] = _edit(rng, value[key])
     return value

@@ -64,7 +64,7 @@ def _seeds() -> list[bytes]:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of everything inside."""
+    """Container and key of everything inside."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     places = []
     for key, item in items:

@@ -1,4 +1,4 @@
-"""What the fuzzer tries: one kind of file and its reader."""
+"""A target of the fuzzer: one kind of file and its reader."""
 
 from __future__ import annotations
 

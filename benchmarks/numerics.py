@@ -1,4 +1,4 @@
-"""What the compute type and the precision of matrix products change, in numbers.
+"""Numerical effect of the compute type and of the precision of matrix products.
 
     python -m benchmarks.numerics [--dinov2 FILE.safetensors] [--out FILE.json]
 

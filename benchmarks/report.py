@@ -155,7 +155,7 @@ def _result(
 
 
 def _tiles(examples: dict[str, Any], rng: np.random.Generator) -> bytes:
-    """As heavy as photographs: smooth colours, an outline, noise."""
+    """A picture as heavy as a photograph: smooth colours, an outline, noise."""
     images = []
     for true in examples["true"]:
         image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""What a FacT-TT training step costs as one thing grows: rank, images, depth, trials, devices.
+"""Cost of a FacT-TT training step as one thing grows: rank, images, depth, trials, devices.
 
     python -m benchmarks.scaling [--variant vit_b16] [--batch 8] [--image_size 0] [--dtype float32]
         [--rank 16] [--rate RATE] [--remat none] [--attention xla] [--rounds 3] [--only NAMES]
@@ -52,7 +52,7 @@ def values_of(sweep: str, batch: int) -> list[int]:
 
 
 def prepare(a: argparse.Namespace, sweep: str, value: int):
-    """(a function that trains one step, the row so far), compiled; None if the sweep ends here."""
+    """Compiles a function that trains one step: it and the row so far; None at the sweep's end."""
     import jax
     import numpy as np
 
@@ -108,7 +108,7 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
     from fact_jax.sweep.versions import environment
 
     def within_memory(call) -> Any:
-        """What the call gives, or the message of memory that did not suffice."""
+        """The value of the call, or the message of memory that did not suffice."""
         try:
             return call()
         except jax.errors.JaxRuntimeError as error:

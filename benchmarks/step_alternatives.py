@@ -1,4 +1,4 @@
-"""What a training step would cost if it were written otherwise: each choice undone, one at a time.
+"""Cost of a training step that is written otherwise: each choice undone, one at a time.
 
     python -m benchmarks.step_alternatives [--batch 8] [--rounds 4] [--out FILE.json]
 

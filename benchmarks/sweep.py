@@ -47,7 +47,7 @@ COMPILE = "/jax/core/compile/backend_compile_duration"
 
 
 class Synthetic:
-    """In the place of a TFDS task: random pixels, drawn once for all tasks."""
+    """A stand-in for a TFDS task: random pixels, drawn once for all tasks."""
 
     class_names = None
 
@@ -80,7 +80,7 @@ class Synthetic:
 
 
 def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list[dict]]:
-    """(seconds by part, compilations by program, the sweep's results)."""
+    """Runs the sweep: seconds by part, compilations by program, its results."""
     clock: Counter = Counter()
     compiled: Counter = Counter()
 

@@ -144,7 +144,7 @@ def lora(classes: int) -> nn.Module:
 
 
 def build(name: str, classes: int, dropout: float, drop_path: float):
-    """(logits function of images [b, 3, y, x], parameters to train, the module)."""
+    """Builds a peer: logits of images [b, 3, y, x], parameters to train, the module."""
     if name == "lora":
         module = lora(classes)
         trained = [p for p in module.parameters() if p.requires_grad]

@@ -201,7 +201,7 @@ def collectives(hlo: str, trips: tuple[int, ...]) -> Iterator[dict[str, Any]]:
 
 
 def compile_program(program: Any, arguments: tuple, trips: tuple[int, ...]) -> dict[str, Any]:
-    """What the compiler says of a jitted program; {"refused": its words} if memory is too small."""
+    """Compiles a jitted program: its numbers, or {"refused": message} if memory is too small."""
     traced = program.trace(*arguments)
     started = time.perf_counter()
     try:
@@ -308,7 +308,7 @@ def run(parts: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def name_of(row: dict[str, Any]) -> tuple:
-    """What a row is about: two rows of the same name are the same measurement."""
+    """The name of a row: two rows of the same name are the same measurement."""
     mesh = row.get("mesh", {})
     return (row["program"], *mesh.values(), row.get("trials"), row.get("remat"))
 

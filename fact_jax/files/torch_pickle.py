@@ -66,7 +66,7 @@ _SKIPPED_CALLS = {f"{module} {name}" for module, names in _VALUES.items() for na
 
 
 class Refused(Exception):
-    """What is wrong with the pickle program, as the rest of a sentence."""
+    """The fault of a pickle program, as the rest of a sentence."""
 
 
 def _need(condition: bool, otherwise: str) -> None:
@@ -110,7 +110,7 @@ class _Global(NamedTuple):
         return repr(self.name.replace(" ", ".")[:100])
 
     def __call__(self, *arguments: Any) -> Any:
-        """What a call of it stands for. Raises Refused for a call that no tensor needs."""
+        """Stands for the result of a call. Raises Refused for a call that no tensor needs."""
         if self.name == TENSOR:
             return _tensor(*arguments[:4])
         if self.name == _PARAMETER:

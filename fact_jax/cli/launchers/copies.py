@@ -96,7 +96,7 @@ class Follower:
     def run(
         self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Sequence[str]
     ) -> Iterator[Outcome]:
-        """What comes of the cells without a result, as soon as it is in the work directory."""
+        """Yields each unfinished cell's outcome as soon as it is in the work directory."""
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
         if not todo:
             return
@@ -120,7 +120,7 @@ class Follower:
             )
 
     def _look(self) -> Iterator[Outcome]:
-        """What has come since the last look, in the plan's order."""
+        """Yields the outcomes since the last look, in the plan's order."""
         results, failures = self._names("results"), self._names("failures")
         for name in list(self._left):
             outcome: Outcome | None = None

@@ -89,7 +89,7 @@ SETS = {
 
 
 class BundledBuilder:
-    """What this package reads of a TFDS builder, for a set that comes with the package."""
+    """Stands for a TFDS builder, for a data set that comes with the package."""
 
     version = VERSION
 

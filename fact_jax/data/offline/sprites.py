@@ -59,7 +59,7 @@ def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(x^2 + y^2 - 1)^3 <= x^2 y^3, y upwards, turned about its centre of mass at (0, 0.2935).
+    """Heart: (x^2 + y^2 - 1)^3 <= x^2 y^3, y upwards, turned about its centre, (0, 0.2935).
 
     From there its tip (0, -1) is the farthest point.
     """

@@ -65,7 +65,7 @@ class Source(Splits, Protocol):
         """Classes of all examples of a split, read without the pictures."""
 
     def describe_draw(self, shots: int) -> str:
-        """Where the lists of a few-shot task come from, for its record."""
+        """A sentence on the origin of a few-shot task's lists, for its record."""
 
     def damaged(self, num_threads: int | None) -> dict[str, str]:
         """Paths of the pictures that cannot be decoded, and why."""

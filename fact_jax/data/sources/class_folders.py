@@ -81,7 +81,7 @@ def read_parts(where: str, root: epath.Path, sound: Sound | None = None) -> Part
 
 
 def _sources(where: str, root: epath.Path) -> dict[str, str]:
-    """Where the parts come from: 'train/' and so on, or '.' without such folders."""
+    """Origin of the parts: 'train/' and so on, or '.' without such folders."""
     train = root / "train"
     if not (train.is_dir() and _subfolders(train)):
         return {TRAIN: "."}

@@ -117,7 +117,7 @@ def _sound(root: epath.Path, damaged: dict[str, str], paths: list[str]) -> set[s
 
 
 def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Item]]:
-    """(the others, one in `DRAWN_SHARE` of each class)."""
+    """Splits the items: those that stay, and one in `DRAWN_SHARE` of each class."""
     labels, rng = np.array([item.label for item in items]), np.random.default_rng(_SEED)
     held: set[int] = set()
     for label in range(num_classes):

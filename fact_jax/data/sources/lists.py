@@ -74,7 +74,7 @@ class Lists:
 
     @property
     def fingerprint(self) -> str:
-        """Of all the lists."""
+        """Fingerprint of all the lists."""
         every = json.dumps(self.fingerprints, sort_keys=True)
         return hashlib.sha256(every.encode()).hexdigest()[:16]
 

@@ -88,7 +88,7 @@ def missing_manual_files(task: Task, builder: Any) -> list[str]:
 
 
 def manual_dir(builder: Any) -> epath.Path:
-    """Where TFDS looks for files that a person provides."""
+    """The folder in which TFDS looks for files that a person provides."""
     return epath.Path(builder.data_dir_root) / "downloads" / "manual"
 
 
@@ -142,7 +142,7 @@ def _lock(root: str) -> Iterator[None]:
 
 
 def by_hand(task: Task, builder: Any) -> str:
-    """What a person has to do for a manual or dead source before TFDS can go on, if anything."""
+    """Instructions for a manual or dead source, without which TFDS cannot go on."""
     elsewhere = f" {task.elsewhere}" if task.elsewhere else ""
     if not task.fetch:
         return elsewhere
