@@ -7,9 +7,9 @@ a dataclass refuses, and the bounds on hostile files leave no time for it.
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from devices import on_host_devices
 
 ROOMS = ("backbone", "tuning", "images", "files")
 SCRIPT = """
@@ -69,7 +69,7 @@ def test_the_core_rooms_keep_their_annotations():
     pytest.importorskip("beartype")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *ROOMS],
-        cwd=Path(__file__).parent,
+        env=on_host_devices(1),
         capture_output=True,
         text=True,
     )
