@@ -245,19 +245,19 @@ DAMAGED = {
     "method": (_metadata("method", "lora"), ["not a factor file", "lora"]),
     "classes": (_metadata("num_classes", 8), ["expected ((8,), 'F32')"]),
     "class names": (_metadata("class_names", ["a"]), ["7 texts"]),
-    "long class name": (_metadata("class_names", [*"abcdef", "g" * 1001]), ["1000 characters"]),
-    "class numbers": (_metadata("class_names", [1] * 7), ["7 texts"]),
+    "long class name": (_metadata("class_names", [*"abcdef", "g" * 1001]), ["1,001 characters"]),
+    "class numbers": (_metadata("class_names", [1] * 7), ["class_names[0] is 1, expected a text"]),
     "no classes": (_metadata("num_classes", 0), ["num_classes is 0"]),
     "image size": (_metadata("image_size", "32"), ["image_size is '32'"]),
     "no image size": (_metadata("image_size", 0), ["image_size is 0", "4,096"]),
     "image of many patches": (
         _metadata("image_size", 4096), ["1,048,576 patches", "at most 6,000"]
     ),
-    "width as text": (_inner("vit", width="24"), ["'width' is a text, expected a whole number"]),
-    "depth as truth": (_inner("vit", depth=True), ["'depth' is true or false"]),
-    "width of a bomb": (_inner("vit", width=2**60), ["a ViT of width"]),
-    "no patch": (_inner("vit", patch_size=0), ["a ViT of patch_size 0"]),
-    "scales": (_inner("vit", layer_scale=1), ["'layer_scale' is a whole number"]),
+    "width as text": (_inner("vit", width="24"), ["vit.width is '24', expected a whole number"]),
+    "depth as truth": (_inner("vit", depth=True), ["vit.depth is True"]),
+    "width of a bomb": (_inner("vit", width=2**60), ["vit.width is 1152921504606846976"]),
+    "no patch": (_inner("vit", patch_size=0), ["vit.patch_size is 0, expected 1"]),
+    "scales": (_inner("vit", layer_scale=1), ["vit.layer_scale is 1"]),
     "vit": (_metadata("vit", [1]), ["not a factor file"]),
     "settings": (_metadata("method_settings", [1]), ["not a factor file"]),
     "method as a list": (_metadata("method", ["fact_tt"]), ["not a factor file"]),
@@ -268,10 +268,10 @@ DAMAGED = {
     "jpeg quality": (_metadata("jpeg_quality", 96), ["jpeg_quality is 96, expected 1 to 95"]),
     "normalisation": (_metadata("normalisation", "x"), ["normalisation is 'x'", "'imagenet'"]),
     "version": (_metadata("format_version", 2), ["format version 2"]),
-    "no metadata": (lambda t, m: (t, {}), ["its metadata: 'format_version' is missing"]),
+    "no metadata": (lambda t, m: (t, {}), ["(format_version is missing)"]),
     "no classes stated": (
         lambda t, m: (t, {k: v for k, v in m.items() if k != "num_classes"}),
-        ["its metadata: 'num_classes' is missing, expected a whole number"],
+        ["(num_classes is missing)"],
     ),
     "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["nested too deeply"]),
     "large metadata": (lambda t, m: (t, {**m, "task": "0" * 5_000_000}), ["more than 4,000,000"]),
@@ -297,6 +297,24 @@ def test_damaged_and_hostile_files_of_ours_are_refused(tmp_path, small_config, c
         assert word in str(caught.value)
     assert len(str(caught.value)) < 1000
     assert peak < 100e6
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path, small_config):
+    """safetensors takes the last one without a word."""
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(2), small_config, task="dtd")
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    for old, twice, key in (
+        (b'"task":', b'"task": "1", "task":', "task"),
+        (b'"head/bias":', b'"head/bias": {}, "head/bias":', "head/bias"),
+        (b'{"width":', b'{"width": 1, "width":', "width"),
+    ):
+        header = content[8:end].replace(old, twice)
+        assert len(header) > end - 8
+        path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+        with pytest.raises(UserError, match=rf"f\.safetensors.*the key '{key}' is there 2 times"):
+            load_factors(path)
 
 
 def test_a_header_of_megabytes_is_refused_at_once(tmp_path):

@@ -3,12 +3,14 @@
 import json
 import os
 import warnings
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from etils import epath
 
 from fact_jax import UserError
-from fact_jax.files.json_reader import field, read_json
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import Between
 
 
 def test_sound_files_and_texts_are_read(tmp_path):
@@ -19,7 +21,7 @@ def test_sound_files_and_texts_are_read(tmp_path):
         warnings.simplefilter("error")
         assert read_json(path) == read_json(str(path)) == read_json(epath.Path(path)) == value
     assert read_json(json.dumps(value).encode(), name="x") == value
-    assert read_json(b"[1]", name="x", expect=(list, dict)) == [1]
+    assert read_json(b"[1]", name="x", schema=Any) == [1]
     assert read_json(b'{"a": NaN, "b": 1e999}', name="x", allow_nan=True)["b"] == float("inf")
     assert read_json(b'{"a": "\\udce9"}', name="x", allow_surrogates=True) == {"a": "\udce9"}
 
@@ -39,6 +41,10 @@ HOSTILE = {
     "digits": (b'{"a": ' + b"9" * 5000 + b"}", "integer of it has 5,000 digits"),
     "list": (b"[]", "holds a list, expected an object"),
     "null": (b"null", "holds null, expected an object"),
+    "a key twice": (
+        b'{"a": [{"k": 1, "x": 2, "k": 3}]}',
+        "there 2 times in one object",
+    ),
     "empty": (b"", "Expecting value"),
     "cut": (b'{"a": 1', "delimiter"),
     "two": (b"{} {}", "Extra data"),
@@ -68,19 +74,31 @@ def test_a_pipe_or_folder_in_its_place_does_not_hang(tmp_path):
         read_json(tmp_path / "none.json")
 
 
-def test_fields_have_their_type():
-    record = {"n": 3, "x": 2, "t": True, "none": None, "s": "a"}
-    assert field(record, "n", int, name="f") == 3
-    assert type(field(record, "x", float, name="f")) is float
-    assert field(record, "none", str, "default", name="f") == "default"
-    assert field(record, "absent", list, None, name="f") is None
-    assert field(record, "s", (int, str), name="f") == "a"
-    for key, kind, words in (
-        ("t", int, "'t' is true or false, expected a whole number"),
-        ("t", float, "'t' is true or false, expected a number"),
-        ("s", (dict, list), "'s' is a text, expected an object or a list"),
-        ("none", dict, "'none' is null, expected an object"),
-        ("absent", int, "'absent' is missing, expected a whole number"),
+class Inner(TypedDict):
+    n: int
+
+
+class Outer(TypedDict, total=False):
+    inner: Inner
+    x: float
+    s: Annotated[str, Between(1, 3)] | None
+    many: list[Annotated[int, Between(0, 9)]]
+    pair: tuple[str, int]
+
+
+def test_values_have_their_type():
+    for sound in ({}, {"inner": {"n": 3, "more": "x"}, "x": 2, "s": None, "pair": ["a", 1]}):
+        assert read_json(json.dumps(sound).encode(), schema=Outer) == sound
+    for value, words in (
+        ({"inner": {"n": True}}, "inner.n is True, expected a whole number"),
+        ({"inner": {}}, "inner.n is missing"),
+        ({"inner": [1]}, "inner is a list, expected an object"),
+        ({"x": None}, "x is null, expected a number"),
+        ({"x": 1e31}, "x is 1e+31, expected a number, at most 1e+30"),
+        ({"s": "abcd"}, "s has 4 characters, expected 1 to 3"),
+        ({"many": [1, 10]}, "many[1] is 10, expected 0 to 9"),
+        ({"pair": ["a"]}, "pair has 1 entries, expected 2"),
     ):
-        with pytest.raises(UserError, match=f"f: {words}"):
-            field(record, key, kind, name="f")
+        with pytest.raises(UserError) as caught:
+            read_json(json.dumps(value).encode(), name="f.json", schema=Outer)
+        assert str(caught.value) == f"f.json: {words}."

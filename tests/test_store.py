@@ -144,7 +144,7 @@ def test_a_failure_that_is_not_sound_is_none(noted):
     store, notes = noted
     store.write_json(store.failure_path("a"), {"when": ["x"], "message": "m"})
     assert store.failed_at("a") is None
-    assert "when is ['x'], expected text" in notes[0]
+    assert "when is a list, expected a text" in notes[0]
 
 
 def test_the_stored_state_of_a_search_is_checked():

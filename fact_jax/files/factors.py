@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import flax
 import jax
@@ -32,7 +32,8 @@ from fact_jax.files.guards import (
     MAX_PATCHES,
     MAX_SIZE,
 )
-from fact_jax.files.json_reader import field, read_json
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import Between, check_type
 from fact_jax.files.tensors import SafetensorsFile
 from fact_jax.images.normalise import check_normalisation
 from fact_jax.tuning.method import Method
@@ -40,21 +41,39 @@ from fact_jax.tuning.registry import build_stored, describe
 from fact_jax.version import __version__
 
 FORMAT_VERSION = 1
-# Entries of the metadata that others than the method rely on; each may be missing or null.
-_TYPES: dict[str, type] = {
-    **dict.fromkeys(("variant", "weights_sha256", "normalisation", "task"), str),
-    **dict.fromkeys(("image_size", "jpeg_quality", "num_classes"), int),
-    "class_names": list,
-}
-# What a number of them may be.
-_RANGES = {"image_size": (1, 4096), "jpeg_quality": (1, 95), "num_classes": (1, 2**31 - 1)}
 # Entries that the file says of itself.
 _OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_classes", "versions"}
 # What a ViT must have in common with the one that factors were trained on: what the variant
 # decides, and what `load_vit` is told.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
-_META = "its metadata"
 _FORWARD = ("gelu", "layer_norm_eps")
+# Types of the fields of `ViTConfig`, by their annotations.
+_OF_VIT = {
+    "int": Annotated[int, Between(1, MAX_SIZE - 1)],
+    "float": float,
+    "str": str,
+    "bool": bool,
+}
+
+
+class _Needed(TypedDict):
+    format_version: int
+    method: str
+    method_settings: dict[str, Any]
+    vit: dict[str, Any]
+    num_classes: Annotated[int, Between(1, 2**31 - 1)]
+
+
+class Metadata(_Needed, total=False):
+    """The metadata that a user of the file relies on; there may be other entries."""
+
+    variant: str | None
+    weights_sha256: str | None
+    normalisation: str | None
+    task: str | None
+    image_size: Annotated[int, Between(1, 4096)] | None
+    jpeg_quality: Annotated[int, Between(1, 95)] | None
+    class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
 
 
 class TrainedTask(NamedTuple):
@@ -196,12 +215,11 @@ def read_factors(path: Path) -> TrainedTask:
 def _metadata(texts: dict[str, str]) -> dict[str, Any]:
     if sum(map(len, texts.values())) > MAX_METADATA:
         raise ValueError(f"metadata of more than {MAX_METADATA:,} characters")
-    kinds = (dict, list, str, int, float, bool, type(None))
     return {
         key: read_json(
             text.encode(),
             name=f"its metadata {ascii(key)[:50]}",
-            expect=kinds,
+            schema=Any,
             allow_surrogates=True,
         )
         for key, text in texts.items()
@@ -210,32 +228,18 @@ def _metadata(texts: dict[str, str]) -> dict[str, Any]:
 
 def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
-    if (version := field(metadata, "format_version", int, name=_META)) != FORMAT_VERSION:
-        raise ValueError(f"format version {version}; this fact-jax reads {FORMAT_VERSION}")
-    method = build_stored(
-        field(metadata, "method", str, name=_META),
-        field(metadata, "method_settings", dict, name=_META),
-    )
-    config = _vit(field(metadata, "vit", dict, name=_META))
-    classes = field(metadata, "num_classes", int, name=_META)
-    for key, kind in _TYPES.items():
-        value = metadata.get(key)
-        if value is not None and type(value) is not kind:
-            raise TypeError(f"{key} is {value!r}, expected {kind.__name__}")
-    for key, (low, high) in _RANGES.items():
-        value = metadata.get(key)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"{key} is {value}, expected {low} to {high:,}")
+    version = metadata.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}")
+    check_type(metadata, Metadata)
+    method = build_stored(metadata["method"], metadata["method_settings"])
+    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
     check_patches(metadata.get("image_size") or 0, config.patch_size)
     if (normalisation := metadata.get("normalisation")) is not None:
         check_normalisation(normalisation)
     names = metadata.get("class_names")
-    if names is not None and (
-        len(names) != classes or not all(type(n) is str and len(n) <= MAX_CLASS_NAME for n in names)
-    ):
-        raise ValueError(
-            f"class_names are not {classes} texts of at most {MAX_CLASS_NAME} characters"
-        )
+    if names is not None and len(names) != classes:
+        raise ValueError(f"class_names are not {classes} texts")
     factors = jax.eval_shape(
         lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
     )
@@ -246,12 +250,9 @@ def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ..
 
 def _vit(stated: dict[str, Any]) -> ViTConfig:
     """The ViT of the metadata, each field of its type and in a sound range."""
-    kinds: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
-    for entry in dataclasses.fields(ViTConfig):
-        if entry.name in stated:
-            value = field(stated, entry.name, kinds[entry.type], name="its ViT")
-            if type(value) is int and not 1 <= value < MAX_SIZE:
-                raise ValueError(f"a ViT of {entry.name} {value}, expected 1 or more")
+    for field in dataclasses.fields(ViTConfig):
+        if field.name in stated:
+            check_type(stated[field.name], _OF_VIT[str(field.type)], f"vit.{field.name}")
     config = ViTConfig(**stated)
     if config.depth > MAX_DEPTH:
         raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")

@@ -156,12 +156,13 @@ def is_regular(path: str | os.PathLike[str]) -> bool:
     return epath.Path(path).is_file() if bucket else os.path.isfile(path)
 
 
-def check_safetensors_header(path: Path) -> None:
-    """Raises ValueError if the file states a header of more bytes than any model needs."""
+def read_safetensors_header(path: Path) -> bytes:
+    """The JSON header; ValueError if the file states one of more bytes than any model needs."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > min(MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
-        raise ValueError(f"a header of {length:,} bytes")
+        if length > min(MAX_SAFETENSORS_HEADER_BYTES, path.stat().st_size):
+            raise ValueError(f"a header of {length:,} bytes")
+        return file.read(length)
 
 
 def check_count(names: Iterable[str], limit: int = MAX_TENSORS) -> None:

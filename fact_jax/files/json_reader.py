@@ -1,6 +1,6 @@
-"""Bounded reader of JSON files that others may have touched.
+"""The reader of JSON files that others may have touched, bounded and checked.
 
-Everything that is not sound JSON of the expected kind ends in one `UserError` that names the file.
+Everything that is not sound JSON of the expected type ends in one `UserError` that names the file.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fact_jax.errors import UserError
 from fact_jax.files.guards import is_regular
+from fact_jax.files.schema import check_type
 
 _MAX_BYTES = 64 << 20
 _MAX_DEPTH = 100  # of nested lists and objects
 _MAX_DIGITS = 20  # of an integer: all of 64 bits
-_REQUIRED: Any = object()
 
 
 def read_json(
     source: str | os.PathLike[str] | bytes,
     *,
     name: str | None = None,
-    expect: type | tuple[type, ...] = dict,
+    schema: Any = dict[str, Any],
     max_bytes: int = _MAX_BYTES,
     allow_nan: bool = False,
     allow_surrogates: bool = False,
@@ -35,14 +35,15 @@ def read_json(
     Args:
       source: a path, also of `etils.epath`, or the content itself.
       name: what messages call the source; the path by default.
-      expect: type or types of the value.
+      schema: the type that the value must have, as `schema.check_type` takes it.
       max_bytes: largest content that is read.
       allow_nan: accept NaN and Infinity, which `json.dumps` writes.
       allow_surrogates: accept texts with lone surrogates, as file names that are not UTF-8 have.
 
     Raises:
       UserError: the content is too large, no UTF-8, no JSON, nested deeper than 100 levels, of
-        another type, or has a number or a text that nothing can be done with.
+        another type, has a key twice in one object, or has a number or a text that nothing can be
+        done with.
       OSError: the file cannot be read.
     """
     if isinstance(source, bytes):
@@ -59,72 +60,23 @@ def read_json(
             raise ValueError(f"it has more than {max_bytes:,} bytes")
         value = json.loads(
             data.decode("utf-8-sig"),
+            object_pairs_hook=_object,
             parse_int=_integer,
             parse_float=float if allow_nan else _finite,
             parse_constant=float if allow_nan else _no_constant,
         )
         _check(value, allow_surrogates)
-        kinds = expect if isinstance(expect, tuple) else (expect,)
-        if type(value) not in kinds:
-            expected = " or ".join(_kind(kind) for kind in kinds)
-            raise ValueError(f"it holds {_kind(type(value))}, expected {expected}")
     except RecursionError as error:
         raise UserError(f"{name} is not sound JSON: it is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not sound JSON: it is not UTF-8 ({error.reason}).") from error
     except ValueError as error:
         raise UserError(f"{name} is not sound JSON: {error}.") from error
+    try:
+        check_type(value, schema)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}.") from error
     return value
-
-
-def field(
-    record: Mapping[str, Any],
-    key: str,
-    kind: type | tuple[type, ...],
-    default: Any = _REQUIRED,
-    *,
-    name: str,
-) -> Any:
-    """The entry of a record, its type checked.
-
-    A bool is no int; an int is a float. With a default, a missing or null entry is the default.
-
-    Args:
-      record: an object of a JSON file.
-      key: name of the entry.
-      kind: type or types of the entry.
-      default: value of an entry that is missing or null; without it, the entry must be there.
-      name: what the message calls the file.
-
-    Raises:
-      UserError: the entry is missing or of another type.
-    """
-    value = record.get(key)
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if value is None and default is not _REQUIRED:
-        return default
-    if type(value) in kinds:
-        return value
-    if type(value) is int and float in kinds:
-        return float(value)
-    expected = " or ".join(_kind(kind) for kind in kinds)
-    held = f"is {_kind(type(value))}" if key in record else "is missing"
-    raise UserError(f"{name}: {key!r} {held}, expected {expected}.")
-
-
-_KINDS: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
-def _kind(kind: type) -> str:
-    return _KINDS.get(kind, kind.__name__)
 
 
 def _check(value: Any, allow_surrogates: bool) -> None:
@@ -154,6 +106,15 @@ def _check_text(text: str, allow_surrogates: bool) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError("a text of it has a lone surrogate, which is no character") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these entries; ValueError if two have the same key."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        (key, count), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key[:50]!r} is there {count:,} times in one object")
+    return entries
 
 
 def _integer(digits: str) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,16 @@ from fact_jax.files.json_reader import read_json
 from fact_jax.files.layouts import Layout
 from fact_jax.files.tensors import TensorFile
 
+
+class _ModelConfig(TypedDict, total=False):
+    """The entries of a checkpoint's config.json that a ViT depends on."""
+
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+
+
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
-
-
 _QKV_BIAS = re.compile(r"/(query|key|value)/bias$")
 
 
@@ -183,20 +190,20 @@ def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> d
     if not (layout.title.startswith("Hugging Face") and path.is_file()):
         return settings
     try:
-        stated = read_json(path, max_bytes=MAX_CONFIG_BYTES, allow_nan=True)
+        stated = read_json(path, schema=_ModelConfig, max_bytes=MAX_CONFIG_BYTES, allow_nan=True)
     except (UserError, OSError) as error:
         raise UserError(f"{path} is not the config of a checkpoint ({error}).") from error
     heads = stated.get("num_attention_heads", config.num_heads)
     act = stated.get("hidden_act", "gelu")
     eps = stated.get("layer_norm_eps", layout.layer_norm_eps)
-    if type(eps) is not float or not 0 < eps < 1:
+    if not 0 < eps < 1:
         raise UserError(f"{path} says that layer_norm_eps is {eps!r}; expected a small number.")
     if heads != config.num_heads:
         raise UserError(
             f"{path} says {heads!r} attention heads; the variant has {config.num_heads}. Set the "
             "variant that fits the file."
         )
-    if type(act) is not str or act not in _GELU:
+    if act not in _GELU:
         raise UserError(
             f"{path} says that the MLP's function is {act!r}; known here: {', '.join(_GELU)}."
         )

@@ -25,7 +25,15 @@ from typing import (
 
 _LARGEST_INT = 2**53  # what a float holds exactly
 _LARGEST_FLOAT = 1e30  # means, squares and figures of such numbers stay finite
-_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+_HELD = {dict: "an object", list: "a list", types.NoneType: "null"}  # what a value is called
 
 
 class Between(NamedTuple):
@@ -46,39 +54,42 @@ def check_type(value: Any, schema: Any, where: str = "") -> None:
     if origin is Annotated:
         check_type(value, arguments[0], where)
         for limits in arguments[1:]:
-            size = value if isinstance(value, int | float) else len(value)
-            if not limits.low <= size <= limits.high:
-                what = "" if size is value else f" has {size:,} entries"
-                expected = f"{limits.low:,g} to {limits.high:,g}"
-                _refuse(where, f"{what or f'is {value!r:.40}'}, expected {expected}")
+            _check_limits(value, limits, where)
     elif origin in (Union, types.UnionType):
         _check_any(value, arguments, where)
     elif origin is list:
-        _expect(value, list, "a list", where)
+        _expect(value, list, where)
         for i, item in enumerate(value):
             check_type(item, arguments[0], f"{where}[{i}]")
     elif origin is tuple:
-        _expect(value, list, "a list", where)
+        _expect(value, list, where)
         if len(value) != len(arguments):
-            _refuse(where, f"has {len(value)} entries, expected {len(arguments)}")
+            _refuse(where, f"{len(value)} entries", str(len(arguments)), verb="has")
         for i, (item, kind) in enumerate(zip(value, arguments, strict=True)):
             check_type(item, kind, f"{where}[{i}]")
     elif origin is dict:
-        _expect(value, dict, "an object", where)
+        _expect(value, dict, where)
         for key, item in value.items():
             check_type(item, arguments[1], f"{where}.{key:.40}".lstrip("."))
     elif is_typeddict(schema):
-        _expect(value, dict, "an object", where)
+        _expect(value, dict, where)
         _check_fields(value, schema, where)
-    elif schema is float:
-        if type(value) not in (int, float) or not abs(value) <= _LARGEST_FLOAT:
-            _refuse(where, f"is {value!r:.40}, expected a number")
-    elif type(value) is not schema or (schema is int and not abs(value) <= _LARGEST_INT):
-        _refuse(where, f"is {value!r:.40}, expected {_NAMES[schema]}")
+    else:
+        _expect(value, schema, where)
+
+
+def _check_limits(value: Any, limits: Between, where: str) -> None:
+    expected = f"{limits.low:,g} to {limits.high:,g}"
+    if isinstance(value, int | float):
+        if not limits.low <= value <= limits.high:
+            _refuse(where, f"{value!r:.40}", expected)
+    elif not limits.low <= len(value) <= limits.high:
+        unit = "characters" if isinstance(value, str) else "entries"
+        _refuse(where, f"{len(value):,} {unit}", expected, verb="has")
 
 
 def _check_any(value: Any, schemas: Sequence[Any], where: str) -> None:
-    """The reason of the last of the schemas, if none fits."""
+    """Checks that one of the schemas fits; raises the last one's reason otherwise."""
     if value is None and types.NoneType in schemas:
         return
     *others, last = (kind for kind in schemas if kind is not types.NoneType)
@@ -94,7 +105,7 @@ def _check_fields(value: dict[str, Any], schema: Any, where: str) -> None:
         if key in value:
             check_type(value[key], kind, name)
         elif key in schema.__required_keys__:
-            _refuse(name, "is missing")
+            raise ValueError(f"{name} is missing")
 
 
 @functools.lru_cache
@@ -102,10 +113,15 @@ def _fields(schema: Any) -> dict[str, Any]:
     return get_type_hints(schema, include_extras=True)
 
 
-def _expect(value: Any, kind: type, name: str, where: str) -> None:
-    if type(value) is not kind:
-        _refuse(where, f"is {value!r:.40}, expected {name}")
+def _expect(value: Any, kind: type, where: str) -> None:
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
+        _refuse(where, _HELD.get(type(value)) or f"{value!r:.40}", _NAMES[kind])
+    limit = {int: _LARGEST_INT, float: _LARGEST_FLOAT}.get(kind)
+    if limit is not None and not abs(value) <= limit:
+        _refuse(where, f"{value!r:.40}", f"{_NAMES[kind]}, at most {limit:g}")
 
 
-def _refuse(where: str, text: str) -> NoReturn:
-    raise ValueError(f"{where or 'the value'} {text.strip()}")
+def _refuse(where: str, held: str, expected: str, verb: str = "is") -> NoReturn:
+    subject = f"{where} {verb}" if where else "it holds"
+    raise ValueError(f"{subject} {held}, expected {expected}")

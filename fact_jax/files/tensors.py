@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from fact_jax.errors import UserError
 from fact_jax.files import guards
 from fact_jax.files.guards import DAMAGE, ZipArchive
-from fact_jax.files.json_reader import field, read_json
+from fact_jax.files.json_reader import read_json
 from fact_jax.files.torch_zip import TorchZip
 
 
@@ -163,7 +163,8 @@ class SafetensorsFile:
 
         self.path = path
         try:
-            guards.check_safetensors_header(path)
+            header = guards.read_safetensors_header(path)
+            read_json(header, name="its header", allow_surrogates=True)  # no key twice
             self._file: Any = safe_open(path, "numpy")
             names = self._file.keys()
             guards.check_count(names)
@@ -198,6 +199,10 @@ def _open_safetensors(path: Path) -> SafetensorsFile:
         raise _damaged(path, f"as safetensors: {error}") from error
 
 
+class _Index(TypedDict):
+    weight_map: dict[str, str]  # from a tensor to the file that holds it
+
+
 class ShardedFile:
     """A `model.safetensors.index.json` and the shards beside it."""
 
@@ -224,16 +229,13 @@ class ShardedFile:
 
     def _index(self) -> dict[str, str]:
         try:
-            index = read_json(self.path, max_bytes=guards.MAX_INDEX_BYTES)
-            names: dict[str, str] = field(index, "weight_map", dict, name=str(self.path))
-            if not all(isinstance(value, str) for value in names.values()):
-                raise UserError(f"{self.path}: a shard's name in 'weight_map' is not a text.")
+            index: _Index = read_json(self.path, schema=_Index, max_bytes=guards.MAX_INDEX_BYTES)
         except UserError as error:
             raise UserError(
                 f"{error} It is not the index of a sharded checkpoint, a JSON file with a "
                 "'weight_map' from tensors to files."
             ) from error
-        return names
+        return index["weight_map"]
 
     def read(self, name: str) -> np.ndarray:
         return self._where[name].read(name)
