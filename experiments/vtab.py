@@ -1,6 +1,6 @@
 """``python -m experiments.vtab``: the command of fact_jax/cli/vtab.py."""
 
-from fact_jax.cli.vtab import start
+from fact_jax.cli.main import start
 
 if __name__ == "__main__":
-    start()
+    start("vtab")

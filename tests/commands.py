@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _server = multiprocessing.get_context("forkserver")
-# TensorFlow is most of it. No module of a command: each defines flags of the whole process.
+# TensorFlow is most of it.
 _server.set_forkserver_preload(
     ["fact_jax.report.tables", "fact_jax.sweep.runner", "fact_jax.serving.predict",
      "tensorflow_datasets", "tensorflow"]

@@ -1,5 +1,7 @@
 """`fact-jax COMMAND`, configs by name and by path, `--help`, and what a light install lacks."""
 
+import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 from absl import flags
 
 from fact_jax import UserError, command_line, extras
-from fact_jax.cli import arguments, configs, main
+from fact_jax.cli import arguments, configs, main, report
 from fact_jax.cli.process import rerun_command
 
 ROOT = Path(__file__).parents[1]
@@ -118,10 +120,37 @@ def test_the_console_script_without_a_command(monkeypatch, capsys, words, status
 def test_the_console_script_starts_one_command_with_its_arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/fact-jax", "report", "--workdir=A"])
     begun = []
-    module = types.SimpleNamespace(start=lambda: begun.append(list(sys.argv)))
-    monkeypatch.setitem(sys.modules, "fact_jax.cli.report", module)
+    monkeypatch.setattr(main.process, "run", lambda *of: begun.append([sys.argv, *of]))
     main.main()
-    assert begun == [["fact-jax report", "--workdir=A"]]
+    argv = ["fact-jax report", "--workdir=A"]
+    assert begun == [[argv, report.main, report.__doc__, report.define_flags]]
+
+
+_SWEEP = "config workdir cells dry_run distributed launcher launch"
+_FACTORS = "factors out variant weights method scale any_weights"
+FLAGS = {
+    "vtab": _SWEEP,
+    "fewshot": _SWEEP,
+    "predict": f"{_FACTORS} images topk batch_size class_names dtype precision",
+    "export": _FACTORS,
+    "report": "workdir out",
+    "data": "check prepare tasks export format out data_dir",
+}
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_commands_share_a_process_and_each_helps_with_its_own_flags_only(name):
+    modules = {name: importlib.import_module(f"fact_jax.cli.{name}") for name in main.COMMANDS}
+    before = set(flags.FLAGS)
+    try:
+        modules[name].define_flags()
+        text = arguments.help_text(modules[name].__doc__)
+        assert sorted(re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)) == sorted(
+            FLAGS[name].split()
+        )
+    finally:
+        for added in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, added)
 
 
 def test_command_lines_in_messages_are_those_of_the_user_s_start(monkeypatch):

@@ -134,9 +134,6 @@ def test_only_a_shorter_last_batch_is_padded(monkeypatch, mini, trained, expecte
 
 def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained, tmp_path):
     """GELU, epsilon and image size of the training; --dtype and --precision."""
-    from absl import flags
-    from absl.testing import flagsaver
-
     from fact_jax.cli.predict import load_predictor
 
     model, base = mini
@@ -149,13 +146,13 @@ def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained
     images = np.load(trained / "x.npy")
     images = np.concatenate([images, images[:, :16]], 1)
     images = np.concatenate([images, images[:, :, :16]], 2)
-    flags.FLAGS.mark_as_parsed()
+    numerics = {"dtype": "float32", "precision": "default"}
+    options = {"variant": None, "weights": None, "any_weights": False, "batch_size": 64}
 
     def logits(**settings):
-        with flagsaver.flagsaver(**settings):
-            predictor = load_predictor(load_factors(path))
+        asked = {**numerics, **settings}
+        predictor = load_predictor(load_factors(path), SimpleNamespace(**options, **asked))
         found = predictor.model.config
-        asked = {"dtype": "float32", "precision": "default", **settings}
         assert {name: getattr(found, name) for name in asked} == asked
         return predictor.logits(images)
 
@@ -237,14 +234,13 @@ def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_th
     np.testing.assert_allclose(np.delete(logits, bad, 0), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_side_that_is_no_multiple_of_the_patches_names_the_file(mini, trained, monkeypatch):
+def test_a_side_that_is_no_multiple_of_the_patches_names_the_file(mini, trained):
     from fact_jax.cli import predict as predict_cli
 
     task = load_factors(trained / "f.safetensors")
     task.metadata["image_size"] = 30
-    monkeypatch.setattr(predict_cli, "_IMAGES", SimpleNamespace(value="docs"))
     with pytest.raises(UserError, match=r"Factor file .*f\.safetensors asks for images of 30 x 30"):
-        predict_cli.predict(Predictor(*mini, task), None)
+        predict_cli.predict(Predictor(*mini, task), Path("docs"), None)
 
 
 def test_people_get_a_table(trained, pictures):

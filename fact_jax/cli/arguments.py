@@ -17,8 +17,17 @@ HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _WIDTH = 100
 
 
-def no_flags() -> None:
-    """Defines no flags: the command's module did, as it was imported."""
+def define_factor_flags() -> None:
+    """The flags of commands that read a factor file for a ViT."""
+    flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "Its weights, a file, folder or hf:owner/name; by default the published ones.",
+    )
+    flags.DEFINE_enum("method", None, ["tt", "tk"], "Method of a .pt file.")
+    flags.DEFINE_float("scale", None, "Scale of a .pt file, which does not say it.")
+    flags.DEFINE_bool("any_weights", False, "Accept weights it was not trained on.")
 
 
 def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:
@@ -27,7 +36,7 @@ def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:
     Args:
       argv: the words of the command line, with the program's name.
       text: what `--help` prints above the flags: the docstring of the command's module.
-      define: defines flags that depend on the command line, as `--config` does.
+      define: defines the flags, which may depend on the command line, as `--config` does.
 
     Raises:
       SystemExit: with status 0 after `--help`, with status 2 for flags in error.

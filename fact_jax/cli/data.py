@@ -18,7 +18,6 @@ from etils import epath
 from rich.table import Table
 from rich.text import Text
 
-from fact_jax.cli import process
 from fact_jax.cli.terminal import Console
 from fact_jax.data import VTAB, DataSettings, Task, TaskData, get_task, open_task
 from fact_jax.data.catalog import open_files
@@ -28,19 +27,18 @@ from fact_jax.errors import UserError
 from fact_jax.report.tables import print_table
 from fact_jax.text import first_ten
 
-_CHECK = flags.DEFINE_bool("check", True, "Show what is there (always done).")
-_PREPARE = flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
-_TASKS = flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
-_EXPORT = flags.DEFINE_bool("export", False, "Write the tasks as files to --out, and do no more.")
-_FORMAT = flags.DEFINE_enum("format", vtab1k.FORMAT, [vtab1k.FORMAT], "Layout of these files.")
-# `predict` has one of this name; a program may import both.
-_OUT = flags.DEFINE_string(
-    "out", None, "Directory in which --export makes the folder vtab-1k.", allow_override=True
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's default if None.")
-
-_FEW_SHOT = [f"{name}_16shot" for name in FEW_SHOT]
 COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
+
+
+def define_flags() -> None:
+    """--check, --prepare, --export and what they act on."""
+    flags.DEFINE_bool("check", True, "Show what is there (always done).")
+    flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
+    flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
+    flags.DEFINE_bool("export", False, "Write the tasks as files to --out, and do no more.")
+    flags.DEFINE_enum("format", vtab1k.FORMAT, [vtab1k.FORMAT], "Layout of these files.")
+    flags.DEFINE_string("out", None, "Directory in which --export makes the folder vtab-1k.")
+    flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's default if None.")
 
 
 def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
@@ -130,14 +128,10 @@ def export(tasks: Sequence[Task], data_dir: str | None, out: str | None) -> None
 
 
 def main() -> None:
-    default = VTAB if _EXPORT.value else [*VTAB, *_FEW_SHOT]
-    tasks = [get_task(name) for name in _TASKS.value or default]
-    if _EXPORT.value:
-        export(tasks, _DATA_DIR.value, _OUT.value)
-        return
-    sys.exit(0 if show(tasks, _DATA_DIR.value, _PREPARE.value) else 1)
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__)
+    options = flags.FLAGS
+    default = [*VTAB] if options.export else [*VTAB, *(f"{name}_16shot" for name in FEW_SHOT)]
+    tasks = [get_task(name) for name in options.tasks or default]
+    if options.export:
+        export(tasks, options.data_dir, options.out)
+    elif not show(tasks, options.data_dir, options.prepare):
+        sys.exit(1)

@@ -13,11 +13,12 @@ A merged .npz is a plain ViT with the task's head (Google layout), as timm and F
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from fact_jax.backbone.config import ViTConfig, get_variant
-from fact_jax.cli import process
+from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
@@ -28,22 +29,19 @@ from fact_jax.ranges import SCALE, check
 from fact_jax.serving import export
 from fact_jax.serving.outputs import check_not_input, prepare_output
 
-_FACTORS = flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
-_OUT = flags.DEFINE_string("out", "", "What to write: .pt, .safetensors or .npz.")
-_VARIANT = flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Its weights, a file, folder or hf:owner/name; by default the published ones."
-)
-_METHOD = flags.DEFINE_enum("method", None, ["tt", "tk"], "Method of a .pt file.")
-_SCALE = flags.DEFINE_float("scale", None, "Scale of a .pt file, which does not say it.")
-_ANY_WEIGHTS = flags.DEFINE_bool("any_weights", False, "Accept weights it was not trained on.")
+_TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}
 
-_TIMM = {"gelu": "exact", "layer_norm_eps": 1e-6}
+
+def define_flags() -> None:
+    """--factors, --out and what they need."""
+    flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
+    flags.DEFINE_string("out", "", "What to write: .pt, .safetensors or .npz.")
+    arguments.define_factor_flags()
 
 
 def variant_of(task: TrainedTask | None) -> str:
     """The variant of --variant or of the file."""
-    variant = _VARIANT.value or (task and task.metadata.get("variant"))
+    variant = flags.FLAGS.variant or (task and task.metadata.get("variant"))
     if not variant:
         raise UserError("Give the ViT with --variant, such as --variant=vit_b16.")
     return variant
@@ -79,45 +77,38 @@ def to_ours(task: TrainedTask) -> bytes:
         raise UserError(f"{task.path} is a factor file of fact-jax already.")
     variant, base = variant_of(task), None
     config: ViTConfig = get_variant(variant)
-    if _WEIGHTS.value:
-        model, base = load_vit(variant, _WEIGHTS.value, gelu="exact", layer_norm_eps=1e-6)
+    if weights := flags.FLAGS.weights:
+        model, base = load_vit(variant, weights, **_TIMM)
         config = model.config
     return export.own_file(task, variant, config, base)
 
 
 def to_npz(task: TrainedTask | None, console: Console) -> bytes:
     """The weights, with the increments merged and the head if there are factors."""
-    variant = variant_of(task)
-    model, base = load_vit(variant, _WEIGHTS.value, **(task.forward_settings if task else {}))
+    forward = task.forward_settings if task else {}
+    model, base = load_vit(variant_of(task), flags.FLAGS.weights, **forward)
     settings = task.metadata["vit"] if task else dataclasses.asdict(model.config)
     print_differences({k: settings[k] for k in _TIMM if k in settings}, console)
-    return export.npz_file(model.config, base, task, _ANY_WEIGHTS.value)
+    return export.npz_file(model.config, base, task, flags.FLAGS.any_weights)
 
 
 def main() -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    for flag in (_FACTORS, _OUT):
-        flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
-    if _SCALE.value is not None:
-        check("--scale", _SCALE.value, SCALE)
-    suffix = Path(_OUT.value).suffix
+    options = flags.FLAGS
+    factors, out = (os.path.expanduser(path) for path in (options.factors, options.out))
+    if options.scale is not None:
+        check("--scale", options.scale, SCALE)
+    suffix = Path(out).suffix
     if suffix not in (".pt", ".safetensors", ".npz"):
-        raise UserError(f"--out {_OUT.value!r} must end in .pt, .safetensors or .npz.")
-    if not _FACTORS.value and suffix != ".npz":
+        raise UserError(f"--out {out!r} must end in .pt, .safetensors or .npz.")
+    if not factors and suffix != ".npz":
         raise UserError("Without --factors, weights are written, and those as .npz only.")
-    check_not_input(_OUT.value, factors=_FACTORS.value, weights=_WEIGHTS.value)
-    prepare_output(_OUT.value)
-    task = None
-    if _FACTORS.value:
-        task = load_factors(_FACTORS.value, _METHOD.value, _SCALE.value)
+    check_not_input(out, factors=factors, weights=options.weights)
+    prepare_output(out)
+    task = load_factors(factors, options.method, options.scale) if factors else None
     if task is None or suffix == ".npz":
         content = to_npz(task, console)
     else:
         content = to_torch(task, console) if suffix == ".pt" else to_ours(task)
-    write_atomically(_OUT.value, content)
-    console.print(f"Wrote {_OUT.value} ({len(content):,} bytes).")
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__)
+    write_atomically(out, content)
+    console.print(f"Wrote {out} ({len(content):,} bytes).")

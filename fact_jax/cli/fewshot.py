@@ -15,10 +15,15 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from fact_jax.cli import process, sweep
+from fact_jax.cli import sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table
 from fact_jax.report.tables import print_table
+
+
+def define_flags() -> None:
+    """The flags of a sweep."""
+    sweep.define_flags("fewshot_tt")
 
 
 def _finish(
@@ -35,8 +40,3 @@ def _finish(
 
 def main() -> None:
     sweep.command(_finish)
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__, lambda: sweep.define_flags("fewshot_tt"))

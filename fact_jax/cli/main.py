@@ -7,6 +7,7 @@ import importlib
 import sys
 
 import fact_jax
+from fact_jax.cli import process
 from fact_jax.text import say
 
 COMMANDS = {
@@ -41,7 +42,7 @@ def main() -> None:
         print(f"fact-jax {fact_jax.__version__}")
     elif name in COMMANDS:
         sys.argv = [f"fact-jax {name}", *arguments]
-        importlib.import_module(f"fact_jax.cli.{name}").start()
+        start(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
@@ -51,3 +52,9 @@ def main() -> None:
             error=True,
         )
         sys.exit(2)
+
+
+def start(name: str) -> None:
+    """Runs a command with the arguments of this process. Defines its flags and no other's."""
+    command = importlib.import_module(f"fact_jax.cli.{name}")
+    process.run(command.main, command.__doc__ or "", command.define_flags)

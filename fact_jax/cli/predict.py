@@ -18,7 +18,7 @@ from absl import flags
 from rich.progress import track
 
 from fact_jax.backbone.config import PRECISIONS, get_variant
-from fact_jax.cli import process
+from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
@@ -31,73 +31,60 @@ from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor
 from fact_jax.text import printable_line
 
-_VARIANT = flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
-_WEIGHTS = flags.DEFINE_string(
-    "weights", None, "Its weights, a file, folder or hf:owner/name; by default the published ones."
-)
-_FACTORS = flags.DEFINE_string("factors", "", "Factor file, ours or the PyTorch code's .pt.")
-_IMAGES = flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
-_OUT = flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
-_TOPK = flags.DEFINE_integer("topk", None, "Print the k most probable classes of each image.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time.")
-_METHOD = flags.DEFINE_enum("method", None, ["tt", "tk"], "Method of a .pt file.")
-_SCALE = flags.DEFINE_float("scale", None, "Scale of a .pt file, which does not say it.")
-_CLASS_NAMES = flags.DEFINE_string("class_names", "", "Text file, one class name a line.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", "default", PRECISIONS, "Of float32 products (docs/numerics.md)."
-)
-_ANY_WEIGHTS = flags.DEFINE_bool("any_weights", False, "Accept weights it was not trained on.")
+
+def define_flags() -> None:
+    """--factors, --images and what is done with them."""
+    flags.DEFINE_string("factors", "", "Factor file, ours or the PyTorch code's .pt.")
+    flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
+    flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
+    flags.DEFINE_integer("topk", None, "Print the k most probable classes of each image.")
+    flags.DEFINE_integer("batch_size", 64, "Images at a time.")
+    flags.DEFINE_string("class_names", "", "Text file, one class name a line.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
+    flags.DEFINE_enum("precision", "default", PRECISIONS, "Of float32 products (docs/numerics.md).")
+    arguments.define_factor_flags()
 
 
-def load_predictor(task: TrainedTask) -> Predictor:
+def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
     """The predictor of the task and the flags."""
-    variant = _VARIANT.value or task.metadata.get("variant")
+    variant = options.variant or task.metadata.get("variant")
     if not variant:
         raise UserError(f"{task.path} does not say its ViT: give --variant, such as vit_b16.")
     config = get_variant(variant).replace(**task.forward_settings)
     check_fits(task, config, None, any_weights=True)  # before reading the weights
-    model, base = load_vit(
-        variant,
-        _WEIGHTS.value,
-        **task.forward_settings,
-        dtype=_DTYPE.value,
-        precision=_PRECISION.value,
-    )
-    if not _ANY_WEIGHTS.value:
+    numerics = {"dtype": options.dtype, "precision": options.precision}
+    model, base = load_vit(variant, options.weights, **task.forward_settings, **numerics)
+    if not options.any_weights:
         check_fits(task, model.config, checksum(base))
-    return Predictor(model, base, task, _BATCH_SIZE.value)
+    return Predictor(model, base, task, options.batch_size)
 
 
-def check_flags() -> None:
+def check_flags(options: flags.FlagValues) -> None:
     """UserError for what can be known to be wrong before anything is read; ~ is expanded."""
-    for flag in (_FACTORS, _IMAGES, _OUT, _CLASS_NAMES):
-        flags.FLAGS[flag.name].value = os.path.expanduser(flag.value)
+    for name in ("factors", "images", "out", "class_names"):
+        options[name].value = os.path.expanduser(options[name].value)
     for name in ("factors", "images"):
-        if not flags.FLAGS[name].value:
+        if not options[name].value:
             raise UserError(f"--{name} is missing. `{command('predict', '--help')}` lists all.")
-    if not Path(_IMAGES.value).exists():
-        raise UserError(f"--images {_IMAGES.value} does not exist.")
-    if _OUT.value and Path(_OUT.value).suffix not in outputs.OUTPUT_SUFFIXES:
-        raise UserError(f"--out {_OUT.value} must end in .npy or .csv.")
+    if not Path(options.images).exists():
+        raise UserError(f"--images {options.images} does not exist.")
+    if options.out and Path(options.out).suffix not in outputs.OUTPUT_SUFFIXES:
+        raise UserError(f"--out {options.out} must end in .npy or .csv.")
     ranges: dict[str, Range] = {"topk": Whole(1), "batch_size": Whole(1), "scale": SCALE}
     for name, allowed in ranges.items():
-        if flags.FLAGS[name].value is not None:
-            check(f"--{name}", flags.FLAGS[name].value, allowed)
-    if _OUT.value:
-        outputs.check_not_input(
-            _OUT.value,
-            images=_IMAGES.value,
-            factors=_FACTORS.value,
-            weights=_WEIGHTS.value,
-            class_names=_CLASS_NAMES.value,
-        )
-        outputs.prepare_output(_OUT.value)
+        if options[name].value is not None:
+            check(f"--{name}", options[name].value, allowed)
+    if options.out:
+        inputs_of = ("images", "factors", "weights", "class_names")
+        outputs.check_not_input(options.out, **{name: options[name].value for name in inputs_of})
+        outputs.prepare_output(options.out)
 
 
-def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[str], dict[int, str]]:
+def predict(
+    predictor: Predictor, path: Path, console: Console
+) -> tuple[np.ndarray, list[str], dict[int, str]]:
     """Logits [n, classes], the rows' names, and the rows that have no logits with the reason."""
-    path, trained = Path(_IMAGES.value), predictor.task.metadata
+    trained = predictor.task.metadata
     config, batch_size = predictor.model.config, predictor.batch_size
     side = trained.get("image_size") or config.image_size
     if path.suffix == ".npy":
@@ -139,28 +126,24 @@ def predict(predictor: Predictor, console: Console) -> tuple[np.ndarray, list[st
 
 
 def main() -> None:
-    check_flags()
+    options = flags.FLAGS
+    check_flags(options)
     notes = Console(stderr=True, soft_wrap=True, highlight=False)
-    task = load_factors(_FACTORS.value, _METHOD.value, _SCALE.value)
+    task = load_factors(options.factors, options.method, options.scale)
     classes = task.metadata.get("class_names") or [str(i) for i in range(task.num_classes)]
-    if _CLASS_NAMES.value:
-        classes = outputs.read_class_names(Path(_CLASS_NAMES.value), task.num_classes)
-    logits, names, unreadable = predict(load_predictor(task), notes)
-    if _OUT.value:
-        suffix = Path(_OUT.value).suffix
-        write_atomically(_OUT.value, outputs.logits_bytes(suffix, logits, names, classes))
-        notes.print(f"Logits of {len(names)} images and {len(classes)} classes: {_OUT.value}")
-    topk = _TOPK.value or (None if _OUT.value else 5)
+    if options.class_names:
+        classes = outputs.read_class_names(Path(options.class_names), task.num_classes)
+    logits, names, unreadable = predict(load_predictor(task, options), Path(options.images), notes)
+    if options.out:
+        suffix = Path(options.out).suffix
+        write_atomically(options.out, outputs.logits_bytes(suffix, logits, names, classes))
+        notes.print(f"Logits of {len(names)} images and {len(classes)} classes: {options.out}")
+    topk = options.topk or (None if options.out else 5)
     if topk:
-        first = "row" if _IMAGES.value.endswith(".npy") else "file"
+        first = "row" if options.images.endswith(".npy") else "file"
         Console().print(outputs.top_table(logits, names, classes, topk, first))
     if unreadable:
         notes.print(f"No logits for {len(unreadable)} of {len(names)}:")
         for i, reason in sorted(unreadable.items()):
             notes.print(f"  {printable_line(names[i])}: {reason}")
         sys.exit(1)
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__)

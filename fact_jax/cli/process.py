@@ -62,7 +62,7 @@ def rerun_command(cell: str) -> str:
 
 
 def run(
-    main: Callable[[], None], text: str = "", define: Callable[[], None] = arguments.no_flags
+    main: Callable[[], None], text: str = "", define: Callable[[], None] = lambda: None
 ) -> None:
     """Runs `main` under absl. A UserError is printed as one paragraph (status 2); Ctrl-C and
     SIGTERM say how to go on (status 130 and 143). `text` and `define`: see `arguments.parse`."""

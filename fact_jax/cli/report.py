@@ -12,15 +12,17 @@ from __future__ import annotations
 from absl import flags
 from etils import epath
 
-from fact_jax.cli import process
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.report.page import write_report
 from fact_jax.text import say
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", [], "Work directory of a sweep")
-_OUT = flags.DEFINE_string("out", None, "Where to write; by default the first --workdir's report/.")
+
+def define_flags() -> None:
+    """--workdir and --out."""
+    flags.DEFINE_multi_string("workdir", [], "Work directory of a sweep")
+    flags.DEFINE_string("out", None, "Where to write; by default the first --workdir's report/.")
 
 
 def check_workdirs(workdirs: list[str]) -> None:
@@ -35,11 +37,6 @@ def check_workdirs(workdirs: list[str]) -> None:
 
 def main() -> None:
     require("The report", "report", "matplotlib", "scipy")
-    check_workdirs(_WORKDIR.value)
-    folder = write_report(_WORKDIR.value, _OUT.value)
+    check_workdirs(flags.FLAGS.workdir)
+    folder = write_report(flags.FLAGS.workdir, flags.FLAGS.out)
     say(f"Wrote {folder / 'index.html'}, report.md, results.csv and the figures.")
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__)

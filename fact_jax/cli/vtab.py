@@ -14,10 +14,15 @@ from __future__ import annotations
 from etils import epath
 from ml_collections import ConfigDict
 
-from fact_jax.cli import process, sweep
+from fact_jax.cli import sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.report.tables import comparison_table, print_table, result_table
 from fact_jax.sweep.plan import task_names
+
+
+def define_flags() -> None:
+    """The flags of a sweep."""
+    sweep.define_flags("quickstart")
 
 
 def _finish(
@@ -32,8 +37,3 @@ def _finish(
 
 def main() -> None:
     sweep.command(_finish)
-
-
-def start() -> None:
-    """Runs the command with the arguments of this process."""
-    process.run(main, __doc__, lambda: sweep.define_flags("quickstart"))
