@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -202,11 +202,11 @@ def allowed_values(kind: Any) -> dict[str, Range]:
     return {f.name: f.metadata["allowed"] for f in fields if "allowed" in f.metadata}
 
 
-def check_fields(instance: Any, name: Callable[[str], str] = str) -> None:
+def check_fields(instance: Any) -> None:
     """Raises UserError for a field of a frozen dataclass whose range refuses its value.
 
     NumPy's scalars become Python's numbers and lists tuples, so that the instance can be a key and
-    be written as JSON. ``name(field)`` is what the message calls a field.
+    be written as JSON.
     """
     for field, allowed in allowed_values(instance).items():
         value = getattr(instance, field)
@@ -215,4 +215,4 @@ def check_fields(instance: Any, name: Callable[[str], str] = str) -> None:
         elif isinstance(value, list):
             value = tuple(value)
         object.__setattr__(instance, field, value)
-        check(name(field), value, allowed)
+        check(field, value, allowed)

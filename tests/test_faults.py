@@ -525,7 +525,7 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_pat
     losses = [[0.5**e, 2 * 0.5**e] for e in range(5)]
     accuracies = [[float("nan"), float("nan")]] * 4 + [[50.0, 75.0]]
     for stopped_after in (2, 4, 5):  # a run that goes on tells of all epochs
-        scalars = Scalars(epath.Path(tmp_path))
+        scalars = Scalars(epath.Path(tmp_path), Told())
         scalars.start(runs, 5)
         for e in range(stopped_after):
             scalars.epoch(e + 1, losses[e], accuracies[e])
@@ -547,7 +547,7 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
     config = quickstart.get_config()
     config.update(tasks="digits", methods="fact_tt")
     (cell,) = make_plan(config)
-    scalars = Scalars(epath.Path(tmp_path))
+    scalars = Scalars(epath.Path(tmp_path), Told())
     scalars.start([Run(cell, "final", cell.candidates[0])], 100)
 
     def full(self):

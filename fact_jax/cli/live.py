@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from rich.text import Text
 
 from fact_jax.cli import stopping
 from fact_jax.cli.terminal import Console
-from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.sweep.runs import Progress as Listener
 from fact_jax.sweep.runs import Run
 
@@ -214,23 +214,20 @@ class Scalars:
     Written anew when a training goes on, which tells of its earlier epochs again: what was stopped
     leaves neither gaps nor epochs that are there twice. Not by tensorboardX's SummaryWriter: its
     thread dies of a full disk, and whoever waits for it waits forever.
+
+    Passes everything on to another listener, which may end the run.
     """
 
-    def __init__(self, workdir: epath.Path):
-        try:
-            import tensorboardX  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                "config.tensorboard is True, but tensorboardX is not installed: "
-                "pip install 'fact-jax[tensorboard]', or set it to False."
-            ) from error
-        self._folder = workdir / "tensorboard"
+    def __init__(self, workdir: epath.Path, listener: Listener):
+        require("config.tensorboard=True", "tensorboard", "tensorboardX")
+        self._folder, self._listener = workdir / "tensorboard", listener
         self._writers: list[Any] = []
 
     def start(self, runs: list[Run], epochs: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        self._listener.start(runs, epochs)
         self.close()
         for run in runs:
             label = run.cell.label(run.candidate) if run.stage == "selection" else ""
@@ -255,6 +252,7 @@ class Scalars:
                     writer.write_event(event)
         for writer in self._writers:
             writer.flush()
+        self._listener.epoch(done, losses, accuracies)
 
     def close(self) -> None:
         writers, self._writers = self._writers, []
@@ -263,30 +261,7 @@ class Scalars:
                 writer.close()
 
     def note(self, text: str) -> None:
-        pass
+        self._listener.note(text)
 
     def waiting(self) -> None:
-        pass
-
-
-class Several:
-    """Tells all of them."""
-
-    def __init__(self, listeners: Sequence[Listener]):
-        self._listeners = listeners
-
-    def start(self, runs: list[Run], epochs: int) -> None:
-        for listener in self._listeners:
-            listener.start(runs, epochs)
-
-    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
-        for listener in reversed(self._listeners):  # the first may end the run
-            listener.epoch(done, losses, accuracies)
-
-    def note(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.note(text)
-
-    def waiting(self) -> None:
-        for listener in self._listeners:
-            listener.waiting()
+        self._listener.waiting()

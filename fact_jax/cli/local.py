@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from fact_jax.cli.live import Bars, Scalars, Several
+from fact_jax.cli.live import Bars, Scalars
 from fact_jax.cli.process import rerun_command
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
@@ -77,15 +77,15 @@ def run_sweep(
     bars = Bars(console, note)
     store = Store(workdir, bars.note)
     with contextlib.ExitStack() as stack:
-        listeners: list[Progress] = [bars]
+        progress: Progress = bars
         if sweep.tensorboard and jax.process_index() == 0:
-            listeners.append(stack.enter_context(contextlib.closing(Scalars(store.workdir))))
+            progress = stack.enter_context(contextlib.closing(Scalars(store.workdir, bars)))
         stack.enter_context(bars)
-        runner: Launched = (
-            launch(sweep_config, store, bars)
-            if launch
-            else Runner(sweep, store, Several(listeners), rerun)
-        )
+        runner: Launched
+        if launch:
+            runner = launch(sweep_config, store, bars)
+        else:
+            runner = Runner(sweep, store, progress, rerun)
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
         if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
@@ -123,7 +123,8 @@ def _check_data(runner: Runner, cells: list[Cell], results: dict[str, dict[str, 
 def _write_csv(store: Store, workdir: str, bars: Bars) -> None:
     """Writes results.csv of all results in the work directory, also of other plans."""
     try:
-        store.write_csv(csv_text(read_results(workdir, refuse=bars.note)))
+        text = csv_text(read_results(workdir, refuse=bars.note))
+        store.write(store.workdir / "results.csv", text.encode(errors="backslashreplace"))
     except UserError as error:
         if error.at_once:
             raise

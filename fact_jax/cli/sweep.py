@@ -75,15 +75,12 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     hints = overridden(sweep_config, config_flags.get_override_values(flags.FLAGS["config"]))
     if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        quiet = bool(flags.FLAGS.distributed) and jax.process_index() != 0
-        console = Console(quiet=quiet)
-        for hint in hints:
-            console.print(hint)
-        show_plan(sweep_config, workdir, console, flags.FLAGS.launcher if launch else "")
-        return
-    console = Console(quiet=jax.process_index() != 0)
+    console = Console(quiet=bool(flags.FLAGS.distributed) and jax.process_index() != 0)
     for hint in hints:
         console.print(hint)
+    if flags.FLAGS.dry_run:
+        show_plan(sweep_config, workdir, console, flags.FLAGS.launcher if launch else "")
+        return
     failures: list[Failure] = []
     cells = split_names(flags.FLAGS.cells)
     results = run_sweep(sweep_config, workdir, console, failures, cells, launch=launch)

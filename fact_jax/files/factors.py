@@ -312,8 +312,9 @@ def check_fits(
     if differ:
         then, now = (", ".join(f"{k} {vit[k]}" for k in differ) for vit in (trained, base))
         changes = ", ".join(f"{k}={trained[k]!r}" for k in differ)
+        variant = task.metadata.get("variant")
         raise UserError(
-            f"Factor file {task.path} was trained for {then}{_of(task.metadata.get('variant'))}; "
+            f"Factor file {task.path} was trained for {then}{f' ({variant})' if variant else ''}; "
             f"this ViT has {now}. "
             + (
                 "Give the variant and weights that it was trained on."
@@ -328,10 +329,6 @@ def check_fits(
             f"{wanted[:16]}..., the base's {str(base_checksum)[:16]}.... Give the weights that it "
             "was trained on, or --any_weights if you want these."
         )
-
-
-def _of(variant: str | None) -> str:
-    return f" ({variant})" if variant else ""
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _BLOCK = "Transformer/encoderblock/"
 _ATTENTION = "MultiHeadDotProductAttention_1"
+_NORM = ("scale", "bias")
+# Our names of what the network has before and after its blocks, and of a block's modules.
+_OUTER = (
+    *("cls", "Transformer/posembed_input/pos_embedding", "embedding/kernel", "embedding/bias"),
+    *(f"Transformer/encoder_norm/{leaf}" for leaf in _NORM),
+)
+_NORMS = ("LayerNorm_0", "LayerNorm_2")
+_DENSE = (
+    *(f"{_ATTENTION}/{name}" for name in ("query", "key", "value", "out")),
+    *("MlpBlock_3/Dense_0", "MlpBlock_3/Dense_1"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,32 +62,30 @@ class Layout:
 
 
 def _google_names() -> dict[str, str]:
-    outer = [
-        "cls", "embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding",
-        "Transformer/encoder_norm/scale", "Transformer/encoder_norm/bias",
-    ]  # fmt: skip
-    inner = [f"{norm}/{leaf}" for norm in ("LayerNorm_0", "LayerNorm_2") for leaf in _NORM]
-    dense = [f"{_ATTENTION}/{name}" for name in ("query", "key", "value", "out")]
-    dense += ["MlpBlock_3/Dense_0", "MlpBlock_3/Dense_1"]
-    inner += [f"{module}/{leaf}" for module in dense for leaf in ("kernel", "bias")]
+    inner = [f"{norm}/{leaf}" for norm in _NORMS for leaf in _NORM]
+    inner += [f"{module}/{leaf}" for module in _DENSE for leaf in ("kernel", "bias")]
+    inner += ["LayerScale_0", "LayerScale_1"]
     blocks = {_BLOCK + name: f"Transformer/encoderblock_{{}}/{name}" for name in inner}
-    scales = {
-        f"{_BLOCK}LayerScale_{i}": f"Transformer/encoderblock_{{}}/LayerScale_{i}" for i in (0, 1)
-    }
-    return {**{name: name for name in outer}, **blocks, **scales}
-
-
-_NORM = ("scale", "bias")
+    return {**dict(zip(_OUTER, _OUTER, strict=True)), **blocks}
 
 
 def _torch_names(
-    outer: Mapping[str, str], block: str, modules: Mapping[str, str], scales: str
+    outer: Sequence[str], block: str, modules: Sequence[str], scales: str
 ) -> dict[str, str]:
-    """Names of a PyTorch model from those of its modules; kernels and scales are 'weight' there."""
-    names = dict(outer)
-    for ours, theirs in modules.items():
+    """Names of a PyTorch model from those of its modules; kernels and scales are 'weight' there.
+
+    Args:
+      outer: the class token, the position table, the patch embedding and the last norm.
+      block: what the names of a block begin with.
+      modules: of a block, in the order of `_NORMS` and `_DENSE`.
+      scales: LayerScale's gains, numbered from 1.
+    """
+    cls, table, patch, norm = outer
+    outside = (cls, table, *(f"{m}.{leaf}" for m in (patch, norm) for leaf in ("weight", "bias")))
+    names = dict(zip(_OUTER, outside, strict=True))
+    for ours, theirs in zip((*_NORMS, *_DENSE), modules, strict=True):
         module, _, part = theirs.partition("#")
-        for leaf in _NORM if ours.startswith("LayerNorm") else ("kernel", "bias"):
+        for leaf in _NORM if ours in _NORMS else ("kernel", "bias"):
             weight = "bias" if leaf == "bias" else "weight"
             names[f"{_BLOCK}{ours}/{leaf}"] = f"{block}{module}.{weight}" + (part and f"#{part}")
     for i in (0, 1):
@@ -84,68 +93,32 @@ def _torch_names(
     return names
 
 
-def _outer(cls: str, table: str, patch: str, norm: str) -> dict[str, str]:
-    return {
-        "cls": cls,
-        "Transformer/posembed_input/pos_embedding": table,
-        "embedding/kernel": f"{patch}.weight",
-        "embedding/bias": f"{patch}.bias",
-        "Transformer/encoder_norm/scale": f"{norm}.weight",
-        "Transformer/encoder_norm/bias": f"{norm}.bias",
-    }
-
-
-_HF_OUTER = _outer(
+_HF_OUTER = (
     "embeddings.cls_token",
     "embeddings.position_embeddings",
     "embeddings.patch_embeddings.projection",
     "layernorm",
 )
-_HF_ATTENTION = {
-    f"{_ATTENTION}/query": "attention.attention.query",
-    f"{_ATTENTION}/key": "attention.attention.key",
-    f"{_ATTENTION}/value": "attention.attention.value",
-    f"{_ATTENTION}/out": "attention.output.dense",
-}
-_HF_VIT = {
-    "LayerNorm_0": "layernorm_before",
-    "LayerNorm_2": "layernorm_after",
-    **_HF_ATTENTION,
-    "MlpBlock_3/Dense_0": "intermediate.dense",
-    "MlpBlock_3/Dense_1": "output.dense",
-}
-_NORM_MLP = {
-    "LayerNorm_0": "norm1",
-    "LayerNorm_2": "norm2",
-    "MlpBlock_3/Dense_0": "mlp.fc1",
-    "MlpBlock_3/Dense_1": "mlp.fc2",
-}
-_TIMM_ATTENTION = {
-    f"{_ATTENTION}/query": "attn.qkv#0",
-    f"{_ATTENTION}/key": "attn.qkv#1",
-    f"{_ATTENTION}/value": "attn.qkv#2",
-    f"{_ATTENTION}/out": "attn.proj",
-}
+_HF_NORMS = ("layernorm_before", "layernorm_after")
+_HF_ATTENTION = (
+    *(f"attention.attention.{name}" for name in ("query", "key", "value")),
+    "attention.output.dense",
+)
 # What transformers 5 calls the modules themselves, and so a state dict that was not saved by it.
-_HF5_ATTENTION = {
-    f"{_ATTENTION}/query": "attention.q_proj",
-    f"{_ATTENTION}/key": "attention.k_proj",
-    f"{_ATTENTION}/value": "attention.v_proj",
-    f"{_ATTENTION}/out": "attention.o_proj",
-}
-_HF5_VIT = {
-    **_HF5_ATTENTION,
-    "LayerNorm_0": "layernorm_before",
-    "LayerNorm_2": "layernorm_after",
-    "MlpBlock_3/Dense_0": "mlp.fc1",
-    "MlpBlock_3/Dense_1": "mlp.fc2",
-}
+_HF5_ATTENTION = tuple(f"attention.{name}_proj" for name in "qkvo")
+_TIMM_NORMS = ("norm1", "norm2")
+_TIMM_ATTENTION = ("attn.qkv#0", "attn.qkv#1", "attn.qkv#2", "attn.proj")
+_MLP = ("mlp.fc1", "mlp.fc2")
+_HF_VIT = (*_HF_NORMS, *_HF_ATTENTION, "intermediate.dense", "output.dense")
+_HF5_VIT = (*_HF_NORMS, *_HF5_ATTENTION, *_MLP)
+_DINOV2 = (*_TIMM_NORMS, *_HF_ATTENTION, *_MLP)
+_DINOV2_5 = (*_TIMM_NORMS, *_HF5_ATTENTION, *_MLP)
 _HF_SCALES = "layer_scale{}.lambda1"
 _HF_DROPPED = r"(classifier|cls_classifier|distillation_classifier|pooler|decoder|lm_head)\..*|"
 _HF_DROPPED += r"embeddings\.(mask_token|distillation_token)"
 
 
-def _hugging_face(title: str, block: str, modules: Mapping[str, str], **changes: Any) -> Layout:
+def _hugging_face(title: str, block: str, modules: Sequence[str], **changes: Any) -> Layout:
     names = _torch_names(_HF_OUTER, block, modules, _HF_SCALES)
     return Layout(title, names, True, _HF_DROPPED, **changes)
 
@@ -159,18 +132,16 @@ _HF_CLASS: dict[str, Any] = {
 LAYOUTS: tuple[Layout, ...] = (
     Layout("Google .npz", _google_names(), False, r"(head|pre_logits)/.*"),
     _hugging_face("Hugging Face ViT", "encoder.layer.{}.", _HF_VIT, **_HF_CLASS),
-    _hugging_face("Hugging Face Dinov2", "encoder.layer.{}.", {**_NORM_MLP, **_HF_ATTENTION}),
+    _hugging_face("Hugging Face Dinov2", "encoder.layer.{}.", _DINOV2),
     _hugging_face("Hugging Face ViT, transformers 5", "layers.{}.", _HF5_VIT, **_HF_CLASS),
-    _hugging_face(
-        "Hugging Face Dinov2, transformers 5", "encoder.layer.{}.", {**_NORM_MLP, **_HF5_ATTENTION}
-    ),
+    _hugging_face("Hugging Face Dinov2, transformers 5", "encoder.layer.{}.", _DINOV2_5),
     # timm, and the original DeiT, MAE and DINOv2 files, whose naming it shares.
     Layout(
         "timm ViT",
         _torch_names(
-            _outer("cls_token", "pos_embed", "patch_embed.proj", "norm"),
+            ("cls_token", "pos_embed", "patch_embed.proj", "norm"),
             "blocks.{}.",
-            {**_NORM_MLP, **_TIMM_ATTENTION},
+            (*_TIMM_NORMS, *_TIMM_ATTENTION, *_MLP),
             "ls{}.gamma",
         ),
         True,

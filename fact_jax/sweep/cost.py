@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.data import Task, get_task
 from fact_jax.sweep.plan import Cell
-from fact_jax.sweep.runs import Run
+from fact_jax.sweep.runs import Run, candidates
 from fact_jax.tuning import Full, Linear
 from fact_jax.tuning.method import SearchMethod
 
@@ -39,37 +39,33 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
     A training step takes two forward passes where the network is frozen, three where all of it
     moves, and one where only the head does.
     """
-    task = task or get_task(cell.task)
-    runs = [Run(cell, "final", cell.candidates[0])]
-    if len(cell.candidates) > 1:
-        runs += [Run(cell, "selection", candidate) for candidate in cell.candidates]
-    epochs = sum(run.epochs for run in runs)
-    predicted = sum(_size(task, run, "eval_split") for run in runs)
+    task, runs = task or get_task(cell.task), _runs(cell)
+    measured = [run for run in runs if run.stage != "supernet"]
+    predicted = sum(_size(task, run, "eval_split") for run in measured)
     trained = sum(run.epochs * _size(task, run, "split") for run in runs)
-    if isinstance(cell.method, SearchMethod):
-        supernet = Run(cell, "supernet", cell.candidates[0])
-        runs.append(supernet)
-        epochs += supernet.epochs
-        trained += supernet.epochs * _size(task, supernet, "split")
-        m = cell.method
+    if isinstance(m := cell.method, SearchMethod):
         later = max(m.population, m.mutations + m.crossovers)  # than the first generation
         tried = m.population + (m.generations - 1) * later
-        predicted += tried * _size(task, supernet, "eval_split")
+        predicted += tried * _size(task, runs[-1], "eval_split")
     if cell.settings.protocol == "paper" and (every := cell.settings.eval_every):
         more = -(-cell.settings.epochs // every) - 1  # evaluations before the last
         predicted += more * _size(task, runs[0], "eval_split")
     passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
     flops = forward_flops(config) * (passes * trained + predicted)
-    return Cost(len(runs), epochs, trained, predicted, flops)
+    return Cost(len(runs), sum(run.epochs for run in runs), trained, predicted, flops)
 
 
 def epochs_of(cell: Cell) -> int:
     """Epochs of all trainings of a cell, and generations of its search."""
-    grid = len(cell.candidates) if len(cell.candidates) > 1 else 0
-    epochs, method = cell.settings.epochs * (1 + grid), cell.method
-    if isinstance(method, SearchMethod):
-        epochs += method.supernet_epochs + method.generations
-    return epochs
+    generations = cell.method.generations if isinstance(cell.method, SearchMethod) else 0
+    return sum(run.epochs for run in _runs(cell)) + generations
+
+
+def _runs(cell: Cell) -> list[Run]:
+    """The final training, those of the candidates, and the supernet's."""
+    final = Run(cell, "final", cell.candidates[0])
+    searches = isinstance(cell.method, SearchMethod)
+    return [final, *candidates([cell]), *([final._replace(stage="supernet")] * searches)]
 
 
 def _size(task: Task, run: Run, which: str) -> int:

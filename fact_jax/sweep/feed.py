@@ -6,7 +6,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fact_jax.data import DataSettings, Examples, Task, TaskData, get_task, open_task
-from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Run
 from fact_jax.sweep.settings import SweepSettings
@@ -63,7 +62,7 @@ class Feed:
                 for source in self._data.values():
                     source.forget()
                 for run in runs:
-                    self._augmentable(run.cell.task).keep(run.split)
+                    self.data(run.cell.task).keep(run.split)
             numbers = [len(split.labels) for split in splits]
             if runs[0].cell.settings.augment:  # the plain images are not trained on
                 sets = [s._replace(images=np.zeros_like(s.images[:, :1, :1])) for s in sets]
@@ -77,19 +76,10 @@ class Feed:
         for run in runs:
             # Others for every seed and epoch, and the same ones when a run is resumed.
             seed = np.random.SeedSequence([run.cell.seed, epoch]).generate_state(1)[0]
-            source, limit = self._augmentable(run.cell.task), run.cell.settings.train_limit
+            source, limit = self.data(run.cell.task), run.cell.settings.train_limit
             images = source.views(run.split, int(seed), limit or None)
             views.append(np.pad(images, ((0, capacity - len(images)), (0, 0), (0, 0), (0, 0))))
         return data._replace(images=stack(_padded(views, size), mesh))
-
-    def _augmentable(self, task: str) -> TaskData:
-        source = self.data(task)
-        if not source.task.few_shot:
-            raise UserError(
-                f"config.augment is True, but {task} is no few-shot task: only those have "
-                "augmented views. Set it to False."
-            )
-        return source
 
     def _split(self, run: Run) -> Examples:
         """The run's train split on the host; the last two are kept."""

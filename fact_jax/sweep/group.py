@@ -15,18 +15,12 @@ from etils import epath
 from fact_jax.sweep.evolution import Space, check_state, search
 from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.sweep.record import store_result
-from fact_jax.sweep.runs import Failure, Run, Trained
+from fact_jax.sweep.runs import Failure, Run, Trained, candidates
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning.method import SearchMethod
-
-
-def candidates(cells: Sequence[Cell]) -> list[Run]:
-    """The trainings among which these cells choose."""
-    several = (cell for cell in cells if len(cell.candidates) > 1)
-    return [Run(cell, "selection", candidate) for cell in several for candidate in cell.candidates]
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list]:

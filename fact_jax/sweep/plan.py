@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -162,7 +162,7 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     method = _method(name, method_settings)
     default = {"scale": float(method.scale) if scale is None else scale, **run}
     grid = {
-        field: _once(resolved.lists[several].value)
+        field: tuple(dict.fromkeys(map(float, resolved.lists[several].value)))
         if several in resolved.lists
         else (default[field],)
         for several, field in GRID.items()
@@ -204,10 +204,6 @@ def schedule_warning(sweep_config: ConfigDict, cells: Sequence[Cell]) -> str:
         "epoch late, as in the released code. Train longer, or set "
         f"{' '.join(f'--config.{path}=0' for path in paths)}."
     )
-
-
-def _once(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(dict.fromkeys(float(value) for value in values))
 
 
 def _method(name: str, settings: dict[str, Any]) -> Method:

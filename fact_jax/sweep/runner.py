@@ -14,11 +14,11 @@ import numpy as np
 from fact_jax.data import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
-from fact_jax.sweep.group import Group, batches, candidates
+from fact_jax.sweep.group import Group, batches
 from fact_jax.sweep.packing import free_programs
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import store_failure, stored_result
-from fact_jax.sweep.runs import Failure, Progress
+from fact_jax.sweep.runs import Failure, Progress, candidates
 from fact_jax.sweep.settings import SweepSettings
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fact_jax.data import get_task
@@ -52,6 +53,12 @@ class Run(NamedTuple):
         if self.stage == "supernet" and isinstance(method, SearchMethod):
             return method.supernet_learning_rate
         return self.candidate.learning_rate
+
+
+def candidates(cells: Sequence[Cell]) -> list[Run]:
+    """The trainings among which these cells choose."""
+    several = (cell for cell in cells if len(cell.candidates) > 1)
+    return [Run(cell, "selection", candidate) for cell in several for candidate in cell.candidates]
 
 
 class Trained(NamedTuple):

@@ -26,13 +26,19 @@ from fact_jax.ranges import (
     Whole,
     setting,
 )
-from fact_jax.training.recipe import OPTIMIZERS
+from fact_jax.training.recipe import Recipe
 
 PROTOCOLS = ("val", "paper")
 # The warm-up of the released 100 epochs; shorter schedules have a tenth, to come to their peak.
 WARMUP_EPOCHS = 10
 
 method_setting = functools.partial(setting, per_method=True)
+
+
+def recipe_setting(name: str, what: str, **metadata: Any) -> Any:
+    """A choice of the training's program, with the default and the range that `Recipe` has."""
+    field = Recipe.__dataclass_fields__[name]
+    return setting(field.default, field.metadata["allowed"], what, **metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +87,19 @@ class RunSettings:
     drop_path_rate: float = method_setting(
         0.1, SHARE, "share of images that skip a branch of a block", column=9
     )
-    optimizer: str = method_setting("adamw", OneOf(OPTIMIZERS), "'sgd' has momentum 0.9", column=7)
-    decay_vectors: bool = method_setting(
-        True, Flag(), "whether biases, scales and shifts decay, too"
+    optimizer: str = recipe_setting(
+        "optimizer", "'sgd' has momentum 0.9", per_method=True, column=7
+    )
+    decay_vectors: bool = recipe_setting(
+        "decay_vectors", "whether biases, scales and shifts decay, too", per_method=True
     )
     augment: bool = setting(False, Flag(), "whether few-shot images are augmented", column=10)
-    mixup: float = setting(0.0, Real(0), "parameter of mixup's Beta distribution; 0: none")
-    cutmix: float = setting(0.0, Real(0), "parameter of CutMix's Beta distribution; 0: none")
-    label_smoothing: float = setting(0.0, SHARE, "share of the uniform distribution in the targets")
-    erasing: float = setting(0.0, Real(0, 1), "probability that a part of an image is erased")
+    mixup: float = recipe_setting("mixup", "parameter of mixup's Beta distribution; 0: none")
+    cutmix: float = recipe_setting("cutmix", "parameter of CutMix's Beta distribution; 0: none")
+    label_smoothing: float = recipe_setting(
+        "label_smoothing", "share of the uniform distribution in the targets"
+    )
+    erasing: float = recipe_setting("erasing", "probability that a part of an image is erased")
     eval_every: int = method_setting(
         10, Whole(0), "epochs between protocol 'paper's test evaluations; 0: one"
     )

@@ -120,10 +120,6 @@ class Store:
             text = "{\n" + ",\n".join(fields) + "\n}"
         self.write(path, (text + "\n").encode())
 
-    def write_csv(self, text: str) -> None:
-        """results.csv."""
-        self.write(self.workdir / "results.csv", text.encode(errors="backslashreplace"))
-
     def read_json(
         self, path: epath.Path, check: Callable[[dict[str, Any]], None] = lambda content: None
     ) -> dict[str, Any] | None:

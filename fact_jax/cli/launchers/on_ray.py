@@ -21,6 +21,7 @@ from fact_jax.cli.launchers.copies import DELAY, Copy
 from fact_jax.cli.live import Bars
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.sweep.runner import POLL
 from fact_jax.text import say
 
@@ -52,10 +53,9 @@ class OnRay:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> OnRay:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError('--launcher=ray needs Ray: pip install "fact-jax[ray]".') from error
+        require("--launcher=ray", "ray", "ray")
+        import ray
+
         self._ray: Any = ray
         with self._stack:
             self._connect()

@@ -24,6 +24,7 @@ from fact_jax.cli.launchers.copies import Copy
 from fact_jax.cli.live import Bars
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.sweep.runner import POLL
 from fact_jax.text import say
 
@@ -76,12 +77,9 @@ class OnSlurm:
         self._looked = time.monotonic()
 
     def __enter__(self) -> OnSlurm:
-        try:
-            import submitit
-        except ImportError as error:
-            raise UserError(
-                '--launcher=slurm needs submitit: pip install "fact-jax[slurm]".'
-            ) from error
+        require("--launcher=slurm", "slurm", "submitit")
+        import submitit
+
         o, more = self._options, parameters(self._options.parameters)
         kind = submitit.LocalJob if o.cluster == "local" else submitit.SlurmJob
         names = [path.name.removesuffix(SUBMITTED) for path in self._folder.glob(f"*{SUBMITTED}")]
