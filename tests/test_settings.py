@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from configs import base, compare, fewshot, linear, quickstart, tt_rank16
 from fact_jax import UserError
 from fact_jax.cli.overrides import overridden
-from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole
+from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole, setting
 from fact_jax.sweep.plan import make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings, resolve
-from fact_jax.sweep.settings import METHOD_SETTINGS, RUN_SETTINGS, SETTINGS
+from fact_jax.sweep.settings import METHOD_SETTINGS, RUN_SETTINGS, SETTINGS, RunSettings
 from fact_jax.training.schedule import highest_share
 
 NAN, INF = math.nan, math.inf
@@ -96,6 +96,17 @@ def test_every_setting_of_the_base_config_has_a_range():
     assert set(RUN_SETTINGS) <= names
     texts = [SETTINGS[name].metadata["what"] for name in here]
     assert all(what and not what.endswith(".") for what in texts)
+
+
+def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
+    (cell, *_) = make_plan(config_of())
+    added = ("noise", float, setting(0.0, Real(0), "of the weights", before=0.0))
+    later = dataclasses.make_dataclass("Later", [added], bases=(RunSettings,), frozen=True)
+    values = dataclasses.asdict(cell.settings)
+    assert cell.settings.stored() == values
+    same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))
+    assert list(same.as_stored.items()) == list(cell.as_stored.items())
+    assert other.as_stored == {**cell.as_stored, "noise": 0.5}
 
 
 def test_a_cell_has_the_settings_of_the_sweep_where_its_method_has_none():

@@ -57,7 +57,7 @@ class Cell:
         """All numbers and names that the result depends on, except the weights."""
         return {
             **{"task": self.task, "method": self.method_name, **self.method_settings},
-            **{"seed": self.seed, **dataclasses.asdict(self.settings)},
+            **{"seed": self.seed, **self.settings.stored()},
             **{
                 several: list(dict.fromkeys(getattr(c, name) for c in self.candidates))
                 for several, name in GRID.items()

@@ -50,6 +50,8 @@ class RunSettings:
         must be equal in a table, or else its rows do not compare.
       grid: a method may list candidates, to choose from on validation data.
       column: its place in results.csv.
+      before: the value that stands for what earlier versions did, which had no such setting. A
+        setting of this value is not stored, so that results, checkpoints and plans stay valid.
 
     The order of the fields is that of a stored result's `settings`.
     """
@@ -111,6 +113,12 @@ class RunSettings:
         if self.warmup_epochs is None:
             tenth = min(WARMUP_EPOCHS, self.epochs // WARMUP_EPOCHS)
             object.__setattr__(self, "warmup_epochs", tenth)
+
+    def stored(self) -> dict[str, Any]:
+        """The settings as a result has them, without those that are as they were `before`."""
+        values, fields = dataclasses.asdict(self), dataclasses.fields(self)
+        before = {f.name: f.metadata["before"] for f in fields if "before" in f.metadata}
+        return {k: v for k, v in values.items() if k not in before or v != before[k]}
 
     @property
     def network(self) -> dict[str, Any]:
