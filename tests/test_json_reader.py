@@ -38,7 +38,7 @@ HOSTILE = {
     "NaN": (b'{"a": NaN}', "it holds NaN"),
     "infinity": (b'{"a": -Infinity}', "it holds -Infinity"),
     "overflow": (b'{"a": 1e999}', "1e999 is too large"),
-    "digits": (b'{"a": ' + b"9" * 5000 + b"}", "integer of it has 5,000 digits"),
+    "digits": (b'{"a": ' + b"9" * 5000 + b"}", "an integer has 5,000 digits"),
     "list": (b"[]", "holds a list, expected an object"),
     "null": (b"null", "holds null, expected an object"),
     "a key twice": (

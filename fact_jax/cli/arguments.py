@@ -18,7 +18,7 @@ _WIDTH = 100
 
 
 def define_factor_flags() -> None:
-    """The flags of commands that read a factor file for a ViT."""
+    """Defines the flags of commands that read a factor file for a ViT."""
     flags.DEFINE_string("variant", None, "The ViT; by default the factor file's.")
     flags.DEFINE_string(
         "weights",
@@ -67,7 +67,7 @@ def help_text(text: str) -> str:
 
 
 def _described(flag: flags.Flag) -> str:
-    """A flag as `--help` shows it: its name, what it is for, and what it is by default."""
+    """A flag as `--help` shows it: its name, its use and its default."""
     values = "|".join(getattr(flag.parser, "enum_values", ()))
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={values or flag.name.upper()}"
     words = " ".join((flag.help or "").split()).removeprefix(
@@ -82,7 +82,7 @@ def _described(flag: flags.Flag) -> str:
 
 
 def _explained(error: Exception) -> str:
-    """A sentence on what is wrong with the flags, made of absl's and ml_collections' errors."""
+    """A sentence on the fault of the flags, made of absl's and ml_collections' errors."""
     if isinstance(error, flags.Error):
         if isinstance(error.__context__, UserError):  # absl puts the flag before its text
             return str(error.__context__)
@@ -94,7 +94,7 @@ def _explained(error: Exception) -> str:
     if isinstance(cause, KeyError):
         name, _, hint = str(cause.args[0]).partition("\n")
         text = f"unknown setting {name}. {hint}".strip()
-        return f"{text} The config's file shows those that there are."
+        return f"{text} The config's file lists them."
     text = " ".join(str(error).split())
     if text.startswith("malformed node"):
         return "the name of a setting has characters that no name has; see the config's file."

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 import fact_jax
 from fact_jax.errors import UserError
 
-NO_SWEEPS = ("__init__", "base")  # what the others build on
+NO_SWEEPS = ("__init__", "base")  # the other files build on them
 _BUGS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError)
 
 
@@ -81,7 +81,7 @@ def load(config: str) -> ConfigDict:
         settings = _call(_module(path), [argument] if colon else [])
     except UserError:
         raise
-    except ValueError as error:  # what a config says of an argument that it does not know
+    except ValueError as error:  # of a config that does not know the argument
         raise UserError(f"--config {config!r}: {error}") from error
     except _BUGS as error:
         words = error.msg if isinstance(error, SyntaxError) else error
@@ -150,7 +150,7 @@ class _Parser(flags.ArgumentParser[ConfigDict]):
 
 
 def define_flag(default: str) -> None:
-    """``--config``, and ``--config.NAME=VALUE`` for each of its settings."""
+    """Defines ``--config``, and ``--config.NAME=VALUE`` for each of its settings."""
     config_flags.DEFINE_config_file(
         "config",
         None,

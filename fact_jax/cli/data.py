@@ -31,7 +31,7 @@ COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
 
 
 def define_flags() -> None:
-    """--check, --prepare, --export and what they act on."""
+    """Defines --check, --prepare, --export and their options."""
     flags.DEFINE_bool("check", True, "Show what is there (always done).")
     flags.DEFINE_bool("prepare", False, "Download and prepare what is missing, then show.")
     flags.DEFINE_list("tasks", None, "Names of tasks; VTAB-1K and few-shot if not given.")
@@ -42,7 +42,7 @@ def define_flags() -> None:
 
 
 def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
-    """State of a task's data: state, version used, examples in test, and what to know."""
+    """State of a task's data: state, version used, number of test examples, and a note."""
     settings = DataSettings(data_dir)
     try:
         if data := open_files(task, settings):
@@ -51,24 +51,24 @@ def inspect(task: Task, data_dir: str | None) -> tuple[str, str, str, str]:
         return "wrong", "-", "-", str(error)
     try:
         if task.offline:
-            found = tfds.find_bundled(task, settings)
+            lookup = tfds.find_bundled(task, settings)
         else:
-            found = prepare.find_builder(task, data_dir)
+            lookup = prepare.find_builder(task, data_dir)
     except UserError as error:
         return "refused", "-", "-", str(error)
-    mapped = f"in the place of {task.versions}: " if found.request != task.versions else ""
-    if not found.ready:
-        absent = prepare.missing_manual_files(task, found.builder)
+    mapped = f"in the place of {task.versions}: " if lookup.request != task.versions else ""
+    if not lookup.ready:
+        absent = prepare.missing_manual_files(task, lookup.builder)
         state = "dead" if task.dead else "manual" if absent else "missing"
-        words = prepare.by_hand(task, found.builder).strip() or mapped + task.note
-        return state, found.version, "-", words
+        words = prepare.by_hand(task, lookup.builder).strip() or mapped + task.note
+        return state, lookup.version, "-", words
     try:
-        tfds.check_features(task, found.builder)
-        tfds.check_sizes(task, found.builder)
+        tfds.check_features(task, lookup.builder)
+        tfds.check_sizes(task, lookup.builder)
     except UserError as error:
-        return "wrong", found.version, "-", str(error)
-    test = str(found.builder.info.splits[task.splits["test"]].num_examples)
-    return "ready", found.version, test, mapped + task.note
+        return "wrong", lookup.version, "-", str(error)
+    test = str(lookup.builder.info.splits[task.splits["test"]].num_examples)
+    return "ready", lookup.version, test, mapped + task.note
 
 
 def _inspect_files(data: TaskData) -> tuple[str, str, str, str]:
@@ -89,7 +89,7 @@ def _inspect_files(data: TaskData) -> tuple[str, str, str, str]:
 
 
 def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bool:
-    """Prints the table, after preparing what is missing if asked; whether all tasks are ready."""
+    """Prints the tasks' states, after preparing missing ones if asked. Whether all are ready."""
     console, notes, states = Console(), {}, []
     if prepare_first:
         for task in tasks:
@@ -110,7 +110,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
         if words:
             notes.setdefault(task.name, words)
     print_table(console, table)
-    for words in dict.fromkeys(notes.values()):  # what holds for many tasks is said once
+    for words in dict.fromkeys(notes.values()):  # a note on many tasks is printed once
         names = ", ".join(name for name, note in notes.items() if note == words)
         console.print(f"{names}: {words}", highlight=False, soft_wrap=True)
     console.print(f"{states.count('ready')} of {len(tasks)} tasks are ready.")
@@ -118,7 +118,7 @@ def show(tasks: Sequence[Task], data_dir: str | None, prepare_first: bool) -> bo
 
 
 def export(tasks: Sequence[Task], data_dir: str | None, out: str | None) -> None:
-    """Writes the vtab-1k folder of the tasks; UserError if there is no `out`, or a task's data."""
+    """Writes the vtab-1k folder of the tasks. Raises UserError without `out` or a task's data."""
     if not out:
         raise UserError("--export needs --out, the directory in which to make the folder vtab-1k.")
     for task in tasks:

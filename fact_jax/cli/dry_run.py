@@ -24,8 +24,7 @@ from fact_jax.sweep.store import Store
 def show_plan(
     sweep_config: ConfigDict, workdir: str, console: Console, elsewhere: str = ""
 ) -> None:
-    """Prints a line a cell and the sums. Nothing is written, and neither weights nor data are
-    needed.
+    """Prints a line a cell and the sums. Writes nothing, and needs neither weights nor data.
 
     Times are by FLOPs, at the rate of the cells that are finished in the work directory. Without
     any a step is timed here, unless the cells run `elsewhere` (a launcher's name).
@@ -104,7 +103,7 @@ def _rate(
 
 
 def _with_sizes(name: str, data_dir: str) -> Task:
-    """The task; a folder's with its sizes, if it can be read."""
+    """The task, with the sizes of its folder, if it is one that can be read."""
     task = get_task(name)
     if task.folder:
         with contextlib.suppress(UserError):

@@ -33,14 +33,14 @@ _TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}
 
 
 def define_flags() -> None:
-    """--factors, --out and what they need."""
+    """Defines --factors, --out and their options."""
     flags.DEFINE_string("factors", "", "Factor file; without it, the weights alone.")
     flags.DEFINE_string("out", "", "What to write: .pt, .safetensors or .npz.")
     arguments.define_factor_flags()
 
 
 def variant_of(task: TrainedTask | None) -> str:
-    """The variant of --variant or of the file."""
+    """The ViT's variant, given by --variant or by the file."""
     variant = flags.FLAGS.variant or (task and task.metadata.get("variant"))
     if not variant:
         raise UserError("Give the ViT with --variant, such as --variant=vit_b16.")
@@ -48,14 +48,14 @@ def variant_of(task: TrainedTask | None) -> str:
 
 
 def print_differences(settings: dict, console: Console) -> None:
-    """Says what these files do not hold and timm's ViT, which the PyTorch code uses, has not."""
+    """Prints the settings that the PyTorch code's ViT, timm's, has otherwise and no file holds."""
     for name, value in settings.items():
         if value != _TIMM[name]:
             console.print(f"{name} is {value} here and {_TIMM[name]} in timm's ViT: set it there.")
 
 
 def to_torch(task: TrainedTask, console: Console) -> bytes:
-    """The file for the PyTorch code; says what that file cannot."""
+    """The file for the PyTorch code. Prints the settings that the file cannot hold."""
     content = export.torch_file(task)
     console.print(
         f"The PyTorch code does not store the scale: load with scale {task.method.scale:g} "
@@ -72,7 +72,7 @@ def to_torch(task: TrainedTask, console: Console) -> bytes:
 
 
 def to_ours(task: TrainedTask) -> bytes:
-    """A safetensors file of a `.pt`; with --weights, it knows the weights that it belongs to."""
+    """Our factor file of a `.pt`. With --weights it names the weights that it belongs to."""
     if "format_version" in task.metadata:
         raise UserError(f"{task.path} is a factor file of fact-jax already.")
     variant, base = variant_of(task), None
@@ -80,7 +80,7 @@ def to_ours(task: TrainedTask) -> bytes:
     if weights := flags.FLAGS.weights:
         model, base = load_vit(variant, weights, **_TIMM)
         config = model.config
-    return export.own_file(task, variant, config, base)
+    return export.factor_file(task, variant, config, base)
 
 
 def to_npz(task: TrainedTask | None, console: Console) -> bytes:

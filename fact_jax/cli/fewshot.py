@@ -3,8 +3,8 @@
     python -m experiments.fewshot --config fewshot_tt --workdir runs/few
     python -m experiments.fewshot --config fewshot:lora,noah --workdir runs/few
 
-The tasks of the config at each number of shots. It ends with a table of accuracy against shots and,
-where matplotlib is installed, the figure of it with the published points: DIR/fewshot.png and .svg.
+Runs the tasks of the config at each number of shots and prints accuracy against shots as a table.
+Where matplotlib is installed, it draws them with the published points: DIR/fewshot.png and .svg.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fact_jax.report.tables import print_table
 
 
 def define_flags() -> None:
-    """The flags of a sweep."""
+    """Defines the flags of a sweep."""
     sweep.define_flags("fewshot_tt")
 
 

@@ -31,8 +31,11 @@ from fact_jax.sweep.runs import Run
 
 
 def _patient(refresh: Callable[[], None]) -> Callable[[], None]:
-    """It imports modules whenever it draws, and its thread would die of it while TFDS is imported,
-    which replaces Python's import by one that refuses relative names (etils' lazy imports)."""
+    """Lets rich's thread survive the import of TFDS.
+
+    It imports modules whenever it draws. TFDS meanwhile replaces Python's import by one that
+    refuses relative names (etils' lazy imports).
+    """
 
     def patient() -> None:
         with contextlib.suppress(ValueError, ImportError):  # a tenth of a second later it is drawn
@@ -42,7 +45,7 @@ def _patient(refresh: Callable[[], None]) -> Callable[[], None]:
 
 
 class Compiling:
-    """Tells how long XLA has been compiling a program, by jax's own events.
+    """Measures how long XLA has been compiling a program, by jax's events.
 
     ``done(seconds)`` is called when a program is compiled, or read from the cache.
     """
@@ -77,7 +80,7 @@ class Compiling:
             self._done(duration_secs)
 
 
-class _What(TextColumn):
+class _RunText(TextColumn):
     """The text of a bar: its runs, and whether their program is still being compiled."""
 
     def __init__(self, compiling: Compiling):
@@ -103,7 +106,7 @@ class Bars:
         self._note = note or console.print
         self.compiling = Compiling(self._compiled)
         columns = (
-            _What(self.compiling),
+            _RunText(self.compiling),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("epochs"),
@@ -211,9 +214,9 @@ class Bars:
 class Scalars:
     """Loss and accuracy of every training for TensorBoard, in DIR/tensorboard/<cell>/<training>.
 
-    Written anew when a training goes on, which tells of its earlier epochs again: what was stopped
-    leaves neither gaps nor epochs that are there twice. Not by tensorboardX's SummaryWriter: its
-    thread dies of a full disk, and whoever waits for it waits forever.
+    A training that goes on reports its earlier epochs again, and its file is written anew: a stop
+    leaves neither gaps nor epochs that are there twice. tensorboardX's SummaryWriter is not used:
+    its thread dies of a full disk, and whoever waits for it waits forever.
 
     Passes everything on to another listener, which may end the run.
     """

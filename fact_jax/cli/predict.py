@@ -33,7 +33,7 @@ from fact_jax.text import printable_line
 
 
 def define_flags() -> None:
-    """--factors, --images and what is done with them."""
+    """Defines --factors, --images and their options."""
     flags.DEFINE_string("factors", "", "Factor file, ours or the PyTorch code's .pt.")
     flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
     flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
@@ -60,7 +60,7 @@ def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
 
 
 def check_flags(options: flags.FlagValues) -> None:
-    """UserError for what can be known to be wrong before anything is read; ~ is expanded."""
+    """Expands ~, and raises UserError for flags that are wrong whatever the files hold."""
     for name in ("factors", "images", "out", "class_names"):
         options[name].value = os.path.expanduser(options[name].value)
     for name in ("factors", "images"):

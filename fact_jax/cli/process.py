@@ -25,7 +25,7 @@ def join_processes(how: str) -> None:
 
     'auto', where the surroundings say who the others are, or "HOST:PORT,COUNT,INDEX".
     """
-    # It would take SIGTERM for itself, and nobody asks it.
+    # jax's preemption service would take SIGTERM for itself.
     jax.config.update("jax_enable_preemption_service", False)
     if how == "auto":
         jax.distributed.initialize()
@@ -40,7 +40,7 @@ def join_processes(how: str) -> None:
 
 
 def prepare_process() -> None:
-    """Quiet logs, a terminal for any text, and the cache of compiled programs of all commands."""
+    """Sets up quiet logs, a terminal for any text, and the commands' cache of programs."""
     prepare_terminal()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences its notice, too

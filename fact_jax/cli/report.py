@@ -20,13 +20,13 @@ from fact_jax.text import say
 
 
 def define_flags() -> None:
-    """--workdir and --out."""
+    """Defines --workdir and --out."""
     flags.DEFINE_multi_string("workdir", [], "Work directory of a sweep")
     flags.DEFINE_string("out", None, "Where to write; by default the first --workdir's report/.")
 
 
 def check_workdirs(workdirs: list[str]) -> None:
-    """UserError if none is given, or several with commas between them."""
+    """Raises UserError if none is given, or several with commas between them."""
     if not workdirs:
         raise UserError("Give the work directory of a sweep: --workdir DIR.")
     for text in workdirs:

@@ -33,7 +33,7 @@ NOTES = {
 
 
 def define_flags(default_config: str) -> None:
-    """--config, --workdir, --cells, --dry_run, --distributed, --launcher and --launch."""
+    """Defines --config, --workdir, --cells, --dry_run, --distributed, --launcher, --launch."""
     configs.define_flag(default_config)
     flags.DEFINE_string(
         "workdir",

@@ -21,7 +21,7 @@ from fact_jax.sweep.plan import task_names
 
 
 def define_flags() -> None:
-    """The flags of a sweep."""
+    """Defines the flags of a sweep."""
     sweep.define_flags("quickstart")
 
 

@@ -26,7 +26,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def replace_file(target: epath.Path, content: bytes) -> None:
-    """Does what `write_atomically` does, with an OSError; the file also stays after a power cut."""
+    """Writes a file, which appears whole or not at all and stays after a power cut.
+
+    Raises OSError if it cannot be written.
+    """
     temporary = beside(target)
     try:
         temporary.write_bytes(content)
@@ -47,14 +50,14 @@ def _to_disk(path: epath.Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some have no such call for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that sync no folders
             raise
     finally:
         os.close(descriptor)
 
 
 def beside(target: epath.Path) -> epath.Path:
-    """A hidden name, not used yet, in the folder of a file to be."""
+    """An unused hidden name in the folder of a file."""
     return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
 
 

@@ -34,7 +34,7 @@ MD5_PREFIX: dict[str, str] = {"vit_b16": "d9715d"}
 # Weights that ship with the package.
 BUNDLED: dict[str, Path] = {"vit_mini": Path(__file__).parent / "bundled" / "vit_mini.npz"}
 
-# What is fetched of a hub repository: safetensors, whole or in shards, else PyTorch's zip file.
+# Files fetched from a hub repository: safetensors, whole or in shards, else PyTorch's zip file.
 _HUB_FILES = ["config.json", "model.safetensors", "model.safetensors.index.json"]
 _HUB_FILES += ["model-*-of-*.safetensors"]
 

@@ -41,10 +41,10 @@ from fact_jax.tuning.registry import build_stored, describe
 from fact_jax.version import __version__
 
 FORMAT_VERSION = 1
-# Entries that the file says of itself.
+# Entries that `to_bytes` writes itself.
 _OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_classes", "versions"}
-# What a ViT must have in common with the one that factors were trained on: what the variant
-# decides, and what `load_vit` is told.
+# Fields of `ViTConfig` that must be those of the training. The variant decides the shape, and
+# `load_vit` is told the rest.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
 _FORWARD = ("gelu", "layer_norm_eps")
 # Types of the fields of `ViTConfig`, by their annotations.
@@ -94,8 +94,10 @@ class TrainedTask(NamedTuple):
 
     @property
     def forward_settings(self) -> dict[str, Any]:
-        """gelu and layer_norm_eps of the training, for `load_vit`; where the file does not say them
-        (the PyTorch code's), those of timm's ViT."""
+        """gelu and layer_norm_eps of the training, for `load_vit`.
+
+        A file of the PyTorch code does not say them; they are those of timm's ViT.
+        """
         timm = {"gelu": "exact", "layer_norm_eps": 1e-6}
         return {name: self.metadata["vit"].get(name, timm[name]) for name in _FORWARD}
 
@@ -273,22 +275,22 @@ def check_patches(image_size: int, patch_size: int) -> None:
 def check_classes(where: str, classes: int) -> None:
     """Raises UserError for a head without classes."""
     if classes < 1:
-        raise UserError(f"{where} has a head of {classes} classes; expected 1 or more.")
+        raise UserError(f"{where} has a head of {classes} classes; expected at least 1.")
 
 
 def check_tensors(
     path: Path,
-    found: dict[str, Any],
+    stored: dict[str, Any],
     expected: dict[str, Any],
     remedy: str = "Fetch or make it again.",
 ) -> None:
-    """UserError naming the tensors that are missing, unknown, or of another shape or dtype."""
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name[:100]} is unknown" for name in found if name not in expected]
+    """Raises UserError for tensors that are missing, unknown, or of another shape or dtype."""
+    faults = [f"{name} is missing" for name in expected if name not in stored]
+    faults += [f"{name[:100]} is unknown" for name in stored if name not in expected]
     faults += [
-        f"{name} is {found[name]}, expected {expected[name]}"
+        f"{name} is {stored[name]}, expected {expected[name]}"
         for name in expected
-        if name in found and found[name] != expected[name]
+        if name in stored and stored[name] != expected[name]
     ]
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""

@@ -1,4 +1,4 @@
-"""Checkpoints that are nearly a plain ViT: what is read of them, and what the rest are called."""
+"""Checkpoints that are almost a plain ViT: some are read, the others are named in messages."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def foreign(names: Iterable[str]) -> str:
 
 
 class _Renamed:
-    """A file whose tensors have other names here than there."""
+    """A view of a file under other tensor names."""
 
     def __init__(self, file: TensorFile, stored: dict[str, str]):
         self.path, self.metadata = file.path, file.metadata
-        self.shapes = {name: file.shapes[theirs] for name, theirs in stored.items()}
+        self.shapes = {name: file.shapes[old] for name, old in stored.items()}
         self._file, self._stored = file, stored
 
     def read(self, name: str) -> np.ndarray:
@@ -67,14 +67,14 @@ def unchunked(file: TensorFile) -> TensorFile:
     return _Renamed(file, stored)
 
 
-def choose_teacher(found: list[tuple[Layout, str]], path: Path) -> list[tuple[Layout, str]]:
+def choose_teacher(vits: list[tuple[Layout, str]], path: Path) -> list[tuple[Layout, str]]:
     """The teacher alone, where a file of DINO or DINOv2 holds it beside its student.
 
     Both projects evaluate the teacher.
     """
-    teachers = [item for item in found if re.search(r"\bteacher\.", item[1])]
-    students = [item for item in found if re.search(r"\bstudent\.", item[1])]
-    if len(teachers) == 1 and len(teachers) + len(students) == len(found) > 1:
+    teachers = [item for item in vits if re.search(r"\bteacher\.", item[1])]
+    students = [item for item in vits if re.search(r"\bstudent\.", item[1])]
+    if len(teachers) == 1 and len(teachers) + len(students) == len(vits) > 1:
         warnings.warn(f"{path} holds a student and a teacher; the teacher is read.", stacklevel=3)
         return teachers
-    return found
+    return vits

@@ -53,8 +53,8 @@ MAX_PATCHES = 6_000  # of an image; DINOv2's largest are 1,022 pixels, 5,329 pat
 
 ByteStream = IO[bytes] | io.BufferedIOBase  # the latter is what zipfile gives
 
-# What the standard library, NumPy and safetensors raise on damaged bytes. NotImplementedError and
-# RecursionError are RuntimeErrors, OverflowError is an ArithmeticError.
+# Exceptions of the standard library, NumPy and safetensors on damaged bytes. NotImplementedError
+# and RecursionError are RuntimeErrors, OverflowError is an ArithmeticError.
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError),
     *(RuntimeError, ArithmeticError, MemoryError, struct.error, zlib.error, zipfile.BadZipFile),
@@ -62,7 +62,7 @@ DAMAGE: tuple[type[Exception], ...] = (
 
 
 def absence(path: Path) -> str:
-    """Why a path is not a file that can be read: it is missing, or a FIFO, socket or device."""
+    """The reason why a path is no file that can be read, as the end of a sentence."""
     return "is a FIFO, a socket or a device" if path.exists() else "does not exist"
 
 

@@ -100,12 +100,12 @@ def _check(value: Any, allow_surrogates: bool) -> None:
 
 def _check_text(text: str, allow_surrogates: bool) -> None:
     if "\0" in text:
-        raise ValueError("a text of it has a NUL character")
+        raise ValueError("a text has a NUL character")
     if not allow_surrogates and not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError("a text of it has a lone surrogate, which is no character") from error
+            raise ValueError("a text has a lone surrogate, which is no character") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"an integer of it has {len(digits):,} digits")
+        raise ValueError(f"an integer has {len(digits):,} digits")
     return int(digits)
 
 

@@ -35,8 +35,8 @@ class Layout:
       names: from our parameter to the file's tensor. ``name#i`` is part i of three along the
         first axis (query, key and value in one tensor).
       torch: matrices are stored [out, in] and the patch embedding [d, 3, y, x].
-      dropped: what such files hold besides, which class-token features do not need (a pattern).
-      layer_norm_eps: of the models that are published so, unless a config.json says otherwise.
+      dropped: pattern of further tensors, which class-token features do not need.
+      layer_norm_eps: LayerNorm's epsilon of these models, unless a config.json says otherwise.
       distillation: name of DeiT's distillation token, with a row of its own in the table.
     """
 
@@ -56,7 +56,7 @@ class Layout:
         return self.names["Transformer/posembed_input/pos_embedding"]
 
     def tensor(self, parameter: str, layer: int | None = None) -> tuple[str, int | None]:
-        """The file's tensor of our parameter, and which third of it (None: all of it)."""
+        """The file's tensor of our parameter, and its third that is the parameter (None: all)."""
         name, _, part = self.names[parameter].partition("#")
         return (name if layer is None else name.format(layer)), (int(part) if part else None)
 
@@ -104,7 +104,7 @@ _HF_ATTENTION = (
     *(f"attention.attention.{name}" for name in ("query", "key", "value")),
     "attention.output.dense",
 )
-# What transformers 5 calls the modules themselves, and so a state dict that was not saved by it.
+# Names of the modules in transformers 5, which a state dict has that it did not save itself.
 _HF5_ATTENTION = tuple(f"attention.{name}_proj" for name in "qkvo")
 _TIMM_NORMS = ("norm1", "norm2")
 _TIMM_ATTENTION = ("attn.qkv#0", "attn.qkv#1", "attn.qkv#2", "attn.proj")
@@ -152,28 +152,27 @@ LAYOUTS: tuple[Layout, ...] = (
 
 
 def find_layouts(names: Iterable[str]) -> list[tuple[Layout, str]]:
-    """The ViTs of a file with these tensors: layout, and what their names start with ('vit.').
+    """The ViTs of a file with these tensors: layouts, with the prefixes of the names ('vit.').
 
-    More than one are, for instance, a student and a teacher.
-
-    A layout is known by its patch embedding and the first block's norm and query.
+    A layout is recognised by its patch embedding and the first block's norm and query. A file may
+    hold several ViTs, such as a student and a teacher.
     """
     names = set(names)
-    found = []
+    vits = []
     for layout in LAYOUTS:
         signs = ("LayerNorm_0/scale", f"{_ATTENTION}/query/kernel")
         first = {layout.tensor(_BLOCK + sign, 0)[0] for sign in signs}
         for name in sorted(names):
             prefix = name.removesuffix(layout.patch)
             if prefix != name and {prefix + sign for sign in first} <= names:
-                found.append((layout, prefix))
-    return sorted(found, key=lambda pair: pair[1])
+                vits.append((layout, prefix))
+    return sorted(vits, key=lambda pair: pair[1])
 
 
 def unknown_tensors(layout: Layout, prefix: str, names: Iterable[str], used: set[str]) -> list[str]:
-    """Tensors of the ViT that nothing was read from: the file holds another architecture.
+    """Tensors of the ViT that were not read: the file holds another architecture.
 
-    With a prefix, what lies outside of it is a head or a decoder.
+    Tensors outside the prefix belong to a head or a decoder, and do not count.
     """
     left = [n.removeprefix(prefix) for n in names if n.startswith(prefix) and n not in used]
     return sorted(name for name in left if not re.fullmatch(layout.dropped, name))

@@ -27,7 +27,7 @@ def load_factors(
         raise UserError(
             f"Factor file {path} {absence(path)}."
             if not path.is_dir()
-            else f"{path} is a folder; give one factor file of it."
+            else f"{path} is a folder; give one of its factor files."
         )
     with path.open("rb") as file:
         start = file.read(2)

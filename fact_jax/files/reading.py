@@ -89,18 +89,18 @@ class Reader:
         depth = 0
         while self._has("LayerNorm_0/scale", depth):
             depth += 1
-        found = (patch, width, depth, self._has("LayerScale_0", 0))
-        if found == (c.patch_size, c.width, c.depth, c.layer_scale):
+        stored = (patch, width, depth, self._has("LayerScale_0", 0))
+        if stored == (c.patch_size, c.width, c.depth, c.layer_scale):
             return
         fits = [
             name
             for name, v in VARIANTS.items()
-            if (v.patch_size, v.width, v.depth, v.layer_scale) == found
+            if (v.patch_size, v.width, v.depth, v.layer_scale) == stored
         ]
         with_, without = "with LayerScale", "without LayerScale"
         raise UserError(
             f"Weights file {self.file.path} holds a ViT of patch size {patch}, width {width} and "
-            f"{depth} blocks {with_ if found[3] else without}"
+            f"{depth} blocks {with_ if stored[3] else without}"
             f"{f' ({fits[0]})' if fits else ''}; expected patch size {c.patch_size}, width "
             f"{c.width} and {c.depth} blocks {with_ if c.layer_scale else without}. Set the "
             "variant that fits the file."

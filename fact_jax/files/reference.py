@@ -49,9 +49,11 @@ def read_reference(
     """Reads a `.pt` of the released code; rank, width, blocks and classes are seen in its shapes.
 
     `method` is "tt" or "tk", or None for what the names say. A Tucker file's MLP cores are the
-    released code's, interleaved (`FacTTK.mlp_cores`). Names may begin with
-    'module.' or another prefix, all of them with the same.
-    Raises UserError: no scale given, another method, or tensors missing, unknown or ill-shaped.
+    released code's, interleaved (`FacTTK.mlp_cores`). All names may share a prefix, such as
+    'module.'.
+
+    Raises UserError if no scale is given, if the method is another one, or if tensors are missing,
+    unknown or ill-shaped.
     """
     with contextlib.closing(TorchZip(path)) as file:
         return _read(file, method, scale)
@@ -66,11 +68,11 @@ def _read(file: TorchZip, method: str | None, scale: float | None) -> TrainedTas
             f"{key!r} does there. Save the factors and the head under one prefix."
         )
     names = {name.removeprefix(prefix): name for name in file.shapes}
-    found = {name: file.shapes[theirs] for name, theirs in names.items()}
+    shapes = {name: file.shapes[stored] for name, stored in names.items()}
     try:
-        (rank, width), (classes, _) = found[key], found["head.weight"]
-        tucker = "FacTc" in found
-        columns = found["FacTp"][1] if tucker else 0
+        (rank, width), (classes, _) = shapes[key], shapes["head.weight"]
+        tucker = "FacTc" in shapes
+        columns = shapes["FacTp"][1] if tucker else 0
         if min(rank, width) < 1:
             raise ValueError(f"rank {rank} and width {width}")
     except (KeyError, ValueError, IndexError) as error:
@@ -90,11 +92,11 @@ def _read(file: TorchZip, method: str | None, scale: float | None) -> TrainedTas
         )
     if not np.isfinite(scale):
         raise UserError(f"scale is {scale}; expected a number.")
-    depth = columns // (4 + 2 * _SLICES) if tucker else sum(".q_FacTs" in name for name in found)
-    check_tensors(file.path, found, _shapes(rank, width, classes, depth, tucker))
+    depth = columns // (4 + 2 * _SLICES) if tucker else sum(".q_FacTs" in name for name in shapes)
+    check_tensors(file.path, shapes, _shapes(rank, width, classes, depth, tucker))
     if depth == 0:
         raise UserError(f"{file.path} holds no factors of any block.")
-    tensors = {name: _floats(file, theirs) for name, theirs in names.items()}
+    tensors = {name: _floats(file, stored) for name, stored in names.items()}
     head = {"kernel": tensors["head.weight"].T, "bias": tensors["head.bias"]}
     factors = {"U": tensors["FacTu.weight"].T, "V": tensors["FacTv.weight"].T}
     trained: Method

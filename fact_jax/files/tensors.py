@@ -73,13 +73,13 @@ def _file_in_folder(folder: Path) -> Path:
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
         if (folder / name).exists():
             return folder / name
-    found = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".npz"))
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(p.name for p in found) or "none"
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".npz"))
+    if len(files) == 1:
+        return files[0]
+    names = ", ".join(p.name for p in files) or "none"
     raise UserError(
         f"Weights folder {folder} holds no model.safetensors, model.safetensors.index.json or "
-        f"pytorch_model.bin, and not one single .safetensors or .npz file (found: {names}). Name "
+        f"pytorch_model.bin, and not exactly one .safetensors or .npz file (there: {names}). Name "
         "the file itself."
     )
 

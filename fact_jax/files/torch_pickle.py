@@ -43,8 +43,8 @@ STORAGES: dict[str, np.dtype] = {
 TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 ORDERED_DICT = "collections OrderedDict"
 _DICTS = {ORDERED_DICT, "collections defaultdict"}
-# What training scripts store beside the weights: metrics, paths, dates. A call of one of these
-# gives a value that is skipped. Objects of any class (NEWOBJ) are skipped, too.
+# Classes and functions of the values that training scripts store beside the weights: metrics,
+# paths, dates. A call of one gives a skipped value. Objects of any class (NEWOBJ) are skipped, too.
 _VALUES: dict[str, str] = {
     "numpy.core.multiarray": "scalar _reconstruct",
     "numpy._core.multiarray": "scalar _reconstruct",
@@ -75,7 +75,7 @@ def _need(condition: bool, otherwise: str) -> None:
 
 
 class _Skipped(NamedTuple):
-    """A value that is not needed, such as an argparse.Namespace; all that is put in is dropped."""
+    """A value that is not needed, such as an argparse.Namespace; it drops its elements."""
 
     kind: _Global
 
@@ -242,13 +242,13 @@ class _Interpreter(_Unpickler):  # type: ignore[misc]
             target[key] = value
 
     def load_newobj(self) -> None:
-        """An object of any class, such as argparse.Namespace: its name, and nothing of it."""
+        """Skips an object of any class, such as argparse.Namespace; its name is kept."""
         arguments, kind = self.stack.pop(), self.stack.pop()
         _need(isinstance(kind, _Global) and type(arguments) is tuple, "an object of no class")
         self.append(_Skipped(kind))
 
     def load_build(self) -> None:
-        """An object's attributes: `_metadata` of a state dict, the content of a Namespace."""
+        """Drops an object's attributes: `_metadata` of a state dict, the content of a Namespace."""
         self.stack.pop()
         _need(isinstance(self.stack[-1], dict | _Skipped), "attributes of an unexpected object")
 

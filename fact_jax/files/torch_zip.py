@@ -86,7 +86,7 @@ class TorchZip:
                 self._check(name, tensor)
         except Refused as error:
             raise UserError(
-                f"File {self.path} {error}. Nothing of it was executed. {self._advice()}"
+                f"File {self.path} {error}. None of it was executed. {self._advice()}"
             ) from error
         self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
@@ -173,11 +173,11 @@ class TorchZip:
         """Raises UserError if the tensor's storage is missing, of another size or too small."""
         storage, offset, shape, strides = tensor
         info = self._zip.NameToInfo.get(f"{self._prefix}data/{storage.key}")
-        found = None if info is None else info.file_size
-        if found != storage.numel * storage.dtype.itemsize:
+        size = None if info is None else info.file_size
+        if size != storage.numel * storage.dtype.itemsize:
             raise self._broken(
                 f"the storage of {name!r} should have {storage.numel * storage.dtype.itemsize:,} "
-                f"bytes, but has {'none' if found is None else format(found, ',')}"
+                f"bytes, but has {'none' if size is None else format(size, ',')}"
             )
         try:
             check_view(offset, shape, strides, storage.numel)

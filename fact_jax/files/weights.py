@@ -49,8 +49,8 @@ def _load(
     file: TensorFile, config: ViTConfig, changes: dict[str, Any]
 ) -> tuple[ViT, dict[str, Any]]:
     file = unchunked(file)
-    found = choose_teacher(find_layouts(file.shapes), file.path)
-    if not found:
+    vits = choose_teacher(find_layouts(file.shapes), file.path)
+    if not vits:
         if what := foreign(file.shapes):
             raise UserError(f"Weights file {file.path} is {what}")
         first = ", ".join(sorted(file.shapes)[:3]) or "nothing"
@@ -58,13 +58,13 @@ def _load(
             f"Weights file {file.path} is not a ViT in a layout known here "
             f"({', '.join(layout.title for layout in LAYOUTS)}): it holds {first} ..."
         )
-    if len(found) > 1:
+    if len(vits) > 1:
         raise UserError(
             f"Weights file {file.path} holds several ViTs, under "
-            f"{', '.join(repr(prefix) for _, prefix in found)}. Save the one that you want in a "
+            f"{', '.join(repr(prefix) for _, prefix in vits)}. Save the one that you want in a "
             "file of its own."
         )
-    ((layout, prefix),) = found
+    ((layout, prefix),) = vits
     reader = Reader(file, layout, prefix, config)
     reader.check_variant()
     config = config.replace(image_size=reader.image_size())

@@ -30,7 +30,7 @@ def torch_file(task: TrainedTask) -> bytes:
     return torch_bytes(reference_tensors(task.method, task.factors, task.head))
 
 
-def own_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | None) -> bytes:
+def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | None) -> bytes:
     """Our factor file of a task that was read from a file of the PyTorch code.
 
     It names that code's preprocessing (ImageNet normalisation, resized to the ViT's image size).

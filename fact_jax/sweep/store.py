@@ -166,8 +166,8 @@ class Store:
         size = factors.stat().length if factors.exists() else None
         if size == wanted:
             return result
-        found = "is missing" if size is None else f"has {size:,} bytes"
-        self.set_aside(path, ValueError(f"{factors} {found}; expected {wanted:,} bytes"))
+        fault = "is missing" if size is None else f"has {size:,} bytes"
+        self.set_aside(path, ValueError(f"{factors} {fault}; expected {wanted:,} bytes"))
         return None
 
     def set_aside(self, path: epath.Path, error: Exception) -> None:

@@ -50,7 +50,7 @@ OPTIONS = {
 
 
 def define_flags() -> None:
-    """--launcher and --launch.NAME."""
+    """Defines --launcher and --launch.NAME."""
     flags.DEFINE_enum(
         "launcher", "local", LAUNCHERS, "Where cells run: in this process, on Ray, under Slurm."
     )
