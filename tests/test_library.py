@@ -272,7 +272,7 @@ def test_saved_factors_are_what_a_sweep_s_file_is(vit, pictures, factors, tmp_pa
         ({"head": {"kernel": np.ones((8, 0)), "bias": np.zeros(0)}}, "0 classes"),
         ({"config": CONFIG.replace(depth=2)}, "factors/S is"),
         ({"method": FacTTT(rank=4)}, "factors/U is"),
-        ({"image_size": "big"}, "image_size is 'big', expected int"),
+        ({"image_size": "big"}, "image_size is 'big', expected a whole number"),
         ({"class_names": ["one"]}, "class_names are not 2 texts"),
         ({"normalisation": "x"}, "normalisation is 'x'; expected one of"),
         ({"num_classes": 3}, "num_classes is not for callers"),
