@@ -93,32 +93,9 @@ def search(
     for i, of_generation in enumerate(history, 1):
         on_generation(i, of_generation["best"])
 
-    def legal(candidate: Architecture, chosen: list[Architecture]) -> bool:
-        new = candidate not in visited and candidate not in chosen
-        return new and 0 <= space.count(candidate) <= s.limit
-
-    def draw(make: Callable[[], Architecture], number: int, chosen: list[Architecture]) -> None:
-        """Up to `number` new legal architectures, in at most ten times as many tries."""
-        wanted = len(chosen) + number
-        for _ in range(10 * number):
-            if len(chosen) == wanted:
-                break
-            if legal(candidate := make(), chosen):
-                chosen.append(candidate)
-
     for generation in range(state["generation"], s.generations):
         rng = np.random.default_rng((seed, generation))
-        parents = sorted(visited, key=visited.__getitem__, reverse=True)[: s.parents]
-        chosen: list[Architecture] = []
-
-        def pick(rng=rng, parents=parents) -> Architecture:
-            return parents[rng.integers(len(parents))]
-
-        if parents:
-            draw(lambda: space.mutate(rng, pick()), s.mutations, chosen)  # noqa: B023
-            draw(lambda: space.cross(rng, pick(), pick()), s.crossovers, chosen)  # noqa: B023
-        draw(lambda: space.random(rng), s.population - len(chosen), chosen)  # noqa: B023
-        for candidate in chosen:
+        for candidate in _generation(space, rng, visited):
             visited[candidate] = fitness(candidate)
         if not visited:
             raise UserError(
@@ -136,3 +113,31 @@ def search(
         "parameters": space.count(best),
         "history": history,
     }
+
+
+def _generation(
+    space: Space, rng: np.random.Generator, visited: dict[Architecture, float]
+) -> list[Architecture]:
+    """The architectures to try next: mutated parents, crossed ones, then random ones."""
+    s, chosen = space.settings, list[Architecture]()
+    parents = sorted(visited, key=visited.__getitem__, reverse=True)[: s.parents]
+
+    def draw(make: Callable[[], Architecture], number: int) -> None:
+        """Chooses up to `number` new legal ones, in at most ten times as many tries."""
+        wanted = len(chosen) + number
+        for _ in range(10 * number):
+            if len(chosen) == wanted:
+                break
+            candidate = make()
+            new = candidate not in visited and candidate not in chosen
+            if new and 0 <= space.count(candidate) <= s.limit:
+                chosen.append(candidate)
+
+    def parent() -> Architecture:
+        return parents[rng.integers(len(parents))]
+
+    if parents:
+        draw(lambda: space.mutate(rng, parent()), s.mutations)
+        draw(lambda: space.cross(rng, parent(), parent()), s.crossovers)
+    draw(lambda: space.random(rng), s.population - len(chosen))
+    return chosen
