@@ -1,7 +1,5 @@
 """Flags of the commands: parsed with readable errors, and listed by `--help`."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 from collections.abc import Callable

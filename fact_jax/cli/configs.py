@@ -5,8 +5,6 @@ an installed package. They say `from configs import base`, and so may any other 
 name `configs` means the package's own, whatever lies in the folder where a command runs.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """Shows what a sweep would do: its cells, their cost, and which of them are done."""
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

@@ -7,8 +7,6 @@ Runs the tasks of the config at each number of shots and prints accuracy against
 Where matplotlib is installed, it draws them with the published points: DIR/fewshot.png and .svg.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import jax

@@ -1,14 +1,12 @@
 """Progress of a running sweep: bars in the terminal, scalars for TensorBoard."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import jax
 from etils import epath
@@ -61,7 +59,7 @@ class Compiling:
         """The seconds since it began; 0 while nothing is compiled."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
-    def __enter__(self) -> Compiling:
+    def __enter__(self) -> Self:
         jax.monitoring.register_scalar_listener(self._begin)
         jax.monitoring.register_event_duration_secs_listener(self._end)
         return self
@@ -127,7 +125,7 @@ class Bars:
         self._name, self._logged = "", time.monotonic()
         self._cells = {"done": 0, "failed": 0, "running": 0, "to do": 0}
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> Self:
         self.progress.start()
         self.compiling.__enter__()
         return self

@@ -1,7 +1,5 @@
 """The sweep itself: its cells, run in this process or by a launcher, with a line for each."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol

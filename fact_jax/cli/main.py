@@ -1,7 +1,5 @@
 """``fact-jax COMMAND``: the commands from any folder, after `pip install`."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

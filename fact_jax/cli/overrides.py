@@ -1,7 +1,5 @@
 """Settings of the command line that the config's other settings win over."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

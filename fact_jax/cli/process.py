@@ -1,7 +1,5 @@
 """The frame of every command: quiet logs, readable errors, exit status."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

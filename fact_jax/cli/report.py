@@ -7,8 +7,6 @@ Writes DIR/report/index.html, a page that needs no network, report.md, results.c
 as PNG and SVG.
 """
 
-from __future__ import annotations
-
 from absl import flags
 from etils import epath
 

@@ -13,8 +13,6 @@ program's shardings. That was a segmentation fault, status 139, after the goodby
 (xla::ifrt::SingleDeviceSharding::Create in jax 0.10).
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

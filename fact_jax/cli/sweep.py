@@ -1,7 +1,5 @@
 """The commands that run a sweep: their flags, and what they show at the end."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from importlib.util import find_spec

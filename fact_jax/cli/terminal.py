@@ -1,7 +1,5 @@
 """The terminal: the one place where text, also of untrusted files, reaches it."""
 
-from __future__ import annotations
-
 import io
 import sys
 import warnings

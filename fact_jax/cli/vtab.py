@@ -9,8 +9,6 @@ Run again with the same arguments, it skips what is finished and resumes what is
 --config it runs the offline quickstart.
 """
 
-from __future__ import annotations
-
 from etils import epath
 from ml_collections import ConfigDict
 

@@ -1,7 +1,5 @@
 """Finding published weights, and fetching them once."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

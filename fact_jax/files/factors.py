@@ -5,8 +5,6 @@ metadata are JSON texts. docs/files.md lists the keys. The released PyTorch code
 read through the same function (reference.py).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Checkpoints that are almost a plain ViT: some are read, the others are named in messages."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterable

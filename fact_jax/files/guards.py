@@ -14,8 +14,6 @@ Not covered: wrong numbers of the right shape, a file that changes while it is r
 zlib, NumPy or safetensors themselves.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import os

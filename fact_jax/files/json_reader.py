@@ -3,8 +3,6 @@
 Everything that is not sound JSON of the expected type ends in one `UserError` that names the file.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

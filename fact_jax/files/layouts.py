@@ -4,8 +4,6 @@ Ours are the names of the Google `.npz` files. A `Layout` gives, for each of the
 and how the file stores it; `{}` is the number of the block.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`load_factors`: a trained task from any kind of factor file."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Turns a file's tensors into our parameters; checks each shape before its data are read."""
 
-from __future__ import annotations
-
 import math
 import re
 import warnings

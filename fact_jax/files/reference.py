@@ -5,8 +5,6 @@ store [out, in]. The scale is in its configs/tt|tk/<task>.yaml, not in the file.
 Letters in shapes: `d` width, `r` rank, `c` classes, `L` blocks; 4 slices per MLP layer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from typing import Any

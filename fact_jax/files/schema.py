@@ -5,8 +5,6 @@ A schema is made of `str`, `bool`, `int`, `float`, `Any`, `X | None`, `list[X]`,
 limits a number or a length.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import types

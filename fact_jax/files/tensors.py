@@ -4,8 +4,6 @@ A file is opened without reading its data: names and shapes come first, an array
 asked for, so that a wrong or hostile file costs neither time nor memory. No pickle is executed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

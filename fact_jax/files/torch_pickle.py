@@ -8,8 +8,6 @@ such bound: its memo is an array that one opcode can make gigabytes long.) Forma
 torch/serialization.py, torch/_utils.py (`_rebuild_tensor_v2`).
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools
@@ -77,7 +75,7 @@ def _need(condition: bool, otherwise: str) -> None:
 class _Skipped(NamedTuple):
     """A value that is not needed, such as an argparse.Namespace; it drops its elements."""
 
-    kind: _Global
+    kind: "_Global"
 
     def append(self, value: Any) -> None:
         """Drops an element."""

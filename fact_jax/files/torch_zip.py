@@ -4,8 +4,6 @@ Such a file is a zip archive of raw storages (`data/0`, `data/1`, ...) and a pic
 `data.pkl`, that says how tensors are cut out of them (torch_pickle.py).
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

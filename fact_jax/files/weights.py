@@ -5,8 +5,6 @@ are read through one function, `load_vit`; the names are data in `layouts.py`. C
 poolers, decoders and the old files' `pre_logits` layer are dropped, as in FacT's code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """A trained task as a file for other code."""
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Inputs of a prediction: normalised images in a file, or pictures to be preprocessed."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Outputs of a prediction: files for programs, a table for people."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -1,7 +1,5 @@
 """Logits of images, from a frozen ViT and one task's factors, at the frozen ViT's cost."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator
 

@@ -10,8 +10,6 @@ another account made in a sticky folder, and where nothing locks it falls back t
 killed process does not let go of.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

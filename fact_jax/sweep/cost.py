@@ -1,7 +1,5 @@
 """The cost of a cell, before it runs."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from fact_jax.backbone.config import ViTConfig

@@ -4,8 +4,6 @@ Source: ZhangYuanhan-AI/NOAH, evolution.py. Every generation draws from its own 
 that a search that was stopped goes on as if it had not been.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 

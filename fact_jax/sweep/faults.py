@@ -1,7 +1,5 @@
 """Kinds of faults: whether an exception says that a disk is full or that memory ran out."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 

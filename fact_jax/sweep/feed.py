@@ -1,7 +1,5 @@
 """The data of a sweep's runs, stacked on the devices."""
 
-from __future__ import annotations
-
 import numpy as np
 from jax.sharding import Mesh
 

@@ -1,7 +1,5 @@
 """Findings of an evaluation besides its accuracy: confusion counts, pictures to look at."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from typing import Any, NamedTuple

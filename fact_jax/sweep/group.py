@@ -1,7 +1,5 @@
 """Trains the cells of a group, stage by stage: selection, search, and the final training."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """How the runs of a sweep are stacked into groups that train together."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

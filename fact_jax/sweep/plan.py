@@ -1,7 +1,5 @@
 """The plan: cells of a sweep from its config."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Stores finished cells and failures, and finds them again."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import math

@@ -4,8 +4,6 @@ A method's settings win over the sweep's, those of a task over the method's, and
 candidates over the one value it is for.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

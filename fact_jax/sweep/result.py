@@ -5,8 +5,6 @@ may rely on: present fields have their types, numbers are finite, classes exist,
 together are equally long.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Annotated, Any, TypedDict

@@ -1,7 +1,5 @@
 """Runs the cells of a plan, whatever becomes of some of them, beside others that do the same."""
 
-from __future__ import annotations
-
 import gc
 import time
 import traceback

@@ -1,7 +1,5 @@
 """The runs that a sweep's cells need, their outcomes, and who is told of their progress."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -11,15 +9,6 @@ from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning.method import SearchMethod
-
-
-class Progress(Protocol):
-    """Listens to the runner while it works."""
-
-    def start(self, runs: list[Run], epochs: int) -> None: ...
-    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None: ...
-    def note(self, text: str) -> None: ...
-    def waiting(self) -> None: ...
 
 
 class Run(NamedTuple):
@@ -53,6 +42,15 @@ class Run(NamedTuple):
         if self.stage == "supernet" and isinstance(method, SearchMethod):
             return method.supernet_learning_rate
         return self.candidate.learning_rate
+
+
+class Progress(Protocol):
+    """Listens to the runner while it works."""
+
+    def start(self, runs: list[Run], epochs: int) -> None: ...
+    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None: ...
+    def note(self, text: str) -> None: ...
+    def waiting(self) -> None: ...
 
 
 def candidates(cells: Sequence[Cell]) -> list[Run]:

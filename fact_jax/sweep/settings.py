@@ -4,8 +4,6 @@
 their classes (`fact_jax.ranges.setting`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any

@@ -1,7 +1,5 @@
 """How fast this machine trains, measured in a few seconds."""
 
-from __future__ import annotations
-
 import time
 from typing import NamedTuple
 

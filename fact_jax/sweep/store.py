@@ -17,8 +17,6 @@ DIR may be a bucket: everything but Orbax goes through etils.epath. What cannot 
 as <name>.unreadable-<digits>, and made anew.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

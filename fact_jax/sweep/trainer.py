@@ -1,7 +1,5 @@
 """Trains groups of runs: the frozen model, its compiled programs, and the data they share."""
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Callable

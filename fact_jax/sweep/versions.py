@@ -1,7 +1,5 @@
 """The environment of a result: packages, devices, commit."""
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import os

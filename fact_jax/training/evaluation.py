@@ -1,7 +1,5 @@
 """Accuracy of a trained trial on a stream of images, at the frozen network's cost."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ Everything also works if the devices belong to several processes (`jax.distribut
 then holds the same host arrays and calls the same functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ work on normalised images: erase first, then mix. Letters: `b` images, `y`, `x` 
 (padded).
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

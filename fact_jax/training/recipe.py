@@ -1,7 +1,5 @@
 """The recipe of a training's program: optimiser, mixing of images, smoothing of labels."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

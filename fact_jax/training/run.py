@@ -1,7 +1,5 @@
 """Training of a stack of trials over many epochs, which can be stopped anywhere and resumed."""
 
-from __future__ import annotations
-
 import time
 import zlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """FacT's learning rate, constant within an epoch."""
 
-from __future__ import annotations
-
 import functools
 import math
 

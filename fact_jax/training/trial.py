@@ -5,8 +5,6 @@ scale, rates, seed) is an argument, so that one executable serves all tasks. Let
 of the split, `c` classes (padded to the sweep's largest), `d` width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

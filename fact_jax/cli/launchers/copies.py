@@ -4,8 +4,6 @@ Every copy runs the same sweep in the same work directory, where claims divide t
 (fact_jax/sweep/claims.py). So a launcher only starts copies; the rest is read from the store.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import time

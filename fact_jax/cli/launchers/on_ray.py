@@ -4,14 +4,12 @@ Ray starts an actor again whose process or node was lost, on any node that has r
 fails is a result, and its copy goes on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket
 import time
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import jax
 from ml_collections import ConfigDict
@@ -52,7 +50,7 @@ class OnRay:
         self._lost: dict[str, None] = {}  # sentences, each once
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> OnRay:
+    def __enter__(self) -> Self:
         require("--launcher=ray", "ray", "ray")
         import ray
 

@@ -4,8 +4,6 @@ A job that is preempted, or reaches its time limit, ends after its epoch and is 
 jobs take over what a lost job worked on.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import functools
@@ -15,7 +13,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ml_collections import ConfigDict
 
@@ -76,7 +74,7 @@ class OnSlurm:
         self._folder = Path("slurm", bucket).absolute() if scheme else Path(bucket, "slurm")
         self._looked = time.monotonic()
 
-    def __enter__(self) -> OnSlurm:
+    def __enter__(self) -> Self:
         require("--launcher=slurm", "slurm", "submitit")
         import submitit
 

@@ -1,7 +1,5 @@
 """``--launcher=NAME`` and its settings, ``--launch.NAME=VALUE``."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from typing import Any, NamedTuple
