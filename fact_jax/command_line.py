@@ -1,7 +1,5 @@
 """Command lines in messages, written in the way in which the user started this process."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 

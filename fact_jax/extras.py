@@ -1,7 +1,5 @@
 """Packages that only some uses need: the extras of pyproject.toml."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from fact_jax.errors import UserError

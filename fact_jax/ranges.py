@@ -4,8 +4,6 @@ A dataclass states them in its fields, ``rank: int = setting(16, Whole(1))``. A 
 own with `check_fields`; `fact_jax.sweep.settings` has those of a sweep.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import numbers

@@ -1,7 +1,5 @@
 """Text from files and users, made safe to show."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Sequence
