@@ -35,13 +35,13 @@ def show_plan(
     }
     costs = [cell_cost(cell, vit, tasks[cell.task]) for cell in cells]
     results = [store.read_result(cell.name) for cell in cells]
-    finished = [
-        (cost, result)
+    finished = {
+        cell.name: (cost, result)
         for cell, cost, result in zip(cells, costs, results, strict=True)
-        if result is not None and _timed(result) and _as_planned(cell, result)
-    ]
+        if result and _as_planned(cell, result) and "cell" in result.get("seconds", {})
+    }
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
-    rate, source = _rate(sweep.run, finished, left, elsewhere)
+    rate, source = _rate(sweep.run, [*finished.values()], left, elsewhere)
     table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
     table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
@@ -49,14 +49,12 @@ def show_plan(
     table.add_column("state")
     for cell, cost, result in zip(cells, costs, results, strict=True):
         texts = _texts(cost, rate)
-        if result is not None and _timed(result) and _as_planned(cell, result):
+        if result and cell.name in finished:
             texts[-1] = _time(result["seconds"]["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
-        total = (
-            Cost(*(sum(part) for part in zip(*some, strict=True))) if some else Cost(0, 0, 0, 0, 0)
-        )
+        total = Cost(*map(sum, zip(Cost(0, 0, 0, 0, 0), *some, strict=True)))
         table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
     print_table(console, table)
     for name, task in tasks.items():
@@ -120,10 +118,6 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 
 
-def _timed(result: dict[str, Any]) -> bool:
-    return "cell" in result.get("seconds", {})
-
-
 def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
     """Whether the result was made with the cell's settings; its weights are not compared."""
     settings = {k: v for k, v in result.get("settings", {}).items() if k != "weights_sha256"}
@@ -132,10 +126,7 @@ def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
 
 def _state(store: Store, cell: Cell, result: dict[str, Any] | None) -> str:
     if result is not None:
-        if not _as_planned(cell, result):
-            return "done with other settings"
-        return f"done: {result['accuracy']:.1f} %"
+        planned = _as_planned(cell, result)
+        return f"done: {result['accuracy']:.1f} %" if planned else "done with other settings"
     failure = store.read_failure(cell.name)
-    if failure:
-        return f"failed: {failure.get('error')}"
-    return "to do"
+    return f"failed: {failure.get('error')}" if failure else "to do"
