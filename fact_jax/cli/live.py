@@ -151,7 +151,7 @@ class Bars:
         self._describe()
 
     def finished(self, failed: bool) -> None:
-        """A cell's result, or its failure, is there."""
+        """Counts a cell whose result, or failure, is there."""
         self._cells["failed" if failed else "done"] += 1
         self._cells["to do"] -= 1
         self._cells["running"] = min(self._cells["running"], self._cells["to do"])

@@ -80,7 +80,7 @@ class Stopping:
         self._said = self._over = False
 
     def answer(self, number: int, answer: Answer) -> None:
-        """Handles a signal from now on; again, where a library has put its own handler there."""
+        """Handles a signal from now on, also one that a library has taken meanwhile."""
         self._over = False
         if not self._answers:
             reader, writer = os.pipe()
@@ -92,8 +92,10 @@ class Stopping:
         signal.signal(number, self._handle)
 
     def check(self) -> None:
-        """Raises what a signal asks for, since now is a good moment to end. Of several processes
-        all end if one must."""
+        """Raises the exception of a signal that has come: now is a good moment to end.
+
+        All of several processes end if one must.
+        """
         answer = None if self.number is None else self._answers[self.number]
         if answer and not answer.grace:  # it was raised where Python only reports it: a finaliser
             raise answer.exception

@@ -64,7 +64,7 @@ class Copy(NamedTuple):
 
 
 class Follower:
-    """Runs cells in copies elsewhere, and reads what comes of them from the work directory.
+    """Runs cells in copies elsewhere, and reads their outcomes from the work directory.
 
     ``launch(options, copy, bars)`` is a context in which copies work. Its value has two methods:
     ``running()`` waits for some seconds and says whether copies still work, and ``ends()`` says in
@@ -86,7 +86,7 @@ class Follower:
         self._epochs = 0  # of the cells that ended
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
-        """The stored result. Whether it was made with the same weights, the copies check."""
+        """The stored result. The copies check that it was made with the same weights."""
         record = self._store.read_record(cell.name) or {}
         weights = record.get("settings", {}).get("weights_sha256")
         return stored_result(self._store, cell, {**cell.as_stored, "weights_sha256": weights})

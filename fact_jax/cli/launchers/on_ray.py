@@ -128,9 +128,9 @@ class OnRay:
         if not any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in nodes):
             text = ", ".join(f"{k} {v:g}" for k, v in wanted.items() if v)
             if not o.address:
-                there = ", ".join(f"{k} {nodes[0].get(k, 0):g}" for k in wanted)
+                seen = ", ".join(f"{k} {nodes[0].get(k, 0):g}" for k in wanted)
                 raise UserError(
-                    f"This machine has not what a task shall have ({text}); Ray sees {there}. "
+                    f"This machine has less than a task needs ({text}); Ray sees {seen}. "
                     "Lower --launch.cpus, gpus, tpus or memory."
                 )
             note(f"No node of the cluster has {text}: waiting for one.")

@@ -38,7 +38,7 @@ class Job:
     grace: int  # seconds in which an epoch may end
 
     def __call__(self) -> str:
-        """Runs the copy. Returns why it could not run, '' if it ran."""
+        """Runs the copy. Returns the reason if it could not run, else ''."""
         from submitit import JobEnvironment
 
         number = getattr(signal, f"SIG{JobEnvironment.USR_SIG}")
