@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -19,59 +19,21 @@ import numpy as np
 from safetensors.numpy import save
 
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
-from fact_jax.files.guards import (
-    DAMAGE,
-    MAX_CLASS_NAME,
-    MAX_DEPTH,
-    MAX_METADATA,
-    MAX_PATCHES,
-    MAX_SIZE,
-)
-from fact_jax.files.json_reader import read_json
-from fact_jax.files.schema import Between, check_type
+from fact_jax.files.guards import DAMAGE
+from fact_jax.files.metadata import FORMAT_VERSION, expected_tensors, flat, read_metadata
 from fact_jax.files.tensors import SafetensorsFile
-from fact_jax.images.normalise import check_normalisation
 from fact_jax.tuning.method import Method
-from fact_jax.tuning.registry import build_stored, describe
+from fact_jax.tuning.registry import describe
 from fact_jax.version import __version__
 
-FORMAT_VERSION = 1
 # Entries that `to_bytes` writes itself.
 _OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_classes", "versions"}
 # Fields of `ViTConfig` that must be those of the training. The variant decides the shape, and
 # `load_vit` is told the rest.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
 _FORWARD = ("gelu", "layer_norm_eps")
-# Types of the fields of `ViTConfig`, by their annotations.
-_OF_VIT = {
-    "int": Annotated[int, Between(1, MAX_SIZE - 1)],
-    "float": float,
-    "str": str,
-    "bool": bool,
-}
-
-
-class _Needed(TypedDict):
-    format_version: int
-    method: str
-    method_settings: dict[str, Any]
-    vit: dict[str, Any]
-    num_classes: Annotated[int, Between(1, 2**31 - 1)]
-
-
-class Metadata(_Needed, total=False):
-    """The metadata that a user of the file relies on; there may be other entries."""
-
-    variant: str | None
-    weights_sha256: str | None
-    normalisation: str | None
-    task: str | None
-    image_size: Annotated[int, Between(1, 4096)] | None
-    jpeg_quality: Annotated[int, Between(1, 95)] | None
-    class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
 
 
 class TrainedTask(NamedTuple):
@@ -123,7 +85,7 @@ def to_bytes(
         },
         **metadata,
     }
-    tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in _flat(trainable).items()}
+    tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in flat(trainable).items()}
     content = save(tensors, metadata={k: json.dumps(v) for k, v in metadata.items()})
     # safetensors writes its header in any order; sorted, equal numbers make equal files.
     end = 8 + int.from_bytes(content[:8], "little")
@@ -163,16 +125,16 @@ def save_factors(
     if reserved := sorted(metadata.keys() & _OF_THE_FILE):
         raise UserError(f"Factor file {path}: {reserved[0]} is not for callers to set.")
     trainable = {"factors": factors, "head": head}
-    shapes = {name: tuple(np.shape(value)) for name, value in _flat(trainable).items()}
+    shapes = {name: tuple(np.shape(value)) for name, value in flat(trainable).items()}
     check_classes(f"Factor file {path}", (*shapes.get("head/bias", ()), 0)[0])
     try:
         content = to_bytes(method, trainable, config, metadata)
-        expected = _expected(_metadata(_stored_metadata(content)))[1]
+        expected = expected_tensors(read_metadata(_stored_metadata(content)))[1]
     except (TypeError, ValueError, KeyError) as error:
         reason = str(error).rstrip(".")
         raise UserError(f"Factor file {path} cannot be written: {reason}.") from error
     check_tensors(path, shapes, expected, "Pass the factors of this method and config.")
-    for name, value in _flat(trainable).items():
+    for name, value in flat(trainable).items():
         if not np.isfinite(np.asarray(value, np.float32)).all():
             raise UserError(f"Factor file {path}: {name!r} has non-finite numbers; not written.")
     write_atomically(path, content)
@@ -188,8 +150,8 @@ def read_factors(path: Path) -> TrainedTask:
     """Reads a factor file of ours, as `load.load_factors` does."""
     try:
         with contextlib.closing(SafetensorsFile(path)) as file:
-            metadata = _metadata(file.metadata)
-            method, expected = _expected(metadata)
+            metadata = read_metadata(file.metadata)
+            method, expected = expected_tensors(metadata)
             stored = {name: (file.shapes[name], file.dtypes[name]) for name in file.shapes}
             check_tensors(path, stored, {name: (shape, "F32") for name, shape in expected.items()})
             tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
@@ -206,68 +168,10 @@ def read_factors(path: Path) -> TrainedTask:
             f"{path} is not a factor file of fact-jax, or a damaged one ({reason}). Give one from "
             "a work directory's factors/ folder."
         ) from error
-    for name, value in _flat(tree).items():
+    for name, value in flat(tree).items():
         if not np.isfinite(value).all():
             raise UserError(f"Factor file {path}: tensor {name!r} has non-finite numbers.")
     return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
-
-
-def _metadata(texts: dict[str, str]) -> dict[str, Any]:
-    if sum(map(len, texts.values())) > MAX_METADATA:
-        raise ValueError(f"metadata of more than {MAX_METADATA:,} characters")
-    return {
-        key: read_json(
-            text.encode(),
-            name=f"its metadata {ascii(key)[:50]}",
-            schema=Any,
-            allow_surrogates=True,
-        )
-        for key, text in texts.items()
-    }
-
-
-def _expected(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
-    """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
-    version = metadata.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise ValueError(f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}")
-    check_type(metadata, Metadata)
-    method = build_stored(metadata["method"], metadata["method_settings"])
-    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
-    check_patches(metadata.get("image_size") or 0, config.patch_size)
-    if (normalisation := metadata.get("normalisation")) is not None:
-        check_normalisation(normalisation)
-    names = metadata.get("class_names")
-    if names is not None and len(names) != classes:
-        raise ValueError(f"class_names are not {classes} texts")
-    factors = jax.eval_shape(
-        lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
-    )
-    shapes = {name: tuple(leaf.shape) for name, leaf in _flat({"factors": factors}).items()}
-    head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
-    return method, {**shapes, **head}
-
-
-def _vit(stated: dict[str, Any]) -> ViTConfig:
-    """The ViT of the metadata, each field of its type and in a sound range."""
-    for field in dataclasses.fields(ViTConfig):
-        if field.name in stated:
-            check_type(stated[field.name], _OF_VIT[str(field.type)], f"vit.{field.name}")
-    config = ViTConfig(**stated)
-    if config.depth > MAX_DEPTH:
-        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
-    if not 0 < config.layer_norm_eps < 1:
-        raise ValueError(f"a ViT of layer_norm_eps {config.layer_norm_eps}, expected 0 to 1")
-    return config
-
-
-def check_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError for images of more patches than attention can be computed for."""
-    if (patches := (image_size // patch_size) ** 2) > MAX_PATCHES:
-        raise ValueError(
-            f"image_size is {image_size}, which is {patches:,} patches of {patch_size} pixels; "
-            f"expected at most {MAX_PATCHES:,}, since attention takes memory by their square"
-        )
 
 
 def check_classes(where: str, classes: int) -> None:
@@ -329,11 +233,3 @@ def check_fits(
             f"{wanted[:16]}..., the base's {str(base_checksum)[:16]}.... Give the weights that it "
             "was trained on, or --any_weights if you want these."
         )
-
-
-def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Leaves by their names joined by '/'."""
-    return {
-        "/".join(str(k.key) for k in keys): leaf
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -1,0 +1,120 @@
+"""The metadata of factor files: their types, and the method and tensors that they describe.
+
+Every function raises ValueError for metadata that no factor file has.
+"""
+
+import dataclasses
+from typing import Annotated, Any, TypedDict
+
+import jax
+
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.vit import init_base
+from fact_jax.files.guards import (
+    MAX_CLASS_NAME,
+    MAX_DEPTH,
+    MAX_METADATA,
+    MAX_PATCHES,
+    MAX_SIZE,
+)
+from fact_jax.files.json_reader import read_json
+from fact_jax.files.schema import Between, check_type
+from fact_jax.images.normalise import check_normalisation
+from fact_jax.tuning.method import Method
+from fact_jax.tuning.registry import build_stored
+
+FORMAT_VERSION = 1
+# Types of the fields of `ViTConfig`, by their annotations.
+_OF_VIT = {
+    "int": Annotated[int, Between(1, MAX_SIZE - 1)],
+    "float": float,
+    "str": str,
+    "bool": bool,
+}
+
+
+class _Needed(TypedDict):
+    format_version: int
+    method: str
+    method_settings: dict[str, Any]
+    vit: dict[str, Any]
+    num_classes: Annotated[int, Between(1, 2**31 - 1)]
+
+
+class Metadata(_Needed, total=False):
+    """The metadata that a user of the file relies on; there may be other entries."""
+
+    variant: str | None
+    weights_sha256: str | None
+    normalisation: str | None
+    task: str | None
+    image_size: Annotated[int, Between(1, 4096)] | None
+    jpeg_quality: Annotated[int, Between(1, 95)] | None
+    class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
+
+
+def read_metadata(texts: dict[str, str]) -> dict[str, Any]:
+    """The values of the JSON texts that a file has by their keys."""
+    if sum(map(len, texts.values())) > MAX_METADATA:
+        raise ValueError(f"metadata of more than {MAX_METADATA:,} characters")
+    return {
+        key: read_json(
+            text.encode(),
+            name=f"its metadata {ascii(key)[:50]}",
+            schema=Any,
+            allow_surrogates=True,
+        )
+        for key, text in texts.items()
+    }
+
+
+def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
+    """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
+    version = metadata.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise ValueError(f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}")
+    check_type(metadata, Metadata)
+    method = build_stored(metadata["method"], metadata["method_settings"])
+    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
+    _check_patches(metadata.get("image_size") or 0, config.patch_size)
+    if (normalisation := metadata.get("normalisation")) is not None:
+        check_normalisation(normalisation)
+    names = metadata.get("class_names")
+    if names is not None and len(names) != classes:
+        raise ValueError(f"class_names are not {classes} texts")
+    factors = jax.eval_shape(
+        lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
+    )
+    shapes = {name: tuple(leaf.shape) for name, leaf in flat({"factors": factors}).items()}
+    head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
+    return method, {**shapes, **head}
+
+
+def _vit(stated: dict[str, Any]) -> ViTConfig:
+    """The ViT of the metadata, each field of its type and in a sound range."""
+    for field in dataclasses.fields(ViTConfig):
+        if field.name in stated:
+            check_type(stated[field.name], _OF_VIT[str(field.type)], f"vit.{field.name}")
+    config = ViTConfig(**stated)
+    if config.depth > MAX_DEPTH:
+        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
+    if not 0 < config.layer_norm_eps < 1:
+        raise ValueError(f"a ViT of layer_norm_eps {config.layer_norm_eps}, expected 0 to 1")
+    return config
+
+
+def _check_patches(image_size: int, patch_size: int) -> None:
+    """Raises ValueError for images of more patches than attention can be computed for."""
+    if (patches := (image_size // patch_size) ** 2) > MAX_PATCHES:
+        raise ValueError(
+            f"image_size is {image_size}, which is {patches:,} patches of {patch_size} pixels; "
+            f"expected at most {MAX_PATCHES:,}, since attention takes memory by their square"
+        )
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """Leaves by their names joined by '/'."""
+    return {
+        "/".join(str(k.key) for k in keys): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
