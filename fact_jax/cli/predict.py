@@ -62,7 +62,7 @@ def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
 def check_flags(options: flags.FlagValues) -> None:
     """Expands ~, and raises UserError for flags that are wrong whatever the files hold."""
     for name in ("factors", "images", "out", "class_names"):
-        options[name].value = os.path.expanduser(options[name].value)
+        setattr(options, name, os.path.expanduser(getattr(options, name)))
     for name in ("factors", "images"):
         if not options[name].value:
             raise UserError(f"--{name} is missing. `{command('predict', '--help')}` lists all.")
