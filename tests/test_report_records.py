@@ -63,7 +63,7 @@ def test_what_is_no_result_is_named_and_left_out(tmp_path, text, said):
      ({"class_names": ["a"], "per_class_accuracy": [1.0, 2.0]}, "2 entries for 1 class_names"),
      ({"per_class_accuracy": ["x"]}, "expected a number"), ({"losses": [1.0]}, "losses has 1"),
      ({"num_test": -1}, "num_test is -1"), ({"seconds": [1]}, "seconds is"),
-     ({"environment": {"jax": []}}, "environment.jax"), ({"data": None}, "data is None"),
+     ({"environment": {"jax": []}}, "environment.jax"), ({"data": None}, "data is null"),
      ({"selection": {"scale=x": 1.0}}, "scale=x"), ({"selection": {"scale=nan": 1.0}}, "scale=nan"),
      ({"examples": {"file": "a", "size": 8, "true": [0], "predicted": []}}, "differ in length"),
      ({"search": {"best": [[1], [2], [3]], "fitness": 1.0, "history": []}}, "search.history"),

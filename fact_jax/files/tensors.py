@@ -77,7 +77,7 @@ def _file_in_folder(folder: Path) -> Path:
     names = ", ".join(p.name for p in files) or "none"
     raise UserError(
         f"Weights folder {folder} holds no model.safetensors, model.safetensors.index.json or "
-        f"pytorch_model.bin, and not exactly one .safetensors or .npz file (there: {names}). Name "
+        f"pytorch_model.bin, and not exactly one .safetensors or .npz file (found: {names}). Name "
         "the file itself."
     )
 
