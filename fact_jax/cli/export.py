@@ -13,7 +13,6 @@ A merged .npz is a plain ViT with the task's head (Google layout), as timm and F
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -22,14 +21,12 @@ from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
-from fact_jax.files.factors import TrainedTask
+from fact_jax.files.factors import TIMM, TrainedTask
 from fact_jax.files.load import load_factors
 from fact_jax.files.weights import load_vit
 from fact_jax.ranges import SCALE, check
 from fact_jax.serving import export
 from fact_jax.serving.outputs import check_not_input, prepare_output
-
-_TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}
 
 
 def define_flags() -> None:
@@ -47,11 +44,11 @@ def variant_of(task: TrainedTask | None) -> str:
     return variant
 
 
-def print_differences(settings: dict, console: Console) -> None:
+def print_differences(vit: dict, console: Console) -> None:
     """Prints the settings that the PyTorch code's ViT, timm's, has otherwise and no file holds."""
-    for name, value in settings.items():
-        if value != _TIMM[name]:
-            console.print(f"{name} is {value} here and {_TIMM[name]} in timm's ViT: set it there.")
+    for name, timm in TIMM.items():
+        if (value := vit.get(name, timm)) != timm:
+            console.print(f"{name} is {value} here and {timm} in timm's ViT: set it there.")
 
 
 def to_torch(task: TrainedTask, console: Console) -> bytes:
@@ -61,8 +58,7 @@ def to_torch(task: TrainedTask, console: Console) -> bytes:
         f"The PyTorch code does not store the scale: load with scale {task.method.scale:g} "
         f"(--scale, or `scale` in its yaml) and rank {getattr(task.method, 'rank', 0)} (--dim)."
     )
-    vit = task.metadata["vit"]
-    print_differences({k: vit[k] for k in _TIMM if k in vit}, console)
+    print_differences(task.metadata["vit"], console)
     if task.metadata.get("normalisation", "imagenet") != "imagenet":
         console.print(
             f"Trained on images normalised as {task.metadata['normalisation']!r}; that code's are "
@@ -78,7 +74,7 @@ def to_ours(task: TrainedTask) -> bytes:
     variant, base = variant_of(task), None
     config: ViTConfig = get_variant(variant)
     if weights := flags.FLAGS.weights:
-        model, base = load_vit(variant, weights, **_TIMM)
+        model, base = load_vit(variant, weights, **TIMM)
         config = model.config
     return export.factor_file(task, variant, config, base)
 
@@ -87,8 +83,8 @@ def to_npz(task: TrainedTask | None, console: Console) -> bytes:
     """The weights, with the increments merged and the head if there are factors."""
     forward = task.forward_settings if task else {}
     model, base = load_vit(variant_of(task), flags.FLAGS.weights, **forward)
-    settings = task.metadata["vit"] if task else dataclasses.asdict(model.config)
-    print_differences({k: settings[k] for k in _TIMM if k in settings}, console)
+    vit = task.metadata["vit"] if task else dataclasses.asdict(model.config)
+    print_differences(vit, console)
     return export.npz_file(model.config, base, task, flags.FLAGS.any_weights)
 
 

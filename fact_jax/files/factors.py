@@ -33,7 +33,7 @@ _OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_class
 # Fields of `ViTConfig` that must be those of the training. The variant decides the shape, and
 # `load_vit` is told the rest.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
-_FORWARD = ("gelu", "layer_norm_eps")
+TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}  # the forward pass of timm's ViT
 
 
 class TrainedTask(NamedTuple):
@@ -58,8 +58,7 @@ class TrainedTask(NamedTuple):
 
         A file of the PyTorch code does not say them; they are those of timm's ViT.
         """
-        timm = {"gelu": "exact", "layer_norm_eps": 1e-6}
-        return {name: self.metadata["vit"].get(name, timm[name]) for name in _FORWARD}
+        return {name: self.metadata["vit"].get(name, timm) for name, timm in TIMM.items()}
 
 
 def to_bytes(
@@ -212,7 +211,7 @@ def check_fits(
     weights of the same shape pass, as does a file that does not say which it was trained on.
     """
     trained, base = task.metadata["vit"], dataclasses.asdict(config)
-    differ = [name for name in (*_SHAPE, *_FORWARD) if trained.get(name, base[name]) != base[name]]
+    differ = [name for name in (*_SHAPE, *TIMM) if trained.get(name, base[name]) != base[name]]
     if differ:
         then, now = (", ".join(f"{k} {vit[k]}" for k in differ) for vit in (trained, base))
         changes = ", ".join(f"{k}={trained[k]!r}" for k in differ)
