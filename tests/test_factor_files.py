@@ -308,7 +308,7 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path, small_config):
     for old, twice, key in (
         (b'"task":', b'"task": "1", "task":', "task"),
         (b'"head/bias":', b'"head/bias": {}, "head/bias":', "head/bias"),
-        (b'{"width":', b'{"width": 1, "width":', "width"),
+        (b'\\"width\\":', b'\\"width\\": 1, \\"width\\":', "width"),
     ):
         header = content[8:end].replace(old, twice)
         assert len(header) > end - 8
