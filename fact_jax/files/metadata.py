@@ -3,8 +3,7 @@
 Every function raises ValueError for metadata that no factor file has.
 """
 
-import dataclasses
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 import jax
 
@@ -24,13 +23,7 @@ from fact_jax.tuning.method import Method
 from fact_jax.tuning.registry import build_stored
 
 FORMAT_VERSION = 1
-# Types of the fields of `ViTConfig`, by their annotations.
-_OF_VIT = {
-    "int": Annotated[int, Between(1, MAX_SIZE - 1)],
-    "float": float,
-    "str": str,
-    "bool": bool,
-}
+_Size = Annotated[int, Between(1, MAX_SIZE - 1)]  # of a ViT
 
 
 class _Needed(TypedDict):
@@ -92,9 +85,9 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
 
 def _vit(stated: dict[str, Any]) -> ViTConfig:
     """The ViT of the metadata, each field of its type and in a sound range."""
-    for field in dataclasses.fields(ViTConfig):
-        if field.name in stated:
-            check_type(stated[field.name], _OF_VIT[str(field.type)], f"vit.{field.name}")
+    for name, kind in get_type_hints(ViTConfig).items():
+        if name in stated:
+            check_type(stated[name], _Size if kind is int else kind, f"vit.{name}")
     config = ViTConfig(**stated)
     if config.depth > MAX_DEPTH:
         raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
