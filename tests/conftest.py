@@ -26,8 +26,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from fact_jax import ViT, ViTConfig  # noqa: E402
+from fact_jax import VARIANTS, ViT, ViTConfig  # noqa: E402
 from fact_jax.backbone.vit import init_base  # noqa: E402
+from fact_jax.files.weights import write_npz  # noqa: E402
 from fact_jax.sweep.packing import free_programs  # noqa: E402
 
 # Files of minutes, which begin first, so that no process of `make test` is left alone with one.
@@ -105,6 +106,16 @@ def small_vit(small_config):
     rng = np.random.default_rng(0)
     base = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype("float32"), base)
     return ViT(small_config), base
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, small_config):
+    """The change of a config to a ViT of 24 by 3 with images of 16 pixels."""
+    monkeypatch.setitem(VARIANTS, "vit_tiny", small_config)
+    path = tmp_path / "weights" / "tiny.npz"
+    path.parent.mkdir()
+    write_npz(path, small_config, init_base(small_config, jax.random.key(0)))
+    return {"variant": "vit_tiny", "weights": str(path), "image_size": 16}
 
 
 @pytest.fixture(scope="session")

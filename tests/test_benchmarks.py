@@ -47,6 +47,7 @@ def run(monkeypatch, main, path, *arguments):
     return content
 
 
+@pytest.mark.slow
 def test_step(monkeypatch, tmp_path, capsys):
     names = ("ours: linear", "ours: evaluation")
     content = run(
@@ -123,6 +124,7 @@ def test_flops_are_counted_once_a_program_on_the_cpu(monkeypatch):
     assert set(map(step.plain, step.OURS)) <= set(step.OURS)
 
 
+@pytest.mark.slow
 def test_step_alternatives(monkeypatch, tmp_path):
     names = ("ours", "plain autodiff of the merged product",
              "the factors' gradients as autodiff writes them",
@@ -145,6 +147,7 @@ def test_step_alternatives(monkeypatch, tmp_path):
     assert min(ours["temporary_bytes"], plain["time_ratio"]) > 0
 
 
+@pytest.mark.slow
 def test_scaling(monkeypatch, tmp_path, capsys):
     content = run(
         monkeypatch, scaling.main, tmp_path / "scaling.json", *TINY, "--batch", "2",
@@ -167,6 +170,7 @@ def test_scaling(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "values", "images"),
     [
@@ -202,6 +206,7 @@ def test_what_a_sweep_varies():
     assert scaling.values_of("trials", 8) == scaling.values_of("devices", 8) == [1, 2, 4, 8]
 
 
+@pytest.mark.slow
 def test_evaluate(monkeypatch, tmp_path):
     content = run(
         monkeypatch, evaluate.main, tmp_path / "evaluate.json", *TINY, "--images", "21",
@@ -243,6 +248,7 @@ def test_missing_results_are_named(monkeypatch, tmp_path, capsys):
     assert "performance_scaling.png: left out" in out
 
 
+@pytest.mark.slow
 def test_sweep(monkeypatch, tmp_path):
     content = run(
         monkeypatch, sweep.main, tmp_path / "sweep.json", "--variant", "vit_mini", "--image_size",
@@ -264,6 +270,7 @@ def test_sweep(monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch, tmp_path):
     real = sweep.run_sweep
 

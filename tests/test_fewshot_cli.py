@@ -2,31 +2,27 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
+from absl import flags
 from commands import run_command
+from ml_collections import config_flags
 from PIL import Image
 from rich.console import Console
 from safetensors.numpy import load_file
 
 from benchmarks import fewshot as benchmark
 from configs import compare, fewshot, fewshot_tt
-from fact_jax import VARIANTS, UserError
-from fact_jax.backbone.vit import init_base
+from fact_jax import UserError
 from fact_jax.cli import fewshot as command_module
+from fact_jax.cli import local
 from fact_jax.cli.local import run_sweep
 from fact_jax.data import TaskData
 from fact_jax.data.shots import Shots
-from fact_jax.files.weights import write_npz
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
@@ -52,26 +48,6 @@ SHORT = [
 MOCK = [*SHORT, "--config.mock_data=True", "--config.shots=(1,)", "--config.epochs=1"]
 
 
-def command(workdir, config, *overrides):
-    return [
-        sys.executable,
-        "-m",
-        "experiments.fewshot",
-        "--config",
-        config,
-        "--workdir",
-        str(workdir),
-        *overrides,
-    ]
-
-
-ENV = {**os.environ, "COLUMNS": "200", "JAX_PLATFORMS": "cpu"}
-
-
-def run(*args, timeout=600):
-    return run_command(*command(*args)[2:], timeout=timeout)
-
-
 def results(workdir):
     return {p.stem: json.loads(p.read_text()) for p in Path(workdir, "results").glob("*.json")}
 
@@ -83,15 +59,15 @@ def rows_of(out, columns):
     return [cells for cells in split if len(cells) == columns]
 
 
-def check_five_sets(out, workdir, augmented, limit, width, factors):
+def check_sets(names, out, workdir, augmented, limit, width, factors):
     stored = results(workdir)
-    assert set(stored) == {f"{name}_1shot-fact_tt-seed0" for name in SETS}
+    assert set(stored) == {f"{name}_1shot-fact_tt-seed0" for name in names}
     rows = {cells[0]: cells for cells in rows_of(out, 6)}
-    for name, classes in SETS.items():
+    for name in names:
         r = stored[f"{name}_1shot-fact_tt-seed0"]
-        assert r["num_train"] == min(classes, limit)
+        assert r["num_train"] == min(SETS[name], limit)
         assert np.isfinite(r["losses"]).all()
-        assert r["num_head"] == (width + 1) * classes
+        assert r["num_head"] == (width + 1) * SETS[name]
         assert r["num_factors"] == factors
         assert r["group"] == "fewshot"
         assert r["data"]["mock"]
@@ -110,10 +86,17 @@ def check_five_sets(out, workdir, augmented, limit, width, factors):
     assert (workdir / "fewshot.svg").read_text().startswith("<?xml")
 
 
-def test_all_five_sets_end_to_end_on_mock_data(tmp_path):
-    out = run(tmp_path, "configs/fewshot_tt.py", *MOCK, "--config.train_limit=16")
+def run(workdir, config, *overrides, timeout=600):
+    arguments = ("--config", config, "--workdir", workdir, *overrides)
+    return run_command("experiments.fewshot", *arguments, timeout=timeout)
+
+
+def test_the_command_on_mock_data(tmp_path):
+    names = ("oxford_pets", "fgvc_aircraft")
+    changes = (f"--config.tasks={','.join(names)}", "--config.train_limit=16")
+    out = run(tmp_path, "configs/fewshot_tt.py", *MOCK, *changes)
     assert out.returncode == 0, out.stderr
-    check_five_sets(out.stdout, tmp_path, True, 16, 128, 2 * 128 * 16 + 12 * 6 * 16**2)
+    check_sets(names, out.stdout, tmp_path, True, 16, 128, 2 * 128 * 16 + 12 * 6 * 16**2)
     assert "Shortened or mock data" in out.stdout
 
 
@@ -144,49 +127,37 @@ def test_all_methods_through_all_five_sets_on_mock_data(tmp_path):
     assert len(rows) == 6 * len(compare.SMALL)  # five sets and their mean
 
 
-@pytest.fixture
-def tiny(tmp_path, monkeypatch, small_config):
-    """A change of configs to a ViT of 24 by 3 and images of 16 pixels."""
-    monkeypatch.setitem(VARIANTS, "vit_tiny", small_config)
-    write_npz(tmp_path / "tiny.npz", small_config, init_base(small_config, jax.random.key(0)))
-    return {"variant": "vit_tiny", "weights": str(tmp_path / "tiny.npz"), "image_size": 16}
-
-
-def test_the_same_without_augmentation(tmp_path, tiny):
-    config = fewshot_tt.get_config("plain")
+def small(options, tiny, **changes):
+    config = fewshot.get_config(options)
     config.update(
-        mock_data=True,
-        shots=(1,),
         seeds=(0,),
-        epochs=1,
         warmup_epochs=0,
-        train_limit=16,
         eval_limit=24,
         eval_batch_size=24,
         batch_size=8,
         **tiny,
+        **changes,
     )
+    return config
+
+
+MOCK_DATA = {"mock_data": True, "shots": (1,), "epochs": 1, "train_limit": 16}
+
+
+def swept(config, workdir):
+    """What the command prints of this sweep, without a process of its own."""
     console = Console(record=True, width=200, file=io.StringIO())
-    workdir = tmp_path / "work"
     command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
-    check_five_sets(console.export_text(), workdir, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
+    return console.export_text()
+
+
+def test_all_five_sets_without_augmentation(tmp_path, tiny):
+    out = swept(small("fact_tt,plain", tiny, **MOCK_DATA), tmp_path)
+    check_sets(SETS, out, tmp_path, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
 
 
 def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
-    config = fewshot.get_config("noah,plain")
-    config.update(
-        mock_data=True,
-        tasks="oxford_pets",
-        shots=(1,),
-        seeds=(0,),
-        epochs=1,
-        warmup_epochs=0,
-        train_limit=16,
-        eval_limit=24,
-        eval_batch_size=24,
-        batch_size=8,
-        **tiny,
-    )
+    config = small("noah,plain", tiny, tasks="oxford_pets", **MOCK_DATA)
     config.noah.update(
         widths=(1, 2),
         supernet_epochs=1,
@@ -211,86 +182,60 @@ def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
 
 
 METHODS = "fact_tt,vpt_deep+adapter"
-REAL = [
-    *SHORT,
-    "--config.tasks=digits",
-    "--config.shots=(4,)",
-    "--config.epochs=6",
-    "--config.eval_limit=100",
-    "--config.learning_rate=0.01",
-]
 
 
-@pytest.fixture(scope="module")
-def never_stopped(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("whole")
-    out = run(workdir, f"configs/fewshot.py:{METHODS}", *REAL)
-    assert out.returncode == 0, out.stderr
-    return workdir, out.stdout
+@pytest.fixture
+def real(tiny):
+    return small(METHODS, tiny, tasks="digits", shots=(4,), epochs=6, learning_rate=0.01)
 
 
-def test_real_images_with_several_methods(never_stopped):
-    workdir, out = never_stopped
-    stored = results(workdir)
-    assert len(stored) == 2
-    rows = {cells[1]: cells[2:] for cells in rows_of(out, 6)}
+class Stopped(BaseException):
+    pass
+
+
+class Stopping(local.Bars):
+    """Stops after the second epoch of the second method."""
+
+    def start(self, runs, epochs):
+        self.method = runs[0].cell.method_name
+        super().start(runs, epochs)
+
+    def epoch(self, done, losses, accuracies):
+        super().epoch(done, losses, accuracies)
+        if (self.method, done) == ("vpt_deep+adapter", 2):
+            raise Stopped
+
+
+def test_stopped_in_the_second_cell_it_ends_as_if_never_stopped(real, tmp_path, monkeypatch):
+    """Augmented views of an epoch are drawn from its number: those resumed are the same ones."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    table = swept(real, whole)
+    expected = results(whole)
+    rows = {cells[1]: cells[2:] for cells in rows_of(table, 6)}
     for method in METHODS.split(","):
-        r = stored[f"digits_4shot-{method}-seed0"]
-        assert (r["num_train"], r["num_test"]) == (40, 100)
+        r = expected[f"digits_4shot-{method}-seed0"]
+        assert (r["num_train"], r["num_test"]) == (40, 24)
         assert rows[method][0] == f"{r['accuracy']:.1f}"
         assert r["losses"][-1] < r["losses"][0]
-    assert "Shortened" in out
-    assert (workdir / "fewshot.png").stat().st_size > 10_000
-
-
-def test_interrupted_in_the_second_cell_it_ends_as_if_never_stopped(never_stopped, tmp_path):
-    """Augmented views of an epoch are drawn from its number: those resumed are the same ones."""
-    whole, _ = never_stopped
-    arguments = (tmp_path, f"configs/fewshot.py:{METHODS}", *REAL)
-
-    def epochs():
-        paths = (tmp_path / "checkpoints").glob("*vpt_deep*/final-*/*")
-        return [int(p.name) for p in paths if p.name.isdigit()]
-
-    with subprocess.Popen(
-        command(*arguments),
-        cwd=ROOT,
-        env=ENV,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as process:
-        deadline = time.time() + 300
-        while not results_so_far(tmp_path) or max(epochs(), default=-1) < 1:
-            assert process.poll() is None, process.stderr.read()
-            assert time.time() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        message = process.stderr.read()
-    assert process.returncode == 130
-    assert "Run the same command again" in message
-    assert "Traceback" not in message
-    assert len(results_so_far(tmp_path)) == 1
-    assert not (tmp_path / "fewshot.png").exists()
-    out = run(*arguments)
-    assert out.returncode == 0, out.stderr
-    assert "finished before" in out.stdout
-    stopped, expected = results(tmp_path), results(whole)
+    assert (whole / "fewshot.png").stat().st_size > 10_000
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "Bars", Stopping)
+        with pytest.raises(Stopped):
+            swept(real, again)
+    assert len(results(again)) == 1
+    assert not (again / "fewshot.png").exists()
+    assert "finished before" in swept(real, again)
+    stopped = results(again)
     assert stopped.keys() == expected.keys()
     assert min(r["epochs_run"] for r in stopped.values()) < 6  # some were resumed
     for name, never in expected.items():
         for key in ("accuracy", "losses", "num_train", "settings"):
             assert stopped[name][key] == never[key], (name, key)
         mine, theirs = (
-            load_file(folder / "factors" / f"{name}.safetensors") for folder in (tmp_path, whole)
+            load_file(folder / "factors" / f"{name}.safetensors") for folder in (again, whole)
         )
         for key, value in theirs.items():
             np.testing.assert_array_equal(mine[key], value)
-    assert (tmp_path / "fewshot.png").exists()
-
-
-def results_so_far(workdir):
-    return list(Path(workdir, "results").glob("*.json"))
 
 
 def runs_of(config):
@@ -414,36 +359,20 @@ def test_quickstart_is_compares_settings_with_nothing_to_choose():
             assert cell.method == theirs[cell.method_name].method
 
 
-def test_what_the_config_does_not_set_can_still_be_given(tmp_path):
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+def test_what_the_config_does_not_set_can_still_be_given(monkeypatch):
     """All settings and grids of a method are there for the command line to change."""
-    lines = (
-        "import sys",
-        "from absl import flags",
-        "from ml_collections import config_flags",
-        "from fact_jax.sweep.plan import make_plan",
-        f"config_flags.DEFINE_config_file('config', {str(ROOT / 'configs' / 'fewshot.py')!r})",
-        "flags.FLAGS(sys.argv)",
-        "cell = make_plan(flags.FLAGS.config)[0]",
-        "print(cell.method.population, cell.method.limit)",
-        "print([c.learning_rate for c in cell.candidates])",
-    )
-    out = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "\n".join(lines),
-            f"--config={ROOT / 'configs/fewshot.py'}:noah",
-            "--config.noah.population=7",
-            "--config.noah.learning_rates=1e-3,5e-3",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=ENV,
-    )
-    assert out.stdout.splitlines() == ["7 640000", "[0.001, 0.005]"], out.stderr
+    path, values = ROOT / "configs" / "fewshot.py", flags.FlagValues()
+    overrides = ("--config.noah.population=7", "--config.noah.learning_rates=1e-3,5e-3")
+    monkeypatch.setattr(sys, "argv", ["fewshot", f"--config={path}:noah", *overrides])
+    config = config_flags.DEFINE_config_file("config", str(path), flag_values=values)
+    values(sys.argv)
+    cell = make_plan(config.value)[0]
+    assert (cell.method.population, cell.method.limit) == (7, 640000)
+    assert [c.learning_rate for c in cell.candidates] == [0.001, 0.005]
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
     out = tmp_path / "out.json"
     arguments = ["--methods=linear", "--tasks=digits", "--shots=1", "--seeds=0,1", "--epochs=1"]

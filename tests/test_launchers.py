@@ -252,6 +252,7 @@ def assert_as_local(workdir, failures, local):
     assert not list((workdir / "claims").iterdir())
 
 
+@pytest.mark.slow  # Ray alone takes twenty seconds to begin and to end
 def test_ray_ends_as_a_local_sweep_does_failures_included(tmp_path, local):
     pytest.importorskip("ray")
     failures = []

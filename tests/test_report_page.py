@@ -497,6 +497,7 @@ def test_command(tmp_path):
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_benchmark(tmp_path):
     """It prints sizes and times, and leaves a record."""
     out = tmp_path / "report.json"

@@ -124,6 +124,7 @@ def temporary(remat, batch=BATCH):
     return lowered.compile(OPTIMISED).memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
     """q, k, v, attended, middle, fc1 and the input are 10 n d a block, and the probabilities."""
     config = get_variant("vit_ti16")
@@ -135,6 +136,7 @@ def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
     assert block < 0.6 * attention
 
 
+@pytest.mark.slow
 def test_the_stacked_weights_are_not_copied():
     """What does not grow with the images is less than a copy of the kernels, let alone two."""
     config = get_variant("vit_ti16")

@@ -235,12 +235,12 @@ def test_groups_are_sized_to_memory():
     assert step_bytes(config, 64) / 2**30 == pytest.approx(alone["gib_per_chip"]["temporary"], 0.1)
 
 
-def test_choosing_scales_and_training_with_them_is_one_program_each(tmp_path, compiled):
+def test_choosing_scales_and_training_with_them_is_one_program_each(tmp_path, compiled, tiny):
     """Candidates on train800 and the final runs on all images, of tasks of different classes."""
     config = quickstart.get_config()
     config.update(
         tasks="dtd,svhn,kitti", methods="fact_tt", mock_data=True, epochs=1, train_limit=16,
-        eval_limit=8, batch_size=8, eval_batch_size=8,
+        eval_limit=8, batch_size=8, eval_batch_size=8, **tiny,
         fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0)}),
     )  # fmt: skip
     results = run_sweep(config, str(tmp_path), Console(quiet=True))
@@ -256,11 +256,13 @@ import jax.numpy as jnp
 from rich.console import Console
 from safetensors.numpy import load_file
 from configs import quickstart
+from fact_jax import VARIANTS, ViTConfig
 from fact_jax.cli import process
 from fact_jax.cli.local import run_sweep
 from fact_jax.sweep import store
 
-how, workdir = sys.argv[1:]
+VARIANTS["vit_tiny"] = ViTConfig(24, 3, 3, 96, patch_size=4, image_size=16)
+how, weights, workdir = sys.argv[1:]
 if how:
     process.join_processes(how)
 assert len(jax.devices()) == 8, jax.devices()
@@ -271,7 +273,8 @@ if jax.process_index() != 0:
 config = quickstart.get_config()
 config.tasks, config.methods, config.epochs, config.seeds = "digits", "fact_tt", 2, (0, 1, 2, 3)
 config.batch_size = 32
-config.train_limit, config.eval_limit = 128, 100
+config.train_limit, config.eval_limit = 64, 100
+config.variant, config.image_size, config.weights = "vit_tiny", 16, weights
 run_sweep(config, workdir, Console(quiet=True))
 """
 
@@ -280,19 +283,26 @@ def sweep_results(workdir):
     return {p.stem: json.loads(p.read_text()) for p in (workdir / "results").glob("*.json")}
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+@pytest.mark.slow  # three processes that import, compile and train
+def test_two_processes_give_what_one_gives(tmp_path, tiny):
     """Four trials over eight devices, each batch over two: four devices a process."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
     one = subprocess.run(
-        [sys.executable, "-c", SWEEP, "", tmp_path / "one"], env=on_host_devices(8),
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SWEEP, "", tiny["weights"], tmp_path / "one"],
+        env=on_host_devices(8),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert one.returncode == 0, one.stderr
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SWEEP, f"localhost:{port},2,{i}", tmp_path / "two"],
+            [
+                *(sys.executable, "-c", SWEEP, f"localhost:{port},2,{i}"),
+                *(tiny["weights"], tmp_path / "two"),
+            ],
             env=on_host_devices(4), cwd=ROOT, stderr=subprocess.PIPE, text=True,
         )
         for i in range(2)

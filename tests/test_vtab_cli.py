@@ -19,10 +19,11 @@ from safetensors.numpy import save_file
 from test_sweep import rows_of as rows_of_results
 
 import fact_jax
-from configs import tt_rank16
+from configs import tt_paper, tt_rank16
 from fact_jax import VARIANTS, UserError, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import vtab
+from fact_jax.cli.local import run_sweep
 from fact_jax.data import VTAB, DataSettings, get_task, open_task
 from fact_jax.files.weights import write_npz
 from fact_jax.images.normalise import normalise
@@ -51,13 +52,13 @@ def npz(tmp_path_factory):
     return path
 
 
-def command(workdir, npz, *overrides, config="configs/tt_rank16.py"):
+def command(workdir, npz, *overrides):
     return [
         sys.executable,
         "-m",
         "experiments.vtab",
         "--config",
-        config,
+        "configs/tt_rank16.py",
         "--workdir",
         str(workdir),
         f"--config.weights={npz}",
@@ -65,8 +66,8 @@ def command(workdir, npz, *overrides, config="configs/tt_rank16.py"):
     ]
 
 
-def run(*args, **kwargs):
-    return run_command(*command(*args, **kwargs)[2:])
+def run(*args):
+    return run_command(*command(*args)[2:])
 
 
 def results(workdir):
@@ -197,12 +198,14 @@ def test_other_settings_in_the_same_workdir_are_refused(finished, npz):
     assert "rank was 16, is now 8" in out.stderr
 
 
-# Epochs of some tenths of a second: of shorter ones, many have no checkpoint.
+# A real task, which is read without TensorFlow. Epochs take some tenths of a second, since many
+# shorter ones have no checkpoint.
 LONGER = [
     *SHORT,
-    "--config.tasks=dtd,svhn",
+    "--config.mock_data=False",
+    "--config.tasks=digits",
     "--config.epochs=10",
-    "--config.train_limit=32",
+    "--config.train_limit=48",
 ]
 
 
@@ -219,7 +222,7 @@ def never_stopped(npz, tmp_path_factory):
 )
 def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path, how):
     """Killed in the middle of an epoch, the same command ends as if never stopped."""
-    checkpoints = tmp_path / "stopped" / "checkpoints" / "dtd-fact_tt-seed42"
+    checkpoints = tmp_path / "stopped" / "checkpoints" / "digits-fact_tt-seed42"
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with subprocess.Popen(
         command(tmp_path / "stopped", npz, *LONGER),
@@ -254,43 +257,46 @@ def test_killed_it_goes_on_from_its_last_checkpoint(npz, never_stopped, tmp_path
         for key in ("accuracy", "losses", "num_test", "settings"):
             assert stopped[name][key] == never[key], (name, key)
     # Only what had no checkpoint was trained again.
-    share = stopped["dtd-fact_tt-seed42"]["epochs_run"]
+    share = stopped["digits-fact_tt-seed42"]["epochs_run"]
     assert share == 10 - (trained + 1)
 
 
-def test_val_protocol_chooses_the_scale_on_val200(npz, tmp_path):
-    out = run(
-        tmp_path, npz, *SHORT, "--config.tasks=svhn", "--config.fact_tt.scales=(0.1,100.0,1.0)"
+def small_sweep(config, workdir, tiny, **changes):
+    config.update(
+        mock_data=True,
+        batch_size=8,
+        eval_batch_size=16,
+        eval_limit=24,
+        train_limit=16,
+        warmup_epochs=0,
+        **tiny,
+        **changes,
     )
-    assert out.returncode == 0, out.stderr
-    r = results(tmp_path)["svhn-fact_tt-seed42"]
+    return run_sweep(config, str(workdir), Console(quiet=True))
+
+
+def test_val_protocol_chooses_the_scale_on_val200(tiny, tmp_path):
+    config = tt_rank16.get_config()
+    config.fact_tt.scales = (0.1, 100.0, 1.0)
+    (r,) = small_sweep(config, tmp_path, tiny, tasks="svhn", epochs=2, learning_rate=0.01)
     assert set(r["selection"]) == {"scale=0.1", "scale=100", "scale=1"}
     best = max(r["selection"].values())
     assert r["selection"][f"scale={r['scale']:g}"] == best
 
 
-def test_paper_protocol_takes_the_best_of_the_test_evaluations(npz, tmp_path):
-    out = run(
-        tmp_path,
-        npz,
-        *SHORT[:-1],
-        "--config.tasks=caltech101,clevr_dist",
-        "--config.epochs=5",
-        "--config.eval_every=2",
-        config="configs/tt_paper.py",
-    )
-    assert out.returncode == 0, out.stderr
-    assert "best of the test evaluations" in out.stdout
-    stored = results(tmp_path)
-    for r in stored.values():
+def test_paper_protocol_takes_the_best_of_the_test_evaluations(tiny, tmp_path):
+    tasks = "caltech101,clevr_dist"
+    stored = small_sweep(tt_paper.get_config(), tmp_path, tiny, tasks=tasks, epochs=5, eval_every=2)
+    for r in stored:
         measured = [a for a in r["test_accuracies"] if a is not None]
         assert [i for i, a in enumerate(r["test_accuracies"]) if a is not None] == [1, 3, 4]
         assert r["accuracy"] == max(measured)
         assert r["settings"]["jpeg_quality"] == r["data"]["jpeg_quality"] == 75
+    caltech, clevr = stored
     # The released settings: rank 16 and 4, scale 10 both.
-    assert stored["caltech101-fact_tt-seed42"]["num_factors"] == 2 * 192 * 16 + 144 * 16**2
-    assert stored["clevr_dist-fact_tt-seed42"]["num_factors"] == 2 * 192 * 4 + 144 * 4**2
-    assert stored["clevr_dist-fact_tt-seed42"]["scale"] == 10.0
+    assert caltech["num_factors"] == 2 * 24 * 16 + 36 * 16**2
+    assert clevr["num_factors"] == 2 * 24 * 4 + 36 * 4**2
+    assert clevr["scale"] == 10.0
 
 
 @pytest.mark.parametrize(
