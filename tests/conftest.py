@@ -1,5 +1,6 @@
 """Small models and images that the tests share."""
 
+import gc
 import json
 import os
 from collections import defaultdict
@@ -9,7 +10,7 @@ from pathlib import Path
 # One cache of compiled programs for all test sessions and the commands that they start.
 CACHE = Path(__file__).parents[1] / ".cache" / f"xla-{version('jax')}-{version('jaxlib')}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests compile quickly, not well: a tenth of the seconds for programs that run for milliseconds.
 # FACT_JAX_TESTS=optimised compiles as a user's process does (`make test-slow`, `make parity`).
 if os.environ.get("FACT_JAX_TESTS") != "optimised":
@@ -54,6 +55,12 @@ LONG = (
 def pytest_collection_modifyitems(items):
     names = [f"test_{name}" for name in LONG]
     items.sort(key=lambda i: names.index(i.path.stem) if i.path.stem in names else len(names))
+
+
+def pytest_collection_finish():
+    """What the imports made stays: the collector need not look at it again and again."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_addoption(parser):

@@ -59,7 +59,7 @@ def test_a_copy_gives_the_arrays_of_its_source(name, tmp_path):
             open_task(task, settings),
             TaskData(plain, ListsSource(plain, lists), settings),
         )
-        for split in VTAB_STAGES:
+        for split in VTAB_STAGES if quality is None else ("train800",):
             for ours, theirs in zip(copy.load(split), whole.load(split), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
         assert copy.provenance["jpeg_quality"] == quality
