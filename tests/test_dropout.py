@@ -20,8 +20,7 @@ from fact_jax.backbone.dense import dropout
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
-from tests.one_trial import alone
+from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
 CONFIG = ViTConfig(width=8, depth=4, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
 RANK, RATE = 4, 0.3

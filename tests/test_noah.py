@@ -8,10 +8,9 @@ from fact_jax import ViT, ViTConfig, features, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
+from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 from fact_jax.tuning import NOAH, Adapter, LoRA, NOAHSubnet, VPTDeep, VPTShallow, count_parameters
 from fact_jax.tuning.method import SearchMethod
-from tests.one_trial import alone
 
 WIDTHS = (1, 2, 4)
 NONE = (0, 0, 0)

@@ -14,6 +14,7 @@ from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.training.trial import (
     Hyper,
+    alone,
     epoch_key,
     init_trial,
     logits_of,
@@ -22,7 +23,6 @@ from fact_jax.training.trial import (
     train_set,
 )
 from fact_jax.tuning import SSF, Adapter
-from tests.one_trial import alone
 
 RATE, DECAY = 0.1, 0.3
 

@@ -22,13 +22,13 @@ from fact_jax.training.run import train
 from fact_jax.training.schedule import learning_rate
 from fact_jax.training.trial import (
     Hyper,
+    alone,
     epoch_key,
     init_trial,
     logits_of,
     make_epoch,
     train_set,
 )  # fmt: skip
-from tests.one_trial import alone
 
 METHOD = FacTTT(4)
 NO_DROP = dict(dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0))
@@ -366,8 +366,7 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_evaluate
 from fact_jax.training import run as run_module
 from fact_jax.training.mesh import make_mesh, stack
-from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
-from tests.one_trial import alone
+from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
 
 config = ViTConfig(width=24, depth=2, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
 model, base, method = ViT(config), init_base(config, jax.random.key(0)), FacTTT(4)

@@ -218,6 +218,19 @@ def make_epoch(
     )
 
 
+def alone(epoch: Callable, batch_size: int, mesh: Mesh) -> Callable:
+    """``run(base, state, data, hyper, seed, number) -> (state, losses)``: one trial, no axis."""
+
+    def run(base, state: TrialState, data: TrainSet, hyper: Hyper, seed, number):
+        stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, data, hyper, seed))
+        stacked = jax.device_put(stacked, trial_sharded(mesh))
+        steps = jnp.maximum(data.num_examples // batch_size, 1)  # num_steps, maybe traced
+        out = epoch(base, *stacked, number, steps)
+        return jax.tree.map(lambda x: x[0], out)
+
+    return run
+
+
 def num_steps(num_examples: int, batch_size: int) -> int:
     """Number of full batches of an epoch, at least 1; a short last batch is dropped."""
     return max(num_examples // batch_size, 1)
