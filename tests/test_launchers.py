@@ -1,5 +1,6 @@
 """Cells that run elsewhere: on Ray, and as jobs of submitit's local executor."""
 
+import gc
 import json
 import os
 import shlex
@@ -317,6 +318,7 @@ def test_a_ray_node_is_lost_in_the_middle_of_a_cell(tmp_path):
 # ---- Slurm, through submitit
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # submitit's
 def test_two_jobs_share_a_sweep(tmp_path, local):
     pytest.importorskip("submitit")
     failures = []
@@ -326,6 +328,7 @@ def test_two_jobs_share_a_sweep(tmp_path, local):
     # Where all is finished nothing is submitted.
     launched("slurm", small(methods="linear"), tmp_path, cluster="local", jobs=2)
     assert len(submitted(tmp_path)) == 2
+    gc.collect()  # submitit's processes end without it
 
 
 def submitted(workdir):
