@@ -1,24 +1,26 @@
-"""Annotations are true: the core rooms run with every call checked, shapes included.
+"""Annotations are true: the strict rooms run with every call checked, shapes included.
 
-In a process of its own, because jaxtyping checks what is imported after it. Only here: JAX rebuilds
-an `Adaptation` around values that are no arrays (None, what `lower` describes), which the check of
-a dataclass refuses, and the bounds on hostile files leave no time for it.
+In processes of their own, because jaxtyping checks what is imported after it. Only here: JAX
+rebuilds an `Adaptation` around values that are no arrays (None, what `lower` describes), which the
+check of a dataclass refuses, and the bounds on hostile files leave no time for it.
 """
 
 import subprocess
 import sys
 
 import pytest
-from devices import on_host_devices
+from devices import TESTS, on_host_devices
 
 ROOMS = ("backbone", "tuning", "images", "files")
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+# Tests of the data room that call most of it, through TFDS, too.
+DATA = ("data_stored", "data_reading", "vtab1k", "offline_tasks")
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path
 from jaxtyping import install_import_hook
 
-checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-install_import_hook([f"fact_jax.{room}" for room in sys.argv[1:]], checker)
+install_import_hook([f"fact_jax.{room}" for room in sys.argv[2:]], sys.argv[1])
 import jax
 import numpy as np
 from tried_methods import ALL
@@ -68,10 +70,25 @@ except TypeError:
 def test_the_core_rooms_keep_their_annotations():
     pytest.importorskip("beartype")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *ROOMS],
+        [sys.executable, "-c", SCRIPT, CHECKER, *ROOMS],
         env=on_host_devices(1),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "checked\n"
+
+
+def test_the_data_room_keeps_its_annotations():
+    pytest.importorskip("beartype")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"),
+            f"--jaxtyping-packages=fact_jax.data,{CHECKER}",
+            *(str(TESTS / f"test_{name}.py") for name in DATA),
+        ],
+        env=on_host_devices(1),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

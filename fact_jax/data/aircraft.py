@@ -6,10 +6,12 @@ names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from etils import epath
+
+from fact_jax.data.labels import Example
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
 SIZE = 2_753_340_328  # bytes
@@ -61,12 +63,14 @@ class FgvcAircraft(tfds.core.GeneratorBasedBuilder):
             homepage="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, Example]]]:
         data = epath.Path(dl_manager.download_and_extract(URL)) / "fgvc-aircraft-2013b" / "data"
         parts = {"train": "train", "validation": "val", "test": "test"}
         return {split: self._generate_examples(data, part) for split, part in parts.items()}
 
-    def _generate_examples(self, data: epath.Path, part: str) -> Iterator[tuple[str, Mapping]]:
+    def _generate_examples(self, data: epath.Path, part: str) -> Iterator[tuple[str, Example]]:
         for line in (data / f"images_variant_{part}.txt").read_text().splitlines():
             number, _, variant = line.strip().partition(" ")
             name = f"{number}.jpg"

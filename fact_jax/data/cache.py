@@ -12,9 +12,10 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
 from fact_jax.errors import UserError
 from fact_jax.text import printable_line
@@ -27,12 +28,24 @@ _DAMAGE = (
     *(RuntimeError, ArithmeticError, MemoryError, tokenize.TokenError),
 )
 
-Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # images uint8 [b, s, s, 3], labels int32 [b]
+Images: TypeAlias = UInt8[np.ndarray, "n y x 3"]
+_Shape: TypeAlias = tuple[int, int, int, int]
+
+
+class Examples(NamedTuple):
+    """Decoded examples."""
+
+    images: Images
+    labels: Int32[np.ndarray, " n"]
 
 
 def cached(
-    root: str | Path, key: Mapping[str, Any], size: int, side: int, build: Callable[[], Batches]
-) -> tuple[np.ndarray, np.ndarray]:
+    root: str | Path,
+    key: Mapping[str, object],
+    size: int,
+    side: int,
+    build: Callable[[], Iterable[Examples]],
+) -> Examples:
     """The split of this key, read from the cache or built into it.
 
     Args:
@@ -43,7 +56,7 @@ def cached(
       build: makes the batches, called only if the cache has no sound copy.
 
     Returns:
-      images uint8 [size, side, side, 3] as a read-only memory map, and labels int32 [size].
+      The images are a read-only memory map.
 
     Raises:
       UserError: the directory cannot be written.
@@ -69,7 +82,7 @@ def cached(
         raise _unwritable(folder, shape, error) from error
 
 
-def _unwritable(folder: Path, shape: tuple[int, ...], error: OSError) -> UserError:
+def _unwritable(folder: Path, shape: _Shape, error: OSError) -> UserError:
     return UserError(
         f"Cannot write the decoded split to {folder} ({error}). It takes "
         f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
@@ -95,7 +108,7 @@ def _put_away(folder: Path) -> str:
     return f"What was there is now {aside}."
 
 
-def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) -> None:
+def _write(folder: Path, text: str, shape: _Shape, batches: Iterable[Examples]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"building-{folder.name}-", dir=folder.parent))
     try:
@@ -121,7 +134,7 @@ def _write(folder: Path, text: str, shape: tuple[int, ...], batches: Batches) ->
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _read(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read(folder: Path, shape: _Shape) -> Examples:
     for name in _FILES:
         if not stat.S_ISREG((folder / name).stat().st_mode):
             raise ValueError(f"{name} is no file")
@@ -131,7 +144,7 @@ def _read(folder: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]
     labels = np.array(_array(folder / "labels.npy", shape[:1], np.int32))
     if hashlib.sha256(labels.tobytes()).hexdigest() != record["labels_sha256"]:
         raise ValueError("labels differ from their checksum")
-    return images, labels
+    return Examples(images, labels)
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

@@ -1,16 +1,18 @@
 """Reading a task's splits from whatever source: decoding, caching, streaming, augmented views."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
-from fact_jax.data import cache
+from fact_jax.data.cache import Examples, Images, cached
 from fact_jax.data.settings import DataSettings
 from fact_jax.data.shots import Shots, list_seed
-from fact_jax.data.sources import Record, Source, Splits
+from fact_jax.data.sources import Provenance, Record, Source, Splits
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.images import augment, decoder, pipeline
@@ -23,13 +25,6 @@ CACHE_KEY = (
 )
 
 
-class Examples(NamedTuple):
-    """Decoded examples: images uint8 [n, s, s, 3], labels int32 [n]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
 class TaskData:
     """A task whose data can be read.
 
@@ -37,7 +32,7 @@ class TaskData:
       task: the task, with the classes and sizes that were found.
       source: its encoded examples.
       view: the splits that are read: those of the source, or few-shot lists of them.
-      provenance: JSON-able record of where the pixels and labels come from.
+      provenance: record of where the pixels and labels come from.
     """
 
     def __init__(self, task: Task, source: Source, settings: DataSettings):
@@ -49,7 +44,7 @@ class TaskData:
             self._jpeg_quality = None  # a second copy would be of other pixels
         shots = Shots(task, task.few_shot, source) if task.few_shot else None
         self.view: Splits = shots or source
-        self.provenance: dict[str, Any] = {
+        self.provenance: Provenance = {
             **source.provenance,
             **(shots.provenance if shots else {}),
             "image_size": settings.image_size,
@@ -89,7 +84,7 @@ class TaskData:
             return self._decoded(split, batch_size, limit)
         return self._from_cache(split, batch_size, limit)
 
-    def views(self, split: str, epoch_seed: int, limit: int | None = None) -> np.ndarray:
+    def views(self, split: str, epoch_seed: int, limit: int | None = None) -> Images:
         """One augmented view of each image of a few-shot training list, uint8 [n, s, s, 3], in the
         order of `load`.
 
@@ -123,7 +118,7 @@ class TaskData:
 
     def _from_cache(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
         size = self.size(split, limit)
-        pixels, labels = cache.cached(
+        pixels, labels = cached(
             self._settings.cache_dir or "",
             key=self._cache_key(split, size),
             size=size,
@@ -134,9 +129,9 @@ class TaskData:
             rows = slice(start, start + batch_size)
             yield Examples(np.array(pixels[rows]), labels[rows])
 
-    def _cache_key(self, split: str, size: int) -> dict[str, Any]:
+    def _cache_key(self, split: str, size: int) -> dict[str, object]:
         """All that a decoded split depends on, notes and paths left out."""
-        key = {name: self.provenance[name] for name in CACHE_KEY}
+        key = {name: value for name, value in self.provenance.items() if name in CACHE_KEY}
         return {**key, "split": split, "size": size, **self.view.identity(split)}
 
     def _decoded(self, split: str, batch_size: int, limit: int | None) -> Iterator[Examples]:
@@ -150,7 +145,7 @@ class TaskData:
             pixels, labels = zip(*batch, strict=True)
             yield Examples(np.stack(pixels), np.asarray(labels, np.int32))
 
-    def _decode(self, numbered: tuple[int, Record]) -> tuple[np.ndarray, int]:
+    def _decode(self, numbered: tuple[int, Record]) -> tuple[UInt8[np.ndarray, "y x 3"], int]:
         index, record = numbered
         with self._sound(index, record):
             image = pipeline.decode(
@@ -166,7 +161,7 @@ class TaskData:
         with self._sound(index, record), decoder.reading(record.image) as file:
             return record._replace(image=file.read())
 
-    def _view(self, row: tuple[list[int], int, Record]) -> np.ndarray:
+    def _view(self, row: tuple[list[int], int, Record]) -> UInt8[np.ndarray, "y x 3"]:
         seeds, index, record = row
         with (
             self._sound(index, record),

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
-from fact_jax.data.sources import HELD_OUT_SEED, Record, Source
+from fact_jax.data.sources import HELD_OUT_SEED, Identity, Provenance, Record, Source
 from fact_jax.data.tasks import FewShot, Task
 from fact_jax.errors import UserError
 
 
 def draw(
-    labels: Sequence[int] | np.ndarray,
+    labels: Sequence[int] | Int[np.ndarray, " n"],
     num_classes: int,
     shots: int,
     seed: int,
     what: str,
     names: Sequence[str] | None = None,
-) -> np.ndarray:
+) -> Int[np.ndarray, " rows"]:
     """Rows of K images of each class, in rising order: the first K of each class's rows, permuted.
 
     So the rows of fewer shots are among those of more. numpy's `default_rng(seed)` permutes class
@@ -56,7 +56,7 @@ class Shots:
 
     def __init__(self, task: Task, few_shot: FewShot, source: Source):
         self._task, self._few, self._source = task, few_shot, source
-        self.provenance = {
+        self.provenance: Provenance = {
             "shots": few_shot.shots,
             "split_source": source.describe_draw(few_shot.shots),
             "numpy": np.__version__,
@@ -77,10 +77,10 @@ class Shots:
             if row in wanted:
                 yield record
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str) -> Identity:
         """The same for all numbers of shots where the pictures are."""
         stored, shots = self._find(split)
-        key = {**self._source.identity(stored), "task": self._few.dataset}
+        key: Identity = {**self._source.identity(stored), "task": self._few.dataset}
         if shots:
             pool = f"{key['instruction']}, {self._few.held_out} held out, "
             drawn = f"{0 if split == 'val' else shots} shots, numpy {np.__version__}"
@@ -100,7 +100,7 @@ class Shots:
             )
         return (split, 0) if split in splits else ("train", self._few.held_out)
 
-    def _rows(self, split: str) -> np.ndarray:
+    def _rows(self, split: str) -> Int[np.ndarray, " rows"]:
         """Rows of 'train' that a split consists of."""
         seed = list_seed(split)
         if seed is None:
@@ -108,17 +108,20 @@ class Shots:
         free = np.arange(len(self._labels))
         if "val" not in self._source.splits:
             free = np.setdiff1d(free, self._held_out)
-        return free[self._draw(free, self._few.shots, seed, self._source.pool)]
+        rows: np.ndarray = free[self._draw(free, self._few.shots, seed, self._source.pool)]
+        return rows
 
     @cached_property
-    def _labels(self) -> np.ndarray:
+    def _labels(self) -> Int[np.ndarray, " n"]:
         return self._source.labels("train")
 
     @cached_property
-    def _held_out(self) -> np.ndarray:
+    def _held_out(self) -> Int[np.ndarray, " rows"]:
         rows = np.arange(len(self._labels))
         return self._draw(rows, self._few.held_out, HELD_OUT_SEED, self._source.place)
 
-    def _draw(self, rows: np.ndarray, shots: int, seed: int, pool: str) -> np.ndarray:
+    def _draw(
+        self, rows: Int[np.ndarray, " n"], shots: int, seed: int, pool: str
+    ) -> Int[np.ndarray, " rows"]:
         what, names = f"Task {self._task.name}: {pool}", self._source.class_names
         return draw(self._labels[rows], self._task.num_classes, shots, seed, what, names)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fact_jax.data import labels
 
@@ -90,7 +90,7 @@ class Task:
     versions: str
     splits: Mapping[str, str]
     sizes: Mapping[str, int]
-    label: Callable[[Mapping[str, Any]], int] = labels.plain
+    label: Callable[[labels.Example], int] = labels.plain
     label_features: Mapping[str, int | None] = field(default_factory=lambda: {"label": None})
     image_key: str = "image"
     binary: bool = False

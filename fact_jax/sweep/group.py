@@ -140,9 +140,14 @@ class Group:
         ]
         for cell, stage, candidate, choice in runs:
             provenance = self.trainer.feed.data(cell.task).provenance
-            data = {k: provenance[k] for k in ("used_version", "fingerprint")}
-            data |= {"stage": stage, "candidate": candidate, "choice": choice}
-            made_with.append({**cell.stored_settings(self.trainer.weights_sha256), **data})
+            made_with.append(
+                {
+                    **cell.stored_settings(self.trainer.weights_sha256),
+                    "used_version": provenance["used_version"],
+                    "fingerprint": provenance["fingerprint"],
+                    **{"stage": stage, "candidate": candidate, "choice": choice},
+                }
+            )
         text = json.dumps(made_with, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = runs[0].cell.name + (f"-and-{len(runs) - 1}-more" if len(runs) > 1 else "")

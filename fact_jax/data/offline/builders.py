@@ -6,10 +6,11 @@ Importing this module imports TFDS and registers the builders, for mock data and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
+from fact_jax.data.labels import Example
 from fact_jax.data.offline import bundled, sprites
 
 
@@ -19,7 +20,9 @@ class _Offline(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version(bundled.VERSION)
     RELEASE_NOTES = {"1.0.0": "First version."}
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, Example]]]:
         examples = self._examples()
         stops = (0, bundled.NUM_TRAIN, bundled.NUM_TRAIN + bundled.NUM_VAL, len(examples))
         return {
@@ -29,11 +32,13 @@ class _Offline(tfds.core.GeneratorBasedBuilder):
             )
         }
 
-    def _generate_examples(self, examples, start: int, stop: int) -> Iterator[tuple[int, Mapping]]:
+    def _generate_examples(
+        self, examples: list[Example], start: int, stop: int
+    ) -> Iterator[tuple[int, Example]]:
         for key in range(start, stop):
             yield key, examples[key]
 
-    def _examples(self) -> list[Mapping]:
+    def _examples(self) -> list[Example]:
         raise NotImplementedError
 
 
@@ -53,7 +58,7 @@ class OfflineDigits(_Offline):
             homepage="https://doi.org/10.24432/C50P49",
         )
 
-    def _examples(self) -> list[Mapping]:
+    def _examples(self) -> list[Example]:
         return bundled.digits()
 
 
@@ -73,7 +78,7 @@ class OfflineFashion(_Offline):
             homepage="https://github.com/zalandoresearch/fashion-mnist",
         )
 
-    def _examples(self) -> list[Mapping]:
+    def _examples(self) -> list[Example]:
         return bundled.fashion()
 
 
@@ -93,5 +98,5 @@ class OfflineSprites(_Offline):
             homepage="https://github.com/deepmind/dsprites-dataset",
         )
 
-    def _examples(self) -> list[Mapping]:
+    def _examples(self) -> list[Example]:
         return bundled.drawn_sprites()

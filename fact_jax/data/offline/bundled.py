@@ -8,15 +8,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image
 
+from fact_jax.data.labels import Example
 from fact_jax.data.offline import sprites
 
 NUM_TRAIN, NUM_VAL = 800, 200
@@ -28,7 +30,7 @@ FASHION_NAMES = (
 )
 
 
-def digits() -> list[Mapping[str, Any]]:
+def digits() -> list[Example]:
     """scikit-learn's 1,797 digits: image uint8 [8, 8, 1], 17 grey levels spread over 0..255."""
     from sklearn.datasets import load_digits
 
@@ -40,7 +42,7 @@ def digits() -> list[Mapping[str, Any]]:
     ]
 
 
-def fashion() -> list[Mapping[str, Any]]:
+def fashion() -> list[Example]:
     """2,000 images of Fashion-MNIST: image uint8 [28, 28, 1]."""
     with np.load(FASHION, allow_pickle=False) as arrays:
         return [
@@ -49,7 +51,7 @@ def fashion() -> list[Mapping[str, Any]]:
         ]
 
 
-def drawn_sprites() -> list[Mapping[str, Any]]:
+def drawn_sprites() -> list[Example]:
     """2,000 sprites with their factors: image uint8 [64, 64, 1] of 0 and 1."""
     return [
         {"image": sprites.draw(**factors), **factors}
@@ -66,7 +68,7 @@ class _Set(SimpleNamespace):
       fingerprint: of TFDS 4.9.10's record of its copy, so that results stay comparable.
     """
 
-    examples: Callable[[], list[Mapping[str, Any]]]
+    examples: Callable[[], list[Example]]
     features: dict[str, list[str]]
     fingerprint: str
 
@@ -120,7 +122,7 @@ class BundledBuilder:
             return hashlib.sha256(record.read_bytes()).hexdigest()[:16]
         return self._set.fingerprint
 
-    def read(self, instruction: str) -> Iterator[dict[str, Any]]:
+    def read(self, instruction: str) -> Iterator[Example]:
         """The examples of 'train', 'validation', 'test' or several with '+', images as PNG.
 
         Their order is that of TFDS, which sorts each split by the MD5 of its name and the key.
@@ -136,7 +138,7 @@ class BundledBuilder:
 
 
 @functools.lru_cache(maxsize=3)
-def _examples(name: str) -> list[Mapping[str, Any]]:
+def _examples(name: str) -> list[Example]:
     return SETS[name].examples()
 
 
@@ -146,7 +148,7 @@ def _hash(salt: Any, key: int) -> int:
     return int(md5.hexdigest(), 16)
 
 
-def _png(image: np.ndarray) -> bytes:
+def _png(image: UInt8[np.ndarray, "y x 1"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0]).save(buffer, "PNG")
     return buffer.getvalue()

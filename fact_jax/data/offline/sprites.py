@@ -8,6 +8,7 @@ without antialiasing. The outlines here are our own, since the data set gives fa
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Float, UInt8
 
 SHAPES = ("square", "ellipse", "heart")
 FACTORS = {  # name -> number of values, in the order of the data set's index, slowest first
@@ -19,6 +20,7 @@ FACTORS = {  # name -> number of values, in the order of the data set's index, s
 }
 SIDE = 64  # pixels
 _RADIUS = 11.0  # pixels from a sprite's centre to its farthest point, at scale 1
+_Plane = Float[np.ndarray, "y x"]
 _MARGIN = 12.0  # pixels from the border to the outermost centres, so that no sprite is cut
 
 
@@ -34,8 +36,8 @@ def draw(
     label_orientation: int,
     label_x_position: int,
     label_y_position: int,
-) -> np.ndarray:
-    """uint8 [64, 64, 1] of 0 and 1: a pixel is 1 where its centre is inside the outline.
+) -> UInt8[np.ndarray, "64 64 1"]:
+    """The picture, of 0 and 1: a pixel is 1 where its centre is inside the outline.
 
     Position 0 is left (x) and top (y); orientation turns the sprite by index * 2 pi / 39, so that
     the first and the last are alike, as in dSprites.
@@ -50,15 +52,17 @@ def draw(
     return _INSIDE[SHAPES[label_shape]](u, v).astype(np.uint8)[..., None]
 
 
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) <= 2**-0.5
+def _square(u: _Plane, v: _Plane) -> Bool[np.ndarray, "y x"]:
+    inside: np.ndarray = np.maximum(np.abs(u), np.abs(v)) <= 2**-0.5
+    return inside
 
 
-def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u**2 + (2 * v) ** 2 <= 1
+def _ellipse(u: _Plane, v: _Plane) -> Bool[np.ndarray, "y x"]:
+    inside: np.ndarray = u**2 + (2 * v) ** 2 <= 1
+    return inside
 
 
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _heart(u: _Plane, v: _Plane) -> Bool[np.ndarray, "y x"]:
     """Heart: (x^2 + y^2 - 1)^3 <= x^2 y^3, y upwards, turned about its centre, (0, 0.2935).
 
     From there its tip (0, -1) is the farthest point.
@@ -79,11 +83,11 @@ def sample(count: int, seed: int) -> list[int]:
     order = np.random.RandomState(seed).permutation(np.prod(list(FACTORS.values())))
     seen: set[bytes] = set()
     chosen = []
-    for index in order:
+    for index in order.tolist():
         picture = draw(**latents(index)).tobytes()
         if picture not in seen:
             seen.add(picture)
-            chosen.append(int(index))
+            chosen.append(index)
         if len(chosen) == count:
             break
     return chosen

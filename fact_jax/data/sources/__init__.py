@@ -1,9 +1,10 @@
 """Sources of data: each a small class with the protocol `Source`, which the reader asks."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 from fact_jax.images import decoder
 
@@ -24,6 +25,45 @@ class Record(NamedTuple):
     name: str = ""
 
 
+class Provenance(TypedDict, total=False):
+    """JSON-able record of where pixels and labels come from, kept in each result.
+
+    A source fills in what it knows, the reader and few-shot lists the rest.
+    """
+
+    task: str
+    builder: str
+    requested_version: str | None
+    used_version: str
+    mapped: bool
+    note: str
+    file_format: str
+    splits: dict[str, str] | dict[str, int]
+    mock: bool
+    data_dir: str | None
+    fingerprint: str | None
+    tfds: str | None
+    pillow: str
+    skipped: int
+    skipped_names: list[str]
+    shots: int
+    split_source: str
+    numpy: str
+    image_size: int
+    resize: str
+    jpeg_quality: int | None
+
+
+class Identity(TypedDict, total=False):
+    """The part of a decoded split's cache key that neither settings nor provenance give."""
+
+    fingerprint: str | list[str]
+    instruction: str
+    format: int
+    task: str
+
+
+@runtime_checkable
 class Splits(Protocol):
     """Splits that can be read."""
 
@@ -33,10 +73,11 @@ class Splits(Protocol):
     def records(self, split: str, size: int) -> Iterator[Record]:
         """The first `size` examples of a split."""
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str) -> Identity:
         """The part of a decoded split's cache key that neither settings nor provenance give."""
 
 
+@runtime_checkable
 class Source(Splits, Protocol):
     """The examples of a task's splits, and where they come from.
 
@@ -49,7 +90,7 @@ class Source(Splits, Protocol):
       mocked: whether the examples are random.
       stored_jpeg: quality of the JPEG copies that it holds, 0 if that is not known; None where it
         holds the original pictures.
-      provenance: JSON-able record of where the examples come from.
+      provenance: record of where the examples come from.
     """
 
     splits: list[str]
@@ -59,9 +100,9 @@ class Source(Splits, Protocol):
     remedy: str
     mocked: bool
     stored_jpeg: int | None
-    provenance: dict[str, Any]
+    provenance: Provenance
 
-    def labels(self, split: str) -> np.ndarray:
+    def labels(self, split: str) -> Int[np.ndarray, " n"]:
         """Classes of all examples of a split, read without the pictures."""
 
     def describe_draw(self, shots: int) -> str:

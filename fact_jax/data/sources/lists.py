@@ -10,13 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL
 from etils import epath
+from jaxtyping import Int
 
-from fact_jax.data.sources import Record
+from fact_jax.data.sources import Identity, Provenance, Record
 from fact_jax.data.tasks import FOLDER, Task
 from fact_jax.errors import UserError
 from fact_jax.images import decoder, pipeline
@@ -92,7 +93,7 @@ class ListsSource:
         self.place = printable_line(str(lists.images))
         self.pool = f"the train list in {lists.folder}"
         self.stored_jpeg = lists.stored_jpeg
-        self.provenance: dict[str, Any] = {
+        self.provenance: Provenance = {
             "task": task.name,
             "builder": FOLDER,
             "requested_version": None,
@@ -117,10 +118,10 @@ class ListsSource:
         for path, label in self._items(split)[:size]:
             yield Record(self.lists.images / path, label, path)
 
-    def labels(self, split: str) -> np.ndarray:
+    def labels(self, split: str) -> Int[np.ndarray, " n"]:
         return np.array([item.label for item in self._items(split)])
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str) -> Identity:
         lists = self.lists
         prints = [lists.fingerprints[part] for part in split.split("+")]
         return {

@@ -3,15 +3,14 @@
 They check plumbing, not learning: results made with them say `mock: true` in their provenance.
 """
 
-import contextlib
 import io
 import sys
-from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from PIL import Image
 
+from fact_jax.data.labels import Example
 from fact_jax.extras import require
 
 
@@ -20,21 +19,23 @@ def mocked_by_caller() -> bool:
     tfds = sys.modules.get("tensorflow_datasets")  # whoever mocks has imported it
     if tfds is None:
         return False
-    return tfds.core.DatasetBuilder.as_dataset.__module__.endswith("testing.mocking")
+    module: str = tfds.core.DatasetBuilder.as_dataset.__module__
+    return module.endswith("testing.mocking")
 
 
-def mocking(active: bool, num_examples: int = 1) -> contextlib.AbstractContextManager:
+def mocking(active: bool, num_examples: int = 1) -> AbstractContextManager[object]:
     """`mock_data` from the builders' code alone, if active."""
     if not active:
-        return contextlib.nullcontext()
+        return nullcontext()
     require("Mock data", "tfds", "tensorflow_datasets", "tensorflow")
     import tensorflow_datasets as tfds
 
     policy = tfds.testing.MockPolicy.USE_CODE
-    return tfds.testing.mock_data(num_examples=num_examples, policy=policy)
+    mocked: AbstractContextManager[object] = tfds.testing.mock_data(num_examples, policy=policy)
+    return mocked
 
 
-def as_stored(example: Mapping[str, Any], image_key: str) -> dict[str, Any]:
+def as_stored(example: Example, image_key: str) -> Example:
     """Makes a mock example look like one read from records.
 
     The image becomes PNG bytes, and the features of a sequence, whose lengths `mock_data` draws

@@ -6,13 +6,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.extras import require
+
+Builder: TypeAlias = Any  # a `tfds.core.DatasetBuilder`, without annotations, or what stands for it
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Found:
       ready: its records are on disk.
     """
 
-    builder: Any
+    builder: Builder
     request: str
     ready: bool
 
@@ -81,13 +83,13 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
     )
 
 
-def missing_manual_files(task: Task, builder: Any) -> list[str]:
+def missing_manual_files(task: Task, builder: Builder) -> list[str]:
     """Paths that a person must provide and that are not there."""
     folder = manual_dir(builder)
     return [str(folder / name) for name in task.manual if not (folder / name).exists()]
 
 
-def manual_dir(builder: Any) -> epath.Path:
+def manual_dir(builder: Builder) -> epath.Path:
     """The folder in which TFDS looks for files that a person provides."""
     return epath.Path(builder.data_dir_root) / "downloads" / "manual"
 
@@ -120,7 +122,7 @@ def prepare(task: Task, data_dir: str | None) -> Found:
 
 
 @contextlib.contextmanager
-def _lock(root: str) -> Iterator[None]:
+def _lock(root: str | os.PathLike[str]) -> Iterator[None]:
     from filelock import FileLock
 
     folder = epath.Path(root).expanduser()
@@ -141,7 +143,7 @@ def _lock(root: str) -> Iterator[None]:
         lock.release()
 
 
-def by_hand(task: Task, builder: Any) -> str:
+def by_hand(task: Task, builder: Builder) -> str:
     """Instructions for a manual or dead source, without which TFDS cannot go on."""
     elsewhere = f" {task.elsewhere}" if task.elsewhere else ""
     if not task.fetch:
@@ -157,7 +159,7 @@ def by_hand(task: Task, builder: Any) -> str:
     )
 
 
-def _failure_message(task: Task, builder: Any, error: BaseException) -> str:
+def _failure_message(task: Task, builder: Builder, error: BaseException) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
     package = {"cv2": "opencv-python-headless"}.get(str(getattr(error, "name", "")))
     return (

@@ -2,17 +2,18 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import PIL
+from jaxtyping import Int
 
 from fact_jax.command_line import command
-from fact_jax.data import labels
+from fact_jax.data.labels import Example, plain
 from fact_jax.data.offline.bundled import BundledBuilder
 from fact_jax.data.settings import DataSettings
-from fact_jax.data.sources import HELD_OUT_SEED, Record, mock, prepare
+from fact_jax.data.sources import HELD_OUT_SEED, Identity, Provenance, Record, mock, prepare
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 
@@ -79,17 +80,17 @@ class TfdsSource:
             )
         if (size := task.sizes.get(split)) is not None:
             return size
-        return self.builder.info.splits[task.splits[split]].num_examples
+        return int(self.builder.info.splits[task.splits[split]].num_examples)
 
     def records(self, split: str, size: int) -> Iterator[Record]:
         for index, example in enumerate(self._examples(split, size)):
             yield Record(example[self._task.image_key], self._label(index, example))
 
-    def labels(self, split: str) -> np.ndarray:
+    def labels(self, split: str) -> Int[np.ndarray, " n"]:
         examples = self._examples(split, self.size(split), with_images=False)
         return np.array([self._label(i, example) for i, example in enumerate(examples)])
 
-    def identity(self, split: str) -> dict[str, Any]:
+    def identity(self, split: str) -> Identity:
         return {"instruction": self._task.splits[split], "format": 1}
 
     def describe_draw(self, shots: int) -> str:
@@ -109,9 +110,7 @@ class TfdsSource:
     def damaged(self, num_threads: int | None) -> dict[str, str]:
         return {}  # TFDS decoded or checked them when it prepared them
 
-    def _examples(
-        self, split: str, size: int, with_images: bool = True
-    ) -> Iterator[Mapping[str, Any]]:
+    def _examples(self, split: str, size: int, with_images: bool = True) -> Iterator[Example]:
         """Examples as stored: the image as encoded bytes, and the label's features."""
         instruction, task = self._task.splits[split], self._task
         if isinstance(self.builder, BundledBuilder):
@@ -147,7 +146,7 @@ class TfdsSource:
                 f"({str(error).splitlines()[0]}). Delete that directory and prepare them again."
             ) from error
 
-    def _label(self, index: int, example: Mapping[str, Any]) -> int:
+    def _label(self, index: int, example: Example) -> int:
         task = self._task
         label = task.label(example)
         if self.mocked:  # random features give labels out of range where a formula is applied
@@ -161,7 +160,7 @@ class TfdsSource:
         return label
 
 
-def check_features(task: Task, builder: Any) -> None:
+def check_features(task: Task, builder: prepare.Builder) -> None:
     """UserError if a feature that the task reads is missing or has another class count."""
     for path in (task.image_key, *task.label_features):
         feature = builder.info.features
@@ -182,7 +181,7 @@ def check_features(task: Task, builder: Any) -> None:
             )
 
 
-def check_sizes(task: Task, builder: Any) -> None:
+def check_sizes(task: Task, builder: prepare.Builder) -> None:
     """UserError if a split of the prepared data has another size than the task's."""
     for split, expected in task.sizes.items():
         if split not in task.splits:
@@ -203,16 +202,16 @@ def check_sizes(task: Task, builder: Any) -> None:
             )
 
 
-def _class_names(task: Task, builder: Any) -> list[str] | None:
+def _class_names(task: Task, builder: prepare.Builder) -> list[str] | None:
     """Names of the classes where the label is one stored class, None where it is a formula."""
-    if getattr(task.label, "func", task.label) is not labels.plain:
+    if getattr(task.label, "func", task.label) is not plain:
         return None
     (path,) = task.label_features
     names = getattr(builder.info.features[path], "names", None)
     return None if names is None else list(names)
 
 
-def _provenance(task: Task, found: prepare.Found, mocked: bool) -> dict[str, Any]:
+def _provenance(task: Task, found: prepare.Found, mocked: bool) -> Provenance:
     """JSON-able record of the source; its fingerprint is that of TFDS's record of the files."""
     fingerprint = version = None
     if bundled := isinstance(found.builder, BundledBuilder):
