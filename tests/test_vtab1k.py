@@ -11,7 +11,6 @@ from PIL import Image
 
 from fact_jax.cli.data import export, inspect
 from fact_jax.data import VTAB, DataSettings, TaskData, get_task, open_task
-from fact_jax.data.sources.lists import ListsSource
 from fact_jax.data.sources.vtab1k import read_copy, write_copy
 from fact_jax.data.tasks import VTAB_STAGES
 from fact_jax.errors import UserError
@@ -51,14 +50,11 @@ def test_a_copy_gives_the_arrays_of_its_source(name, tmp_path):
     settings = DataSettings(data_dir=str(tmp_path), image_size=16)
     task = get_task(name)
     export([task], str(tmp_path), str(tmp_path / "out"))
-    lists = read_copy(task, epath.Path(tmp_path) / "out/vtab-1k" / name)
     plain = dataclasses.replace(task, binary=False)
+    source = read_copy(plain, epath.Path(tmp_path) / "out/vtab-1k" / name)
     for quality in (None, 75):  # PNG files hold the originals: a JPEG copy is made of them
         settings = dataclasses.replace(settings, jpeg_quality=quality)
-        whole, copy = (
-            open_task(task, settings),
-            TaskData(plain, ListsSource(plain, lists), settings),
-        )
+        whole, copy = open_task(task, settings), TaskData(plain, source, settings)
         for split in VTAB_STAGES if quality is None else ("train800",):
             for ours, theirs in zip(copy.load(split), whole.load(split), strict=True):
                 np.testing.assert_array_equal(ours, theirs)

@@ -4,8 +4,6 @@ Importing this module imports TFDS and registers the builder; `open_task` does s
 names it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds

@@ -22,7 +22,7 @@ from fact_jax.text import printable_line
 
 _FILES = ("images.npy", "labels.npy", "record.json")
 _MOST_RECORD = 1 << 20  # bytes; it has about 1,000
-# What damaged files make `json` and NumPy's reader of headers raise.
+# Errors that `json` and NumPy's reader of headers raise for damaged files.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, SyntaxError),
     *(RuntimeError, ArithmeticError, MemoryError, tokenize.TokenError),
@@ -33,7 +33,7 @@ _Shape: TypeAlias = tuple[int, int, int, int]
 
 
 class Examples(NamedTuple):
-    """Decoded examples."""
+    """Decoded examples: images uint8 [n, s, s, 3], labels int32 [n]."""
 
     images: Images
     labels: Int32[np.ndarray, " n"]
@@ -56,7 +56,7 @@ def cached(
       build: makes the batches, called only if the cache has no sound copy.
 
     Returns:
-      The images are a read-only memory map.
+      The examples; images [size, side, side, 3] are a read-only memory map.
 
     Raises:
       UserError: the directory cannot be written.
@@ -90,7 +90,7 @@ def _unwritable(folder: Path, shape: _Shape, error: OSError) -> UserError:
 
 
 def _put_away(folder: Path) -> str:
-    """Removes a damaged entry, or gives what else is in its place another name, and says so."""
+    """Removes a damaged entry; renames anything else in its place, and returns a sentence on it."""
     with contextlib.suppress(OSError):
         if folder.is_dir() and not folder.is_symlink() and set(os.listdir(folder)) <= set(_FILES):
             for name in os.listdir(folder):
@@ -150,11 +150,9 @@ def _read(folder: Path, shape: _Shape) -> Examples:
 def _array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
     """The array of a `.npy` file as a memory map; ValueError if it is another one."""
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
-        if header is None:
+        if (version := np.lib.format.read_magic(file)) != (1, 0):
             raise ValueError(f"{path.name} is of version {version}, expected (1, 0)")
-        stored, fortran, stored_dtype = header(file)
+        stored, fortran, stored_dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
     if (stored, fortran, stored_dtype) != (shape, False, np.dtype(dtype)):
         raise ValueError(

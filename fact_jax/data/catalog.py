@@ -3,15 +3,14 @@
 import dataclasses
 import difflib
 import re
-from typing import Any
 
 from fact_jax.data.reader import TaskData
 from fact_jax.data.settings import DataSettings
-from fact_jax.data.sources.few_shot_lists import find_lists
+from fact_jax.data.sources.few_shot_lists import find_lists, list_folders
 from fact_jax.data.sources.folders import read_folder
-from fact_jax.data.sources.lists import Lists, ListsSource, without_damaged
-from fact_jax.data.sources.tfds import open_tfds
-from fact_jax.data.sources.vtab1k import find_copy
+from fact_jax.data.sources.lists import ListsSource
+from fact_jax.data.sources.tfds import TfdsSource, open_tfds
+from fact_jax.data.sources.vtab1k import find_copy, read_copy
 from fact_jax.data.tables.fewshot import FEW_SHOT, PUBLISHED_SHOTS
 from fact_jax.data.tables.offline import OFFLINE
 from fact_jax.data.tables.vtab import VTAB
@@ -67,31 +66,52 @@ def _few_shot_task(name: str) -> Task | None:
         sizes = {"train": 800, "val": 200, "test": whole.test_size}
         splits = {"train": "train", "val": "validation", "test": "test"}
         whole = dataclasses.replace(whole, splits=splits, sizes=sizes)
-    few_shot = dataclasses.replace(whole.few_shot or FewShot(dataset), shots=shots)
+    few_shot = dataclasses.replace(whole.few_shot or FewShot(), shots=shots)
     return dataclasses.replace(
         whole, name=name, group="fewshot", stages=FEW_SHOT_STAGES, few_shot=few_shot
     )
 
 
 def _folder_task(name: str) -> Task | None:
-    """The task called folder_NAME, None for another name; its classes are found when it is read."""
+    """The task called folder_NAME, None for another name; reading it gives the classes."""
     match = re.fullmatch(rf"{FOLDER}_([A-Za-z0-9][A-Za-z0-9_.-]*)", name)
     if match is None:
         return None
-    nothing: dict[str, Any] = {"num_classes": 0, "versions": "-", "splits": {}, "sizes": {}}
-    return Task(name, "own", builder=FOLDER, stages=FOLDER_STAGES, folder=match[1], **nothing)
+    return Task(name, "own", 0, FOLDER, "-", {}, {}, stages=FOLDER_STAGES, folder=match[1])
+
+
+def source_type(task: Task, settings: DataSettings) -> type[ListsSource] | type[TfdsSource]:
+    """The kind of source that a task is read from, found without reading it."""
+    if task.folder:
+        return ListsSource
+    if settings.mock:
+        return TfdsSource
+    few, root = task.few_shot, settings.root
+    files = any(list_folders(few, root)) if few else find_copy(task, root)
+    return ListsSource if files else TfdsSource
+
+
+def check_skipping(task: Task, settings: DataSettings) -> None:
+    """UserError if damaged pictures are to be left out of a task whose source cannot do it."""
+    if settings.skip_damaged and not source_type(task, settings).skips_damaged:
+        raise UserError(
+            f"Task {task.name}: config.skip_damaged is True, but only pictures in folders and "
+            "lists can be left out, and this task has neither. Set it to False, or sweep the task "
+            "apart."
+        )
 
 
 def open_task(task: Task, settings: DataSettings) -> TaskData:
-    """Finds the task's data, and checks that they are what the task says.
+    """Opens the task's data, and checks them against the task.
 
     They are read from its folder of pictures, from a folder with lists if there is one, else
-    through TFDS. The `task` of the result has the classes and sizes that were found.
+    through TFDS. The `task` of the result has the classes and sizes of the data.
 
     Raises:
       UserError: unknown builder or version, missing data, or features, class counts or split
-        sizes that do not match the task.
+        sizes that do not match the task; or damaged pictures cannot be left out as asked.
     """
+    check_skipping(task, settings)
     return open_files(task, settings) or TaskData(task, open_tfds(task, settings), settings)
 
 
@@ -101,24 +121,20 @@ def open_files(task: Task, settings: DataSettings) -> TaskData | None:
     Raises:
       UserError: no such folder, or lists that are not as they should be.
     """
-    lists: Lists | None
     if task.folder:
-        lists = read_folder(task, settings)
-        task = _with_sizes(task, lists)
-    elif settings.mock:
+        source = read_folder(task, settings)
+        sizes = {split: source.size(split) for split in source.splits}
+        classes = len(source.class_names or ())
+        return TaskData(
+            dataclasses.replace(task, num_classes=classes, sizes=sizes), source, settings
+        )
+    if settings.mock:
         return None
-    else:
-        lists = find_lists(task, settings.root) or find_copy(task, settings.root)
-        if lists is None:
-            return None
-        lists = without_damaged(lists) if settings.skip_damaged else lists
-        task = dataclasses.replace(task, binary=False)  # files show what they hold
-    return TaskData(task, ListsSource(task, lists), settings)
-
-
-def _with_sizes(task: Task, lists: Lists) -> Task:
-    """The task with the classes and sizes of its folder."""
-    sizes = lists.sizes
-    if task.few_shot is None:
-        sizes["train+val"] = sizes["train"] + sizes["val"]
-    return dataclasses.replace(task, num_classes=len(lists.class_names or ()), sizes=sizes)
+    lists = find_lists(task, settings.root)
+    if lists is None and (copy := find_copy(task, settings.root)):
+        lists = read_copy(task, copy)
+    if lists is None:
+        return None
+    lists = lists.without_damaged() if settings.skip_damaged else lists
+    # Pixels of files are not 0 and 1.
+    return TaskData(dataclasses.replace(task, binary=False), lists, settings)

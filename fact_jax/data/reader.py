@@ -1,7 +1,5 @@
 """Reading a task's splits from whatever source: decoding, caching, streaming, augmented views."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterator
@@ -29,9 +27,9 @@ class TaskData:
     """A task whose data can be read.
 
     Attributes:
-      task: the task, with the classes and sizes that were found.
+      task: the task, with the classes and sizes of its data.
       source: its encoded examples.
-      view: the splits that are read: those of the source, or few-shot lists of them.
+      view: the splits of the source, or few-shot lists that are drawn from them.
       provenance: record of where the pixels and labels come from.
     """
 
@@ -109,7 +107,7 @@ class TaskData:
             self._encoded[split] = [self._read(*numbered) for numbered in enumerate(records)]
 
     def forget(self) -> None:
-        """Lets go of what `keep` has read."""
+        """Frees the images that `keep` has read."""
         self._encoded.clear()
 
     def damaged(self) -> dict[str, str]:
@@ -148,12 +146,9 @@ class TaskData:
     def _decode(self, numbered: tuple[int, Record]) -> tuple[UInt8[np.ndarray, "y x 3"], int]:
         index, record = numbered
         with self._sound(index, record):
+            side, resize = self._settings.image_size, self._settings.resize
             image = pipeline.decode(
-                record.image,
-                self._settings.image_size,
-                self._jpeg_quality,
-                self.task.binary,
-                self._settings.resize,
+                record.image, side, self._jpeg_quality, self.task.binary, resize
             )
         return image, record.label
 
@@ -172,7 +167,7 @@ class TaskData:
 
     @contextlib.contextmanager
     def _sound(self, index: int, record: Record) -> Iterator[None]:
-        """Raises `UserError`, which names the picture, in the place of a picture's error."""
+        """Turns a picture's error into a `UserError` that names the picture."""
         try:
             yield
         except OSError as error:

@@ -17,7 +17,7 @@ class DataSettings:
       resize: 'square', or 'crop' (`pipeline.to_square`).
       jpeg_quality: 75 for the JPEG copies that FacT's numbers were made with; None for none.
       cache_dir: directory for decoded splits; None for no cache.
-      download: download and prepare what is missing.
+      download: download and prepare missing data.
       mock: random examples of the true features in the place of data.
       mock_examples: examples of each mocked split, unless a limit or the split's size is less.
       num_threads: decoding threads; None for the executor's default.
@@ -46,7 +46,7 @@ class DataSettings:
 
     @property
     def root(self) -> str:
-        """The data directory, TFDS's default for None (which is known without TFDS)."""
+        """The data directory; for None it is TFDS's default, which we know without TFDS."""
         if self.data_dir is not None:
             return self.data_dir
         return os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))

@@ -1,7 +1,5 @@
 """Few-shot lists as a view: rows of any source, K training images a class."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,8 +22,8 @@ def draw(
 ) -> Int[np.ndarray, " rows"]:
     """Rows of K images of each class, in rising order: the first K of each class's rows, permuted.
 
-    So the rows of fewer shots are among those of more. numpy's `default_rng(seed)` permutes class
-    by class. UserError, with `what` in it, if a class has fewer than K rows.
+    The lists of fewer shots are parts of the lists of more. numpy's `default_rng(seed)` permutes
+    class by class. UserError, with `what` in it, if a class has fewer than K rows.
     """
     labels, rng, rows = np.asarray(labels), np.random.default_rng(seed), []
     for label in range(num_classes):
@@ -51,7 +49,7 @@ class Shots:
     Training lists are drawn from 'train' unless the source has its own, and so is 'val'.
 
     Attributes:
-      provenance: what the record of the source lacks.
+      provenance: entries that the record of the source lacks.
     """
 
     def __init__(self, task: Task, few_shot: FewShot, source: Source):
@@ -80,7 +78,7 @@ class Shots:
     def identity(self, split: str) -> Identity:
         """The same for all numbers of shots where the pictures are."""
         stored, shots = self._find(split)
-        key: Identity = {**self._source.identity(stored), "task": self._few.dataset}
+        key: Identity = {**self._source.identity(stored), "task": self._task.dataset}
         if shots:
             pool = f"{key['instruction']}, {self._few.held_out} held out, "
             drawn = f"{0 if split == 'val' else shots} shots, numpy {np.__version__}"

@@ -7,17 +7,17 @@ from typing import NamedTuple
 from fact_jax.data import labels
 
 TRAIN, VAL, TRAIN_VAL, TEST = "train800", "val200", "train800val200", "test"
-FOLDER = "folder"  # the builder of what is read from files, without TFDS
+FOLDER = "folder"  # the builder of tasks that are read from files, without TFDS
 
 
 class Stages(NamedTuple):
     """Names of the splits of a run; '{seed}' stands for the run's seed.
 
     Attributes:
-      train: what is trained on to choose settings.
-      val: what settings are chosen on.
-      final: what is trained on with the chosen settings.
-      test: what the result is measured on.
+      train: the split to train on while settings are chosen.
+      val: the split to choose settings on.
+      final: the split to train on with the chosen settings.
+      test: the split to measure the result on.
     """
 
     train: str
@@ -36,7 +36,6 @@ class FewShot:
     """K training images a class of a data set, and where its lists may lie.
 
     Attributes:
-      dataset: name of the task without the shots.
       shots: K; 0 in the tables, which serve all K.
       held_out: images a class of TFDS's 'train' that are kept for 'val', before any list is drawn.
       folders: names that people give to the folder of images and lists, best first.
@@ -44,12 +43,28 @@ class FewShot:
       list_sizes: number of examples in the lists of NOAH and CoOp ('train': CoOp's).
     """
 
-    dataset: str
     shots: int = 0
     held_out: int = 0
     folders: tuple[str, ...] = ()
     json: str | None = None
     list_sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def elsewhere(self) -> str:
+        """A sentence on the folders that serve in the place of TFDS; empty if there are none."""
+        if not self.folders:
+            return ""
+        lists = (
+            f"CoOp's {self.json}"
+            if self.json
+            else "the official images_variant_train.txt and so on"
+        )
+        return (
+            f"A folder {' or '.join(self.folders)} in the data directory serves as well, with the "
+            "images and either NOAH's lists (annotations/test_meta.list and so on, from "
+            f"data/few-shot of github.com/ZhangYuanhan-AI/NOAH) or {lists} "
+            "(github.com/KaiyangZhou/CoOp, DATASETS.md); then TFDS is not needed."
+        )
 
 
 @dataclass(frozen=True)
@@ -67,14 +82,15 @@ class Task:
       sizes: number of examples that each split must have; empty until its folder is read.
       label: from a decoded TFDS example (numpy values) to the class.
       label_features: features the formula reads ('objects/type' is nested), with the number of
-        classes the builder must declare for each, None where it is not a class.
+        classes the builder must declare for each, None where it is not a class. By default it is
+        'label', of the task's classes.
       image_key: the image feature.
       binary: pixels are stored as 0 and 1 and shown as 0 and 255 (dSprites).
       substitutes: versions accepted in the place of `versions`, best first.
-      note: what a reader of a result should know about version or source.
+      note: facts on version or source that a reader of a result should know.
       manual: files or directories that a person puts in the manual directory.
-      fetch: where these files, or those of a dead source, are had, in words.
-      dead: what is known of a source that no longer answers; empty if it works.
+      fetch: the files to get for a manual or dead source, and where, in words.
+      dead: why the source no longer answers, in words; empty if it works.
       builder_module: module to import so that TFDS knows the builder; None for TFDS's own.
       offline: comes with the package (`offline/bundled.py`).
       elsewhere: another way to provide the data than through TFDS, a sentence; empty if none.
@@ -91,7 +107,7 @@ class Task:
     splits: Mapping[str, str]
     sizes: Mapping[str, int]
     label: Callable[[labels.Example], int] = labels.plain
-    label_features: Mapping[str, int | None] = field(default_factory=lambda: {"label": None})
+    label_features: Mapping[str, int | None] = field(default_factory=dict)
     image_key: str = "image"
     binary: bool = False
     substitutes: tuple[str, ...] = ()
@@ -106,10 +122,15 @@ class Task:
     folder: str = ""
     few_shot: FewShot | None = None
 
+    def __post_init__(self) -> None:
+        if not self.label_features:
+            object.__setattr__(self, "label_features", {"label": self.num_classes})
+
     @property
     def dataset(self) -> str:
         """Name without the shots of a few-shot task."""
-        return self.few_shot.dataset if self.few_shot else self.name
+        few = self.few_shot
+        return self.name.removesuffix(f"_{few.shots}shot") if few else self.name
 
     @property
     def test_size(self) -> int:
@@ -126,7 +147,7 @@ class Task:
         return self.stages.test if final else self.stages.val
 
     def expected_size(self, split: str) -> int:
-        """Number of examples of a split before its data are found, 0 if it is not known."""
+        """Number of examples of a split before its data are opened, 0 if it is not known."""
         few = self.few_shot
         if few is None:
             return self.sizes.get(split, 0)
@@ -141,5 +162,5 @@ def make_splits(val: str, test: str = "test", train: str = "train[:800]") -> dic
 
 
 def make_sizes(test: int) -> dict[str, int]:
-    """The sizes of VTAB-1K's four splits, the last being that of 'test'."""
+    """The sizes of VTAB-1K's four splits from the size of 'test'."""
     return {TRAIN: 800, VAL: 200, TRAIN_VAL: 1000, TEST: test}

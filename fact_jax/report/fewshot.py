@@ -37,7 +37,7 @@ def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
     for result in results:
         task = get_task(result["task"])
         if few := task.few_shot:
-            curves[few.dataset][result["method"]][few.shots][result["seed"]] = result["accuracy"]
+            curves[task.dataset][result["method"]][few.shots][result["seed"]] = result["accuracy"]
     return curves
 
 

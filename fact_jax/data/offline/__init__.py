@@ -1,1 +1,1 @@
-"""The data of the offline suite (`tables/offline.py`): what is bundled, and its TFDS builders."""
+"""The data of the offline suite (`tables/offline.py`): the examples, and TFDS builders of them."""

@@ -5,8 +5,6 @@ dSprites (Matthey et al., 2017; deepmind/dsprites-dataset) is every combination 
 without antialiasing. The outlines here are our own, since the data set gives factors, not curves.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 

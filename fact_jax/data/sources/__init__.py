@@ -17,7 +17,7 @@ class Record(NamedTuple):
     Attributes:
       image: an encoded picture, or the path of its file.
       label: its class.
-      name: what messages call it; empty if it has only a number.
+      name: its name in messages; empty if it has only a number.
     """
 
     image: decoder.Source
@@ -28,7 +28,7 @@ class Record(NamedTuple):
 class Provenance(TypedDict, total=False):
     """JSON-able record of where pixels and labels come from, kept in each result.
 
-    A source fills in what it knows, the reader and few-shot lists the rest.
+    The source begins it; few-shot lists and the reader add to it.
     """
 
     task: str
@@ -85,9 +85,10 @@ class Source(Splits, Protocol):
       splits: names of its splits.
       class_names: None where classes have no names.
       place: the directory of the pictures, for messages.
-      pool: what few-shot lists are drawn from, for messages.
-      remedy: what to do if a picture is damaged.
+      pool: the pictures that few-shot lists are drawn from, for messages.
+      remedy: advice for a damaged picture.
       mocked: whether the examples are random.
+      skips_damaged: whether damaged pictures can be left out.
       stored_jpeg: quality of the JPEG copies that it holds, 0 if that is not known; None where it
         holds the original pictures.
       provenance: record of where the examples come from.
@@ -99,6 +100,7 @@ class Source(Splits, Protocol):
     pool: str
     remedy: str
     mocked: bool
+    skips_damaged: bool
     stored_jpeg: int | None
     provenance: Provenance
 

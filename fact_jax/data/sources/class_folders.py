@@ -1,14 +1,12 @@
 """The pictures of a folder with a subfolder for each class, as they lie on the disk."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
 from typing import NamedTuple
 
 from etils import epath
 
+from fact_jax.data.sources.lists import find_damaged
 from fact_jax.errors import UserError
 from fact_jax.images import decoder
 from fact_jax.images.walk import Walk
@@ -18,37 +16,30 @@ TRAIN, VAL, TEST = "train", "val", "test"
 _VAL_FOLDERS = ("val", "valid", "validation")
 
 
-class Picture(NamedTuple):
-    """Path of a picture from the task's folder, and its class."""
-
-    path: str
-    class_name: str
-
-
 class Parts(NamedTuple):
     """Pictures of the parts that have folders of their own.
 
     Attributes:
-      pictures: of 'train', and of 'val' and 'test' where there are any.
+      pictures: their paths from the task's folder by class, of 'train', and of 'val' and 'test'
+        where there are any.
       source: where each part comes from.
-      note: what was left out, in words.
+      damaged: pictures that were left out, and why.
+      note: the files and folders that are not taken, in words.
     """
 
-    pictures: dict[str, list[Picture]]
+    pictures: dict[str, dict[str, list[str]]]
     source: dict[str, str]
+    damaged: dict[str, str]
     note: str
 
 
-Sound = Callable[[list[str]], set[str]]  # the paths that can be decoded
-
-
-def read_parts(where: str, root: epath.Path, sound: Sound | None = None) -> Parts:
+def read_parts(where: str, root: epath.Path, skip_damaged: bool) -> Parts:
     """The pictures of each part, in the order of their names.
 
     Args:
       where: how messages begin.
       root: the task's folder.
-      sound: leaves out pictures; None for none.
+      skip_damaged: leave out pictures that cannot be decoded.
 
     Raises:
       UserError: a class without pictures, parts or names that contradict each other.
@@ -56,46 +47,47 @@ def read_parts(where: str, root: epath.Path, sound: Sound | None = None) -> Part
     source = _sources(where, root)
     folders = {part: root / text.partition("/")[0] for part, text in source.items()}
     classes = {part: _subfolders(folder) for part, folder in folders.items()}
-    _check_names(where, sorted({c.name for every in classes.values() for c in every}))
-    walk = Walk(entered={root, *folders.values()})
     every = [folder for part in classes.values() for folder in part]
+    _check_names(where, sorted({folder.name for folder in every}))
+    walk = Walk(entered={root, *folders.values()})
     paths = dict(zip(every, walk.pictures(every), strict=True))
-    pictures = {}
     for part, folder in folders.items():
         if not classes[part]:
             raise UserError(
                 f"{where} {folder} has no subfolders. Expected one for each class, with its "
                 "pictures."
             )
-        pictures[part] = [
-            Picture(path.relative_to(root).as_posix(), subfolder.name)
-            for subfolder in classes[part]
-            for path in paths[subfolder]
-        ]
-    if sound is not None:
-        good = sound([p.path for part in pictures.values() for p in part])
-        pictures = {k: [p for p in part if p.path in good] for k, part in pictures.items()}
+    whole = (path.relative_to(root).as_posix() for folder in every for path in paths[folder])
+    damaged = find_damaged(root, whole) if skip_damaged else {}
+    pictures: dict[str, dict[str, list[str]]] = {part: {} for part in classes}
     for part, subfolders in classes.items():
-        _check_filled(where, subfolders, {p.class_name for p in pictures[part]}, walk)
-    return Parts(pictures, source, walk.note())
+        for folder in subfolders:
+            names = [path.relative_to(root).as_posix() for path in paths[folder]]
+            sound = [name for name in names if name not in damaged]
+            if not sound:
+                raise _without_pictures(where, folder, walk)
+            pictures[part][folder.name] = sound
+    return Parts(pictures, source, damaged, walk.note())
 
 
 def _sources(where: str, root: epath.Path) -> dict[str, str]:
     """Origin of the parts: 'train/' and so on, or '.' without such folders."""
-    train = root / "train"
-    if not (train.is_dir() and _subfolders(train)):
+    if not _labelled(root / TRAIN):
         return {TRAIN: "."}
-    source = {TRAIN: "train/"}
-    labelled = [n for n in (*_VAL_FOLDERS, "test") if (root / n).is_dir() and _subfolders(root / n)]
-    vals = [name for name in labelled if name in _VAL_FOLDERS]
+    vals = [name for name in _VAL_FOLDERS if _labelled(root / name)]
     if len(vals) > 1:
         raise UserError(f"{where} {root} has both {vals[0]}/ and {vals[1]}/. Keep one of them.")
-    if "test" in labelled:
+    source = {TRAIN: "train/"}
+    if _labelled(root / TEST):
         source[TEST] = "test/"
         source |= {VAL: f"{vals[0]}/"} if vals else {}
-    elif vals:  # what nothing was trained on is for the final measure
+    elif vals:  # pictures that nothing was trained on are for the final measure
         source[TEST] = f"{vals[0]}/, there being no labelled test/"
     return source
+
+
+def _labelled(folder: epath.Path) -> bool:
+    return folder.is_dir() and bool(_subfolders(folder))
 
 
 def _subfolders(folder: epath.Path) -> list[epath.Path]:
@@ -122,13 +114,9 @@ def _check_names(where: str, names: list[str]) -> None:
             )
 
 
-def _check_filled(where: str, folders: list[epath.Path], filled: set[str], walk: Walk) -> None:
-    """UserError if a class folder has no pictures."""
-    for folder in folders:
-        if folder.name not in filled:
-            why = walk.left_out.get(str(folder))
-            raise UserError(
-                f"{where} the class folder {printable_line(str(folder))} has no pictures: "
-                + (f"it is {why}." if why else "no sound file whose name ends in ")
-                + ("" if why else f"{', '.join(sorted(decoder.suffixes()))}.")
-            )
+def _without_pictures(where: str, folder: epath.Path, walk: Walk) -> UserError:
+    """The error of a class folder without pictures."""
+    name, why = printable_line(str(folder)), walk.left_out.get(str(folder))
+    endings = f"no sound file whose name ends in {', '.join(sorted(decoder.suffixes()))}"
+    reason = f"it is {why}" if why else endings
+    return UserError(f"{where} the class folder {name} has no pictures: {reason}.")

@@ -3,12 +3,10 @@
     DATA_DIR/flowers/train/daisy/1.jpg    beside train/ there may be val/ and test/
     DATA_DIR/flowers/daisy/1.jpg          or no such folders: the parts are drawn
 
-It is the task 'folder_flowers' (and 'folder_flowers_4shot'). What is missing is drawn: the test
-part where neither test/ nor val/ holds labelled pictures, then the part that settings are chosen
-on. Classes are numbered in the order of their names, as by torchvision's ImageFolder.
+It is the task 'folder_flowers' (and 'folder_flowers_4shot'). Missing parts are drawn: the test part
+where neither test/ nor val/ holds labelled pictures, then the part that settings are chosen on.
+Classes are numbered in the order of their names, as by torchvision's ImageFolder.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os
@@ -20,7 +18,7 @@ from etils import epath
 
 from fact_jax.data.settings import DataSettings
 from fact_jax.data.sources.class_folders import TEST, TRAIN, VAL, Parts, read_parts
-from fact_jax.data.sources.lists import REMEDY, Item, Lists, find_damaged
+from fact_jax.data.sources.lists import REMEDY, Item, ListsSource
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.images import decoder, pipeline
@@ -30,25 +28,22 @@ DRAWN_SHARE = 5  # of each class one image in five, at least one where there are
 _SEED = 2**31  # of all that is drawn
 
 
-def read_folder(task: Task, settings: DataSettings) -> Lists:
-    """The pictures of the task's folder as lists 'train', 'val' and 'test', each in an order of its
-    own in which the classes are mixed.
+def read_folder(task: Task, settings: DataSettings) -> ListsSource:
+    """The pictures of the task's folder as lists 'train', 'val' and 'test', the classes mixed.
 
-    With `skip_damaged` they are those of a folder without its damaged pictures.
+    With `skip_damaged` the lists are drawn as from a folder without its damaged pictures.
 
     Raises:
       UserError: mock data are asked for, or there is no such folder, or it has fewer than two
         classes, or a class without pictures, or too few of them.
     """
     where, root = f"Task {task.name}:", _root(task, settings)
-    damaged: dict[str, str] = {}
-    sound = partial(_sound, root, damaged) if settings.skip_damaged else None
-    parts = read_parts(where, root, sound)
-    names = sorted({p.class_name for p in parts.pictures[TRAIN]})
+    parts = read_parts(where, root, settings.skip_damaged)
+    names = sorted(parts.pictures[TRAIN])
     _check_classes(where, root, names, parts)
     items = {
-        part: [Item(p.path, names.index(p.class_name)) for p in pictures]
-        for part, pictures in parts.pictures.items()
+        part: [Item(path, names.index(name)) for name, paths in classes.items() for path in paths]
+        for part, classes in parts.pictures.items()
     }
     source = dict(parts.source)
     for part, text in ((TEST, "for test"), (VAL, "to choose settings on")):
@@ -61,7 +56,10 @@ def read_folder(task: Task, settings: DataSettings) -> Lists:
                 "pictures."
             )
     # A limit takes the first ones, which should not be of one class.
-    items = {p: _mixed(items[p]) for p in (TRAIN, VAL, TEST)}
+    items = {
+        part: [items[part][i] for i in np.random.default_rng(_SEED).permutation(len(items[part]))]
+        for part in (TRAIN, VAL, TEST)
+    }
     note = "; ".join(f"{part}: {source[part]}" for part in (TRAIN, VAL, TEST))
     if drawn := [part for part in (TEST, VAL) if "one image" in source[part]]:
         note += f" (default_rng({_SEED}) drew {' and '.join(drawn)} from train)"
@@ -69,7 +67,7 @@ def read_folder(task: Task, settings: DataSettings) -> Lists:
         note += f"; {parts.note}"
     prints = _fingerprints(where, root, items)
     shown = [printable_line(name) for name in names]
-    return Lists("classes", root, root, items, shown, prints, note, damaged)
+    return ListsSource(task, "classes", root, root, items, shown, prints, note, parts.damaged)
 
 
 def _root(task: Task, settings: DataSettings) -> epath.Path:
@@ -96,8 +94,8 @@ def _root(task: Task, settings: DataSettings) -> epath.Path:
 def _check_classes(where: str, root: epath.Path, names: list[str], parts: Parts) -> None:
     """UserError if the parts have other classes than train, or there is only one."""
     shown = [printable_line(name) for name in names]
-    for part, pictures in parts.pictures.items():
-        if unknown := sorted({p.class_name for p in pictures} - set(names)):
+    for part, classes in parts.pictures.items():
+        if unknown := sorted(set(classes) - set(names)):
             raise UserError(
                 f"{where} {root} has pictures of '{printable_line(unknown[0])}' in its {part} "
                 f"part, but none in train. The classes of train are {', '.join(shown[:10])}"
@@ -110,14 +108,8 @@ def _check_classes(where: str, root: epath.Path, names: list[str], parts: Parts)
         )
 
 
-def _sound(root: epath.Path, damaged: dict[str, str], paths: list[str]) -> set[str]:
-    """The paths of pictures that can be decoded; the others go into `damaged`."""
-    damaged |= find_damaged(root, paths)
-    return set(paths) - set(damaged)
-
-
 def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Item]]:
-    """Splits the items: those that stay, and one in `DRAWN_SHARE` of each class."""
+    """Splits the items into the remaining ones and one in `DRAWN_SHARE` of each class."""
     labels, rng = np.array([item.label for item in items]), np.random.default_rng(_SEED)
     held: set[int] = set()
     for label in range(num_classes):
@@ -127,10 +119,6 @@ def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Ite
         [item for i, item in enumerate(items) if i not in held],
         [item for i, item in enumerate(items) if i in held],
     )
-
-
-def _mixed(items: list[Item]) -> list[Item]:
-    return [items[i] for i in np.random.default_rng(_SEED).permutation(len(items))]
 
 
 def _fingerprints(where: str, root: epath.Path, items: Mapping[str, list[Item]]) -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""Files of lists, and the checks of what they name."""
-
-from __future__ import annotations
+"""Reads files of lists, and checks their entries."""
 
 import os
 import posixpath
@@ -10,7 +8,7 @@ from pathlib import PurePosixPath
 
 from etils import epath
 
-from fact_jax.data.sources.lists import Item, Lists, fingerprints
+from fact_jax.data.sources.lists import Item, ListsSource, fingerprints
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.images import decoder
@@ -82,8 +80,8 @@ def check_images(
     folder: epath.Path,
     items: dict[str, list[Item]],
     class_names: list[str] | None,
-) -> Lists:
-    """The lists, if what they say is possible and the images are there."""
+) -> ListsSource:
+    """The source of these lists, if they make sense and all images are there."""
     where = f"Task {task.name}: the lists in {folder}"
     sizes = task.few_shot.list_sizes if task.few_shot else task.sizes
     for split, lines in items.items():
@@ -107,13 +105,13 @@ def check_images(
         raise UserError(f"{where} name images that are not there: expected {tried}.")
     prints = fingerprints(where, images, items)
     _check_once(where, kind, images, items)
-    return Lists(kind, folder, images, items, class_names, prints)
+    return ListsSource(task, kind, folder, images, items, class_names, prints)
 
 
 def _check_once(where: str, kind: str, images: epath.Path, items: Mapping[str, list[Item]]) -> None:
     """UserError if an image is in test and elsewhere, twice in a list, or of two classes.
 
-    NOAH's train lists may hold an image twice, those of Pets at 1 shot do.
+    NOAH's train lists may hold an image twice: the lists of Pets at 1 shot do.
     """
     folders: dict[str, str] = {}
     first: dict[str, tuple[str, int, Item]] = {}

@@ -3,12 +3,10 @@
 The lists are read by `few_shot_lists.py` and `vtab1k.py`, or made from a folder by `folders.py`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,28 +34,30 @@ _KINDS = {
 
 
 class Item(NamedTuple):
-    """One line of a list: where the image is, and its class."""
+    """One line of a list: the path of the image, and its class."""
 
     path: str
     label: int
 
 
-@dataclass(frozen=True)
-class Lists:
-    """The lists of one folder.
+@dataclass
+class ListsSource:
+    """The pictures of lists, opened by whoever decodes them; a `Source`.
 
     Attributes:
+      task: the task, whose classes and sizes are not looked at.
       kind: 'noah', 'coop', 'official' or 'vtab-1k'; 'classes' of a folder without lists.
-      folder: where the lists are.
-      images: what their paths begin at.
+      folder: the folder of the lists.
+      images: the folder that their paths begin at.
       items: the lists by the names of their splits.
       class_names: None where the lists have none.
       fingerprints: of each list: its lines, and the sizes of the image files.
       note: how the lists were made, where they were not read.
-      damaged: pictures that were left out, and why.
+      left_out: damaged pictures that were left out, and why.
       stored_jpeg: see `Source`.
     """
 
+    task: Task
     kind: str
     folder: epath.Path
     images: epath.Path
@@ -65,102 +65,96 @@ class Lists:
     class_names: list[str] | None
     fingerprints: dict[str, str]
     note: str = ""
-    damaged: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     stored_jpeg: int | None = None
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of examples of each list."""
-        return {split: len(items) for split, items in self.items.items()}
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of all the lists."""
-        every = json.dumps(self.fingerprints, sort_keys=True)
-        return hashlib.sha256(every.encode()).hexdigest()[:16]
-
-
-class ListsSource:
-    """The pictures of lists, opened by whoever decodes them; a `Source`."""
 
     remedy = REMEDY
     mocked = False
+    skips_damaged = True
 
-    def __init__(self, task: Task, lists: Lists):
-        self.lists, self._task = lists, task
-        self.splits = [*lists.items, *(["train+val"] if lists.kind == "classes" else [])]
-        self.class_names = lists.class_names
-        self.place = printable_line(str(lists.images))
-        self.pool = f"the train list in {lists.folder}"
-        self.stored_jpeg = lists.stored_jpeg
+    def __post_init__(self) -> None:
+        self.splits = [*self.items, *(["train+val"] if self.kind == "classes" else [])]
+        self.place = printable_line(str(self.images))
+        self.pool = f"the train list in {self.folder}"
+        every = json.dumps(self.fingerprints, sort_keys=True)
         self.provenance: Provenance = {
-            "task": task.name,
+            "task": self.task.name,
             "builder": FOLDER,
             "requested_version": None,
-            "used_version": lists.kind,
+            "used_version": self.kind,
             "mapped": False,
-            "note": lists.note,
+            "note": self.note,
             "file_format": "files",
-            "splits": lists.sizes,
+            "splits": {split: len(items) for split, items in self.items.items()},
             "mock": False,
-            "data_dir": printable_line(str(lists.folder)),
-            "fingerprint": lists.fingerprint,
+            "data_dir": printable_line(str(self.folder)),
+            "fingerprint": hashlib.sha256(every.encode()).hexdigest()[:16],
             "pillow": PIL.__version__,
         }
-        if lists.damaged:
-            names = [printable_line(path) for path in list(lists.damaged)[:10]]
-            self.provenance |= {"skipped": len(lists.damaged), "skipped_names": names}
+        if self.left_out:
+            names = [printable_line(path) for path in list(self.left_out)[:10]]
+            self.provenance |= {"skipped": len(self.left_out), "skipped_names": names}
 
     def size(self, split: str) -> int:
         return len(self._items(split))
 
     def records(self, split: str, size: int) -> Iterator[Record]:
         for path, label in self._items(split)[:size]:
-            yield Record(self.lists.images / path, label, path)
+            yield Record(self.images / path, label, path)
 
     def labels(self, split: str) -> Int[np.ndarray, " n"]:
         return np.array([item.label for item in self._items(split)])
 
     def identity(self, split: str) -> Identity:
-        lists = self.lists
-        prints = [lists.fingerprints[part] for part in split.split("+")]
+        prints = [self.fingerprints[part] for part in split.split("+")]
         return {
-            "fingerprint": prints[0] if self._task.few_shot else prints,
+            "fingerprint": prints[0] if self.task.few_shot else prints,
             "instruction": "",
             # 1 had 16-bit grey clipped at 255, which no published picture has.
-            "format": 2 if lists.kind == "classes" else 1,
+            "format": 2 if self.kind == "classes" else 1,
         }
 
     def describe_draw(self, shots: int) -> str:
-        lists = self.lists
         drawn = f"{shots} images a class drawn from its train list with default_rng(seed)"
-        how = "its own lists for each seed" if lists.kind == "noah" else drawn
-        note = f" ({lists.note})" if lists.note else ""
-        return f"{_KINDS[lists.kind]} in {lists.folder}{note}; train: {how}"
+        how = "its own lists for each seed" if self.kind == "noah" else drawn
+        note = f" ({self.note})" if self.note else ""
+        return f"{_KINDS[self.kind]} in {self.folder}{note}; train: {how}"
 
-    def damaged(self, num_threads: int | None) -> dict[str, str]:
-        paths = dict.fromkeys(item.path for items in self.lists.items.values() for item in items)
-        return find_damaged(self.lists.images, list(paths), num_threads)
+    def damaged(self, num_threads: int | None = None) -> dict[str, str]:
+        paths = (item.path for items in self.items.values() for item in items)
+        return find_damaged(self.images, paths, num_threads)
+
+    def without_damaged(self) -> "ListsSource":
+        """The source without its damaged pictures; UserError if a list has no others."""
+        damaged = self.damaged()
+        if not damaged:
+            return self
+        items = {k: [i for i in part if i.path not in damaged] for k, part in self.items.items()}
+        if empty := [split for split, part in items.items() if not part]:
+            raise UserError(f"All pictures of {empty[0]} in {self.images} are damaged.")
+        prints = fingerprints(f"The lists in {self.folder}", self.images, items)
+        return dataclasses.replace(self, items=items, fingerprints=prints, left_out=damaged)
 
     def _items(self, split: str) -> list[Item]:
-        lists, name = self.lists, self._task.name
         if split in self.splits:
-            return [item for part in split.split("+") for item in lists.items[part]]
-        if lists.kind == "noah" and (few := self._task.few_shot):
-            names = ", ".join(sorted(set(lists.items) - {"val", "test"}))
+            return [item for part in split.split("+") for item in self.items[part]]
+        name = self.task.name
+        if self.kind == "noah" and (few := self.task.few_shot):
+            names = ", ".join(sorted(set(self.items) - {"val", "test"}))
             raise UserError(
-                f"Task {name}: {lists.folder / 'annotations'} has no list train_meta.list.num_shot_"
+                f"Task {name}: {self.folder / 'annotations'} has no list train_meta.list.num_shot_"
                 f"{few.shots}.seed_{split.removeprefix('train-seed')}; it has those of {names}."
             )
         raise UserError(f"Task {name} has no split {split!r}; it has {', '.join(self.splits)}.")
 
 
 def find_damaged(
-    root: epath.Path, paths: Sequence[str], num_threads: int | None = None
+    root: epath.Path, paths: Iterable[str], num_threads: int | None = None
 ) -> dict[str, str]:
-    """Decodes every picture: the paths of those that cannot be decoded, and why."""
-    reasons = pipeline.map_ahead(_damage, (root / path for path in paths), 64, num_threads)
-    return {path: why for path, why in zip(paths, reasons, strict=True) if why}
+    """Decodes every picture: paths of the damaged ones, and why they cannot be decoded."""
+    once = list(dict.fromkeys(paths))
+    reasons = pipeline.map_ahead(_damage, (root / path for path in once), 64, num_threads)
+    return {path: why for path, why in zip(once, reasons, strict=True) if why}
 
 
 def _damage(path: epath.Path) -> str:
@@ -170,19 +164,6 @@ def _damage(path: epath.Path) -> str:
             return ""
     except OSError as error:
         return str(error)
-
-
-def without_damaged(lists: Lists) -> Lists:
-    """The lists without the lines of damaged pictures."""
-    paths = list(dict.fromkeys(item.path for items in lists.items.values() for item in items))
-    damaged = find_damaged(lists.images, paths)
-    if not damaged:
-        return lists
-    items = {k: [i for i in part if i.path not in damaged] for k, part in lists.items.items()}
-    if empty := [split for split, part in items.items() if not part]:
-        raise UserError(f"All pictures of {empty[0]} in {lists.images} are damaged.")
-    prints = fingerprints(f"The lists in {lists.folder}", lists.images, items)
-    return dataclasses.replace(lists, items=items, fingerprints=prints, damaged=damaged)
 
 
 def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -> dict[str, str]:

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from etils import epath
+from filelock import FileLock
 
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.extras import require
 
-Builder: TypeAlias = Any  # a `tfds.core.DatasetBuilder`, without annotations, or what stands for it
+Builder: TypeAlias = Any  # a `tfds.core.DatasetBuilder`, which has no annotations, or a stand-in
 
 
 @dataclass(frozen=True)
-class Found:
-    """A TFDS builder for a task, prepared or not.
+class Match:
+    """A TFDS builder that matches a task's request, prepared or not.
 
     Attributes:
       builder: the `tfds.core.DatasetBuilder`.
@@ -36,16 +37,16 @@ class Found:
         return str(self.builder.version)
 
 
-def find_builder(task: Task, data_dir: str | None) -> Found:
+def find_builder(task: Task, data_dir: str | None) -> Match:
     """The builder of the first version in question that is on disk, else that TFDS can prepare.
 
-    A pattern such as '3.*.*' is first matched with what is on disk, then with the versions of
+    A pattern such as '3.*.*' is first matched with the versions on disk, then with the versions of
     TFDS's code, the default version first (task_adaptation leaves it to TFDS in the same way).
     The task's own request goes before its substitutes.
 
     Raises:
-      UserError: TFDS knows no such data set, or none of the versions, or what is on disk is broken;
-        or TFDS is not installed.
+      UserError: TFDS is not installed, or knows no such data set or none of the versions, or the
+        files on disk are broken.
     """
     require("This data set", "tfds", "tensorflow_datasets", "tensorflow")
     import tensorflow_datasets as tfds
@@ -67,10 +68,10 @@ def find_builder(task: Task, data_dir: str | None) -> Found:
                 f"prepare the data again."
             ) from error
         if (builder.data_path / "dataset_info.json").exists():
-            return Found(builder, request, ready=True)
+            return Match(builder, request, ready=True)
         # TFDS reads old versions, but prepares only these two.
         if builder.version in (builder.canonical_version, max(builder.versions)):
-            preparable.append(Found(builder, request, ready=False))
+            preparable.append(Match(builder, request, ready=False))
         else:
             refusals.append(f"{builder.info.full_name} can be read but no longer prepared")
     if preparable:
@@ -94,37 +95,35 @@ def manual_dir(builder: Builder) -> epath.Path:
     return epath.Path(builder.data_dir_root) / "downloads" / "manual"
 
 
-def prepare(task: Task, data_dir: str | None) -> Found:
+def prepare(task: Task, data_dir: str | None) -> Match:
     """Downloads and prepares the task's records, unless they are there; one process at a time.
 
     Raises:
       UserError: files that a person must provide are missing, or TFDS failed.
     """
-    found = find_builder(task, data_dir)
-    with _lock(found.builder.data_dir_root):
-        found = find_builder(task, data_dir)  # another process may have prepared it meanwhile
-        if found.ready:
-            return found
-        if missing_manual_files(task, found.builder):
+    match = find_builder(task, data_dir)
+    with _lock(match.builder.data_dir_root):
+        match = find_builder(task, data_dir)  # another process may have prepared it meanwhile
+        if match.ready:
+            return match
+        if missing_manual_files(task, match.builder):
             raise UserError(
                 f"Task {task.name} ({task.builder}) needs files that TFDS cannot download."
-                f"{by_hand(task, found.builder)} Then run the same command again."
+                f"{by_hand(task, match.builder)} Then run the same command again."
             )
         import tensorflow_datasets as tfds
 
         try:
             # No copy from TFDS's bucket: the records come from the published sources.
             config = tfds.download.DownloadConfig(try_download_gcs=False)
-            found.builder.download_and_prepare(download_config=config)
+            match.builder.download_and_prepare(download_config=config)
         except (Exception, SystemExit) as error:
-            raise UserError(_failure_message(task, found.builder, error)) from error
+            raise UserError(_failure_message(task, match.builder, error)) from error
     return find_builder(task, data_dir)
 
 
 @contextlib.contextmanager
 def _lock(root: str | os.PathLike[str]) -> Iterator[None]:
-    from filelock import FileLock
-
     folder = epath.Path(root).expanduser()
     if "://" in str(root):  # a bucket cannot be locked: at least one process per machine
         folder = epath.Path(tempfile.gettempdir())
@@ -145,7 +144,8 @@ def _lock(root: str | os.PathLike[str]) -> Iterator[None]:
 
 def by_hand(task: Task, builder: Builder) -> str:
     """Instructions for a manual or dead source, without which TFDS cannot go on."""
-    elsewhere = f" {task.elsewhere}" if task.elsewhere else ""
+    another_way = task.few_shot.elsewhere if task.few_shot else task.elsewhere
+    elsewhere = f" {another_way}" if another_way else ""
     if not task.fetch:
         return elsewhere
     missing = missing_manual_files(task, builder)

@@ -25,32 +25,25 @@ def open_tfds(task: Task, settings: DataSettings) -> "TfdsSource":
       UserError: unknown builder or version, missing data, or features, class counts or split
         sizes that do not match the task.
     """
-    if settings.skip_damaged:
-        raise UserError(
-            f"Task {task.name}: config.skip_damaged is True, but only pictures in folders and "
-            "lists can be left out, and this task has neither. Set it to False, or sweep the task "
-            "apart."
-        )
     mocked = settings.mock or mock.mocked_by_caller()
     if task.offline and not mocked:
-        found = find_bundled(task, settings)
+        match = find_bundled(task, settings)
     else:
         with mock.mocking(settings.mock):
-            found = prepare.find_builder(task, settings.data_dir)
-        if not found.ready and not mocked:
+            match = prepare.find_builder(task, settings.data_dir)
+        if not match.ready and not mocked:
             if not settings.download:
-                raise UserError(_missing_message(task, found, settings))
-            found = prepare.prepare(task, settings.data_dir)
-    check_features(task, found.builder)
+                raise UserError(_missing_message(task, match, settings))
+            match = prepare.prepare(task, settings.data_dir)
+    check_features(task, match.builder)
     if not mocked:
-        check_sizes(task, found.builder)
-    return TfdsSource(task, found, mocked, mock_data=settings.mock)
+        check_sizes(task, match.builder)
+    return TfdsSource(task, match, mocked, mock_data=settings.mock)
 
 
-def find_bundled(task: Task, settings: DataSettings) -> prepare.Found:
+def find_bundled(task: Task, settings: DataSettings) -> prepare.Match:
     """The reader of a task that comes with the package."""
-    builder = BundledBuilder(task.builder, settings.root)
-    return prepare.Found(builder, task.versions, ready=True)
+    return prepare.Match(BundledBuilder(task.builder, settings.root), task.versions, ready=True)
 
 
 class TfdsSource:
@@ -62,15 +55,16 @@ class TfdsSource:
 
     remedy = "Delete that directory and prepare the data again."
     stored_jpeg: int | None = None
+    skips_damaged = False
 
-    def __init__(self, task: Task, found: prepare.Found, mocked: bool, mock_data: bool = False):
-        self.builder, self.mocked = found.builder, mocked
+    def __init__(self, task: Task, match: prepare.Match, mocked: bool, mock_data: bool = False):
+        self.builder, self.mocked = match.builder, mocked
         self._task, self._mock_data = task, mock_data
-        self.splits, self.class_names = list(task.splits), _class_names(task, found.builder)
-        self.place = str(found.builder.data_path)
+        self.splits, self.class_names = list(task.splits), _class_names(task, match.builder)
+        self.place = str(match.builder.data_path)
         held_out = task.few_shot.held_out if task.few_shot else 0
         self.pool = f"{self.place}, with {held_out} a class kept for val,"
-        self.provenance = _provenance(task, found, mocked)
+        self.provenance = _provenance(task, match, mocked)
 
     def size(self, split: str) -> int:
         task = self._task
@@ -211,39 +205,39 @@ def _class_names(task: Task, builder: prepare.Builder) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _provenance(task: Task, found: prepare.Found, mocked: bool) -> Provenance:
-    """JSON-able record of the source; its fingerprint is that of TFDS's record of the files."""
+def _provenance(task: Task, match: prepare.Match, mocked: bool) -> Provenance:
+    """The record of the source, with the fingerprint of TFDS's own record of the files."""
     fingerprint = version = None
-    if bundled := isinstance(found.builder, BundledBuilder):
-        fingerprint = found.builder.fingerprint
+    if bundled := isinstance(match.builder, BundledBuilder):
+        fingerprint = match.builder.fingerprint
     else:
         import tensorflow_datasets as tfds
 
         version = tfds.__version__
         if not mocked:
-            record = (found.builder.data_path / "dataset_info.json").read_bytes()
+            record = (match.builder.data_path / "dataset_info.json").read_bytes()
             fingerprint = hashlib.sha256(record).hexdigest()[:16]
     return {
         "task": task.name,
         "builder": task.builder,
         "requested_version": task.versions,
-        "used_version": found.version,
-        "mapped": found.request != task.versions,
+        "used_version": match.version,
+        "mapped": match.request != task.versions,
         "note": task.note,
-        "file_format": str(getattr(found.builder.info.file_format, "value", None)),
+        "file_format": str(getattr(match.builder.info.file_format, "value", None)),
         "splits": dict(task.splits),
         "mock": mocked,
-        "data_dir": None if mocked or bundled else str(found.builder.data_path),
+        "data_dir": None if mocked or bundled else str(match.builder.data_path),
         "fingerprint": fingerprint,
         "tfds": version,
         "pillow": PIL.__version__,
     }
 
 
-def _missing_message(task: Task, found: prepare.Found, settings: DataSettings) -> str:
-    root = settings.data_dir or found.builder.data_dir_root
+def _missing_message(task: Task, match: prepare.Match, settings: DataSettings) -> str:
+    root = settings.data_dir or match.builder.data_dir_root
     return (
-        f"Task {task.name}: {found.builder.info.full_name} is not prepared in {root}. Run: "
+        f"Task {task.name}: {match.builder.info.full_name} is not prepared in {root}. Run: "
         f"{command('data', '--prepare', f'--tasks={task.name}', f'--data_dir={root}')}"
-        f"{prepare.by_hand(task, found.builder)}"
+        f"{prepare.by_hand(task, match.builder)}"
     )

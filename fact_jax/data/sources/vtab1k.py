@@ -6,8 +6,6 @@
 NOAH's pictures are JPEG copies of quality 75 at the native size. Labels are the task's classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 
@@ -15,7 +13,7 @@ from etils import epath
 
 from fact_jax.data.sources import Record, Source
 from fact_jax.data.sources.list_files import check_images, read_lines
-from fact_jax.data.sources.lists import Lists
+from fact_jax.data.sources.lists import ListsSource
 from fact_jax.data.tasks import VTAB_STAGES, Task
 from fact_jax.errors import UserError
 from fact_jax.images import decoder, pipeline
@@ -23,28 +21,28 @@ from fact_jax.images import decoder, pipeline
 FORMAT = "vtab-1k"
 
 
-def find_copy(task: Task, root: str) -> Lists | None:
-    """The lists of the task's folder; None if there is none, or a copy that TFDS prepared."""
+def find_copy(task: Task, root: str) -> epath.Path | None:
+    """The task's folder; None if there is none, or TFDS prepared records of the task."""
     data_dir = epath.Path(root).expanduser()
     versions = (task.versions, *task.substitutes)
     records = (data_dir.glob(f"{task.builder}/{v}/dataset_info.json") for v in versions)
     folder = data_dir / FORMAT / task.name
     if task.few_shot or task.offline or not folder.is_dir() or any(map(any, records)):
         return None
-    return read_copy(task, folder)
+    return folder
 
 
-def read_copy(task: Task, folder: epath.Path) -> Lists:
-    """The lists of a folder.
+def read_copy(task: Task, folder: epath.Path) -> ListsSource:
+    """The pictures of a folder.
 
     Raises:
       UserError: lists that cannot be read, are of other sizes than the task's or share images,
         or pictures that are not there or not of one kind.
     """
     items = {split: read_lines(folder / f"{split}.txt") for split in VTAB_STAGES}
-    lists = check_images(task, FORMAT, folder, items, None)
+    source = check_images(task, FORMAT, folder, items, None)
     try:
-        kinds = {decoder.jpeg_quality(lists.images / part[0].path) for part in items.values()}
+        kinds = {decoder.jpeg_quality(source.images / part[0].path) for part in items.values()}
     except OSError as error:
         raise UserError(f"Task {task.name}: a picture in {folder} is damaged ({error}).") from error
     if len(kinds) > 1:
@@ -55,7 +53,7 @@ def read_copy(task: Task, folder: epath.Path) -> Lists:
     (quality,) = kinds
     named = f"quality {quality}" if quality else "an unknown quality"
     note = "" if quality is None else f"JPEG copies of {named}, read as they are"
-    return dataclasses.replace(lists, note=note, stored_jpeg=quality)
+    return dataclasses.replace(source, note=note, stored_jpeg=quality)
 
 
 def write_copy(task: Task, source: Source, folder: epath.Path) -> None:

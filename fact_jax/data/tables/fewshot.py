@@ -5,117 +5,76 @@ Five fine-grained sets, on which NOAH and FacT report accuracy against shots. So
 TFDS 4.9.10 (the official splits).
 """
 
-from typing import Any
-
-from fact_jax.data.tasks import FEW_SHOT_STAGES, FewShot, Task
+from fact_jax.data.tasks import FewShot, Task
 
 PUBLISHED_SHOTS = (1, 2, 4, 8, 16)
 
-
-def _sizes(train: int, val: int, test: int) -> dict[str, int]:
-    return {"train": train, "val": val, "test": test}
-
-
-def _set(num_classes: int, few_shot: FewShot, **fields: Any) -> Task:
-    lists = (
-        f"CoOp's {few_shot.json}"
-        if few_shot.json
-        else "the official images_variant_train.txt and so on"
-    )
-    return Task(
-        few_shot.dataset,
-        "fewshot",
-        num_classes,
-        label_features={"label": num_classes},
-        stages=FEW_SHOT_STAGES,
-        few_shot=few_shot,
-        elsewhere=f"A folder {' or '.join(few_shot.folders)} in the data directory serves as well, "
-        f"with the images and either NOAH's lists (annotations/test_meta.list and so on, from "
-        f"data/few-shot of github.com/ZhangYuanhan-AI/NOAH) or {lists} "
-        f"(github.com/KaiyangZhou/CoOp, DATASETS.md); then TFDS is not needed.",
-        **fields,
-    )
-
-
 _NOT_COOPS_TEST = "read from TFDS, the test set is the official one, not that of CoOp and NOAH"
+_AIRCRAFT = {"train": 3334, "val": 3333, "test": 3333}
 
+# Name, group, classes; builder and versions.
 _TASKS = (
-    _set(
-        101,
-        FewShot(
-            "food101",
+    Task(
+        *("food101", "fewshot", 101, "food101", "2.*.*"),
+        splits={"train": "train", "test": "validation"},
+        sizes={"train": 75750, "test": 25250},
+        few_shot=FewShot(
             held_out=200,
             folders=("food-101", "food101"),
             json="split_zhou_Food101.json",
-            list_sizes=_sizes(50500, 20200, 30300),
+            list_sizes={"train": 50500, "val": 20200, "test": 30300},
         ),
-        builder="food101",
-        versions="2.*.*",
-        splits={"train": "train", "test": "validation"},
-        sizes={"train": 75750, "test": 25250},
         note=_NOT_COOPS_TEST,
     ),
-    _set(
-        196,
-        FewShot(
-            "stanford_cars",
+    Task(
+        *("stanford_cars", "fewshot", 196, "cars196", "2.*.*"),
+        splits={"train": "train", "test": "test"},
+        sizes={"train": 8144, "test": 8041},
+        few_shot=FewShot(
             held_out=5,
             folders=("stanford_cars", "standford-cars"),  # the latter as NOAH spells it
             json="split_zhou_StanfordCars.json",
-            list_sizes=_sizes(6509, 1635, 8041),
+            list_sizes={"train": 6509, "val": 1635, "test": 8041},
         ),
-        builder="cars196",
-        versions="2.*.*",
-        splits={"train": "train", "test": "test"},
-        sizes={"train": 8144, "test": 8041},
         dead="http://ai.stanford.edu/~jkrause/car196 and https://ai.stanford.edu/~jkrause/cars "
         "no longer answer",
         fetch="the published cars_train.tgz (979,269,282 bytes), cars_test.tgz (977,350,468 "
         "bytes), cars_test_annos_withlabels.mat and car_devkit.tgz (TFDS checks the SHA-256 of "
         "all four) from someone who has them",
     ),
-    _set(
-        102,
-        FewShot(
-            "oxford_flowers",
-            held_out=4,
-            folders=("oxford_flowers", "oxford-flowers102"),
-            json="split_zhou_OxfordFlowers.json",
-            list_sizes=_sizes(4093, 1633, 2463),
-        ),
-        builder="oxford_flowers102",
-        versions="2.*.*",
+    Task(
+        *("oxford_flowers", "fewshot", 102, "oxford_flowers102", "2.*.*"),
         # The official train part has 10 images a class, too few for 16 shots.
         splits={"train": "train+validation", "test": "test"},
         sizes={"train": 2040, "test": 6149},
+        few_shot=FewShot(
+            held_out=4,
+            folders=("oxford_flowers", "oxford-flowers102"),
+            json="split_zhou_OxfordFlowers.json",
+            list_sizes={"train": 4093, "val": 1633, "test": 2463},
+        ),
         note=_NOT_COOPS_TEST,
     ),
-    _set(
-        100,
-        FewShot(
-            "fgvc_aircraft",
-            folders=("fgvc_aircraft", "fgvc-aircraft", "fgvc-aircraft-2013b/data"),
-            list_sizes=_sizes(3334, 3333, 3333),
-        ),
-        builder="fgvc_aircraft",
-        builder_module="fact_jax.data.aircraft",
-        versions="1.*.*",
+    Task(
+        *("fgvc_aircraft", "fewshot", 100, "fgvc_aircraft", "1.*.*"),
         splits={"train": "train", "val": "validation", "test": "test"},
-        sizes=_sizes(3334, 3333, 3333),
+        sizes=_AIRCRAFT,
+        few_shot=FewShot(
+            folders=("fgvc_aircraft", "fgvc-aircraft", "fgvc-aircraft-2013b/data"),
+            list_sizes=_AIRCRAFT,
+        ),
+        builder_module="fact_jax.data.aircraft",
     ),
-    _set(
-        37,
-        FewShot(
-            "oxford_pets",
+    Task(
+        *("oxford_pets", "fewshot", 37, "oxford_iiit_pet", "4.*.*"),
+        splits={"train": "train", "test": "test"},
+        sizes={"train": 3680, "test": 3669},
+        few_shot=FewShot(
             held_out=20,
             folders=("oxford_pets", "oxford-pets"),
             json="split_zhou_OxfordPets.json",
-            list_sizes=_sizes(2944, 736, 3669),
+            list_sizes={"train": 2944, "val": 736, "test": 3669},
         ),
-        builder="oxford_iiit_pet",
-        versions="4.*.*",
-        splits={"train": "train", "test": "test"},
-        sizes={"train": 3680, "test": 3669},
     ),
 )
 

@@ -5,108 +5,60 @@ the counts in its tests); NOAH e9c55f3, whose copies FacT's published numbers we
 """
 
 from functools import partial
-from typing import Any
 
 from fact_jax.data import labels
 from fact_jax.data.tasks import Task, make_sizes, make_splits
 
 
-def _label(num_classes: int, feature: str = "label") -> dict[str, Any]:
-    """The class is stored in one feature."""
-    return {
-        "num_classes": num_classes,
-        "label": partial(labels.plain, feature=feature),
-        "label_features": {feature: num_classes},
-    }
+def _splits(
+    test_size: int, val: str = "validation[:200]", test: str = "test"
+) -> tuple[dict[str, str], dict[str, int]]:
+    """The splits of a task, from the TFDS strings of val200 and test, and their sizes."""
+    return make_splits(val, test), make_sizes(test_size)
 
 
-def _tfds(
-    builder: str, versions: str, test_size: int, val: str, test: str = "test"
-) -> dict[str, Any]:
-    """A builder, and the TFDS strings of val200 and test."""
-    sizes = make_sizes(test_size)
-    return {
-        "builder": builder,
-        "versions": versions,
-        "splits": make_splits(val, test),
-        "sizes": sizes,
-    }
-
-
-_CLEVR = _tfds("clevr", "3.*.*", 15000, "train[63000:63200]", "validation")
-_CLEVR["label_features"] = {"objects/pixel_coords": None}
-_DSPRITES: dict[str, Any] = {
-    "num_classes": 16,
-    "binary": True,
-    **_tfds("dsprites", "2.*.*", 73728, "train[589824:590024]", "train[663552:]"),
-}
+_CLEVR = ("clevr", "3.*.*", *_splits(15000, "train[63000:63200]", "validation"))
+_DSPRITES = ("dsprites", "2.*.*", *_splits(73728, "train[589824:590024]", "train[663552:]"))
 # val200 comes from the first half of TFDS's test split, test is the second half.
-_SMALLNORB = _tfds("smallnorb", "2.*.*", 12150, "test[:200]", "test[50%:]")
-_VALIDATION = "validation[:200]"
+_SMALLNORB = ("smallnorb", "2.*.*", *_splits(12150, "test[:200]", "test[50%:]"))
 _COPY = "The vtab-1k folder of NOAH in the data directory serves as well (docs/data.md)."
 
+# Name, group, classes; builder, versions, splits and sizes.
 _TASKS = (
+    Task("cifar", "natural", 100, "cifar100", "3.*.*", *_splits(10000, "train[45000:45200]")),
     Task(
-        "cifar", "natural", **_label(100), **_tfds("cifar100", "3.*.*", 10000, "train[45000:45200]")
-    ),
-    Task(
-        "caltech101",
-        "natural",
-        **_label(102),
-        **_tfds("caltech101", "3.*.*", 6084, "train[2754:2954]"),
+        *("caltech101", "natural", 102, "caltech101", "3.*.*"),
+        *_splits(6084, "train[2754:2954]"),
         note="TFDS draws 30 training images a class over an unsorted directory listing: the "
         "partition can differ between file systems",
     ),
-    Task("dtd", "natural", **_label(47), **_tfds("dtd", "3.*.*", 1880, _VALIDATION)),
+    Task("dtd", "natural", 47, "dtd", "3.*.*", *_splits(1880)),
+    Task("oxford_flowers102", "natural", 102, "oxford_flowers102", "2.*.*", *_splits(6149)),
     Task(
-        "oxford_flowers102",
-        "natural",
-        **_label(102),
-        **_tfds("oxford_flowers102", "2.*.*", 6149, _VALIDATION),
-    ),
-    Task(
-        "oxford_iiit_pet",
-        "natural",
-        **_label(37),
-        **_tfds("oxford_iiit_pet", "3.*.*", 3669, "train[2944:3144]"),
+        *("oxford_iiit_pet", "natural", 37, "oxford_iiit_pet", "3.*.*"),
+        *_splits(3669, "train[2944:3144]"),
         substitutes=("4.*.*",),
         note="4.0.0 repaired corrupt images and added boxes; whether its order of examples is "
         "that of 3.2.0 is not known",
     ),
+    Task("svhn", "natural", 10, "svhn_cropped", "3.*.*", *_splits(26032, "train[65931:66131]")),
     Task(
-        "svhn",
-        "natural",
-        **_label(10),
-        **_tfds("svhn_cropped", "3.*.*", 26032, "train[65931:66131]"),
-    ),
-    Task(
-        "sun397",
-        "natural",
-        **_label(397),
-        **_tfds("sun397/tfds", "4.*.*", 21750, _VALIDATION),
+        *("sun397", "natural", 397, "sun397/tfds", "4.*.*"),
+        *_splits(21750),
         dead="https://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz and its copy at MIT "
         "answer 404 (github.com/pytorch/vision/issues/9348)",
         fetch="the published SUN397.tar.gz (39,077,296,924 bytes) and Partitions.zip (18,293,705 "
         "bytes; TFDS checks the SHA-256 of both) from someone who has them",
         elsewhere=_COPY,
     ),
+    Task("patch_camelyon", "specialized", 2, "patch_camelyon", "2.*.*", *_splits(32768)),
     Task(
-        "patch_camelyon",
-        "specialized",
-        **_label(2),
-        **_tfds("patch_camelyon", "2.*.*", 32768, _VALIDATION),
+        *("eurosat", "specialized", 10, "eurosat/rgb", "2.*.*"),
+        *_splits(5400, "train[16200:16400]", "train[21600:]"),
     ),
     Task(
-        "eurosat",
-        "specialized",
-        **_label(10),
-        **_tfds("eurosat/rgb", "2.*.*", 5400, "train[16200:16400]", "train[21600:]"),
-    ),
-    Task(
-        "resisc45",
-        "specialized",
-        **_label(45),
-        **_tfds("resisc45", "3.*.*", 6300, "train[18900:19100]", "train[25200:]"),
+        *("resisc45", "specialized", 45, "resisc45", "3.*.*"),
+        *_splits(6300, "train[18900:19100]", "train[25200:]"),
         manual=("NWPU-RESISC45",),
         fetch="NWPU-RESISC45.rar (31,500 images in 45 folders) from "
         "https://1drv.ms/u/s!AmgKYzARBl5ca3HNaHIlzp_IXjs, extracted so that the folder "
@@ -114,24 +66,27 @@ _TASKS = (
         elsewhere=_COPY,
     ),
     Task(
-        "diabetic_retinopathy",
-        "specialized",
-        **_label(5),
-        **_tfds("diabetic_retinopathy_detection/btgraham-300", "3.*.*", 42670, _VALIDATION),
+        *("diabetic_retinopathy", "specialized", 5),
+        *("diabetic_retinopathy_detection/btgraham-300", "3.*.*", *_splits(42670)),
         manual=("sample", "train", "test", "trainLabels.csv"),
         fetch="sample.zip, train.zip.001 to .005, test.zip.001 to .007 and trainLabels.csv.zip "
         "from https://www.kaggle.com/c/diabetic-retinopathy-detection/data (Kaggle account, rules "
         "accepted, 88 GB), unpacked so that sample, train and test hold 10_left.jpeg and so on",
         elsewhere=_COPY,
     ),
-    Task("clevr_count", "structured", 8, label=labels.object_count, **_CLEVR),
-    Task("clevr_dist", "structured", 6, label=labels.nearest_object, **_CLEVR),
-    Task("dmlab", "structured", **_label(6), **_tfds("dmlab", "2.0.1", 22735, _VALIDATION)),
     Task(
-        "kitti",
-        "structured",
-        4,
-        **_tfds("kitti", "3.1.0", 711, _VALIDATION),
+        *("clevr_count", "structured", 8, *_CLEVR),
+        label=labels.object_count,
+        label_features={"objects/pixel_coords": None},
+    ),
+    Task(
+        *("clevr_dist", "structured", 6, *_CLEVR),
+        label=labels.nearest_object,
+        label_features={"objects/pixel_coords": None},
+    ),
+    Task("dmlab", "structured", 6, "dmlab", "2.0.1", *_splits(22735)),
+    Task(
+        *("kitti", "structured", 4, "kitti", "3.1.0", *_splits(711)),
         substitutes=("3.2.0", "3.3.0"),
         label=labels.nearest_vehicle,
         label_features={"objects/location": None, "objects/type": 8},
@@ -139,21 +94,27 @@ _TASKS = (
         "was updated); TFDS now prepares only 3.3.0, which added names of the occlusion labels",
     ),
     Task(
-        "dsprites_loc",
-        "structured",
+        *("dsprites_loc", "structured", 16, *_DSPRITES),
         label=partial(labels.binned, feature="label_x_position", width=2.0),
         label_features={"label_x_position": 32},
-        **_DSPRITES,
+        binary=True,
     ),
     Task(
-        "dsprites_ori",
-        "structured",
+        *("dsprites_ori", "structured", 16, *_DSPRITES),
         label=partial(labels.binned, feature="label_orientation", width=2.5),
         label_features={"label_orientation": 40},
-        **_DSPRITES,
+        binary=True,
     ),
-    Task("smallnorb_azi", "structured", **_label(18, "label_azimuth"), **_SMALLNORB),
-    Task("smallnorb_ele", "structured", **_label(9, "label_elevation"), **_SMALLNORB),
+    Task(
+        *("smallnorb_azi", "structured", 18, *_SMALLNORB),
+        label=partial(labels.plain, feature="label_azimuth"),
+        label_features={"label_azimuth": 18},
+    ),
+    Task(
+        *("smallnorb_ele", "structured", 9, *_SMALLNORB),
+        label=partial(labels.plain, feature="label_elevation"),
+        label_features={"label_elevation": 9},
+    ),
 )
 
 VTAB: dict[str, Task] = {task.name: task for task in _TASKS}
