@@ -19,6 +19,7 @@ from fact_jax.cli.dry_run import show_plan
 from fact_jax.cli.local import run_sweep
 from fact_jax.data import VTAB, DataSettings, get_task, open_task
 from fact_jax.report.page import write_report
+from fact_jax.sweep import trainer
 from fact_jax.sweep.cost import cell_cost
 from fact_jax.sweep.plan import make_plan
 
@@ -412,3 +413,12 @@ def test_a_folder_needs_no_tensorflow(flat, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "folder_pets-linear-seed0:" in done.stdout
+
+
+def test_data_are_missed_before_weights_are_fetched(tmp_path, monkeypatch):
+    for name in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(trainer, "find_weights", lambda *_: pytest.fail("weights were fetched"))
+    config = sweep_config(tmp_path, tasks="dtd", methods="linear")
+    with pytest.raises(UserError, match=r"pip install 'fact-jax\[tfds\]'"):
+        run_sweep(config, str(tmp_path / "run"), Console(quiet=True))

@@ -155,7 +155,7 @@ def test_nothing_to_do_and_what_does_not_fit_together_is_refused():
         ({"tasks": ()}, "config.tasks is empty"),
         ({"methods": " , "}, "config.methods is empty; choose from fact_tt"),
         ({"tasks": (1,)}, r"config.tasks is \(1,\); expected names such as 'a,b'"),
-        ({"skip_damaged": True}, "config.skip_damaged is True, but digits is neither a folder nor"),
+        ({"skip_damaged": True}, "Task digits: config.skip_damaged is True, but only pictures in"),
         ({"methods": 3}, "config.methods is 3; expected names"),
         ({"fact_tt.per_task": ConfigDict({3: {"scale": 1.0}})}, "per_task: There is no task .3"),
         ({"fact_tt": 16}, "config.fact_tt is 16; expected settings by their names"),
@@ -173,6 +173,25 @@ def test_nothing_to_do_and_what_does_not_fit_together_is_refused():
             make_plan(config_of(changes))
     with pytest.raises(UserError, match="The config has no weights .*configs/base.py"):
         make_plan(ConfigDict({"tasks": "digits", "methods": "linear", "seeds": (0,)}))
+
+
+def test_damaged_pictures_are_left_out_only_where_files_are_read(tmp_path):
+    """The plan asks the source that a task would be read from."""
+
+    def plan(task, data_dir=tmp_path):
+        return make_plan(
+            config_of({"tasks": task, "skip_damaged": True, "data_dir": str(data_dir)})
+        )
+
+    for task in ("cifar", "food101_1shot"):
+        with pytest.raises(UserError, match=f"Task {task}: config.skip_damaged is True"):
+            plan(task)
+        plan(task, tmp_path / "of another machine")
+    (tmp_path / "vtab-1k" / "cifar").mkdir(parents=True)
+    (tmp_path / "food101" / "annotations").mkdir(parents=True)
+    (tmp_path / "food101" / "annotations" / "test_meta.list").touch()
+    for task in ("cifar", "food101_1shot", "folder_x", "folder_x_1shot"):
+        assert plan(task)
 
 
 def test_ranges_have_words_that_say_their_bounds():

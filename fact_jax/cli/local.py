@@ -15,11 +15,13 @@ from fact_jax.report.architecture import architecture_text
 from fact_jax.report.records import csv_text, read_results
 from fact_jax.report.tables import parameter_table, print_table
 from fact_jax.sweep.cost import epochs_of
+from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store
+from fact_jax.sweep.trainer import Trainer
 from fact_jax.tuning import count_parameters
 from fact_jax.tuning.registry import describe
 
@@ -83,7 +85,11 @@ def run_sweep(
         if launch:
             runner = launch(sweep_config, store, bars)
         else:
-            runner = Runner(sweep, store, progress, rerun)
+            feed = Feed(sweep)
+            for cell in cells:  # missing data are named before weights are downloaded
+                if not store.result_path(cell.name).exists() and (not only or cell.name in only):
+                    feed.data(cell.task)
+            runner = Runner(sweep, store, progress, rerun, Trainer(sweep, progress, feed))
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
         if isinstance(runner, Runner):  # a launcher has its copies do both, where data are

@@ -3,7 +3,7 @@
 import numpy as np
 from jax.sharding import Mesh
 
-from fact_jax.data import DataSettings, Examples, Task, TaskData, get_task, open_task
+from fact_jax.data import Examples, Task, TaskData, get_task, open_task
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.runs import Run
 from fact_jax.sweep.settings import SweepSettings
@@ -17,16 +17,7 @@ class Feed:
     """Opens tasks, reads their train splits, and stacks those of runs that train together."""
 
     def __init__(self, sweep: SweepSettings):
-        self._settings = DataSettings(
-            data_dir=sweep.data_dir or None,
-            image_size=sweep.run.image_size,
-            jpeg_quality=sweep.run.jpeg_quality or None,
-            resize=sweep.run.resize,
-            cache_dir=sweep.data_cache or None,
-            download=sweep.download,
-            mock=sweep.run.mock_data,
-            skip_damaged=sweep.skip_damaged,
-        )
+        self._settings = sweep.data
         self._data: dict[str, TaskData] = {}
         self._splits: dict[tuple[str, str], Examples] = {}
         self._stacked: tuple[list, TrainSet, list[int]] | None = None

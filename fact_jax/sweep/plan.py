@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.data import VTAB, get_task
+from fact_jax.data.catalog import check_skipping
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, RunSettings
@@ -110,12 +112,10 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
             f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
             "augmented views. Set it to False."
         )
-    unskipped = [task for task in plain if not get_task(task).folder]
-    if sweep.skip_damaged and unskipped:
-        raise UserError(
-            f"config.skip_damaged is True, but {unskipped[0]} is neither a folder nor a list of "
-            "pictures: only from those can some be left out. Set it to False."
-        )
+    # A folder that is not there may be where a launcher's copies run.
+    if not sweep.data_dir or epath.Path(sweep.data_dir).expanduser().exists():
+        for name in tasks:
+            check_skipping(get_task(name), sweep.data)
     return [
         _cell(sweep_config, task, name, int(seed))
         for task in tasks

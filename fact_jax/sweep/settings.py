@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 from fact_jax.backbone.config import ATTENTIONS, PRECISIONS, REMATS, VARIANTS
+from fact_jax.data import DataSettings
 from fact_jax.images.normalise import NORMALISATIONS
 from fact_jax.images.pipeline import RESIZES
 from fact_jax.ranges import (
@@ -158,6 +159,20 @@ class SweepSettings:
     )
     eval_batch_size: int = setting(256, Whole(1), "test images at a time")
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
+
+    @property
+    def data(self) -> DataSettings:
+        """How to find and decode the data."""
+        return DataSettings(
+            data_dir=self.data_dir or None,
+            image_size=self.run.image_size,
+            jpeg_quality=self.run.jpeg_quality or None,
+            resize=self.run.resize,
+            cache_dir=self.data_cache or None,
+            download=self.download,
+            mock=self.run.mock_data,
+            skip_damaged=self.skip_damaged,
+        )
 
 
 _RUN = dataclasses.fields(RunSettings)

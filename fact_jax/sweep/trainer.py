@@ -43,14 +43,14 @@ def _array(architecture: Architecture | None) -> np.ndarray | None:
 class Trainer:
     """The model, the compiled programs and the data that the runs of a sweep share."""
 
-    def __init__(self, sweep: SweepSettings, progress: Progress):
+    def __init__(self, sweep: SweepSettings, progress: Progress, feed: Feed | None = None):
         self.sweep, self.progress = sweep, progress
         if sweep.attention == "cudnn" and jax.default_backend() != "gpu":
             raise UserError(
                 "config.attention 'cudnn' is a kernel of NVIDIA GPUs, and jax runs on "
                 f"{jax.default_backend()} here. Set it to 'xla'."
             )
-        self.feed = Feed(sweep)
+        self.feed = feed or Feed(sweep)
         self.weights = find_weights(sweep.run.variant, sweep.weights)
         changes = {**sweep.run.network, "remat": sweep.remat, "attention": sweep.attention}
         self.model, self.base = load_vit(sweep.run.variant, self.weights, **changes)
