@@ -79,14 +79,10 @@ def cached(
         _write(folder, text, shape, build())
         return _read(folder, shape)
     except OSError as error:
-        raise _unwritable(folder, shape, error) from error
-
-
-def _unwritable(folder: Path, shape: _Shape, error: OSError) -> UserError:
-    return UserError(
-        f"Cannot write the decoded split to {folder} ({error}). It takes "
-        f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
-    )
+        raise UserError(
+            f"Cannot write the decoded split to {folder} ({error}). It takes "
+            f"{np.prod(shape) / 1e9:.2g} GB: free the space, or give another data_cache or none."
+        ) from error
 
 
 def _put_away(folder: Path) -> str:

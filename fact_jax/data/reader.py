@@ -38,7 +38,12 @@ class TaskData:
         self._encoded: dict[str, list[Record]] = {}
         self._jpeg_quality = settings.jpeg_quality
         if source.stored_jpeg is not None:
-            _check_quality(task, source, settings)
+            if settings.jpeg_quality not in (None, source.stored_jpeg):
+                raise UserError(
+                    f"Task {task.name}: config.jpeg_quality is {settings.jpeg_quality}, but the "
+                    f"pictures in {source.place} are JPEG copies of quality "
+                    f"{source.stored_jpeg or 'unknown'} and are read as they are. Set it to 0."
+                )
             self._jpeg_quality = None  # a second copy would be of other pixels
         shots = Shots(task, task.few_shot, source) if task.few_shot else None
         self.view: Splits = shots or source
@@ -177,13 +182,3 @@ class TaskData:
                 f"Task {self.task.name}: image {name} in {self.source.place} cannot be {what} "
                 f"({printable_line(str(error))}). {self.source.remedy}"
             ) from error
-
-
-def _check_quality(task: Task, source: Source, settings: DataSettings) -> None:
-    """UserError if JPEG copies are not of the quality that is asked for."""
-    if settings.jpeg_quality not in (None, source.stored_jpeg):
-        raise UserError(
-            f"Task {task.name}: config.jpeg_quality is {settings.jpeg_quality}, but the pictures "
-            f"in {source.place} are JPEG copies of quality {source.stored_jpeg or 'unknown'} and "
-            "are read as they are. Set it to 0."
-        )

@@ -18,6 +18,7 @@ def draw(
     shots: int,
     seed: int,
     what: str,
+    *,
     names: Sequence[str] | None = None,
 ) -> Int[np.ndarray, " rows"]:
     """Rows of K images of each class, in rising order: the first K of each class's rows, permuted.
@@ -46,7 +47,7 @@ def list_seed(split: str) -> int | None:
 class Shots:
     """The splits 'train-seed0', 'train-seed1', ..., 'val' and 'test' of a source; `Splits`.
 
-    Training lists are drawn from 'train' unless the source has its own, and so is 'val'.
+    Training lists and 'val' are drawn from 'train' unless the source has them.
 
     Attributes:
       provenance: entries that the record of the source lacks.
@@ -122,4 +123,5 @@ class Shots:
         self, rows: Int[np.ndarray, " n"], shots: int, seed: int, pool: str
     ) -> Int[np.ndarray, " rows"]:
         what, names = f"Task {self._task.name}: {pool}", self._source.class_names
-        return draw(self._labels[rows], self._task.num_classes, shots, seed, what, names)
+        labels, num_classes = self._labels[rows], self._task.num_classes
+        return draw(labels, num_classes, shots, seed, what, names=names)

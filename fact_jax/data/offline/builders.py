@@ -12,14 +12,13 @@ from fact_jax.data.labels import Example
 from fact_jax.data.offline import bundled
 
 
-class _Offline(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Offline(tfds.core.GeneratorBasedBuilder):
     """A bundled data set as a builder; the docstring of its class is its description."""
 
     VERSION = tfds.core.Version(bundled.VERSION)
     RELEASE_NOTES = {"1.0.0": "First version."}
-    HOMEPAGE: str
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def _describe(self, homepage: str) -> tfds.core.DatasetInfo:
         data = bundled.SETS[self.name]
         labels = {
             label: tfds.features.ClassLabel(names=names) for label, names in data.classes.items()
@@ -30,7 +29,7 @@ class _Offline(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 {"image": tfds.features.Image(shape=data.shape), **labels}
             ),
             supervised_keys=("image", "label") if "label" in labels else None,
-            homepage=self.HOMEPAGE,
+            homepage=homepage,
         )
 
     def _split_generators(
@@ -46,16 +45,19 @@ class _Offline(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 class OfflineDigits(_Offline):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels; 17 grey levels spread over 0..255."""
 
-    HOMEPAGE = "https://doi.org/10.24432/C50P49"
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://doi.org/10.24432/C50P49")
 
 
 class OfflineFashion(_Offline):
     """The first 1,000 training images of Fashion-MNIST and its first 1,000 test images."""
 
-    HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://github.com/zalandoresearch/fashion-mnist")
 
 
 class OfflineSprites(_Offline):
     """2,000 different pictures of one sprite, drawn by the generative factors of dSprites."""
 
-    HOMEPAGE = "https://github.com/deepmind/dsprites-dataset"
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://github.com/deepmind/dsprites-dataset")

@@ -8,7 +8,6 @@ without antialiasing. The outlines here are our own, since the data set gives fa
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-SHAPES = ("square", "ellipse", "heart")
 FACTORS = {  # name -> number of values, in the order of the data set's index, slowest first
     "label_shape": 3,
     "label_scale": 6,
@@ -47,7 +46,7 @@ def draw(
     x, y = x - _MARGIN - step * label_x_position, y - _MARGIN - step * label_y_position
     u = (np.cos(angle) * x + np.sin(angle) * y) / radius
     v = (np.cos(angle) * y - np.sin(angle) * x) / radius
-    return _INSIDE[SHAPES[label_shape]](u, v).astype(np.uint8)[..., None]
+    return _OUTLINES[label_shape](u, v).astype(np.uint8)[..., None]
 
 
 def _square(u: _Plane, v: _Plane) -> Bool[np.ndarray, "y x"]:
@@ -69,7 +68,7 @@ def _heart(u: _Plane, v: _Plane) -> Bool[np.ndarray, "y x"]:
     return (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
 
 
-_INSIDE = {"square": _square, "ellipse": _ellipse, "heart": _heart}
+_OUTLINES = (_square, _ellipse, _heart)
 
 
 def sample(count: int, seed: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The pictures of a folder with a subfolder for each class, as they lie on the disk."""
 
+import itertools
 import unicodedata
 from collections import defaultdict
 from typing import NamedTuple
@@ -50,20 +51,21 @@ def read_parts(where: str, root: epath.Path, skip_damaged: bool) -> Parts:
     every = [folder for part in classes.values() for folder in part]
     _check_names(where, sorted({folder.name for folder in every}))
     walk = Walk(entered={root, *folders.values()})
-    paths = dict(zip(every, walk.pictures(every), strict=True))
+    paths = {
+        folder: [path.relative_to(root).as_posix() for path in below]
+        for folder, below in zip(every, walk.pictures(every), strict=True)
+    }
     for part, folder in folders.items():
         if not classes[part]:
             raise UserError(
                 f"{where} {folder} has no subfolders. Expected one for each class, with its "
                 "pictures."
             )
-    whole = (path.relative_to(root).as_posix() for folder in every for path in paths[folder])
-    damaged = find_damaged(root, whole) if skip_damaged else {}
+    damaged = find_damaged(root, itertools.chain(*paths.values())) if skip_damaged else {}
     pictures: dict[str, dict[str, list[str]]] = {part: {} for part in classes}
     for part, subfolders in classes.items():
         for folder in subfolders:
-            names = [path.relative_to(root).as_posix() for path in paths[folder]]
-            sound = [name for name in names if name not in damaged]
+            sound = [path for path in paths[folder] if path not in damaged]
             if not sound:
                 raise _without_pictures(where, folder, walk)
             pictures[part][folder.name] = sound

@@ -65,9 +65,17 @@ def read_folder(task: Task, settings: DataSettings) -> ListsSource:
         note += f" (default_rng({_SEED}) drew {' and '.join(drawn)} from train)"
     if parts.note:
         note += f"; {parts.note}"
-    prints = _fingerprints(where, root, items)
-    shown = [printable_line(name) for name in names]
-    return ListsSource(task, "classes", root, root, items, shown, prints, note, parts.damaged)
+    return ListsSource(
+        task=task,
+        kind="classes",
+        folder=root,
+        images=root,
+        items=items,
+        class_names=[printable_line(name) for name in names],
+        fingerprints=_fingerprints(where, root, items),
+        note=note,
+        left_out=parts.damaged,
+    )
 
 
 def _root(task: Task, settings: DataSettings) -> epath.Path:

@@ -21,6 +21,7 @@ _CLEVR = ("clevr", "3.*.*", *_splits(15000, "train[63000:63200]", "validation"))
 _DSPRITES = ("dsprites", "2.*.*", *_splits(73728, "train[589824:590024]", "train[663552:]"))
 # val200 comes from the first half of TFDS's test split, test is the second half.
 _SMALLNORB = ("smallnorb", "2.*.*", *_splits(12150, "test[:200]", "test[50%:]"))
+_RETINOPATHY = "diabetic_retinopathy_detection/btgraham-300"
 _COPY = "The vtab-1k folder of NOAH in the data directory serves as well (docs/data.md)."
 
 # Name, group, classes; builder, versions, splits and sizes.
@@ -66,8 +67,7 @@ _TASKS = (
         elsewhere=_COPY,
     ),
     Task(
-        *("diabetic_retinopathy", "specialized", 5),
-        *("diabetic_retinopathy_detection/btgraham-300", "3.*.*", *_splits(42670)),
+        *("diabetic_retinopathy", "specialized", 5, _RETINOPATHY, "3.*.*", *_splits(42670)),
         manual=("sample", "train", "test", "trainLabels.csv"),
         fetch="sample.zip, train.zip.001 to .005, test.zip.001 to .007 and trainLabels.csv.zip "
         "from https://www.kaggle.com/c/diabetic-retinopathy-detection/data (Kaggle account, rules "
