@@ -112,8 +112,9 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
             f"config.augment is True, but {plain[0]} is no few-shot task: only those have "
             "augmented views. Set it to False."
         )
-    # A folder that is not there may be where a launcher's copies run.
-    if not sweep.data_dir or epath.Path(sweep.data_dir).expanduser().exists():
+    # A directory that is not here may be where a launcher's copies run.
+    data_dir = epath.Path(sweep.data_dir).expanduser()
+    if sweep.skip_damaged and (not sweep.data_dir or data_dir.exists()):
         for name in tasks:
             check_skipping(get_task(name), sweep.data)
     return [

@@ -50,7 +50,7 @@ def find_lists(task: Task, root: str) -> ListsSource | None:
     """The first of the task's folders in `root` that has lists; None if none has.
 
     Raises:
-      UserError: lists that cannot be read, that have not the published sizes or share images
+      UserError: lists that cannot be read, do not have the published sizes or share images
         between train and test; images that are not there; NOAH's lists, but not for these shots.
     """
     few, without = task.few_shot, None
@@ -104,7 +104,7 @@ def _coop(path: epath.Path, num_classes: int) -> _Read:
         for number, entry in enumerate(content[split], 1):
             what = f"{expected}; entry {number} of {split} is {quoted(entry)}"
             if not isinstance(entry, list) or len(entry) != 3:
-                raise UserError(f"{what} (it has not three values).")
+                raise UserError(f"{what} (it does not have three values).")
             items[split].append(make_item(entry[0], entry[1], what))
             names[items[split][-1].label] = printable_line(str(entry[2]))
     return _Read(items, [names.get(label, str(label)) for label in range(num_classes)])

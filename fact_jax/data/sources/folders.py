@@ -24,8 +24,8 @@ from fact_jax.errors import UserError
 from fact_jax.images import decoder, pipeline
 from fact_jax.text import first_ten, printable_line
 
-DRAWN_SHARE = 5  # of each class one image in five, at least one where there are two
-_SEED = 2**31  # of all that is drawn
+DRAWN_SHARE = 5  # one image in five of each class is drawn, at least one where there are two
+_SEED = 2**31  # of all draws
 
 
 def read_folder(task: Task, settings: DataSettings) -> ListsSource:
@@ -122,7 +122,7 @@ def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Ite
     held: set[int] = set()
     for label in range(num_classes):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        held.update(rows[: max(len(rows) // DRAWN_SHARE, 1) if len(rows) > 1 else 0].tolist())
+        held.update(rows[: max(len(rows) // DRAWN_SHARE, int(len(rows) > 1))].tolist())
     return (
         [item for i, item in enumerate(items) if i not in held],
         [item for i, item in enumerate(items) if i in held],

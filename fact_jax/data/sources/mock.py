@@ -15,7 +15,7 @@ from fact_jax.extras import require
 
 
 def mocked_by_caller() -> bool:
-    """Whether the caller has activated `tfds.testing.mock_data` around us."""
+    """Whether the caller has entered `tfds.testing.mock_data`."""
     tfds = sys.modules.get("tensorflow_datasets")  # whoever mocks has imported it
     if tfds is None:
         return False
