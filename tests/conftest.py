@@ -34,21 +34,24 @@ from fact_jax.sweep.packing import free_programs  # noqa: E402
 
 # Files of minutes, which begin first, so that no process of `make test` is left alone with one.
 LONG = (
-    "fewshot_cli",
     "trials",
     "methods",
-    "library",
-    "vtab_cli",
-    "report_page",
-    "benchmarks",
+    "fewshot_cli",
     "training",
     "noah_runs",
-    "step_cost",
-    "notebook",
-    "fused_attention",
+    "vtab_cli",
+    "library",
+    "report_page",
     "folders",
+    "predict_cli",
+    "fused_attention",
+    "notebook",
     "noah",
-    "annotations",
+    "fewshot_data",
+    "numerics",
+    "data_sources",
+    "recipe",
+    "merging",
 )
 
 
