@@ -14,7 +14,7 @@ from devices import TESTS, on_host_devices
 ROOMS = ("backbone", "tuning", "images", "files")
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 # Tests of the data room that call most of it, through TFDS, too.
-DATA = ("data_stored", "data_reading", "vtab1k", "offline_tasks")
+DATA = ("data_stored", "vtab1k")
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path

@@ -3,8 +3,6 @@
 Letters: `b` batch, `n` tokens, `h` heads or hidden values, `d` width, `p` prompts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

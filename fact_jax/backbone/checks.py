@@ -3,8 +3,6 @@
 They look at shapes and types only, so that they work on traced arrays and cost microseconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

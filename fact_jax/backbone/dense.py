@@ -1,7 +1,5 @@
 """The dense operation of an adapted layer, with its own rule of differentiation."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

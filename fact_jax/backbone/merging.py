@@ -1,7 +1,5 @@
 """Merging of adaptations into weights, for inference at the frozen network's cost."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Position tables for other image sizes."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 

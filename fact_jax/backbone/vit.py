@@ -8,8 +8,6 @@ gradient of its input, and of the last only the class token is read.
 Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from typing import Any

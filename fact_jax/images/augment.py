@@ -5,8 +5,6 @@ interpolation='bicubic')`. What timm does after normalisation (erasing, mixup, c
 `fact_jax/training/mixing.py`.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

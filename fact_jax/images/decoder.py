@@ -4,8 +4,6 @@ Whatever a decoder raises becomes a `PictureError` with a readable reason. The p
 decoded at one time share `IN_FLIGHT`, a bound on their memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

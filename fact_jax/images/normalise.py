@@ -1,7 +1,5 @@
 """Normalisation: stored pixels to the network's input, inside `jit`."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8

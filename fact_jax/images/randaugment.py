@@ -4,8 +4,6 @@ Source: timm 0.4.12, `data/auto_augment.py` (with `transforms_factory.py` for fi
 interpolation). Parity with timm's own functions is tested in tests/parity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

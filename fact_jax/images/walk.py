@@ -1,7 +1,5 @@
 """Picture files below folders: each folder and each file once, whatever links lead to it."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

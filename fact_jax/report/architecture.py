@@ -1,7 +1,5 @@
 """An architecture that a search found (NOAH's widths by family and block), as text and picture."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

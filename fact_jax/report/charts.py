@@ -1,7 +1,5 @@
 """Figures of averages: accuracy against size, bars by group or task, accuracy against rank."""
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

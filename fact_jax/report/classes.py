@@ -1,7 +1,5 @@
 """A look inside a task: confusions, the worst classes, pictures right and wrong."""
 
-from __future__ import annotations
-
 import io
 import statistics
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Sentences on what a section's results show and what they do not."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Any text as part of a page or of a Markdown file: one function for each."""
 
-from __future__ import annotations
-
 import html
 import re
 

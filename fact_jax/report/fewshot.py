@@ -1,7 +1,5 @@
 """Few-shot results: a table and the figure accuracy against shots, with the published points."""
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

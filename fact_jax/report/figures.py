@@ -1,7 +1,5 @@
 """The look that all figures share, and how they become files or part of a page."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Any

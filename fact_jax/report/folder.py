@@ -1,7 +1,5 @@
 """The folder of a report: its files replace all files of an older report, or none."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """A report as one HTML page that needs nothing else: style, script and pictures are inside."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Sequence

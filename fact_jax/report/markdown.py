@@ -1,7 +1,5 @@
 """A report as Markdown for GitHub, with the figures as files beside it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

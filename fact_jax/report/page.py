@@ -1,7 +1,5 @@
 """The whole report of one or several sweeps."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,6 @@ so that all can be seen on white and on near-black. Colours, markers and lines t
 methods apart.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple

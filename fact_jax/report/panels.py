@@ -1,7 +1,5 @@
 """Figures with a small panel per task: learning curves, and accuracy on validation by setting."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

@@ -1,7 +1,5 @@
 """Origin of the numbers: code, weights, data and machines, and warnings about them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from typing import Any

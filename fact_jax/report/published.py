@@ -1,7 +1,5 @@
 """Published numbers (`published.json`, each row with its source and remarks)."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The stored results of sweeps: reads and checks them, and makes tables for other programs."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import io

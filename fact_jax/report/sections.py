@@ -1,7 +1,5 @@
 """The result tables: methods down, tasks across, with published rows below ours."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -13,8 +13,6 @@ as further tasks. We do not pair seeds either: another method draws other number
 seed, and pairing three seeds would leave two degrees of freedom.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import statistics

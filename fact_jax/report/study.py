@@ -1,7 +1,5 @@
 """The subject of a report: systems (the rows of its tables), their cells, and their faults."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

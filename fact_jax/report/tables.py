@@ -1,7 +1,5 @@
 """The tables that a sweep prints: trained factors, accuracies and costs."""
 
-from __future__ import annotations
-
 import statistics
 from collections import defaultdict
 from collections.abc import Collection

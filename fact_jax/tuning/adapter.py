@@ -4,8 +4,6 @@ Sources: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2
 attention and MLP); ZhangYuanhan-AI/NOAH, model/module/adapter_super.py (behind the MLP).
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -4,8 +4,6 @@ Sources: Chen et al., "AdaptFormer", NeurIPS 2022, ShoufaChen/AdaptFormer, model
 JieShibo/PETL-ViT, binary_adapter/adaptformer.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -4,8 +4,6 @@ Source: Ben Zaken et al., "BitFit", ACL 2022; on ViTs as in Jia et al., "Visual 
 ECCV 2022.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -1,7 +1,5 @@
 """Several methods at once: their factors side by side, their adaptations added up."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

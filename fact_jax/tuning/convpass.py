@@ -4,8 +4,6 @@ Source: Jie & Deng, "Convolutional Bypasses Are Better Vision Transformer Adapte
 JieShibo/PETL-ViT, convpass/vtab/convpass.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

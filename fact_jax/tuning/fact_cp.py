@@ -4,8 +4,6 @@ A relative of FacT-TT and FacT-TK (Jie & Deng, AAAI 2023) that its authors did n
 canonical polyadic decomposition of the same 12 L x d x d tensor, initial values by analogy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -4,8 +4,6 @@ In FacT-TT (Jie & Deng, AAAI 2023) all slices share U and V; these variants meas
 costs. They have the same initial values.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -4,8 +4,6 @@ Source: Jie & Deng, AAAI 2023; initial values and the interleaved MLP cores as i
 (JieShibo/PETL-ViT, FacT/fact_tk.py).
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -4,8 +4,6 @@ Source: Jie & Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Tr
 AAAI 2023; initial values as in the released code (JieShibo/PETL-ViT, FacT/fact_tt.py).
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

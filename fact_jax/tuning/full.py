@@ -3,8 +3,6 @@
 Source of the published numbers: Jia et al., "Visual Prompt Tuning", ECCV 2022.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

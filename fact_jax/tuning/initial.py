@@ -1,7 +1,5 @@
 """Initial values that several methods' sources use."""
 
-from __future__ import annotations
-
 import math
 
 import jax

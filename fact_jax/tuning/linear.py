@@ -1,7 +1,5 @@
 """Linear probing: nothing of the ViT changes, only the head is trained."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

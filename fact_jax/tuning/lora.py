@@ -5,8 +5,6 @@ Source: Hu et al., "LoRA", ICLR 2022; on ViTs as in JieShibo/PETL-ViT, binary_ad
 model/supernet_vision_transformer_timm.py (one A for query, key and value).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

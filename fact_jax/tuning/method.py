@@ -1,7 +1,5 @@
 """The interface of a tuning method, and what methods share."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Hashable, Mapping

@@ -1,7 +1,5 @@
 """Methods by name, as configs and factor files name them."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

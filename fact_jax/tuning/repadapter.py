@@ -4,8 +4,6 @@ Source: Luo et al., "Towards Efficient Visual Adaption via Structural Re-paramet
 luogen1996/RepAdapter, repadapter.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -5,8 +5,6 @@ input; for the usual mlp_dim = 4 d these are 12 slices, and 12 L in the whole ne
 Letters in shapes: `l` layer, `s` slice, `d` width, `r` rank, `g` slices of one MLP layer.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -4,8 +4,6 @@ Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022; dongzelia
 models/vision_transformer.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -3,8 +3,6 @@
 Source: Jia et al., "Visual Prompt Tuning", ECCV 2022; KMnP/vpt, src/models/vit_prompt/vit.py.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
