@@ -178,6 +178,7 @@ class OrNone:
 RATE = Real(0)  # of learning
 SHARE = Real(0, 1, below=True)  # what is left out leaves something
 SCALE = Real()
+SIZE = Whole(1, 65_536)  # rank, width or tokens of a method; the widest ViTs have 6,144 (ViT-22B)
 
 
 def check(name: str, value: Any, allowed: Range, what: str = "") -> None:

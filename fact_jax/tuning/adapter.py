@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
@@ -27,7 +27,7 @@ class Adapter:
     zero. `scale` is not used.
     """
 
-    width: int = setting(8, Whole(1))
+    width: int = setting(8, SIZE)
     placement: str = setting("noah", OneOf(_PLACES))
     scale: float = setting(1.0, SCALE)
 

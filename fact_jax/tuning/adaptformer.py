@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.ranges import SCALE, Flag, OneOf, OrNone, Real, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, Flag, OneOf, OrNone, Real, check_fields, setting
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -27,7 +27,7 @@ class AdaptFormer:
     default). None takes the ViT's epsilon, as the factor files of earlier versions need it.
     """
 
-    width: int = setting(8, Whole(1))
+    width: int = setting(8, SIZE)
     scale: float = setting(0.1, SCALE)
     form: str = setting("adaptformer", OneOf(("adaptformer", "petl")))
     layer_norm: bool = setting(False, Flag())

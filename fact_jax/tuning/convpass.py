@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, Flag, check_fields, setting
 from fact_jax.tuning.initial import uniform, xavier
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -27,7 +27,7 @@ class Convpass:
     identity, or with `xavier` Xavier-uniform. `attention_only` is the paper's Convpass-attn.
     """
 
-    width: int = setting(8, Whole(1))
+    width: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE)
     attention_only: bool = setting(False, Flag())
     xavier: bool = setting(False, Flag())

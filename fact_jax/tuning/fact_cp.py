@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
@@ -21,7 +21,7 @@ from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 class FacTCP:
     """Factors U [d, r], C [l, 12, r], uniform on +-1, and V [r, d]: 2 d r + 12 L r numbers."""
 
-    rank: int = setting(32, Whole(1))
+    rank: int = setting(32, SIZE)
     scale: float = setting(1.0, SCALE)
 
     def __post_init__(self) -> None:

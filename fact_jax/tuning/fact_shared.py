@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import mlp_slices, slices_per_block
@@ -27,7 +27,7 @@ class FacTShared:
     queries, ...) share them, n = 12.
     """
 
-    rank: int = setting(4, Whole(1))
+    rank: int = setting(4, SIZE)
     scale: float = setting(1.0, SCALE)
     share: str = setting("layer", OneOf(("layer", "kind")))
 

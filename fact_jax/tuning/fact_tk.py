@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, OneOf, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
@@ -29,7 +29,7 @@ class FacTTK:
     'formula' gives each slice its own core, as the paper writes it. Both have the same size.
     """
 
-    rank: int = setting(32, Whole(1))
+    rank: int = setting(32, SIZE)
     scale: float = setting(1.0, SCALE)
     mlp_cores: str = setting("released", OneOf(("released", "formula")))
 

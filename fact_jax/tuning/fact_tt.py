@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, check_fields, setting
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
@@ -20,7 +20,7 @@ from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_blo
 class FacTTT:
     """Tensor-train factors U [d, r], S [l, 12, r, r] and V [r, d]: 2 d r + 12 L r^2 numbers."""
 
-    rank: int = setting(16, Whole(1))
+    rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
     def __post_init__(self) -> None:

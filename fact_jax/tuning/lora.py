@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.ranges import SCALE, Flag, Text, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, Flag, Text, check_fields, setting
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -28,7 +28,7 @@ class LoRA:
     B begin as N(0, 0.02), because the constructor of its net ends by drawing every Linear anew.
     """
 
-    rank: int = setting(8, Whole(1))
+    rank: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE)
     sites: str = setting("q,v", Text())
     shared_input: bool = setting(False, Flag())

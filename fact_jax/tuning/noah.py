@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Int
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck, LowRank, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.ranges import RATE, SCALE, Each, Real, Whole, check_fields, setting
+from fact_jax.ranges import RATE, SCALE, SIZE, Each, Real, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -99,17 +99,17 @@ class NOAH:
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
-    widths: tuple[int, ...] = setting((1, 5, 10), Each(Whole(1)))
-    depths: tuple[int, ...] = setting((), Each(Whole(1), least=0))
-    supernet_epochs: int = setting(500, Whole(1))
+    widths: tuple[int, ...] = setting((1, 5, 10), Each(SIZE))
+    depths: tuple[int, ...] = setting((), Each(SIZE, least=0))
+    supernet_epochs: int = setting(500, SIZE)
     supernet_learning_rate: float = setting(5e-4, RATE)
     limit: int = setting(640_000, Whole(1))
     prompt_positions: int = setting(0, Whole(0))
-    population: int = setting(50, Whole(1))
-    parents: int = setting(10, Whole(1))
-    mutations: int = setting(25, Whole(0))
-    crossovers: int = setting(25, Whole(0))
-    generations: int = setting(15, Whole(1))
+    population: int = setting(50, SIZE)
+    parents: int = setting(10, SIZE)
+    mutations: int = setting(25, Whole(0, SIZE.high))
+    crossovers: int = setting(25, Whole(0, SIZE.high))
+    generations: int = setting(15, SIZE)
     mutation_probability: float = setting(0.2, Real(0, 1))
     depth_probability: float = setting(0.4, Real(0, 1))
     scale: float = setting(1.0, SCALE)
@@ -163,7 +163,7 @@ class NOAH:
 
 def _widths() -> Any:
     """A field for the width of a family in every block."""
-    return dataclasses.field(metadata={"allowed": Each(Whole(0))})
+    return dataclasses.field(metadata={"allowed": Each(Whole(0, SIZE.high))})
 
 
 @dataclasses.dataclass(frozen=True)

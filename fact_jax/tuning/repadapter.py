@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.ranges import SCALE, Flag, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, Flag, check_fields, setting
 from fact_jax.tuning.initial import block_diagonal, xavier
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -25,8 +25,8 @@ class RepAdapter:
     the h hidden values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
     """
 
-    width: int = setting(8, Whole(1))
-    groups: int = setting(2, Whole(1))
+    width: int = setting(8, SIZE)
+    groups: int = setting(2, SIZE)
     scale: float = setting(1.0, SCALE)
     attention_only: bool = setting(False, Flag())
 

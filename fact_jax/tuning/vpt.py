@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Prompts
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, Whole, check_fields, setting
+from fact_jax.ranges import SCALE, SIZE, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
 @dataclasses.dataclass(frozen=True)
 class _VPT:
-    num_tokens: int = setting(10, Whole(1))
+    num_tokens: int = setting(10, SIZE)
     scale: float = setting(1.0, SCALE)
 
     def __post_init__(self) -> None:
