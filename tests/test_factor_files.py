@@ -234,7 +234,9 @@ DAMAGED = {
     "many more": (lambda t, m: ({**t, **{f"{i}": np.ones(1) for i in range(10_000)}}, m),
                   ["0 is unknown", "9996 more"]),
     "rank": (_inner("method_settings", rank=3), ["factors/C is ((4, 4, 4)", "(3, 3, 3)"]),
-    "rank of a bomb": (_inner("method_settings", rank=10**9), ["expected ((1000000000,"]),
+    "rank of a bomb": (
+        _inner("method_settings", rank=10**18), ["expected a whole number from 1 to 65536"]
+    ),
     "blocks of a bomb": (_inner("vit", depth=10**12), ["a ViT of 1000000000000 blocks"]),
     "rank as text": (_inner("method_settings", rank="4"), ["not a factor file"]),
     "scale as text": (_inner("method_settings", scale="4"), ["not a factor file"]),

@@ -505,7 +505,9 @@ def test_every_setting_of_every_method_has_a_range(kind):
     assert allowed_values(kind).keys() == {f.name for f in fields}
     kind(**given)
     wrong = {"scale": (math.nan, math.inf, "1", True, None, 10**400)}
-    wrong |= {f.name: ("4", 0, -1, True, 2.5, 4.0, math.nan) for f in fields if f.name in SIZES}
+    wrong |= {
+        f.name: ("4", 0, -1, True, 2.5, 4.0, math.nan, 65_537) for f in fields if f.name in SIZES
+    }
     for name, values in wrong.items():
         for value in values:
             with pytest.raises(UserError, match=f"{name} is .*; expected a"):
