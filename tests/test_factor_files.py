@@ -237,7 +237,7 @@ DAMAGED = {
     "rank of a bomb": (
         _inner("method_settings", rank=10**18), ["expected a whole number from 1 to 65536"]
     ),
-    "blocks of a bomb": (_inner("vit", depth=10**12), ["a ViT of 1000000000000 blocks"]),
+    "blocks of a bomb": (_inner("vit", depth=10**12), ["vit.depth is 1000000000000; expected"]),
     "rank as text": (_inner("method_settings", rank="4"), ["not a factor file"]),
     "scale as text": (_inner("method_settings", scale="4"), ["not a factor file"]),
     "scale nan": (_inner("method_settings", scale=float("nan")), ["not a factor file"]),
@@ -255,10 +255,11 @@ DAMAGED = {
     "image of many patches": (
         _metadata("image_size", 4096), ["1,048,576 patches", "at most 6,000"]
     ),
-    "width as text": (_inner("vit", width="24"), ["vit.width is '24', expected a whole number"]),
+    "width as text": (_inner("vit", width="24"), ["vit.width is '24'; expected a whole number"]),
     "depth as truth": (_inner("vit", depth=True), ["vit.depth is True"]),
     "width of a bomb": (_inner("vit", width=2**60), ["vit.width is 1152921504606846976"]),
-    "no patch": (_inner("vit", patch_size=0), ["vit.patch_size is 0, expected 1"]),
+    "an MLP of a bomb": (_inner("vit", mlp_dim=10**12), ["vit.mlp_dim is 1000000000000"]),
+    "no patch": (_inner("vit", patch_size=0), ["vit.patch_size is 0; expected a"]),
     "scales": (_inner("vit", layer_scale=1), ["vit.layer_scale is 1"]),
     "vit": (_metadata("vit", [1]), ["not a factor file"]),
     "settings": (_metadata("method_settings", [1]), ["not a factor file"]),

@@ -97,7 +97,7 @@ def test_it_keeps_no_probabilities():
 
 
 def test_settings_that_it_cannot_have_are_refused():
-    with pytest.raises(UserError, match="attention is 'flash'; expected one of"):
+    with pytest.raises(UserError, match="attention is 'flash'; expected 'xla' or 'cudnn'"):
         get_variant("vit_b16").replace(attention="flash")
     with pytest.raises(UserError, match="bfloat16, and dtype is 'float32'"):
         get_variant("vit_b16").replace(attention="cudnn")

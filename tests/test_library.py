@@ -1,5 +1,7 @@
 """The library as people call it: eagerly, differentiated both ways, under JAX's flags, wrongly."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from tried_methods import ALL
 import fact_jax
 from fact_jax import FacTTT, LoRA, UserError, ViT, ViTConfig, features
 from fact_jax.backbone.vit import init_base
+from fact_jax.files.factors import TrainedTask
+from fact_jax.serving.predict import affordable_batch
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
@@ -236,6 +240,7 @@ def test_the_advised_lines_work(vit):
         (lambda f: LoRA().init(jax.random.key(0), CONFIG), "'U' is missing"),
         (lambda f: {**f, "W": f["U"]}, "'W' is unknown"),
         (lambda f: {**f, "U": f["U"].astype(int)}, "'U' is of type int.*expected float32"),
+        (lambda f: {**f, "U": f["U"].tolist()}, "'U' is of type list, expected float32"),
         (lambda f: [f["U"]], "of type list; .* expects a dict"),
     ],
 )
@@ -249,7 +254,9 @@ def test_scales_bases_and_adaptations_that_do_not_fit_are_refused(vit, pictures,
     with pytest.raises(UserError, match="scale is nan; expected a finite number"):
         METHOD.adaptation(factors, CONFIG, float("nan"))
     deeper = ViT(CONFIG.replace(depth=4))
-    with pytest.raises(UserError, match="base does not fit the model: .*3 x 8 x 32, expected 4"):
+    with pytest.raises(
+        UserError, match="base does not fit the model in .*: its shape is 3 x 8, expected 4 x 8"
+    ):
         features(deeper, base, pictures)
     with pytest.raises(UserError, match="load_vit, which returns"):
         features(model, {}, pictures)
@@ -264,6 +271,120 @@ def test_scales_bases_and_adaptations_that_do_not_fit_are_refused(vit, pictures,
         fact_jax.merge(base, fact_jax.Adaptation(weights={"nothing": base["cls"]}))
     with pytest.raises(UserError, match=r"'cls' of shape \(1, 1, 8\) by one of shape \(3,\)"):
         features(model, base, pictures, fact_jax.Adaptation(weights={"cls": jnp.ones(3)}))
+
+
+def test_factors_of_the_base_s_own_weights_are_all_there(vit):
+    factors = fact_jax.BitFit().init(jax.random.key(0), CONFIG, vit[1])
+    with pytest.raises(UserError, match="'embedding/bias' is missing; 'x' is unknown"):
+        fact_jax.BitFit().adaptation(
+            {**{k: v for k, v in factors.items() if k != "embedding/bias"}, "x": 1.0}, CONFIG
+        )
+
+
+def changed(base, name, value):
+    """The base with another leaf of this name, or without it."""
+    head, _, rest = name.partition("/")
+    if not rest:
+        return {k: v for k, v in {**base, head: value}.items() if v is not None}
+    return {**base, head: changed(base[head], rest, value)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("cls", None, "it is missing"),
+        ("Transformer/encoder_norm/scale", None, "it is missing"),
+        ("Transformer/posembed_input/pos_embedding", np.ones((1, 4, 8), np.float32), "1 x 4 x 8"),
+        ("Transformer/encoderblock/LayerNorm_0/bias", np.zeros((3, 8), int), "of type int"),
+        ("Transformer/encoderblock/MlpBlock_3/Dense_1/kernel", "x", "single number"),
+    ],
+)
+def test_the_first_leaf_of_a_base_that_differs_is_named(vit, pictures, name, value, fault):
+    model, base = vit
+    with pytest.raises(UserError, match=f"base does not fit the model in '{name}': .*{fault}"):
+        features(model, changed(base, name, value), pictures)
+
+
+@pytest.mark.parametrize("value", ["1", [1.0], {}, True, 1 + 2j, np.ones(2), jnp.float32(np.nan)])
+def test_scales_and_rates_are_numbers_of_their_range(vit, pictures, factors, value):
+    with pytest.raises(UserError, match="scale is .*; expected a finite number"):
+        METHOD.adaptation(factors, CONFIG, value)
+    for wrong in (value, 2.0, 1, -0.5):
+        for rate in ("dropout_rate", "drop_path_rate"):
+            with pytest.raises(UserError, match=f"{rate} is .*; expected .* from 0 to below 1"):
+                features(*vit, pictures, key=jax.random.key(0), **{rate: wrong})
+
+
+def test_what_does_not_merge_into_these_weights_is_refused(vit, factors):
+    other = CONFIG.replace(width=16, mlp_dim=64)
+    adaptation = METHOD.adaptation(METHOD.init(jax.random.key(0), other), other)
+    for call in (fact_jax.merge, fact_jax.absorb):
+        with pytest.raises(UserError, match="does not fit this ViT of 3 blocks of width 8"):
+            call(vit[1], adaptation)
+        with pytest.raises(UserError, match="of type dict; expected an Adaptation"):
+            call(vit[1], factors)
+        with pytest.raises(UserError, match="base does not hold the parameters of a ViT"):
+            call(None, METHOD.adaptation(factors, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fault"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), "of type float32; expected uint8"),
+        ([[1]], "of type list; expected uint8"),
+        (np.zeros((2, 8, 8, 4), np.uint8), "2 x 8 x 8 x 4; expected 3 channels, or one of grey"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "2 x 3 x 8 x 8; expected 3 channels"),
+    ],
+)
+def test_pixels_that_are_none_are_not_normalised(pixels, fault):
+    with pytest.raises(UserError, match=fault):
+        fact_jax.normalise(pixels, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"num_heads": 0}, "num_heads is 0; expected a whole number from 1"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"width": -8}, "width is -8"),
+        ({"depth": 1.5}, "depth is 1.5"),
+        ({"image_size": "32"}, "image_size is '32'"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; .* above 0 to below 1"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps is -1"),
+        ({"layer_scale": "x"}, "layer_scale is 'x'; expected True or False"),
+        ({"size": 3}, "no setting 'size'; it has width"),
+    ],
+)
+def test_a_vit_without_sense_is_refused(change, fault):
+    with pytest.raises(UserError, match=fault):
+        CONFIG.replace(**change)
+
+
+@pytest.mark.parametrize("change", [{"depth": 3}, {"mlp_dim": 128}, {"image_size": 64}])
+def test_settings_that_the_weights_decide_are_not_changed(change):
+    (name,) = change
+    with pytest.raises(UserError, match=f"{name}={change[name]} does not fit the weights"):
+        fact_jax.load_vit("vit_mini", **change)
+
+
+def test_the_predictor_refuses_what_features_refuses(vit, factors):
+    model, base = vit
+    head = {"kernel": jnp.ones((8, 2), jnp.float32), "bias": jnp.zeros(2, jnp.float32)}
+    task = TrainedTask(METHOD, factors, head, {"vit": {}}, Path("x"))
+    predictor = fact_jax.Predictor(model, base, task)
+    for dtype in (np.uint8, int, complex):
+        with pytest.raises(UserError, match="images is of type .*; expected float32, normalised"):
+            predictor.logits(np.zeros((2, 8, 8, 3), dtype))
+    with pytest.raises(UserError, match=r"For one image pass images\[None\]"):
+        predictor.logits(np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(UserError, match="batch_size is 1.5; expected a whole number"):
+        fact_jax.Predictor(model, base, task, 1.5)
+
+
+def test_batches_of_large_images_are_small():
+    assert affordable_batch(fact_jax.get_variant("vit_b16"), 224, 64) == 64
+    assert affordable_batch(fact_jax.get_variant("vit_mini"), 600, 64) == 2  # 5,626 tokens
+    assert affordable_batch(fact_jax.get_variant("vit_h14"), 1022, 64) == 1
 
 
 def test_saved_factors_are_what_a_sweep_s_file_is(vit, pictures, factors, tmp_path):

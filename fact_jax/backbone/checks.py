@@ -1,16 +1,20 @@
 """Checks of what users pass to the network: one clear sentence instead of XLA's shapes.
 
-They look at shapes and types only, so that they work on traced arrays and cost microseconds.
+They look at shapes and types, and at values of single numbers only, so that they work on traced
+arrays and cost microseconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.ranges import Range, check
 
 Shape = tuple[int | None, ...]  # None: any size
 
@@ -56,47 +60,53 @@ def check_images(config: ViTConfig, images: Any) -> None:
         )
 
 
-def check_base(config: ViTConfig, base: Any) -> None:
-    """Raises UserError unless the base parameters are those of a ViT of this config."""
-    patch = config.patch_size
-    try:
-        kernel = base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["kernel"]
-        shapes = {
-            "MLP kernels": (jnp.shape(kernel), (config.depth, config.width, config.mlp_dim)),
-            "patch embedding": (
-                jnp.shape(base["embedding"]["kernel"]),
-                (patch, patch, 3, config.width),
-            ),
-        }
-    except (KeyError, TypeError, IndexError):
-        raise UserError(
-            "base does not hold the parameters of a ViT. Take it from fact_jax.load_vit, which "
-            "returns (model, base)."
-        ) from None
-    for name, (shape, expected) in shapes.items():
-        if shape != expected:
-            raise UserError(
-                f"base does not fit the model: the shape of its {name} is {_text(shape)}, expected "
-                f"{_text(expected)}. Take model and base from one fact_jax.load_vit."
-            )
+def check_base(base: Any, shapes: Mapping[str, Shape]) -> None:
+    """Raises UserError unless base has floating-point leaves of these shapes.
+
+    `shapes` are by the leaves' names, joined with "/". The first leaf that differs is named.
+    """
+    remedy = "Take model and base from one fact_jax.load_vit, which returns (model, base)."
+    if not isinstance(base, Mapping) or "Transformer" not in base:
+        raise UserError(f"base does not hold the parameters of a ViT. {remedy}")
+    for name, expected in shapes.items():
+        leaf = base
+        for key in name.split("/"):
+            leaf = leaf.get(key) if isinstance(leaf, Mapping) else None
+        fault = ""
+        if leaf is None:
+            fault = "it is missing"
+        elif not fits(shape := jnp.shape(leaf), expected):
+            fault = f"its shape is {_text(shape)}, expected {_text(expected)}"
+        elif not jnp.issubdtype(leaf.dtype, jnp.floating):
+            fault = f"it is of type {leaf.dtype}, expected float32"
+        if fault:
+            raise UserError(f"base does not fit the model in {name!r}: {fault}. {remedy}")
 
 
-def check_adaptation(config: ViTConfig, adaptation: Any) -> None:
-    """Raises UserError for an adaptation of a ViT of another depth or width."""
-    if adaptation is None:
-        return
+def check_adaptation(adaptation: Any, kernel: tuple[int, ...]) -> None:
+    """Raises UserError for an adaptation of a ViT whose fc1 kernels [l, d, mlp_dim] differ."""
     if not isinstance(adaptation, Adaptation):
         raise UserError(
             f"adaptation is of type {type(adaptation).__name__}; expected an Adaptation, as "
             "method.adaptation(factors, model.config) gives it."
         )
-    for name, array, expected in _expected(config, adaptation):
+    for name, array, expected in _expected(kernel, adaptation):
         if not fits(jnp.shape(array), expected):
             raise UserError(
-                f"The adaptation does not fit this ViT of {config.depth} blocks of width "
-                f"{config.width}: the shape of {name} is {_text(jnp.shape(array))}, expected "
+                f"The adaptation does not fit this ViT of {kernel[0]} blocks of width "
+                f"{kernel[1]}: the shape of {name} is {_text(jnp.shape(array))}, expected "
                 f"{_text(expected)}. Were its factors trained for another variant?"
             )
+
+
+def check_number(name: str, value: Any, allowed: Range) -> None:
+    """Raises UserError unless this is None, an allowed number or a traced scalar."""
+    if isinstance(value, np.ndarray | jax.Array) and value.shape == ():
+        if isinstance(value, jax.core.Tracer):
+            return
+        value = value.item()
+    if value is not None:
+        check(name, value, allowed)
 
 
 def fits(shape: tuple[int, ...], expected: Shape) -> bool:
@@ -106,9 +116,9 @@ def fits(shape: tuple[int, ...], expected: Shape) -> bool:
     )
 
 
-def _expected(config: ViTConfig, adaptation: Adaptation) -> Iterator[tuple[str, Any, Shape]]:
+def _expected(kernel: tuple[int, ...], adaptation: Adaptation) -> Iterator[tuple[str, Any, Shape]]:
     """Name, array and expected shape of the arrays that depend on depth and width."""
-    depth, d, mlp = config.depth, config.width, config.mlp_dim
+    depth, d, mlp = kernel
     inputs, outputs = {"fc2": mlp}, {"fc1": mlp, "qkv": 3 * d}
     for site in (*SITES, "qkv"):
         pairs = getattr(adaptation, site)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from fact_jax.errors import UserError
+from fact_jax.ranges import SIZE, Flag, OneOf, Real, Whole, check_fields, setting
 
 PRECISIONS = ("default", "high", "highest")
 REMATS = ("none", "attention", "block")
@@ -28,36 +29,30 @@ class ViTConfig:
     over the blocks out: slower to compile, for measurements.
     """
 
-    width: int
-    depth: int
-    num_heads: int
-    mlp_dim: int
-    patch_size: int
-    image_size: int = 224
-    gelu: str = "exact"
-    layer_norm_eps: float = 1e-6
-    layer_scale: bool = False
-    dtype: str = "float32"
-    precision: str = "default"
-    remat: str = "none"
-    attention: str = "xla"
-    unroll: bool = False
+    width: int = setting(dataclasses.MISSING, SIZE)
+    # What a method does for each block takes time before a hostile file's shapes are compared.
+    depth: int = setting(dataclasses.MISSING, Whole(1, 200))
+    num_heads: int = setting(dataclasses.MISSING, SIZE)
+    mlp_dim: int = setting(dataclasses.MISSING, SIZE)
+    patch_size: int = setting(dataclasses.MISSING, SIZE)
+    image_size: int = setting(224, SIZE)
+    gelu: str = setting("exact", OneOf(("exact", "tanh")))
+    layer_norm_eps: float = setting(1e-6, Real(0, 1, above=True, below=True))
+    layer_scale: bool = setting(False, Flag())
+    dtype: str = setting("float32", OneOf(("float32", "bfloat16")))
+    precision: str = setting("default", OneOf(PRECISIONS))
+    remat: str = setting("none", OneOf(REMATS))
+    attention: str = setting("xla", OneOf(ATTENTIONS))
+    unroll: bool = setting(False, Flag())
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.width % self.num_heads:
             raise UserError(f"width {self.width} is not a multiple of num_heads {self.num_heads}.")
         if self.image_size % self.patch_size:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
             )
-        if self.gelu not in ("exact", "tanh"):
-            raise UserError(f"gelu is {self.gelu!r}; expected 'exact' or 'tanh'.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'.")
-        allowed = {"precision": PRECISIONS, "remat": REMATS, "attention": ATTENTIONS}
-        for name, choices in allowed.items():
-            if (value := getattr(self, name)) not in choices:
-                raise UserError(f"{name} is {value!r}; expected one of {choices}.")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise UserError(
                 f"attention 'cudnn' computes in bfloat16, and dtype is {self.dtype!r}. Set dtype "
@@ -75,6 +70,10 @@ class ViTConfig:
         return self.grid**2 + 1
 
     def replace(self, **changes: Any) -> ViTConfig:
+        """A copy with other values. Raises UserError for names and values that no ViT has."""
+        names = [field.name for field in dataclasses.fields(self)]
+        if unknown := sorted(changes.keys() - set(names)):
+            raise UserError(f"A ViT has no setting {unknown[0]!r}; it has {', '.join(names)}.")
         return dataclasses.replace(self, **changes)
 
 

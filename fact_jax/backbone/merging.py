@@ -15,6 +15,7 @@ from fact_jax.backbone.adaptation import (
     over_last,
     override,
 )
+from fact_jax.backbone.checks import check_adaptation, check_base
 from fact_jax.errors import UserError
 
 # The dense sites whose input a linear bypass in this place changes.
@@ -26,7 +27,13 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
 
     Increments, scales and shifts, replaced weights and linear bypasses before a branch become
     weights; prompts and the other bypasses stay. Products are taken in float32.
+
+    Raises UserError for an adaptation of a ViT of another depth or width.
     """
+    module, layer = SITES["fc1"]
+    check_base(base, {f"Transformer/encoderblock/{module}/{layer}/kernel": (None, None, None)})
+    fc1 = base["Transformer"]["encoderblock"][module][layer]["kernel"]
+    check_adaptation(adaptation, fc1.shape)
     base = override(base, adaptation.weights)
     blocks = base["Transformer"]["encoderblock"]
 

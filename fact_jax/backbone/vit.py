@@ -20,10 +20,11 @@ from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, over_last, override
 from fact_jax.backbone.block import Noise, block, norm
-from fact_jax.backbone.checks import check_adaptation, check_base, check_images
+from fact_jax.backbone.checks import check_adaptation, check_base, check_images, check_number
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
+from fact_jax.ranges import SHARE
 
 Images = Float[Array | np.ndarray, "b y x 3"]
 
@@ -174,6 +175,15 @@ def _initial(config: ViTConfig) -> dict[str, Any]:
     }
 
 
+@functools.lru_cache(maxsize=64)
+def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters by their names, joined with "/"."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        _initial(config), is_leaf=lambda x: isinstance(x, tuple)
+    )
+    return {"/".join(k.key for k in keys): shape for keys, (_, shape) in leaves}
+
+
 def init_base(config: ViTConfig, key: Array) -> dict[str, Any]:
     """Random base parameters, float32, in the layout described above."""
     base: dict[str, Any] = _init_base(config, key)
@@ -216,13 +226,16 @@ class ViT(nn.Module):
             name: self.param(name, lambda key, n=name: init_base(config, key)[n])
             for name in _initial(config)
         }
+        adaptation = Adaptation() if adaptation is None else adaptation
         check_images(config, images)
-        check_adaptation(config, adaptation)
+        check_adaptation(adaptation, (config.depth, config.width, config.mlp_dim))
+        check_number("dropout_rate", dropout_rate, SHARE)
+        check_number("drop_path_rate", drop_path_rate, SHARE)
         noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate) if train else None
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         x: Array
         with _precision(config):
-            x, outputs = _forward(config, base, images, adaptation or Adaptation(), noise, collect)
+            x, outputs = _forward(config, base, images, adaptation, noise, collect)
         if collect:
             self.sow("intermediates", "blocks", outputs)
         return x
@@ -254,9 +267,10 @@ def features(
     the same shapes share one compiled program.
 
     Raises:
-      UserError: images, base or adaptation have shapes or types that do not fit the model.
+      UserError: images, base or adaptation have shapes or types that do not fit the model, or a
+        rate is not a number from 0 to below 1.
     """
-    check_base(model.config, base)
+    check_base(base, _shapes(model.config))
     x = model.apply(
         {"params": base},
         images,

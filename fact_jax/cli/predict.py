@@ -28,7 +28,7 @@ from fact_jax.files.load import load_factors
 from fact_jax.files.weights import checksum, load_vit
 from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
-from fact_jax.serving.predict import Predictor
+from fact_jax.serving.predict import Predictor, affordable_batch
 from fact_jax.text import printable_line
 
 
@@ -38,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
     flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
     flags.DEFINE_integer("topk", None, "Print the k most probable classes of each image.")
-    flags.DEFINE_integer("batch_size", 64, "Images at a time.")
+    flags.DEFINE_integer("batch_size", 64, "Images at a time, fewer where they are large.")
     flags.DEFINE_string("class_names", "", "Text file, one class name a line.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
     flags.DEFINE_enum("precision", "default", PRECISIONS, "Of float32 products (docs/numerics.md).")
@@ -56,7 +56,8 @@ def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
     model, base = load_vit(variant, options.weights, **task.forward_settings, **numerics)
     if not options.any_weights:
         check_fits(task, model.config, checksum(base))
-    return Predictor(model, base, task, options.batch_size)
+    side = task.metadata.get("image_size") or model.config.image_size
+    return Predictor(model, base, task, affordable_batch(config, side, options.batch_size))
 
 
 def check_flags(options: flags.FlagValues) -> None:

@@ -45,7 +45,6 @@ MAX_SIZE = 2**48  # of one axis, stride or offset: its products with an item's s
 
 # Metadata of factor files.
 MAX_METADATA = 4_000_000  # characters; 20,000 class names are half a million
-MAX_DEPTH = 200  # blocks; what a method does for each takes time before shapes are compared
 MAX_CLASS_NAME = 1_000  # characters
 MAX_PATCHES = 6_000  # of an image; DINOv2's largest are 1,022 pixels, 5,329 patches
 

@@ -3,19 +3,14 @@
 Every function raises ValueError for metadata that no factor file has.
 """
 
-from typing import Annotated, Any, TypedDict, get_type_hints
+from typing import Annotated, Any, TypedDict
 
 import jax
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import init_base
-from fact_jax.files.guards import (
-    MAX_CLASS_NAME,
-    MAX_DEPTH,
-    MAX_METADATA,
-    MAX_PATCHES,
-    MAX_SIZE,
-)
+from fact_jax.errors import UserError
+from fact_jax.files.guards import MAX_CLASS_NAME, MAX_METADATA, MAX_PATCHES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between, check_type
 from fact_jax.images.normalise import check_normalisation
@@ -23,7 +18,6 @@ from fact_jax.tuning.method import Method
 from fact_jax.tuning.registry import build_stored
 
 FORMAT_VERSION = 1
-_Size = Annotated[int, Between(1, MAX_SIZE - 1)]  # of a ViT
 
 
 class _Needed(TypedDict):
@@ -84,16 +78,11 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
 
 
 def _vit(stated: dict[str, Any]) -> ViTConfig:
-    """The ViT of the metadata, each field of its type and in a sound range."""
-    for name, kind in get_type_hints(ViTConfig).items():
-        if name in stated:
-            check_type(stated[name], _Size if kind is int else kind, f"vit.{name}")
-    config = ViTConfig(**stated)
-    if config.depth > MAX_DEPTH:
-        raise ValueError(f"a ViT of {config.depth} blocks, expected 1 to {MAX_DEPTH}")
-    if not 0 < config.layer_norm_eps < 1:
-        raise ValueError(f"a ViT of layer_norm_eps {config.layer_norm_eps}, expected 0 to 1")
-    return config
+    """The ViT of the metadata."""
+    try:
+        return ViTConfig(**stated)
+    except UserError as error:
+        raise ValueError(f"vit.{error}") from error
 
 
 def _check_patches(image_size: int, patch_size: int) -> None:

@@ -17,6 +17,7 @@ from fact_jax.files.guards import MAX_CONFIG_BYTES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.layouts import Layout
 from fact_jax.files.tensors import TensorFile
+from fact_jax.ranges import SIZE
 
 
 class _ModelConfig(TypedDict, total=False):
@@ -66,7 +67,7 @@ class Reader:
         """Side of the images, in pixels, that the file's position table was made for."""
         rows = (*self.shape(self.layout.table), 0, 0)[1] - 1 - self._distilled()
         grid = math.isqrt(max(rows, 0))
-        if grid == 0 or grid * grid != rows:
+        if grid * grid != rows or not 0 < grid * self.config.patch_size <= SIZE.high:
             raise UserError(
                 f"Weights file {self.file.path}: the position table {self.layout.table!r} is "
                 f"[{_text(self.shape(self.layout.table))}]; expected a row for the class token and "

@@ -23,6 +23,9 @@ from fact_jax.files.layouts import LAYOUTS, find_layouts, unknown_tensors
 from fact_jax.files.reading import Reader, published_settings, split_heads
 from fact_jax.files.tensors import TensorFile, open_tensors
 
+# Settings that the tensors of a file decide.
+_STORED = ("width", "depth", "mlp_dim", "patch_size", "image_size", "layer_scale")
+
 
 def load_vit(
     variant: str, path: str | os.PathLike[str] | None = None, **changes: Any
@@ -33,10 +36,11 @@ def load_vit(
     or ``hf:owner/name`` for a repository of the hub; without it the variant's published (or
     bundled) weights are used, downloaded once. The position table keeps the file's size, and
     ``model.config.image_size`` with it. A config.json beside the file gives LayerNorm's epsilon and
-    the kind of GELU; `changes` override any field of the config, such as ``dtype="bfloat16"``.
+    the kind of GELU; `changes` override fields of the config, such as ``dtype="bfloat16"``.
 
-    Raises UserError when the file is missing, damaged, of another variant or architecture. Warns
-    when a distillation token (DeiT) is dropped.
+    Raises UserError when the file is missing, damaged, of another variant or architecture, and for
+    changes that no ViT has or that the file's tensors do not allow. Warns when a distillation token
+    (DeiT) is dropped.
     """
     config = get_variant(variant)
     with contextlib.closing(open_tensors(find_weights(variant, path))) as file:
@@ -66,7 +70,14 @@ def _load(
     reader = Reader(file, layout, prefix, config)
     reader.check_variant()
     config = config.replace(image_size=reader.image_size())
-    config = config.replace(**{**published_settings(file, layout, config), **changes})
+    changed = config.replace(**{**published_settings(file, layout, config), **changes})
+    for name in _STORED:
+        if (value := getattr(changed, name)) != (stored := getattr(config, name)):
+            raise UserError(
+                f"{name}={value} does not fit the weights {file.path}, which have {stored}. Leave "
+                "it out; images may be of other sizes than the position table."
+            )
+    config = changed
     structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
     base = jax.tree_util.tree_map_with_path(reader.leaf, structs)
     if unknown := unknown_tensors(layout, prefix, file.shapes, reader.used):

@@ -25,7 +25,21 @@ def check_normalisation(name: str) -> str:
 
 
 def normalise(images: UInt8[Array | np.ndarray, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
-    """uint8 pixels to float32, ``(pixel / 255 - mean) / std``."""
+    """uint8 pixels to float32, ``(pixel / 255 - mean) / std``.
+
+    One grey channel becomes three. Raises UserError for floats, which may be normalised already,
+    and for other numbers of channels.
+    """
+    if not jnp.issubdtype(getattr(images, "dtype", None), jnp.integer):
+        raise UserError(
+            f"images is of type {getattr(images, 'dtype', type(images).__name__)}; expected uint8, "
+            "pixels from 0 to 255."
+        )
+    if images.shape[-1:] not in ((1,), (3,)):
+        raise UserError(
+            f"images has shape {' x '.join(map(str, images.shape))}; expected 3 channels, or one "
+            "of grey, in the last axis."
+        )
     mean, std = (
         jnp.asarray(values, jnp.float32).reshape([1] * (images.ndim - 1) + [3])
         for values in NORMALISATIONS[check_normalisation(name)]

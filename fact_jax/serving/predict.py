@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from fact_jax.backbone.adaptation import Adaptation, over_last
+from fact_jax.backbone.checks import check_images
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
-from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask, check_fits
+from fact_jax.ranges import Whole, check
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
 from fact_jax.tuning.method import Method
 
@@ -24,6 +25,13 @@ def _merged(
     method: Method, config: ViTConfig, base: dict, factors: dict
 ) -> tuple[dict, Adaptation]:
     return absorb(base, method.adaptation(factors, config))
+
+
+def affordable_batch(config: ViTConfig, image_size: int, batch_size: int) -> int:
+    """`batch_size`, or the largest power of two whose attention scores of a layer take 1 GiB."""
+    tokens = (image_size // config.patch_size) ** 2 + 1
+    most = max(2**30 // (4 * config.num_heads * tokens**2), 1)  # 4 bytes a score
+    return batch_size if batch_size <= most else 1 << (most.bit_length() - 1)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -44,8 +52,7 @@ class Predictor:
     """
 
     def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; expected 1 or more.")
+        check("batch_size", batch_size, Whole(1))
         check_fits(task, model.config, None, any_weights=True)
         self.model, self.task, self.batch_size = model, task, batch_size
         self._mesh = make_mesh(batch_size)
@@ -70,10 +77,11 @@ class Predictor:
         pending: tuple[jax.Array, int] | None = None
         rows = 0
         for images in batches:
-            devices = self._mesh.size
+            images, devices = np.asarray(images), self._mesh.size
+            check_images(self.model.config, images)
             rows = max(rows, -(-len(images) // devices) * devices)
             pad = rows - len(images)
-            padded = np.pad(np.asarray(images, np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
+            padded = np.pad(images.astype(np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
             padded = jax.device_put(padded, batch_sharded(self._mesh))
             logits = _logits(self.model.config, self._weights, self._head, padded)
             if pending is not None:

@@ -1,7 +1,6 @@
 """The interface of a tuning method, and what methods share."""
 
 import functools
-import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
@@ -10,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.checks import check_number
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
+from fact_jax.ranges import SCALE
 
 Factors = dict[str, jax.Array]
 Base = dict[str, Any]  # a ViT's parameters
@@ -83,8 +85,8 @@ def checked(adaptation: A) -> A:
     """Decorates a method's `adaptation`, to refuse factors of other settings or of another ViT.
 
     Raises:
-      UserError: a name, shape or type is not that of ``method.init(key, config)``, or a scale that
-        is a plain number is not finite.
+      UserError: a name, shape or type is not that of ``method.init(key, config)``, or the scale is
+        neither a finite number nor a traced one.
     """
 
     @functools.wraps(adaptation)
@@ -92,8 +94,7 @@ def checked(adaptation: A) -> A:
         self: Any, factors: Any, config: ViTConfig, scale: Any = None, **more: Any
     ) -> Adaptation:
         _check_factors(self, factors, config)
-        if isinstance(scale, int | float | np.number) and not math.isfinite(scale):
-            raise UserError(f"scale is {scale}; expected a finite number.")
+        check_number("scale", scale, SCALE)
         return adaptation(self, factors, config, scale, **more)
 
     return cast(A, with_check)
@@ -107,16 +108,16 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
             "method.init(key, config) gives it."
         )
     expected = _shapes(cast(Hashable, method), config)
-    if expected is None:
-        return
     faults = [f"{name!r} is missing" for name in expected if name not in factors]
     faults += [f"{name!r} is unknown" for name in factors if name not in expected]
     for name in expected.keys() & factors.keys():
-        shape = tuple(np.shape(factors[name]))
-        if shape != expected[name]:
+        shape = tuple(getattr(factors[name], "shape", ()))
+        dtype = getattr(factors[name], "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            kind = dtype or type(factors[name]).__name__
+            faults.append(f"{name!r} is of type {kind}, expected float32")
+        elif shape != expected[name]:
             faults.append(f"{name!r} has shape {shape}, expected {expected[name]}")
-        elif not jnp.issubdtype(factors[name].dtype, jnp.floating):
-            faults.append(f"{name!r} is of type {factors[name].dtype}, expected float32")
     if faults:
         raise UserError(
             f"The factors are not those of {what}: {'; '.join(faults[:3])}. Use the method, its "
@@ -125,12 +126,10 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of a method's factors; None where they begin as weights of the base."""
-    try:
-        factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    except BaseNeeded:
-        return None
+def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of a method's factors."""
+    key = jax.random.key(0)
+    factors = jax.eval_shape(lambda: method.init(key, config, init_base(config, key)))
     return {name: tuple(leaf.shape) for name, leaf in factors.items()}
 
 
@@ -139,14 +138,10 @@ def count_parameters(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
-class BaseNeeded(UserError):
-    """Raised by a method that trains the ViT's weights and was not given them."""
-
-
 def from_base(base: Base | None, wanted: Callable[[str], bool]) -> Factors:
     """The base's parameters whose names, joined with "/", are wanted, float32."""
     if base is None:
-        raise BaseNeeded("This method trains the ViT's own weights: give init() the base, too.")
+        raise UserError("This method trains the ViT's own weights: give init() the base, too.")
     leaves = jax.tree_util.tree_leaves_with_path(base)
     named = {"/".join(str(k.key) for k in keys): leaf for keys, leaf in leaves}
     return {name: leaf.astype("float32") for name, leaf in named.items() if wanted(name)}
