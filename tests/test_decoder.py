@@ -110,6 +110,15 @@ def grey16(values):
     return np.asarray(values, np.uint16).reshape(1, -1)
 
 
+SCALED = pytest.mark.filterwarnings("ignore:some pictures have more than 8 bits")
+
+
+def test_pictures_that_are_scaled_are_said():
+    with pytest.warns(UserWarning, match="more than 8 bits .*floats .*docs/data.md"):
+        pipeline.decode(encoded(np.ones((8, 8), np.float32), "TIFF"), 8)
+
+
+@SCALED
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_grey_of_16_bits_is_divided_by_257(kind):
     values = grey16([0, 128, 129, 257, 1000, 32768, 65406, 65407, 65535])
@@ -118,12 +127,14 @@ def test_grey_of_16_bits_is_divided_by_257(kind):
     assert (pixels == pixels[..., :1]).all()
 
 
+@SCALED
 def test_8_bits_stored_as_16_are_what_they_were():
     values = np.arange(256, dtype=np.uint16).reshape(16, 16)
     pixels = pipeline.decode(encoded(values * np.uint16(257)), 16)
     np.testing.assert_array_equal(pixels[..., 0], values)
 
 
+@SCALED
 def test_grey_of_12_bits_is_scaled_by_its_own_range():
     tags = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 110), (278, 1), (279, 6)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
@@ -133,6 +144,7 @@ def test_grey_of_12_bits_is_scaled_by_its_own_range():
     np.testing.assert_array_equal(values[0], [0, 255, 128, 1])
 
 
+@SCALED
 def test_floats_from_0_to_1_are_scaled_and_others_refused():
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     pixels = pipeline.decode(encoded(ramp, "TIFF"), 16)

@@ -354,6 +354,21 @@ def test_truncated_files_are_refused(tmp_path, small_config, kept):
         load_factors(path)
 
 
+@pytest.mark.parametrize("read", [load_factors, lambda path: load_vit("vit_mini", path)])
+def test_what_the_system_does_not_let_us_read_is_named(tmp_path, monkeypatch, read):
+    def closed(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "folder").mkdir()
+    for name in ("f.safetensors", "f.pt", "f.npz"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr(Path, "iterdir", closed)
+    for name in ("f.safetensors", "f.pt", "f.npz", "folder"):
+        with pytest.raises(UserError, match=rf"{name} (cannot be read .Permission|is a folder)"):
+            read(tmp_path / name)
+
+
 def test_missing_files_folders_and_needless_flags(tmp_path, small_config):
     with pytest.raises(UserError, match="does not exist"):
         load_factors(tmp_path / "none.safetensors")
@@ -362,6 +377,9 @@ def test_missing_files_folders_and_needless_flags(tmp_path, small_config):
         load_factors(tmp_path / "fifo.safetensors")
     with pytest.raises(UserError, match="is a folder"):
         load_factors(tmp_path)
+    for name in ("f" * 300 + ".safetensors", "f" * 300 + ".pt"):
+        with pytest.raises(UserError, match="cannot be read .File name too long"):
+            load_factors(tmp_path / name, scale=1.0)
     written(tmp_path / "f.safetensors", FacTTT(4), small_config)
     with pytest.raises(UserError, match="says its method and scale itself"):
         load_factors(tmp_path / "f.safetensors", scale=1.0)

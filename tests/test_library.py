@@ -1,5 +1,6 @@
 """The library as people call it: eagerly, differentiated both ways, under JAX's flags, wrongly."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -408,7 +409,16 @@ def test_saved_factors_are_what_a_sweep_s_file_is(vit, pictures, factors, tmp_pa
     ("change", "text"),
     [
         ({"head": {"kernel": np.ones((9, 2), np.float32), "bias": np.zeros(2)}}, "head/kernel is"),
-        ({"head": {"bias": np.zeros(2, np.float32)}}, "head/kernel is missing"),
+        ({"head": {"bias": np.zeros(2, np.float32)}}, "the head has no 'kernel'"),
+        ({"head": {"kernel": np.ones((8, 2), np.float32)}}, "the head has no 'bias'"),
+        ({"head": {"kernel": [[1.0]], "bias": [0.0]}}, "the head is no dict of arrays"),
+        ({"method": "fact_tt"}, "method is 'fact_tt'; expected one such as FacTTT"),
+        ({"config": ViT(CONFIG)}, "config is of type ViT, expected a ViTConfig"),
+        ({"image_size": 9}, "image_size 9 is not a multiple of the ViT's patch size 4"),
+        ({"variant": "x"}, "Unknown variant 'x'"),
+        ({"variant": "vit_mini"}, "variant is 'vit_mini', whose width is not the config's"),
+        ({"mine": functools.reduce(lambda a, _: [a], range(5000), [])}, "recursion"),
+        ({"path": None}, "ends in .safetensors"),
         ({"head": {"kernel": np.ones((8, 0)), "bias": np.zeros(0)}}, "0 classes"),
         ({"config": CONFIG.replace(depth=2)}, "factors/S is"),
         ({"method": FacTTT(rank=4)}, "factors/U is"),
@@ -426,7 +436,8 @@ def test_what_could_not_be_read_again_is_not_saved(factors, tmp_path, change, te
     values = {"method": METHOD, "factors": factors, "head": head, "config": CONFIG, **change}
     if values["factors"] == "nan":
         values["factors"] = {**factors, "U": factors["U"] * jnp.nan}
-    path = tmp_path / values.pop("path", "x.safetensors")
+    path = values.pop("path", "x.safetensors")
+    path = path and tmp_path / path
     with pytest.raises(UserError, match=text):
         fact_jax.save_factors(path, **values)
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from PIL import Image
 
 import fact_jax
 from fact_jax import FacTTT, UserError, load_vit
+from fact_jax.cli.arguments import variant_of
 from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.factors import to_bytes
@@ -346,6 +347,20 @@ def test_files_that_are_no_arrays_are_refused(tmp_path, content):
         read_npy(tmp_path / "x.npy", patch_size=8)
 
 
+def test_an_array_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.npy")
+    with pytest.raises(UserError, match=r"x\.npy cannot be read .*it is a FIFO"):
+        read_npy(tmp_path / "x.npy", patch_size=8)
+
+
+def test_a_variant_that_is_not_known_is_the_file_s(trained):
+    task = load_factors(trained / "f.safetensors")
+    task.metadata["variant"] = "x"
+    with pytest.raises(UserError, match=r"safetensors says that its ViT is 'x'.* --variant"):
+        variant_of(task, None)
+    assert variant_of(task, "vit_mini") == "vit_mini"
+
+
 def test_a_truncated_array_is_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 32, 32, 3), "float32"))
     (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
@@ -436,6 +451,7 @@ def test_a_decompression_bomb_costs_one_row(tmp_path):
         ([], "--factors is missing"),
         (["--factors=f.pt"], "--images is missing"),
         (["--factors=f.pt", "--images=nowhere"], "nowhere does not exist"),
+        (["--factors=f.pt", f"--images={'x' * 300}"], "does not exist"),
         (["--factors=f.pt", "--images=docs", "--out=x.txt"], "must end in .npy or .csv"),
         (["--factors=f.pt", "--images=docs", "--topk=0"], "--topk is 0"),
         (["--factors=f.pt", "--images=docs", "--batch_size=-1"], "--batch_size is -1"),

@@ -117,6 +117,22 @@ def test_no_work_directory_and_no_results_are_said(tmp_path):
         read_study(tmp_path)
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "results").write_text("no folder")
+    with pytest.raises(UserError, match="results cannot be read"):
+        read_study(tmp_path)
+    for call in (read_results, results_frame):
+        for wrong in (None, [None], 3):
+            with pytest.raises(UserError, match="Expected work directories or results, found a"):
+                call(wrong)
+
+
+def test_names_in_the_table_have_no_control_characters(tmp_path):
+    write(tmp_path, [result()])
+    (found,) = read_results(tmp_path)
+    assert "\x1b" not in csv_text([{**found, "method": "\x1b[31mred"}])
+
+
 def test_failures_of_finished_cells_are_not_shown(tmp_path):
     failed = [
         {"cell": c, "error": "ValueError"} for c in ("digits-lora-seed0", "digits-lora-seed1")

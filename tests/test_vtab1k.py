@@ -64,6 +64,18 @@ def test_a_copy_gives_the_arrays_of_its_source(name, tmp_path):
         export([task], str(tmp_path), str(tmp_path / "out"))
 
 
+def test_an_export_that_fails_names_the_picture_and_leaves_nothing(tmp_path):
+    folder = write(tmp_path)
+    (folder / "images/test/000002.jpg").write_bytes(b"no picture")
+    words = r"images/test/000002\.jpg in .* cannot be decoded"
+    with pytest.raises(UserError, match=words):
+        export([CIFAR], str(tmp_path), str(tmp_path / "out"))
+    assert list((tmp_path / "out" / "vtab-1k").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export([CIFAR], str(tmp_path), str(tmp_path / "file"))
+
+
 def test_the_command_writes_the_folder_and_asks_where(tmp_path):
     words = ("experiments.data", "--export", "--format", "vtab-1k", "--tasks=digits")
     result = run_command(*words)
@@ -142,7 +154,11 @@ def test_pixels_of_a_file_are_not_taken_for_zeros_and_ones(tmp_path):
         ),
         ("val200", "images/val200/000000.jpg 0\nimages/val200/000000.jpg 0\n", "twice in val200"),
         ("val200", "images/val200/000000.jpg 0\nimages/val200/9.jpg 1\n", "1 of them are not"),
-        ("val200", "images/val200/000000.jpg 0\nimages/val200/1.jpg\n", "line 2: expected"),
+        (
+            "val200",
+            "images/val200/000000.jpg 0\nimages/val200/1.jpg\n",
+            "or the class is missing",
+        ),
     ],
 )
 def test_wrong_lists_are_refused(split, text, words, tmp_path):

@@ -260,6 +260,11 @@ FOREIGN = {
         "is a ViT with gated MLPs",
     ),
     "Swin": (lambda _: {"layers.0.blocks.0.norm1.weight": np.ones(3)}, "is a Swin Transformer"),
+    "Hugging Face's Swin": (
+        lambda _: {
+            "swin.encoder.layers.0.blocks.0.attention.self.relative_position_bias_table": np.ones(3)
+        }, "is a Swin Transformer",
+    ),
     "ResNet": (lambda _: {"layer1.0.conv1.weight": np.ones(3)}, "is a convolutional network"),
 }  # fmt: skip
 

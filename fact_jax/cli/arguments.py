@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from absl import flags
 
+from fact_jax.backbone.config import VARIANTS
 from fact_jax.cli import configs
 from fact_jax.command_line import as_started, this_command
 from fact_jax.errors import UserError
+from fact_jax.files.factors import TrainedTask
 from fact_jax.text import say
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
@@ -26,6 +28,20 @@ def define_factor_flags() -> None:
     flags.DEFINE_enum("method", None, ["tt", "tk"], "Method of a .pt file.")
     flags.DEFINE_float("scale", None, "Scale of a .pt file, which does not say it.")
     flags.DEFINE_bool("any_weights", False, "Accept weights it was not trained on.")
+
+
+def variant_of(task: TrainedTask | None, variant: str | None) -> str:
+    """The ViT's variant: `variant`, if --variant gives one, or the factor file's."""
+    stated = task.metadata.get("variant") if task else None
+    if not (variant or stated):
+        which = f"{task.path} does not say its ViT: give it" if task else "Give the ViT"
+        raise UserError(f"{which} with --variant, such as --variant=vit_b16.")
+    if not variant and stated not in VARIANTS:
+        raise UserError(
+            f"{task.path} says that its ViT is {stated!r:.100}, which is not known here. Give it "
+            f"with --variant: {', '.join(VARIANTS)}."
+        )
+    return variant or stated
 
 
 def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:

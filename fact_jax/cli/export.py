@@ -36,14 +36,6 @@ def define_flags() -> None:
     arguments.define_factor_flags()
 
 
-def variant_of(task: TrainedTask | None) -> str:
-    """The ViT's variant, given by --variant or by the file."""
-    variant = flags.FLAGS.variant or (task and task.metadata.get("variant"))
-    if not variant:
-        raise UserError("Give the ViT with --variant, such as --variant=vit_b16.")
-    return variant
-
-
 def print_differences(vit: dict, console: Console) -> None:
     """Prints the settings that the PyTorch code's ViT, timm's, has otherwise and no file holds."""
     for name, timm in TIMM.items():
@@ -71,7 +63,7 @@ def to_ours(task: TrainedTask) -> bytes:
     """Our factor file of a `.pt`. With --weights it names the weights that it belongs to."""
     if "format_version" in task.metadata:
         raise UserError(f"{task.path} is a factor file of fact-jax already.")
-    variant, base = variant_of(task), None
+    variant, base = arguments.variant_of(task, flags.FLAGS.variant), None
     config: ViTConfig = get_variant(variant)
     if weights := flags.FLAGS.weights:
         model, base = load_vit(variant, weights, **TIMM)
@@ -82,7 +74,9 @@ def to_ours(task: TrainedTask) -> bytes:
 def to_npz(task: TrainedTask | None, console: Console) -> bytes:
     """The weights, with the increments merged and the head if there are factors."""
     forward = task.forward_settings if task else {}
-    model, base = load_vit(variant_of(task), flags.FLAGS.weights, **forward)
+    model, base = load_vit(
+        arguments.variant_of(task, flags.FLAGS.variant), flags.FLAGS.weights, **forward
+    )
     vit = task.metadata["vit"] if task else dataclasses.asdict(model.config)
     print_differences(vit, console)
     return export.npz_file(model.config, base, task, flags.FLAGS.any_weights)

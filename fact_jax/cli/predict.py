@@ -47,9 +47,7 @@ def define_flags() -> None:
 
 def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
     """The predictor of the task and the flags."""
-    variant = options.variant or task.metadata.get("variant")
-    if not variant:
-        raise UserError(f"{task.path} does not say its ViT: give --variant, such as vit_b16.")
+    variant = arguments.variant_of(task, options.variant)
     config = get_variant(variant).replace(**task.forward_settings)
     check_fits(task, config, None, any_weights=True)  # before reading the weights
     numerics = {"dtype": options.dtype, "precision": options.precision}
@@ -67,7 +65,7 @@ def check_flags(options: flags.FlagValues) -> None:
     for name in ("factors", "images"):
         if not options[name].value:
             raise UserError(f"--{name} is missing. `{command('predict', '--help')}` lists all.")
-    if not Path(options.images).exists():
+    if not os.path.exists(options.images):
         raise UserError(f"--images {options.images} does not exist.")
     if options.out and Path(options.out).suffix not in outputs.OUTPUT_SUFFIXES:
         raise UserError(f"--out {options.out} must end in .npy or .csv.")

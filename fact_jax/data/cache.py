@@ -12,17 +12,18 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
 from fact_jax.text import printable_line
 
 _FILES = ("images.npy", "labels.npy", "record.json")
 _MOST_RECORD = 1 << 20  # bytes; it has about 1,000
-# Errors that `json` and NumPy's reader of headers raise for damaged files.
+# Errors that NumPy's reader of headers raises for damaged files.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, SyntaxError),
     *(RuntimeError, ArithmeticError, MemoryError, tokenize.TokenError),
@@ -37,6 +38,10 @@ class Examples(NamedTuple):
 
     images: Images
     labels: Int32[np.ndarray, " n"]
+
+
+class _Record(TypedDict):
+    labels_sha256: str
 
 
 def cached(
@@ -134,8 +139,7 @@ def _read(folder: Path, shape: _Shape) -> Examples:
     for name in _FILES:
         if not stat.S_ISREG((folder / name).stat().st_mode):
             raise ValueError(f"{name} is no file")
-    with (folder / "record.json").open("rb") as file:
-        record = json.loads(file.read(_MOST_RECORD))
+    record: _Record = read_json(folder / "record.json", schema=_Record, max_bytes=_MOST_RECORD)
     images = _array(folder / "images.npy", shape, np.uint8)  # fails where the file is short
     labels = np.array(_array(folder / "labels.npy", shape[:1], np.int32))
     if hashlib.sha256(labels.tobytes()).hexdigest() != record["labels_sha256"]:

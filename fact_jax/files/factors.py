@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
-from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.guards import DAMAGE
@@ -118,18 +119,18 @@ def save_factors(
       UserError: the arrays are not those of the method on this ViT, a number is not finite, an
         entry is of another type or range, or the file cannot be written. Nothing is written then.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix != ".safetensors":
         raise UserError(f"Factor file {path}: expected a name that ends in .safetensors.")
-    if reserved := sorted(metadata.keys() & _OF_THE_FILE):
-        raise UserError(f"Factor file {path}: {reserved[0]} is not for callers to set.")
+    path = Path(path)
+    if fault := _fault(head, config, metadata):
+        raise UserError(f"Factor file {path}: {fault}.")
     trainable = {"factors": factors, "head": head}
     shapes = {name: tuple(np.shape(value)) for name, value in flat(trainable).items()}
     check_classes(f"Factor file {path}", (*shapes.get("head/bias", ()), 0)[0])
     try:
         content = to_bytes(method, trainable, config, metadata)
         expected = expected_tensors(read_metadata(_stored_metadata(content)))[1]
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = str(error).rstrip(".")
         raise UserError(f"Factor file {path} cannot be written: {reason}.") from error
     check_tensors(path, shapes, expected, "Pass the factors of this method and config.")
@@ -137,6 +138,29 @@ def save_factors(
         if not np.isfinite(np.asarray(value, np.float32)).all():
             raise UserError(f"Factor file {path}: {name!r} has non-finite numbers; not written.")
     write_atomically(path, content)
+
+
+def _fault(head: Any, config: Any, metadata: dict[str, Any]) -> str:
+    """The reason why nothing can be done with a task that would be saved so; '' if there is none.
+
+    Tensors and types are checked where they are read.
+    """
+    if not isinstance(config, ViTConfig):
+        return f"config is of type {type(config).__name__}, expected a ViTConfig, model.config"
+    if not isinstance(head, Mapping) or not all(hasattr(value, "shape") for value in head.values()):
+        return "the head is no dict of arrays, 'kernel' [d, classes] and 'bias' [classes]"
+    if missing := {"kernel", "bias"} - head.keys():
+        return f"the head has no {min(missing)!r}"
+    if reserved := sorted(metadata.keys() & _OF_THE_FILE):
+        return f"{reserved[0]} is not for callers to set"
+    size, variant = metadata.get("image_size"), metadata.get("variant")
+    if isinstance(size, int) and size % config.patch_size:
+        return f"image_size {size} is not a multiple of the ViT's patch size {config.patch_size}"
+    if isinstance(variant, str):
+        named = get_variant(variant)
+        if differ := [name for name in _SHAPE if getattr(named, name) != getattr(config, name)]:
+            return f"variant is {variant!r}, whose {differ[0]} is not the config's"
+    return ""
 
 
 def _stored_metadata(content: bytes) -> dict[str, str]:

@@ -19,14 +19,15 @@ _KINDS: tuple[tuple[str, str], ...] = (
         "model = model.merge_and_unload(), then model.save_pretrained('merged'), and give that "
         "folder.",
     ),
-    (r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$", f"a BEiT, {_PLAIN}"),
-    (r"\.blocks\.\d+\.attn\.rope|rope_embed|\bperiods$", f"a ViT with rotary positions, {_PLAIN}"),
-    (r"register_tokens$|reg_token$", f"a ViT with register tokens, {_PLAIN}"),
-    (r"mlp\.(w12|w3|weights_in|weights_out|fc1_g|gate_proj)\.", f"a ViT with gated MLPs, {_PLAIN}"),
+    # Before BEiT, whose relative positions it has, too.
     (
         r"layers\.\d+\.blocks\.\d+|patch_merging|downsample\.reduction",
         f"a Swin Transformer, {_PLAIN}",
     ),
+    (r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$", f"a BEiT, {_PLAIN}"),
+    (r"\.blocks\.\d+\.attn\.rope|rope_embed|\bperiods$", f"a ViT with rotary positions, {_PLAIN}"),
+    (r"register_tokens$|reg_token$", f"a ViT with register tokens, {_PLAIN}"),
+    (r"mlp\.(w12|w3|weights_in|weights_out|fc1_g|gate_proj)\.", f"a ViT with gated MLPs, {_PLAIN}"),
     (r"vision_model\.|visual\.|text_model\.", f"a CLIP or SigLIP model, {_PLAIN}"),
     (r"\bconv1\.weight$|stages\.\d+\.|layer1\.0\.", f"a convolutional network, {_PLAIN}"),
 )

@@ -28,6 +28,8 @@ from typing import IO
 import numpy as np
 from etils import epath
 
+from fact_jax.errors import UserError
+
 # Formats. The needs in comments are those of a ViT-H with its optimiser's state.
 MAX_TENSORS = 20_000  # 1,600
 MAX_ARRAYS = 5_000  # of a .npz file, each with a header of its own: 520
@@ -61,6 +63,19 @@ DAMAGE: tuple[type[Exception], ...] = (
 def absence(path: Path) -> str:
     """The reason why a path is no file that can be read, as the end of a sentence."""
     return "is a FIFO, a socket or a device" if path.exists() else "does not exist"
+
+
+def read_start(what: str, path: Path) -> bytes:
+    """The first bytes of a file; UserError, which calls it `what`, if there is none to be read."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{what} {path} {absence(path)}.")
+        with path.open("rb") as file:
+            return file.read(20)
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist.") from error
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read ({error.strerror or error}).") from error
 
 
 class _BoundedFile(io.BufferedReader):

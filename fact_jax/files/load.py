@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask, read_factors
-from fact_jax.files.guards import absence
+from fact_jax.files.guards import read_start
 from fact_jax.files.reference import read_reference
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -21,15 +21,9 @@ def load_factors(
     names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"Factor file {path} {absence(path)}."
-            if not path.is_dir()
-            else f"{path} is a folder; give one of its factor files."
-        )
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK" or path.suffix in TORCH_SUFFIXES:
+    if os.path.isdir(path):
+        raise UserError(f"{path} is a folder; give one of its factor files.")
+    if read_start("Factor file", path).startswith(b"PK") or path.suffix in TORCH_SUFFIXES:
         return read_reference(path, method, scale)
     if method is not None or scale is not None:
         raise UserError(

@@ -42,20 +42,15 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     Raises UserError when nothing is there, or when it is none of the known formats.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return open_tensors(_file_in_folder(path))
-        if not path.is_file():
-            raise UserError(f"Weights file {path} {guards.absence(path)}.")
-        with path.open("rb") as f:
-            start = f.read(9)
-    except OSError as error:
-        raise UserError(f"Weights file {path} cannot be read ({error}).") from error
+    if os.path.isdir(path):
+        return open_tensors(_file_in_folder(path))
+    start = guards.read_start("Weights file", path)
     if path.suffix == ".json":
         return ShardedFile(path)
     if start[:2] == b"PK":
         with _open_zip(path) as archive:
-            npz = any(name.endswith(".npy") for name in archive.namelist())
+            names = archive.namelist()
+            npz = any(name.endswith(".npy") for name in names) or not names
         return NpzFile(path) if npz else TorchZip(path)
     if start[8:9] == b"{":  # an 8-byte length, then a JSON header
         return _open_safetensors(path)
@@ -68,10 +63,14 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
 
 
 def _file_in_folder(folder: Path) -> Path:
+    try:
+        every = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"Weights folder {folder} cannot be read ({error.strerror}).") from error
     for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
-        if (folder / name).exists():
+        if folder / name in every:
             return folder / name
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".npz"))
+    files = [path for path in every if path.suffix in (".safetensors", ".npz")]
     if len(files) == 1:
         return files[0]
     names = ", ".join(p.name for p in files) or "none"

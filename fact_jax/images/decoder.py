@@ -48,6 +48,11 @@ _MAX_SIDE = (
 )
 _BYTES = {"RGB": 4, "L": 5, "P": 5, "1": 5}  # a pixel takes, decoded and as RGB; other modes 8
 
+_SCALED = (
+    "some pictures have more than 8 bits and are scaled to 8: floats from 0 to 1 are multiplied by "
+    "255, 16 bits divided by 257 (docs/data.md)."
+)
+
 Source: TypeAlias = bytes | Path | epath.Path
 
 
@@ -218,6 +223,7 @@ def _rgb(image: Image.Image, binary: bool) -> Image.Image:
         image = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
     elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _eight_bits(image)
+        warnings.warn(_SCALED, stacklevel=2)  # Python shows it once a process
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypedDict
 
 from etils import epath
@@ -21,7 +21,7 @@ from fact_jax.sweep.resolution import split_names
 from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_result
 from fact_jax.sweep.settings import COLUMNS, GRID, RUN_SETTINGS
 from fact_jax.sweep.store import absolute
-from fact_jax.text import csv_field
+from fact_jax.text import csv_field, printable_line
 
 Result = dict[str, Any]
 Refuse = Callable[[str], None]
@@ -51,6 +51,10 @@ def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[R
     its name and the reason, and by default warns. Raises UserError for a directory without a folder
     `results`.
     """
+    for workdir in workdirs:
+        if not isinstance(workdir, str | os.PathLike):
+            what = type(workdir).__name__
+            raise UserError(f"Expected work directories or results, found a {what}.")
     results = []
     for name, folder in _folders(workdirs, "results").items():
         if not folder.exists():
@@ -120,7 +124,11 @@ def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, 
 
 
 def _json_files(folder: epath.Path) -> list[epath.Path]:
-    return sorted(p for p in folder.glob("*.json") if not p.name.startswith("."))
+    try:
+        every = list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror or error}).") from error
+    return sorted(p for p in every if p.suffix == ".json" and not p.name.startswith("."))
 
 
 def _read(
@@ -168,8 +176,13 @@ def csv_text(results: list[Result]) -> str:
     writer.writeheader()
     for result in sorted(results, key=lambda r: r["cell"]):
         row = {**_row(result), "workdir": result.get("workdir")}
-        writer.writerow({k: csv_field(row[k]) for k in columns})
+        writer.writerow({k: csv_field(_shown(row[k])) for k in columns})
     return text.getvalue()
+
+
+def _shown(value: Any) -> Any:
+    """A value whose text, if it is one, has no control characters."""
+    return printable_line(value) if isinstance(value, str) else value
 
 
 Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
@@ -177,12 +190,10 @@ Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
 
 def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
     """The given results, and the results of the given work directories."""
-    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    one = isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
+    sources = [source] if one else list(source)
     results = [item for item in sources if isinstance(item, dict)]
     paths = [item for item in [*sources, *more] if not isinstance(item, dict)]
-    for path in paths:
-        if not isinstance(path, str | os.PathLike):
-            raise UserError(f"Expected work directories or results, found a {type(path).__name__}.")
     return [*results, *(read_results(*paths) if paths else ())]
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.errors import UserError
-from fact_jax.files.guards import read_npy_header
+from fact_jax.files.guards import absence, is_regular, read_npy_header
 from fact_jax.images.decoder import suffixes
 from fact_jax.images.normalise import check_normalisation, normalise
 from fact_jax.images.pipeline import decode, map_ahead
@@ -34,6 +34,8 @@ def read_npy(path: Path, patch_size: int) -> np.ndarray:
     Raises UserError that says what the file holds instead.
     """
     try:
+        if not is_regular(path):
+            raise ValueError(f"it {absence(path)}")
         with path.open("rb") as file:
             shape, fortran, dtype = read_npy_header(file)
             start, size = file.tell(), path.stat().st_size

@@ -57,7 +57,9 @@ def describe(method: Method) -> tuple[str, dict[str, Any]]:
             **dict(described),
             "scale": method.scale,
         }
-    name = next(name for name, kind in METHODS.items() if type(method) is kind)
+    name = next((name for name, kind in METHODS.items() if type(method) is kind), None)
+    if name is None:
+        raise UserError(f"method is {method!r:.100}; expected one such as FacTTT(rank=16).")
     return name, dataclasses.asdict(method)
 
 

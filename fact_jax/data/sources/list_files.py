@@ -32,7 +32,7 @@ def make_item(path: object, label: object, what: str) -> Item:
     """One entry of a list; UserError with `what` in it and the reason where it makes no sense."""
     reason = ""
     if not isinstance(path, str) or not path:
-        raise UserError(f"{what} (there is no path).")
+        raise UserError(f"{what} (the path or the class is missing).")
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
         reason = "its path leads out of the folder of the images"

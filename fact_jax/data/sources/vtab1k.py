@@ -6,7 +6,9 @@
 NOAH's pictures are JPEG copies of quality 75 at the native size. Labels are the task's classes.
 """
 
+import contextlib
 import dataclasses
+import io
 from functools import partial
 
 from etils import epath
@@ -16,7 +18,9 @@ from fact_jax.data.sources.list_files import check_images, read_lines
 from fact_jax.data.sources.lists import ListsSource
 from fact_jax.data.tasks import VTAB_STAGES, Task
 from fact_jax.errors import UserError
+from fact_jax.files.atomic import beside, unwritable
 from fact_jax.images import decoder, pipeline
+from fact_jax.text import printable_line
 
 FORMAT = "vtab-1k"
 
@@ -57,22 +61,48 @@ def read_copy(task: Task, folder: epath.Path) -> ListsSource:
 
 
 def write_copy(task: Task, source: Source, folder: epath.Path) -> None:
-    """Writes the folder from any source of the task, with PNG files of the pictures' own sizes."""
+    """Writes the folder from any source of the task, with PNG files of the pictures' own sizes.
+
+    Raises:
+      UserError: a picture is damaged, or the folder is there or cannot be written. Nothing of it is
+        left then.
+    """
     if (folder / "test.txt").exists():
         raise UserError(f"{folder} has a copy of the task already. Give another --out.")
-    texts = {}
-    for split in VTAB_STAGES:
-        (folder / "images" / split).mkdir(parents=True, exist_ok=True)
-        rows = enumerate(source.records(split, source.size(split)))
-        lines = pipeline.map_ahead(partial(_write, folder, split, task.binary), rows, 64)
-        texts[split] = "".join(lines)
-    for split, text in texts.items():  # last, so that a folder with lists is whole
-        (folder / f"{split}.txt").write_text(text)
+    building = beside(folder)
+    try:
+        for split in VTAB_STAGES:
+            (building / "images" / split).mkdir(parents=True)
+            _write_split(building, split, source, task)
+        building.rename(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            building.rmtree(missing_ok=True)
 
 
-def _write(folder: epath.Path, split: str, binary: bool, row: tuple[int, Record]) -> str:
-    """Writes one picture, and returns its line."""
-    path = f"images/{split}/{row[0]:06}.png"
-    with decoder.opened(row[1].image, binary=binary) as image, (folder / path).open("wb") as file:
-        image.save(file, "PNG")
-    return f"{path} {row[1].label}\n"
+def _write_split(folder: epath.Path, split: str, source: Source, task: Task) -> None:
+    """Writes the pictures of a split and its list."""
+    records = source.records(split, source.size(split))
+    lines = []
+    rows = pipeline.map_ahead(partial(_png, source, task), records, 64)
+    for i, (content, label) in enumerate(rows):
+        lines.append(f"images/{split}/{i:06}.png {label}\n")
+        (folder / f"images/{split}/{i:06}.png").write_bytes(content)
+    (folder / f"{split}.txt").write_text("".join(lines))
+
+
+def _png(source: Source, task: Task, record: Record) -> tuple[bytes, int]:
+    """A picture as a PNG file, and its class; UserError, which names it, if it is damaged."""
+    buffer = io.BytesIO()
+    try:
+        with decoder.opened(record.image, binary=task.binary) as image:
+            image.save(buffer, "PNG")
+    except OSError as error:
+        name = printable_line(record.name or "a picture")
+        raise UserError(
+            f"Task {task.name}: {name} in {source.place} cannot be decoded ({error}). "
+            f"{source.remedy}"
+        ) from error
+    return buffer.getvalue(), record.label
