@@ -8,13 +8,12 @@ from typing import Annotated, Any, TypedDict
 import jax
 
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.files.guards import MAX_CLASS_NAME, MAX_METADATA, MAX_PATCHES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between, check_type
 from fact_jax.images.normalise import check_normalisation
-from fact_jax.tuning.method import Method
+from fact_jax.tuning.method import Method, factor_shapes
 from fact_jax.tuning.registry import build_stored
 
 FORMAT_VERSION = 1
@@ -69,10 +68,7 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
     names = metadata.get("class_names")
     if names is not None and len(names) != classes:
         raise ValueError(f"class_names are not {classes} texts")
-    factors = jax.eval_shape(
-        lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
-    )
-    shapes = {name: tuple(leaf.shape) for name, leaf in flat({"factors": factors}).items()}
+    shapes = {f"factors/{name}": shape for name, shape in factor_shapes(method, config).items()}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
     return method, {**shapes, **head}
 
