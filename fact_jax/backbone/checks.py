@@ -69,7 +69,7 @@ def check_base(base: Any, shapes: Mapping[str, Shape]) -> None:
     if not isinstance(base, Mapping) or "Transformer" not in base:
         raise UserError(f"base does not hold the parameters of a ViT. {remedy}")
     for name, expected in shapes.items():
-        leaf = base
+        leaf: Any = base
         for key in name.split("/"):
             leaf = leaf.get(key) if isinstance(leaf, Mapping) else None
         fault = ""

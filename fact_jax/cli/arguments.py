@@ -32,16 +32,18 @@ def define_factor_flags() -> None:
 
 def variant_of(task: TrainedTask | None, variant: str | None) -> str:
     """The ViT's variant: `variant`, if --variant gives one, or the factor file's."""
-    stated = task.metadata.get("variant") if task else None
-    if not (variant or stated):
+    if variant:
+        return variant
+    stated: str | None = task.metadata.get("variant") if task else None
+    if not (task and stated):
         which = f"{task.path} does not say its ViT: give it" if task else "Give the ViT"
         raise UserError(f"{which} with --variant, such as --variant=vit_b16.")
-    if not variant and stated not in VARIANTS:
+    if stated not in VARIANTS:
         raise UserError(
             f"{task.path} says that its ViT is {stated!r:.100}, which is not known here. Give it "
             f"with --variant: {', '.join(VARIANTS)}."
         )
-    return variant or stated
+    return stated
 
 
 def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:

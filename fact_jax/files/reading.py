@@ -67,7 +67,7 @@ class Reader:
         """Side of the images, in pixels, that the file's position table was made for."""
         rows = (*self.shape(self.layout.table), 0, 0)[1] - 1 - self._distilled()
         grid = math.isqrt(max(rows, 0))
-        if grid * grid != rows or not 0 < grid * self.config.patch_size <= SIZE.high:
+        if grid * grid != rows or not SIZE.allows(grid * self.config.patch_size):
             raise UserError(
                 f"Weights file {self.file.path}: the position table {self.layout.table!r} is "
                 f"[{_text(self.shape(self.layout.table))}]; expected a row for the class token and "

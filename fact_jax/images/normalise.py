@@ -1,5 +1,7 @@
 """Normalisation: stored pixels to the network's input, inside `jit`."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -30,11 +32,9 @@ def normalise(images: UInt8[Array | np.ndarray, "b y x 3"], name: str) -> Float[
     One grey channel becomes three. Raises UserError for floats, which may be normalised already,
     and for other numbers of channels.
     """
-    if not jnp.issubdtype(getattr(images, "dtype", None), jnp.integer):
-        raise UserError(
-            f"images is of type {getattr(images, 'dtype', type(images).__name__)}; expected uint8, "
-            "pixels from 0 to 255."
-        )
+    kind: Any = getattr(images, "dtype", type(images).__name__)
+    if isinstance(kind, str) or not jnp.issubdtype(kind, jnp.integer):
+        raise UserError(f"images is of type {kind}; expected uint8, pixels from 0 to 255.")
     if images.shape[-1:] not in ((1,), (3,)):
         raise UserError(
             f"images has shape {' x '.join(map(str, images.shape))}; expected 3 channels, or one "

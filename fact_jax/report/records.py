@@ -190,8 +190,9 @@ Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
 
 def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
     """The given results, and the results of the given work directories."""
-    one = isinstance(source, str | os.PathLike) or not isinstance(source, Iterable)
-    sources = [source] if one else list(source)
+    sources: list[Any] = [source]
+    if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike):
+        sources = list(source)
     results = [item for item in sources if isinstance(item, dict)]
     paths = [item for item in [*sources, *more] if not isinstance(item, dict)]
     return [*results, *(read_results(*paths) if paths else ())]

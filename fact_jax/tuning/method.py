@@ -107,7 +107,7 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
             f"factors is of type {type(factors).__name__}; {what} expects a dict of arrays, as "
             "method.init(key, config) gives it."
         )
-    expected = factor_shapes(cast(Hashable, method), config)
+    expected = factor_shapes(method, config)
     faults = [f"{name!r} is missing" for name in expected if name not in factors]
     faults += [f"{name!r} is unknown" for name in factors if name not in expected]
     for name in expected.keys() & factors.keys():
@@ -125,9 +125,13 @@ def _check_factors(method: Method, factors: Any, config: ViTConfig) -> None:
         )
 
 
-@functools.lru_cache(maxsize=256)
-def factor_shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]]:
+def factor_shapes(method: Method, config: ViTConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a method's factors."""
+    return _shapes(cast(Hashable, method), config)
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]]:
     factors = jax.eval_shape(
         lambda: method.init(jax.random.key(0), config, init_base(config, jax.random.key(0)))
     )
