@@ -183,7 +183,7 @@ def test_depths_may_be_given():
     ("change", "words"),
     [
         ({"widths": ()}, "widths is empty"),
-        ({"widths": (0, 5)}, r"widths is \(0, 5\); expected whole numbers of 1"),
+        ({"widths": (0, 5)}, r"widths is \(0, 5\); expected whole numbers from 1"),
         ({"supernet_epochs": 0}, "supernet_epochs is 0"),
         ({"population": 0}, "population is 0"),
         ({"generations": 0}, "generations is 0"),

@@ -14,7 +14,7 @@ import numpy as np
 from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.ranges import Range, check
+from fact_jax.ranges import Real, check
 
 Shape = tuple[int | None, ...]  # None: any size
 
@@ -99,7 +99,7 @@ def check_adaptation(adaptation: Any, kernel: tuple[int, ...]) -> None:
             )
 
 
-def check_number(name: str, value: Any, allowed: Range) -> None:
+def check_number(name: str, value: Any, allowed: Real) -> None:
     """Raises UserError unless this is None, an allowed number or a traced scalar."""
     if isinstance(value, np.ndarray | jax.Array) and value.shape == ():
         if isinstance(value, jax.core.Tracer):
