@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from etils import epath
-from jaxtyping import Integer, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from fact_jax.data.labels import Example
@@ -21,7 +21,7 @@ from fact_jax.data.offline import sprites
 
 NUM_TRAIN, NUM_VAL = 800, 200
 VERSION = "1.0.0"
-FASHION = Path(__file__).with_name("fashion.npz")
+DIGITS, FASHION = (Path(__file__).with_name(f"{name}.npz") for name in ("digits", "fashion"))
 _GARMENTS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -29,24 +29,10 @@ _GARMENTS = (
 _DIGITS = [str(digit) for digit in range(10)]
 
 
-def _digits() -> list[Example]:
-    """scikit-learn's 1,797 digits, their 17 grey levels spread over 0..255."""
-    from sklearn.datasets import load_digits
-
-    stored = load_digits()
-    return _labelled(np.rint(stored.images * (255 / 16)).astype(np.uint8), stored.target)
-
-
-def _fashion() -> list[Example]:
-    """2,000 images of Fashion-MNIST."""
-    with np.load(FASHION, allow_pickle=False) as arrays:
-        return _labelled(arrays["images"], arrays["labels"])
-
-
-def _labelled(
-    images: UInt8[np.ndarray, "n y x"], labels: Integer[np.ndarray, " n"]
-) -> list[Example]:
-    pairs = zip(images[..., None], labels, strict=True)
+def _stored(path: Path) -> list[Example]:
+    """The images [n, y, x] and labels [n] of a file, uint8."""
+    with np.load(path, allow_pickle=False) as arrays:
+        pairs = zip(arrays["images"][..., None], arrays["labels"], strict=True)
     return [{"image": image, "label": int(label)} for image, label in pairs]
 
 
@@ -76,8 +62,12 @@ class Bundled:
 
 
 SETS = {
-    "offline_digits": Bundled(_digits, (8, 8, 1), {"label": _DIGITS}, "1b56a838483dbd94"),
-    "offline_fashion": Bundled(_fashion, (28, 28, 1), {"label": _GARMENTS}, "c2306a39bf9562ae"),
+    "offline_digits": Bundled(
+        functools.partial(_stored, DIGITS), (8, 8, 1), {"label": _DIGITS}, "1b56a838483dbd94"
+    ),
+    "offline_fashion": Bundled(
+        functools.partial(_stored, FASHION), (28, 28, 1), {"label": _GARMENTS}, "c2306a39bf9562ae"
+    ),
     "offline_sprites": Bundled(
         _sprites,
         (sprites.SIDE, sprites.SIDE, 1),
