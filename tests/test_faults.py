@@ -39,6 +39,15 @@ from tests.report_results import result
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 
 
+@pytest.mark.parametrize(("rank", "named"), [(16, False), (500, True)])
+def test_advice_for_want_of_memory_names_a_rank_beyond_the_vit_s_width(rank, named):
+    config = quickstart.get_config()
+    config.methods, config.fact_tt.rank = "fact_tt", rank
+    text = str(runner_module._advised(NO_MEMORY, make_plan(config)[0]))
+    words = "a smaller --config.fact_tt.rank (it is 500, and the ViT's width 128), --config.remat"
+    assert (words in text) == named
+
+
 class Fake:
     """In the place of the trainer: no cell is trained, and some fail. `fails(seeds, size)` gives
     the error of a training, or None."""

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fact_jax.backbone.config import get_variant
 from fact_jax.data import get_task
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
@@ -32,13 +33,21 @@ def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _advised(error: Exception) -> Exception:
+def _advised(error: Exception, cell: Cell) -> Exception:
+    """The error of a cell that ran alone; for want of memory, with the settings that need less."""
     if not out_of_memory(error):
         return error
+    width = get_variant(cell.settings.variant).width
+    sizes = {name: getattr(cell.method, name, 0) for name in ("rank", "width", "num_tokens")}
+    large = [
+        f"a smaller --config.{cell.method_name}.{name} (it is {size}, and the ViT's width {width})"
+        for name, size in sizes.items()
+        if size > width
+    ]
+    rest = ("--config.remat=block", "a smaller --config.batch_size or --config.eval_batch_size")
     advised = UserError(
         f"One run alone needs more memory than there is ({_one_line(error)}). "
-        "Try --config.remat=block, a smaller --config.batch_size or --config.eval_batch_size, or "
-        "--config.dtype=bfloat16."
+        f"Try {', '.join([*large, *rest])}, or --config.dtype=bfloat16."
     )
     advised.__cause__ = error
     return advised
@@ -210,8 +219,8 @@ class Runner:
             except Exception as error:
                 parts, size = self._parts(group, done, error)
                 if not parts:
-                    rest = [c.name for c in group.cells if c.name not in done]
-                    yield from (Failure(name, _advised(error)) for name in rest)
+                    rest = [c for c in group.cells if c.name not in done]
+                    yield from (Failure(c.name, _advised(error, c)) for c in rest)
                     return
                 traceback.clear_frames(error.__traceback__)  # which hold what filled the memory
             gc.collect()
