@@ -175,9 +175,10 @@ class OrNone:
         return value is None or self.of.allows(value)
 
 
-RATE = Real(0)  # of learning
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+RATE = Real(0, FLOAT32_MAX)  # of learning or decay
 SHARE = Real(0, 1, below=True)  # what is left out leaves something
-SCALE = Real()
+SCALE = Real(-FLOAT32_MAX, FLOAT32_MAX)
 SIZE = Whole(1, 65_536)  # rank, width or tokens of a method; the widest ViTs have 6,144 (ViT-22B)
 
 

@@ -397,7 +397,7 @@ def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
     ("changes", "words"),
     [
         ({"tasks": "digits,foods101"}, "'foods101_1shot'.*Did you mean"),
-        ({"shots": (0,)}, r"config.shots is \(0,\); expected whole numbers of 1 or more"),
+        ({"shots": (0,)}, r"config.shots is \(0,\); expected whole numbers from 1 to 9999"),
         ({"shots": ()}, "digits is no few-shot task"),
         ({"tasks": "food101", "data_dir": "/nonexistent"}, "food101_1shot.*fact-jax data"),
     ],

@@ -20,7 +20,6 @@ from fact_jax.ranges import (
     Names,
     OneOf,
     OrNone,
-    Real,
     Text,
     Whole,
     setting,
@@ -30,6 +29,9 @@ from fact_jax.training.recipe import Recipe
 PROTOCOLS = ("val", "paper")
 # The warm-up of the released 100 epochs; shorter schedules have a tenth, to come to their peak.
 WARMUP_EPOCHS = 10
+_EPOCHS = Whole(0, 100_000)  # a thousand times the released schedule
+_IMAGES = Whole(0, 10**9)  # more than any data set has
+_BATCH = Whole(1, 2**16)  # as large as the largest that anybody trains with
 
 method_setting = functools.partial(setting, per_method=True)
 
@@ -75,13 +77,15 @@ class RunSettings:
     protocol: str = setting(
         "val", OneOf(PROTOCOLS), "how candidates are chosen and what is reported"
     )
-    epochs: int = method_setting(100, Whole(1), "passes over the training images", column=0)
-    warmup_epochs: int = method_setting(
-        None, OrNone(Whole(0)), "epochs in which the rate rises; None: a tenth", column=1
+    epochs: int = method_setting(
+        100, Whole(1, _EPOCHS.high), "passes over the training images", column=0
     )
-    batch_size: int = setting(64, Whole(1), "training images of a step", column=2)
+    warmup_epochs: int = method_setting(
+        None, OrNone(_EPOCHS), "epochs in which the rate rises; None: a tenth", column=1
+    )
+    batch_size: int = setting(64, _BATCH, "training images of a step", column=2)
     learning_rate: float = method_setting(1e-3, RATE, "peak of the schedule", grid=True)
-    weight_decay: float = method_setting(1e-4, Real(0), "of the trained numbers", grid=True)
+    weight_decay: float = method_setting(1e-4, RATE, "of the trained numbers", grid=True)
     dropout_rate: float = method_setting(
         0.1, SHARE, "share of hidden values that are left out", column=8
     )
@@ -102,10 +106,10 @@ class RunSettings:
     )
     erasing: float = recipe_setting("erasing", "probability that a part of an image is erased")
     eval_every: int = method_setting(
-        10, Whole(0), "epochs between protocol 'paper's test evaluations; 0: one"
+        10, _EPOCHS, "epochs between protocol 'paper's test evaluations; 0: one"
     )
-    train_limit: int = setting(0, Whole(0), "training images at most; 0: all", column=11)
-    eval_limit: int = setting(0, Whole(0), "test images at most; 0: all", column=12)
+    train_limit: int = setting(0, _IMAGES, "training images at most; 0: all", column=11)
+    eval_limit: int = setting(0, _IMAGES, "test images at most; 0: all", column=12)
     mock_data: bool = setting(False, Flag(), "whether examples are random", column=13)
 
     def __post_init__(self):
@@ -140,7 +144,7 @@ class SweepSettings:
         (42,), Each(Whole(0, 2**31 - 1)), "of the random numbers, such as (0, 1, 2)"
     )
     shots: tuple[int, ...] = setting(
-        (), Each(Whole(1), least=0), "images a class, such as (1, 2, 4)", optional=True
+        (), Each(Whole(1, 9999), least=0), "images a class, such as (1, 2, 4)", optional=True
     )
     weights: str = setting("", Text(), "its weights: a file, a folder, hf:owner/name, or empty")
     # Rematerialisation: less memory, more time (docs/performance.md).
@@ -148,7 +152,7 @@ class SweepSettings:
     # 'cudnn': the fused kernel of NVIDIA GPUs, in bfloat16.
     attention: str = setting("xla", OneOf(ATTENTIONS), "who computes attention")
     trials_per_device: int = setting(
-        0, Whole(0), "trials that train together at most; 0: what fits"
+        0, Whole(0, 1000), "trials that train together at most; 0: what fits"
     )
     tensorboard: bool = setting(False, Flag(), "whether scalars are written for TensorBoard")
     data_dir: str = setting("", Text(), "folder of the data sets; empty: TFDS's default")
@@ -157,7 +161,7 @@ class SweepSettings:
     skip_damaged: bool = setting(
         False, Flag(), "whether damaged pictures are left out", optional=True
     )
-    eval_batch_size: int = setting(256, Whole(1), "test images at a time")
+    eval_batch_size: int = setting(256, _BATCH, "test images at a time")
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
 
     @property

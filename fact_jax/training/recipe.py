@@ -9,6 +9,7 @@ import optax
 from fact_jax.ranges import SHARE, Flag, OneOf, Real, check_fields, setting
 
 OPTIMIZERS = ("adamw", "sgd")
+BETA = Real(0, 1000)  # past it every image is mixed half and half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Recipe:
 
     optimizer: str = setting("adamw", OneOf(OPTIMIZERS))
     decay_vectors: bool = setting(True, Flag())
-    mixup: float = setting(0.0, Real(0))
-    cutmix: float = setting(0.0, Real(0))
+    mixup: float = setting(0.0, BETA)
+    cutmix: float = setting(0.0, BETA)
     label_smoothing: float = setting(0.0, SHARE)
     erasing: float = setting(0.0, Real(0, 1))
 

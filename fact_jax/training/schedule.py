@@ -1,6 +1,5 @@
 """FacT's learning rate, constant within an epoch."""
 
-import functools
 import math
 
 
@@ -25,13 +24,16 @@ def learning_rate(
     return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * t / epochs))
 
 
-@functools.cache
 def highest_share(peak: float, epochs: int, warmup_epochs: int) -> float:
-    """The highest rate of all epochs, as a share of the peak; 1 where the peak is 0."""
+    """The highest rate of all epochs, as a share of the peak; 1 where the peak is 0.
+
+    The warm-up and the cosine are monotone, so that an end of one of them is the highest.
+    """
     if peak == 0:
         return 1.0
+    ends = (0, warmup_epochs, warmup_epochs + 1, epochs - 1)
     rates = (
-        learning_rate(epoch, peak=peak, epochs=epochs, warmup_epochs=warmup_epochs)
-        for epoch in range(epochs)
+        learning_rate(min(epoch, epochs - 1), peak=peak, epochs=epochs, warmup_epochs=warmup_epochs)
+        for epoch in ends
     )
     return max(rates) / peak
