@@ -69,6 +69,16 @@ def test_a_user_s_config_builds_on_ours_whatever_else_is_called_configs(elsewher
     assert configs.load("configs/mine.py").epochs == 7
 
 
+FAULTS = {
+    "ZeroDivisionError: division by zero": "1 / 0",
+    "RecursionError: maximum": "get_config()",
+    "SystemExit: 0": "raise SystemExit(0)",
+    "FileNotFoundError: [Errno 2]": "open('/nowhere')",
+    "ValueError: invalid literal": "int('x')",
+    "SyntaxError: invalid syntax": "eval('1 +')",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -82,12 +92,15 @@ def test_a_user_s_config_builds_on_ours_whatever_else_is_called_configs(elsewher
         ("typo.py", ["typo.py, line 2: NameError", "'ConfigDcit'"]),
         ("broken.py", ["broken.py, line 1: SyntaxError"]),
         ("mapping.py", ["mapping.py gave a dict; expected a ConfigDict"]),
+        *[(f"fault{i}.py", [f"fault{i}.py, line 2: ", word]) for i, word in enumerate(FAULTS)],
     ],
 )
 def test_a_config_that_cannot_be_had_is_named(elsewhere, name, words):
     (elsewhere / "mine.py").touch()
     (elsewhere / "typo.py").write_text("def get_config():\n    return ConfigDcit()\n")
     (elsewhere / "broken.py").write_text("def get_config(:\n")
+    for i, line in enumerate(FAULTS.values()):
+        (elsewhere / f"fault{i}.py").write_text(f"def get_config():\n    {line}\n")
     (elsewhere / "mapping.py").write_text("def get_config():\n    return {}\n")
     with pytest.raises(UserError) as caught:
         configs.load(name)
@@ -207,6 +220,32 @@ def test_errors_of_flags_say_what_lists_them(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["fact-jax predict"])
     said = arguments._explained(caught.value)
     assert said == "Unknown command line flag 'tpk'. `fact-jax predict --help` lists the flags."
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("batch_size=nan", "config.batch_size is 'nan'; expected a whole number from 1 to 65536 ("),
+        ("download=-1", "config.download is '-1'; expected True or False ("),
+        ("warmup_epochs=None", "config.warmup_epochs is 'None'; expected a whole number from 0"),
+        ("fact_tt.rank=1.5", "config.fact_tt.rank is '1.5'; expected a whole number"),
+        ("seeds[0]=x", "config.seeds is 'x'; expected whole numbers from 0"),
+        ("seeds=1 --own=x", "--own is 'x'; expected a whole number."),
+        ("seeds[5]=1", "--config.seeds[5]=1: no list has this place; set the whole list"),
+        ("seeds[x]=1", "--config.seeds[x]=1: no list has this place; set the whole list"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_range(monkeypatch, capsys, word, said):
+    before = set(flags.FLAGS)
+    flags.DEFINE_integer("own", 1, "")
+    monkeypatch.setattr(sys, "argv", ["vtab", *f"--config.{word}".split()])
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            arguments.parse(sys.argv, "", lambda: configs.define_flag("quickstart"))
+    finally:
+        for added in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, added)
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_what_an_extra_brings_is_asked_for_by_its_name(monkeypatch):

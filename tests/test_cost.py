@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import quickstart, tt_paper
-from fact_jax import ViT, get_variant
+from fact_jax import UserError, ViT, get_variant
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import features, init_base
 from fact_jax.cli import dry_run
@@ -123,8 +123,18 @@ def test_a_dry_run_needs_no_data_and_no_weights_and_writes_nothing(tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_shows_the_cells_that_are_asked_for(tmp_path):
+    config, (_, second) = plan()
+    text = shown(config, tmp_path, only=[second.name])
+    assert "1 cells in" in text
+    assert second.name in text
+    with pytest.raises(UserError, match="--cells: 'foo' is not a cell of this sweep, which has di"):
+        shown(config, tmp_path, only=["foo", second.name])
+
+
 def test_times_are_those_of_this_machine(tmp_path, speed):
-    config, (cell,) = plan(seeds=(0,), epochs=10**6)
+    six = ConfigDict({"scales": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)})
+    config, (cell,) = plan(seeds=(0,), epochs=10**5, fact_tt=six)
     text = shown(config, tmp_path)
     minutes = round(cell_cost(cell, get_variant("vit_mini")).flops / 8e12 / 60)
     assert minutes > 60

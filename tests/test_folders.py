@@ -387,6 +387,14 @@ def test_the_cost_of_a_folder_that_is_not_there_is_its_epochs(tmp_path):
     assert "folder_pets: its folder is not there" in console.export_text()
 
 
+@pytest.mark.parametrize(("pets", "changes"), [({"ant": 3}, {}), (NAMES, {"mock_data": True})])
+def test_a_dry_run_says_why_a_folder_is_refused(tmp_path, pets, changes):
+    pictures(tmp_path / "pets", dict.fromkeys(pets, 3))
+    config, console = sweep_config(tmp_path, **changes), Console(quiet=True)
+    with pytest.raises(UserError, match="Task folder_pets: .*(has one class|no mock data)"):
+        show_plan(config, str(tmp_path / "run"), console, elsewhere="ray")
+
+
 def test_a_task_of_a_folder_is_known_by_its_name_alone():
     """Reports are made where the pictures are not."""
     task = get_task("folder_my-pets.v2")

@@ -1,20 +1,25 @@
 """Settings without sense are refused with their range; those that do not act are named."""
 
 import dataclasses
+import itertools
 import math
 import re
 
+import jax
 import pytest
 from ml_collections import ConfigDict
+from tried_methods import ALL, random_factors
 
 from configs import base, compare, fewshot, linear, quickstart, tt_rank16
-from fact_jax import UserError
+from fact_jax import UserError, get_variant
+from fact_jax.backbone.vit import init_base
 from fact_jax.cli.overrides import overridden
 from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole, setting
 from fact_jax.sweep.plan import make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings, resolve
 from fact_jax.sweep.settings import METHOD_SETTINGS, RUN_SETTINGS, SETTINGS, RunSettings
-from fact_jax.training.schedule import highest_share
+from fact_jax.training.schedule import highest_share, learning_rate
+from fact_jax.tuning import NOAH
 
 NAN, INF = math.nan, math.inf
 
@@ -89,6 +94,12 @@ def test_a_setting_without_sense_is_refused_with_its_range(name):
         assert f"config.{name} is {shown}; expected {allowed} (" in str(refused.value)
 
 
+def test_no_number_is_beyond_all_bounds():
+    huge = (10**40, 1e300, (10**40,), (1e300,))
+    ranges = {name: field.metadata["allowed"] for name, field in SETTINGS.items()}
+    assert not [name for name, allowed in ranges.items() if any(map(allowed.allows, huge))]
+
+
 def test_every_setting_of_the_base_config_has_a_range():
     names = set(base.get_config()) - {"tasks", "methods"}
     here = SETTINGS.keys() - {"tasks", "methods"}
@@ -120,17 +131,17 @@ def test_a_cell_has_the_settings_of_the_sweep_where_its_method_has_none():
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("fact_tt.learning_rates", (0.1, -1), "numbers of 0 or more, with commas"),
+        ("fact_tt.learning_rates", (0.1, -1), "numbers from 0 to 3.40282e+38, with commas"),
         (
             "fact_tt.learning_rates",
             (),
-            "numbers of 0 or more, with commas between them, at least",
+            "numbers from 0 to 3.40282e+38, with commas between them, at least",
         ),
-        ("fact_tt.scales", (0.1, NAN), "numbers that are finite"),
-        ("fact_tt.scales", 0.1, "numbers that are finite"),
-        ("linear.weight_decays", (-0.1,), "numbers of 0 or more"),
-        ("fact_tt.learning_rate", -0.5, "a finite number of 0 or more"),
-        ("fact_tt.scale", INF, "a finite number"),
+        ("fact_tt.scales", (0.1, NAN), "numbers from -3.40282e+38 to 3.40282e+38"),
+        ("fact_tt.scales", 0.1, "numbers from -3.40282e+38 to 3.40282e+38"),
+        ("linear.weight_decays", (-0.1,), "numbers from 0 to 3.40282e+38"),
+        ("fact_tt.learning_rate", -0.5, "a finite number from 0 to 3.40282e+38"),
+        ("fact_tt.scale", 1e39, "a finite number from -3.40282e+38 to 3.40282e+38"),
         ("fact_tt.rank", 0, "a whole number from 1 to 65536"),
         ("fact_tt.rank", 10**30, "a whole number from 1 to 65536"),
         ("fact_tt.rank", "4", "a whole number from 1 to 65536"),
@@ -138,9 +149,9 @@ def test_a_cell_has_the_settings_of_the_sweep_where_its_method_has_none():
         ("fact_tk.mlp_cores", "own", "'released' or 'formula'"),
         ("fact_tk.dropout_rate", 2.0, "a finite number from 0 to below 1"),
         ("linear.optimizer", "lion", "'adamw' or 'sgd'"),
-        ("linear.epochs", 0, "a whole number of 1 or more"),
-        ("fact_tt.per_task.fashion.learning_rate", -1.0, "a finite number of 0 or more"),
-        ("shots", (0,), "whole numbers of 1 or more"),
+        ("linear.epochs", 0, "a whole number from 1 to 100000"),
+        ("fact_tt.per_task.fashion.learning_rate", -1.0, "a finite number from 0 to 3.40282e+38"),
+        ("shots", (0,), "whole numbers from 1 to 9999"),
     ],
 )
 def test_values_of_methods_tasks_and_grids_are_named_as_they_are_written(path, value, expected):
@@ -166,6 +177,7 @@ def test_nothing_to_do_and_what_does_not_fit_together_is_refused():
             {"fact_tt.per_task.digit": ConfigDict({"scale": 1.0})},
             "config.fact_tt.per_task: There is no task 'digit'. Did you mean 'digits'",
         ),
+        ({"epoch": 3}, "has 'epoch', which is no setting and no method. Did you mean 'epochs'"),
         ({"image_size": 36}, "config.image_size 36 is not a multiple of vit_mini's patch size 8"),
         ({"attention": "cudnn"}, "Set config.dtype to 'bfloat16'"),
         ({"augment": True}, "config.augment is True, but digits is no few-shot task"),
@@ -193,6 +205,19 @@ def test_damaged_pictures_are_left_out_only_where_files_are_read(tmp_path):
     (tmp_path / "food101" / "annotations" / "test_meta.list").touch()
     for task in ("cifar", "food101_1shot", "folder_x", "folder_x_1shot"):
         assert plan(task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depths": (99,)}, "config.noah: depths are (99,); the ViT has 6 blocks"),
+        ({"limit": 1}, "config.noah.limit is 1, but the smallest architecture has 2,177 nu"),
+    ],
+)
+def test_a_search_without_sense_is_refused(changes, words):
+    changes = {f"noah.{name}": value for name, value in changes.items()}
+    with pytest.raises(UserError, match=re.escape(words)):
+        make_plan(config_of({"methods": "noah", **changes}, compare.get_config))
 
 
 def test_ranges_have_words_that_say_their_bounds():
@@ -261,7 +286,7 @@ def test_what_acts_nowhere_is_refused(get_config, changes, words):
         (quickstart.get_config, {"fact_tt.rank": 4, "epochs": 3, "weights": "x", "seeds": (1,)}),
         (quickstart.get_config, {"methods": "fact_tt", "learning_rate": 0.01, "tasks": "digits"}),
         (tt_rank16.get_config, {"learning_rate": 0.5, "fact_tt.scales": (1.0,)}),
-        (tt_rank16.get_config, {"fact_tt.published": "fact_tt_4", "eval_every": 5}),
+        (tt_rank16.get_config, {"fact_tt.published": "fact_tt_4", "seeds": (1,)}),
         (
             compare.get_config,
             {"methods": "fact_tt+vpt_deep", "learning_rate": 0.1, "fact_tt.rank": 2},
@@ -281,6 +306,29 @@ def test_what_acts_in_some_cells_is_said():
     config = config_of({**changes, "linear.per_task": ConfigDict()})
     (note,) = overridden(config, {"learning_rate": 0.5})
     assert "others have config.fact_tt.learning_rate (0.01)" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"linear.scale": 5.0}, "--config.linear.scale=5.0 changes nothing: linear has no scale"),
+        ({"eval_every": 3}, "changes nothing: protocol 'val' tests the last epoch only"),
+        ({"linear.eval_every": 3}, "changes nothing: protocol 'val' tests the last epoch only"),
+    ],
+)
+def test_what_has_no_effect_is_said(changes, words):
+    (note,) = overridden(config_of(changes), changes)
+    assert words in note
+
+
+def test_methods_without_a_scale_say_so():
+    config = get_variant("vit_mini").replace(depth=2, width=16, num_heads=2, mlp_dim=32)
+    base = init_base(config, jax.random.key(0))
+    for method in (*ALL.values(), NOAH(depths=(1, 2))):
+        factors = random_factors(method, config, base)
+        once, twice = (method.adaptation(factors, config, scale) for scale in (1.0, 2.0))
+        acts = method.__dataclass_fields__["scale"].metadata.get("acts", True)
+        assert acts == any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), once, twice)))
 
 
 def test_a_list_of_candidates_hides_the_one_value():
@@ -352,7 +400,12 @@ def test_warnings_name_a_method_s_own_warm_up_and_the_supernet_s():
     assert "noah" in schedule_warning(config, make_plan(config))
 
 
-def test_the_highest_rate_is_that_of_the_schedule():
-    assert highest_share(1e-3, 2, 1) == pytest.approx(1e-3)
-    assert highest_share(1e-3, 100, 0) == highest_share(0.0, 3, 2) == 1.0
-    assert highest_share(1e-3, 100, 10) == pytest.approx(0.976, abs=1e-3)
+@pytest.mark.parametrize("peak", [0.0, 1e-9, 1e-6, 5e-6, 1e-3, 10.0])
+def test_the_highest_rate_is_that_of_the_schedule(peak):
+    assert highest_share(peak, 10**20, 10**19) > 0.9  # at once
+    for epochs, warmup in itertools.product((1, 2, 3, 5, 12, 100), (0, 1, 2, 5, 10, 99, 200)):
+        rates = [
+            learning_rate(epoch, peak=peak, epochs=epochs, warmup_epochs=warmup)
+            for epoch in range(epochs)
+        ]
+        assert highest_share(peak, epochs, warmup) == (max(rates) / peak if peak else 1)

@@ -1,5 +1,6 @@
 """Flags of the commands: parsed with readable errors, and listed by `--help`."""
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -11,10 +12,16 @@ from fact_jax.cli import configs
 from fact_jax.command_line import as_started, this_command
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask
+from fact_jax.sweep.resolution import check_setting
 from fact_jax.text import say
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _WIDTH = 100
+_EXPECTED = {  # by the words of Python and absl
+    "literal for int()": "a whole number",
+    "string to float": "a number",
+    "Non-boolean": "True or False",
+}
 
 
 def define_factor_flags() -> None:
@@ -64,7 +71,7 @@ def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:
         define()
         if not wants_help:
             return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
         say(f"error: {_explained(error)}", error=True)
         sys.exit(2)
     say(help_text(text))
@@ -97,13 +104,36 @@ def _described(flag: flags.Flag) -> str:
     )
 
 
+def _of_another_type(error: flags.Error) -> str | None:
+    """A sentence on a value that is not of its flag's type; None for another fault."""
+    start = str(error).removesuffix(f": {error.__context__}")
+    found = re.fullmatch(r"flag --([^=]+?)((?:\[.*\])*)=(.*)", start, re.DOTALL)
+    if found is None:
+        return None
+    name, _, value = found.groups()
+    if name.startswith("config."):
+        try:
+            check_setting(name.removeprefix("config."), value)
+        except UserError as refused:  # a command line has no None
+            return str(refused).replace("expected None or ", "expected ")
+    for words, expected in _EXPECTED.items():
+        if words in str(error.__context__):
+            return f"--{name} is {value!r}; expected {expected}."
+    return None
+
+
 def _explained(error: Exception) -> str:
     """A sentence on the fault of the flags, made of absl's and ml_collections' errors."""
     if isinstance(error, flags.Error):
         if isinstance(error.__context__, UserError):  # absl puts the flag before its text
             return str(error.__context__)
+        if refusal := _of_another_type(error):
+            return refusal
         sentence = " ".join(str(error).split()).removesuffix(".")
         return f"{sentence}. `{' '.join(this_command())} --help` lists the flags."
+    places = [word for word in sys.argv[1:] if re.match(r"--?config\.[^=]*\[", word)]
+    if isinstance(error, IndexError | TypeError) and places:
+        return f"{places[0]}: no list has this place; set the whole list, as --config.seeds=0,1."
     cause: object = error  # ml_collections puts the KeyError of a name into an AttributeError
     while isinstance(cause, Exception) and cause.args and not isinstance(cause, KeyError):
         cause = cause.args[0]

@@ -22,7 +22,6 @@ import fact_jax
 from fact_jax.errors import UserError
 
 NO_SWEEPS = ("__init__", "base")  # the other files build on them
-_BUGS = (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError)
 
 
 def folder() -> Path:
@@ -79,12 +78,13 @@ def load(config: str) -> ConfigDict:
         settings = _call(_module(path), [argument] if colon else [])
     except UserError:
         raise
-    except ValueError as error:  # of a config that does not know the argument
-        raise UserError(f"--config {config!r}: {error}") from error
-    except _BUGS as error:
+    except (Exception, SystemExit) as error:  # a config is a program, which may raise anything
         words = error.msg if isinstance(error, SyntaxError) else error
-        text = f"{type(error).__name__}: {words}"
-        raise UserError(f"--config {config!r}: {path}{_line(path, error)}: {text}") from error
+        place = f"{path}{_line(path, error)}: {type(error).__name__}: "
+        if colon and isinstance(error, ValueError):  # the config does not know the argument
+            place = ""
+        text = " ".join(f"{place}{words}".split())
+        raise UserError(f"--config {config!r}: {text:.500}") from error
     if not isinstance(settings, ConfigDict):
         raise UserError(
             f"get_config() of {path} gave a {type(settings).__name__}; expected a ConfigDict, such "
@@ -96,7 +96,7 @@ def load(config: str) -> ConfigDict:
 def _call(module: ModuleType, arguments: list[str]) -> Any:
     """Calls get_config()."""
     get_config = getattr(module, "get_config", None)
-    if get_config is None:
+    if not callable(get_config):
         raise UserError(f"{module.__file__} has no function get_config(), which a config needs.")
     try:
         inspect.signature(get_config).bind(*arguments)
@@ -106,10 +106,12 @@ def _call(module: ModuleType, arguments: list[str]) -> Any:
     return get_config(*arguments)
 
 
-def _line(path: Path, error: Exception) -> str:
+def _line(path: Path, error: BaseException) -> str:
     """The line of the file in which an error was raised."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    number = lines[-1] if lines else None
     return f", line {number}" if number else ""
 
 

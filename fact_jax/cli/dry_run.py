@@ -1,38 +1,42 @@
 """Shows what a sweep would do: its cells, their cost, and which of them are done."""
 
-import contextlib
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 from rich.table import Table
 
 from fact_jax.backbone.config import get_variant
 from fact_jax.cli.terminal import Console
-from fact_jax.data import DataSettings, Task, get_task, open_task
-from fact_jax.errors import UserError
+from fact_jax.data import Task, get_task, open_task
 from fact_jax.report.tables import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
-from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
+from fact_jax.sweep.plan import Cell, chosen, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
-from fact_jax.sweep.settings import RunSettings
+from fact_jax.sweep.settings import RunSettings, SweepSettings
 from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
 
 
 def show_plan(
-    sweep_config: ConfigDict, workdir: str, console: Console, elsewhere: str = ""
+    sweep_config: ConfigDict,
+    workdir: str,
+    console: Console,
+    elsewhere: str = "",
+    only: Sequence[str] = (),
 ) -> None:
-    """Prints a line a cell and the sums. Writes nothing, and needs neither weights nor data.
+    """Prints a line a cell, or for `only` these, and the sums. Writes nothing, and needs neither
+    weights nor data.
 
     Times are by FLOPs, at the rate of the cells that are finished in the work directory. Without
     any a step is timed here, unless the cells run `elsewhere` (a launcher's name).
     """
-    cells, store = make_plan(sweep_config), Store(workdir, create=False)
+    cells, store = chosen(make_plan(sweep_config), only), Store(workdir, create=False)
     sweep = read_settings(sweep_config)
     vit = get_variant(sweep.run.variant).replace(image_size=sweep.run.image_size)
-    tasks = {
-        name: _with_sizes(name, sweep.data_dir) for name in dict.fromkeys(c.task for c in cells)
-    }
+    tasks = {name: _with_sizes(name, sweep) for name in dict.fromkeys(c.task for c in cells)}
     costs = [cell_cost(cell, vit, tasks[cell.task]) for cell in cells]
     results = [store.read_result(cell.name) for cell in cells]
     finished = {
@@ -98,13 +102,18 @@ def _rate(
     )
 
 
-def _with_sizes(name: str, data_dir: str) -> Task:
-    """The task, with the sizes of its folder, if it is one that can be read."""
-    task = get_task(name)
-    if task.folder:
-        with contextlib.suppress(UserError):
-            return open_task(task, DataSettings(data_dir or None)).task
-    return task
+def _with_sizes(name: str, sweep: SweepSettings) -> Task:
+    """The task, with the sizes of its folder, if it has one. UserError for a folder without sense.
+
+    A folder that is not there may be where the cells will run.
+    """
+    task, settings = get_task(name), dataclasses.replace(sweep.data, skip_damaged=False)
+    if not task.folder or (
+        settings.data_dir
+        and not (epath.Path(settings.data_dir).expanduser() / task.folder).exists()
+    ):
+        return task
+    return open_task(task, settings).task
 
 
 def _texts(cost: Cost, rate: float | None) -> list[str]:

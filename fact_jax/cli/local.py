@@ -16,7 +16,7 @@ from fact_jax.report.records import csv_text, read_results
 from fact_jax.report.tables import parameter_table, print_table
 from fact_jax.sweep.cost import epochs_of
 from fact_jax.sweep.feed import Feed
-from fact_jax.sweep.plan import Cell, make_plan, schedule_warning
+from fact_jax.sweep.plan import Cell, chosen, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Progress
@@ -67,11 +67,7 @@ def run_sweep(
     failed: list[Failure] = [] if failures is None else failures
     cells, sweep, only = make_plan(sweep_config), read_settings(sweep_config), only or []
     numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
-    if unknown := [name for name in only if name not in numbers]:
-        raise UserError(
-            f"--cells: {unknown[0]!r} is not a cell of this sweep, which has {cells[0].name} to "
-            f"{cells[-1].name}; --dry_run shows them all."
-        )
+    wanted = chosen(cells, only)
     if cold := schedule_warning(sweep_config, cells):
         console.print(cold)
     bars = Bars(console, note)
@@ -86,12 +82,12 @@ def run_sweep(
             runner = launch(sweep_config, store, bars)
         else:
             feed = Feed(sweep)
-            for cell in cells:  # missing data are named before weights are downloaded
-                if not store.result_path(cell.name).exists() and (not only or cell.name in only):
+            for cell in wanted:  # missing data are named before weights are downloaded
+                if not store.result_path(cell.name).exists():
                     feed.data(cell.task)
             runner = Runner(sweep, store, progress, rerun, Trainer(sweep, progress, feed))
         results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
-        todo = [c for c in cells if c.name not in results and (not only or c.name in only)]
+        todo = [c for c in wanted if c.name not in results]
         if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
             _check_data(runner, todo, results)
             _print_parameters(console, runner, cells)

@@ -10,6 +10,7 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import Given, resolve
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
+from fact_jax.tuning import METHODS, Method
 
 _LISTS = {one: several for several, one in GRID.items()}
 _SHOWN = 8  # settings in a message
@@ -31,10 +32,15 @@ def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         path = re.sub(r"(\[\d+\])+$", "", name)  # of an element of a list
         first, *rest = path.split(".")
+        line = f"--config.{name}={_text(value)}"
+        leaf = path.rpartition(".")[2]
+        if leaf == "eval_every" and sweep_config.protocol == "val":
+            notes.append(f"{line} changes nothing: protocol 'val' tests the last epoch only.")
+        if leaf in ("scale", "scales") and first in METHODS and not _has_scale(METHODS[first]):
+            notes.append(f"{line} changes nothing: {first} has no scale.")
         if not rest and first not in METHOD_SETTINGS:  # nothing but the command line sets it again
             continue
         winners, acts = _winners(path, value, acting)
-        line = f"--config.{name}={_text(value)}"
         if winners:
             places = [f"config.{w.path} ({_text(w.value)})" for w in winners]
             words = f"{', '.join(places[:_SHOWN])}{' and others' * (len(places) > _SHOWN)}"
@@ -48,6 +54,10 @@ def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
                 f"{sweep_config.methods!r}, and config.tasks is {sweep_config.tasks!r}."
             )
     return notes
+
+
+def _has_scale(method: type[Method]) -> bool:
+    return bool(method.__dataclass_fields__["scale"].metadata.get("acts", True))
 
 
 def _winners(

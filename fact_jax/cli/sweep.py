@@ -73,14 +73,14 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     hints = overridden(sweep_config, config_flags.get_override_values(flags.FLAGS["config"]))
     if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cells = split_names(flags.FLAGS.cells)
     console = Console(quiet=bool(flags.FLAGS.distributed) and jax.process_index() != 0)
     for hint in hints:
         console.print(hint)
     if flags.FLAGS.dry_run:
-        show_plan(sweep_config, workdir, console, flags.FLAGS.launcher if launch else "")
+        show_plan(sweep_config, workdir, console, flags.FLAGS.launcher if launch else "", cells)
         return
     failures: list[Failure] = []
-    cells = split_names(flags.FLAGS.cells)
     results = run_sweep(sweep_config, workdir, console, failures, cells, launch=launch)
     if results:
         finish(sweep_config, results, console, absolute(workdir))

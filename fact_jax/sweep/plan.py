@@ -1,6 +1,7 @@
 """The plan: cells of a sweep from its config."""
 
 import dataclasses
+import difflib
 import itertools
 import json
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
+from fact_jax.backbone.config import ViTConfig, get_variant
 from fact_jax.data import VTAB, get_task
 from fact_jax.data.catalog import check_skipping
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
-from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, RunSettings
+from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
@@ -106,6 +108,11 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
     tasks, methods = task_names(sweep.tasks, sweep.shots), split_names(sweep.methods)
     for name in methods:
         _check_method(sweep_config, name)
+    for name in sweep_config:
+        if name not in SETTINGS and not METHODS.keys() >= set(str(name).split("+")):
+            near = difflib.get_close_matches(str(name), [*SETTINGS, *METHODS], n=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"The config has {name!r}, which is no setting and no method.{guess}")
     plain = [task for task in tasks if not get_task(task).few_shot]
     if sweep.run.augment and plain:
         raise UserError(
@@ -123,6 +130,16 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
         for name in methods
         for seed in dict.fromkeys(sweep.seeds)
     ]
+
+
+def chosen(cells: list[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells of these names, without any all. Raises UserError for a name that none has."""
+    if unknown := set(names) - {cell.name for cell in cells}:
+        raise UserError(
+            f"--cells: {min(unknown)!r} is not a cell of this sweep, which has {cells[0].name} to "
+            f"{cells[-1].name}; --dry_run shows them all."
+        )
+    return [cell for cell in cells if not names or cell.name in names]
 
 
 def _check_method(sweep_config: ConfigDict, name: str) -> None:
@@ -159,6 +176,8 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     method_settings |= parts  # of a combination
     run = {key: given.value for key, given in resolved.run.items()}
     method = _method(name, method_settings)
+    if isinstance(method, SearchMethod):
+        _check_search(f"config.{name}", method, get_variant(run["variant"]))
     default = {"scale": float(method.scale) if scale is None else scale, **run}
     grid = {
         field: tuple(dict.fromkeys(map(float, resolved.lists[several].value)))
@@ -175,6 +194,20 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
     return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)
+
+
+def _check_search(where: str, method: SearchMethod, vit: ViTConfig) -> None:
+    """UserError if a search has no architecture to find in this ViT."""
+    try:
+        depth, width = min(method.depths_of(vit)), min(method.widths)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    row = [width] * depth + [0] * (vit.depth - depth)
+    if (least := method.count([row] * len(method.families), vit)) > method.limit:
+        raise UserError(
+            f"{where}.limit is {method.limit}, but the smallest architecture has {least:,} "
+            "numbers. Raise the limit, or give smaller widths or depths."
+        )
 
 
 def schedule_warning(sweep_config: ConfigDict, cells: Sequence[Cell]) -> str:
@@ -209,6 +242,8 @@ def _method(name: str, settings: dict[str, Any]) -> Method:
     try:
         return build(name, settings)
     except UserError as error:
+        if "has no setting" not in str(error):
+            raise UserError(f"config.{name}: {error}") from error
         raise UserError(
             f"config.{name}: {error} In the place of the whole sweep's it may set "
             f"{', '.join((*METHOD_SETTINGS, *GRID))}."

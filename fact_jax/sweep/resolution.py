@@ -58,22 +58,27 @@ class Resolved:
 
     def check(self) -> None:
         """Raises UserError for a value without sense, named as the config has it."""
-        for name, given in self.run.items():
-            _check(name, given.path, given.value)
-        for several, given in self.lists.items():
-            allowed = SCALE if several == "scales" else SETTINGS[GRID[several]].metadata["allowed"]
-            what = "to choose from on validation data"
-            check(f"config.{given.path}", given.value, Each(allowed), what)
-        for part, settings in self.parts.items():
-            ranges = allowed_values(METHODS[part]) if part in METHODS else {}
+        for settings in (self.run, self.lists, *self.parts.values()):
             for name, given in settings.items():
-                if name == "scale" or name in ranges:
-                    check(f"config.{given.path}", given.value, ranges.get(name, SCALE))
+                check_setting(given.path, given.value, name)
 
 
-def _check(name: str, path: str, value: Any) -> None:
-    metadata = SETTINGS[name].metadata
-    check(f"config.{path}", value, metadata["allowed"], metadata["what"])
+def check_setting(path: str, value: Any, name: str = "") -> None:
+    """Raises UserError for a value that the setting at this place in the config cannot have.
+
+    `name` is given where it is not the last of the path: a scale may come from 'scales'.
+    """
+    method, _, rest = path.partition(".")
+    name = name or path.rpartition(".")[2]
+    ranges = allowed_values(METHODS[method]) if rest and method in METHODS else {}
+    if name in ranges or name == "scale":
+        check(f"config.{path}", value, ranges.get(name, SCALE))
+    elif name in SETTINGS:
+        metadata = SETTINGS[name].metadata
+        check(f"config.{path}", value, metadata["allowed"], metadata["what"])
+    elif name in GRID:
+        one = SCALE if name == "scales" else SETTINGS[GRID[name]].metadata["allowed"]
+        check(f"config.{path}", value, Each(one), "to choose from on validation data")
 
 
 def read_settings(sweep_config: ConfigDict) -> SweepSettings:
@@ -82,7 +87,7 @@ def read_settings(sweep_config: ConfigDict) -> SweepSettings:
     for name, field in SETTINGS.items():
         if name in sweep_config:
             values[name] = sweep_config[name]
-            _check(name, name, values[name])
+            check_setting(name, values[name])
         elif not field.metadata.get("optional"):
             what = field.metadata["what"]
             raise UserError(f"The config has no {name} ({what}); begin with configs/base.py's.")

@@ -29,7 +29,7 @@ class Adapter:
 
     width: int = setting(8, SIZE)
     placement: str = setting("noah", OneOf(_PLACES))
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)

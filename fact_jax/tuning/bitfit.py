@@ -18,7 +18,7 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 class BitFit:
     """The biases, which start at the base's values. `scale` is not used."""
 
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)

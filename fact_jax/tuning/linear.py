@@ -14,7 +14,7 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 class Linear:
     """No factors and no changes."""
 
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)

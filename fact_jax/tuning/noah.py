@@ -92,10 +92,10 @@ class NOAH:
 
     Each family takes one of `widths` in each of its first blocks, whose number is one of `depths`
     (empty: quarters of the ViT's depth). The search runs `generations` of `population`
-    architectures: `mutations` and `crossovers` of the best `parents` so far, the others random. An
-    architecture counts at most `limit` numbers, including `prompt_positions` of width d (0: as many
-    as the largest width). A mutation changes a family with `mutation_probability`, and then its
-    depth with `depth_probability`. `scale` is not used.
+    architectures: `mutations` and `crossovers` of the best `parents` so far (all, while there are
+    fewer), the others random. An architecture counts at most `limit` numbers, including
+    `prompt_positions` of width d (0: as many as the largest width). A mutation changes a family
+    with `mutation_probability`, and then its depth with `depth_probability`. `scale` is not used.
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
@@ -112,7 +112,7 @@ class NOAH:
     generations: int = setting(15, SIZE)
     mutation_probability: float = setting(0.2, Real(0, 1))
     depth_probability: float = setting(0.4, Real(0, 1))
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -176,7 +176,7 @@ class NOAHSubnet:
     prompts: tuple[int, ...] = _widths()
     lora: tuple[int, ...] = _widths()
     adapters: tuple[int, ...] = _widths()
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     # The family of each array's rows, and their axis in the supernet's array.
     _ARRAYS: ClassVar[dict[str, tuple[str, int]]] = {

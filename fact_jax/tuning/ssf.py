@@ -23,7 +23,7 @@ class SSF:
     one shift each. `scale` is not used.
     """
 
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)

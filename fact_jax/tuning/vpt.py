@@ -18,7 +18,7 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 @dataclasses.dataclass(frozen=True)
 class _VPT:
     num_tokens: int = setting(10, SIZE)
-    scale: float = setting(1.0, SCALE)
+    scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
