@@ -10,6 +10,7 @@ from benchmarks.fuzz_target import Target
 from fact_jax import UserError
 
 
+@pytest.mark.filterwarnings("ignore:some pictures have more than 8 bits")
 @pytest.mark.parametrize("name", ["npz", "safetensors", "torch", "results", "pictures", "cache"])
 def test_sound_files_are_accepted_and_cases_are_made_again(tmp_path, name):
     target = fuzz.TARGETS[name]
