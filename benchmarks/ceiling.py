@@ -60,8 +60,11 @@ def main() -> None:
     Console().print(table)
     if a.out:
         content = {
-            "size": a.size, "flops_per_s": ceiling, "shares": shares, "environment": environment()
-        }  # fmt: skip
+            "size": a.size,
+            "flops_per_s": ceiling,
+            "shares": shares,
+            "environment": environment(),
+        }
         a.out.write_text(json.dumps(content, indent=1) + "\n")
     if a.step and not shares:
         raise SystemExit(f"No share of the ceiling: {a.step} has no system with useful_flops.")

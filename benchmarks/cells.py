@@ -17,9 +17,16 @@ from fact_jax.report.tables import architectures_tried
 
 SAME = ("weights_sha256", "epochs", "image_size")  # what all cells of a file have in common
 _KEPT = (
-    "method", "task", "seed", "accuracy", "learning_rate", "selection", "grid_size", "num_factors",
+    "method",
+    "task",
+    "seed",
+    "accuracy",
+    "learning_rate",
+    "selection",
+    "grid_size",
+    "num_factors",
     "factor_file_bytes",
-)  # fmt: skip
+)
 
 
 def cell_of(result: dict[str, Any], environment: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ from benchmarks.faults_bench import (  # noqa: E402,F401
     temporary,
     trained_otherwise,
     wait_for,
-)  # fmt: skip
+)
 from benchmarks.faults_stop import stop
 
 
@@ -123,9 +123,11 @@ def _signalled(b: Bench, number: signal.Signals, status: int, text: str) -> None
     lost += [f"{epochs} finished epochs"] if epochs else []
     lost += b.compare(workdir, *SMALL, last=b.run(workdir, *SMALL))
     b.row(
-        f"{number.name} while it trains", times, lost,
+        f"{number.name} while it trains",
+        times,
+        lost,
         f"status {status}, {text!r}",
-    )  # fmt: skip
+    )
 
 
 def term(b: Bench) -> None:
@@ -302,9 +304,11 @@ def failing(b: Bench) -> None:
     gap = max(abs(x - y) for pair in both for x, y in zip(*pair, strict=True))
     moved = max(abs(mine[c]["accuracy"] - theirs[c]["accuracy"]) for c in theirs)
     b.row(
-        "out of memory in stacks of two (injected)", 1, lost,
+        "out of memory in stacks of two (injected)",
+        1,
+        lost,
         f"went on one by one; losses differ by up to {gap:.1e}, accuracies by up to {moved:.1f} %",
-    )  # fmt: skip
+    )
 
 
 def together(b: Bench) -> None:
@@ -372,9 +376,21 @@ def lacking(name: str) -> str:
     return ""
 
 
-TRIALS = {f.__name__: f for f in (
-    kill, stop, term, interrupt, full, readonly, corrupt, failing, together, clock,
-)}  # fmt: skip
+TRIALS = {
+    f.__name__: f
+    for f in (
+        kill,
+        stop,
+        term,
+        interrupt,
+        full,
+        readonly,
+        corrupt,
+        failing,
+        together,
+        clock,
+    )
+}
 
 
 def main() -> None:

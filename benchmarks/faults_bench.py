@@ -31,18 +31,31 @@ FAR = "from benchmarks import faults_bench; faults_bench.patched({what!r})"
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.update(
-        tasks="digits", methods="linear,fact_tt,noah", seeds=(0, 1, 2, 3), epochs=3,
-        warmup_epochs=1, train_limit=96, eval_limit=60, batch_size=32, trials_per_device=2,
-    )  # fmt: skip
+        tasks="digits",
+        methods="linear,fact_tt,noah",
+        seeds=(0, 1, 2, 3),
+        epochs=3,
+        warmup_epochs=1,
+        train_limit=96,
+        eval_limit=60,
+        batch_size=32,
+        trials_per_device=2,
+    )
     config.linear = ConfigDict({"learning_rates": (1e-2, 3e-2)})
     config.fact_tt = ConfigDict({"rank": 4, "scales": (0.1, 1.0), "learning_rate": 1e-2})
     config.noah = ConfigDict(
         {
-            "widths": (1, 2), "supernet_epochs": 2, "supernet_learning_rate": 5e-3,
-            "population": 4, "parents": 2, "mutations": 2, "crossovers": 1, "generations": 2,
+            "widths": (1, 2),
+            "supernet_epochs": 2,
+            "supernet_learning_rate": 5e-3,
+            "population": 4,
+            "parents": 2,
+            "mutations": 2,
+            "crossovers": 1,
+            "generations": 2,
             "limit": 100_000,
         }
-    )  # fmt: skip
+    )
     return config
 
 
@@ -101,10 +114,11 @@ class Bench:
         self.rows: list[dict[str, Any]] = []
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT), "COLUMNS": "200",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "200",
             "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        }  # fmt: skip
+        }
         self._expected: dict[tuple[str, ...], dict[str, Any]] = {}
         self._tables: dict[tuple[str, ...], str] = {}
         self._count = 0
@@ -123,9 +137,12 @@ class Bench:
         ]
         log = (self.folder / f"{workdir.name}-{time.monotonic_ns()}.log").open("w+")
         process = subprocess.Popen(
-            [*command, *words], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+            [*command, *words],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             env={**self.environment, **more},
-        )  # fmt: skip
+        )
         process.log = log  # type: ignore[attr-defined]
         return process
 

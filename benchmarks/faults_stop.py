@@ -110,10 +110,12 @@ def stop(b: Bench) -> None:
     )
     phases = ", ".join(f"{n} {p}" for p, n in Counter(s.phase for s in stops).items())
     b.row(
-        "SIGINT or SIGTERM at random moments", len(stops), lost,
+        "SIGINT or SIGTERM at random moments",
+        len(stops),
+        lost,
         f"status 130 or 143, at the latest after {longest}; {phases}; {sweeps} sweeps went on to "
         "the end",
-    )  # fmt: skip
+    )
     b.rows[-1]["signals"] = [
         {
             "signal": s.number.name if s.number else "",

@@ -56,9 +56,15 @@ def _trainable(method) -> dict:
 
 def _factors() -> list[bytes]:
     metadata = {
-        "variant": "vit_b16", "weights_sha256": "0" * 64, "task": "dtd", "class_names": list("abc"),
-        "image_size": 224, "normalisation": "imagenet", "jpeg_quality": None, "protocol": "val",
-    }  # fmt: skip
+        "variant": "vit_b16",
+        "weights_sha256": "0" * 64,
+        "task": "dtd",
+        "class_names": list("abc"),
+        "image_size": 224,
+        "normalisation": "imagenet",
+        "jpeg_quality": None,
+        "protocol": "val",
+    }
     methods = (FacTTT(2, 0.1), FacTTK(2, 1.0), LoRA(2, 1.0))
     return [to_bytes(method, _trainable(method), _CONFIG, metadata) for method in methods]
 

@@ -115,9 +115,14 @@ def outputs(case: Case, setting: Setting):
 
         def loss(factors):
             x = features(
-                model, base, images, METHOD.adaptation(factors, config), key=key,
-                dropout_rate=jnp.float32(0.1), drop_path_rate=jnp.float32(0.1),
-            )  # fmt: skip
+                model,
+                base,
+                images,
+                METHOD.adaptation(factors, config),
+                key=key,
+                dropout_rate=jnp.float32(0.1),
+                drop_path_rate=jnp.float32(0.1),
+            )
             logits = logits_of(trainable["head"], x, CLASSES)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 

@@ -10,12 +10,23 @@ from pathlib import Path
 from fact_jax.report.palette import GRID, INK, SOFT, styles
 
 NAMES = {
-    "full": "Full fine-tuning", "linear": "Linear probe", "bitfit": "BitFit",
-    "vpt_shallow": "VPT-shallow", "vpt_deep": "VPT-deep", "adapter": "Adapter",
-    "adaptformer": "AdaptFormer", "lora": "LoRA", "ssf": "SSF", "convpass": "Convpass",
-    "repadapter": "RepAdapter", "noah": "NOAH", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK",
-    "fact_cp": "FacT, CP", "fact_shared": "FacT, shared",
-}  # fmt: skip
+    "full": "Full fine-tuning",
+    "linear": "Linear probe",
+    "bitfit": "BitFit",
+    "vpt_shallow": "VPT-shallow",
+    "vpt_deep": "VPT-deep",
+    "adapter": "Adapter",
+    "adaptformer": "AdaptFormer",
+    "lora": "LoRA",
+    "ssf": "SSF",
+    "convpass": "Convpass",
+    "repadapter": "RepAdapter",
+    "noah": "NOAH",
+    "fact_tt": "FacT-TT",
+    "fact_tk": "FacT-TK",
+    "fact_cp": "FacT, CP",
+    "fact_shared": "FacT, shared",
+}
 
 
 def numbers(value: float) -> str:
@@ -42,18 +53,28 @@ def draw(record: dict, path: Path) -> None:
     looks = dict(zip(methods, styles(methods), strict=True))
     sizes = {m: statistics.fmean(rows[m, t]["num_factors"] for t in tasks) for m in methods}
     figure, axes = plt.subplots(
-        1, len(tasks), figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)), sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        1,
+        len(tasks),
+        figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
+    )
     for axis, task in zip(axes[0], tasks, strict=True):
         for y, method in enumerate(methods):
             row, fact = rows[method, task], method.startswith("fact_")
             axis.axhline(y, color=GRID, linewidth=0.5, alpha=0.5, zorder=0)
             axis.errorbar(
-                row["mean"], y, xerr=row["error"] or 0, marker=looks[method].marker,
-                markersize=6.5 if fact else 5, color=looks[method].color, capsize=2.5,
-                elinewidth=1.2, linestyle="",
-            )  # fmt: skip
+                row["mean"],
+                y,
+                xerr=row["error"] or 0,
+                marker=looks[method].marker,
+                markersize=6.5 if fact else 5,
+                color=looks[method].color,
+                capsize=2.5,
+                elinewidth=1.2,
+                linestyle="",
+            )
         axis.set_title(task, fontsize=10.5, loc="left")
         axis.set_xlabel("accuracy on test, %", fontsize=9)
         axis.tick_params(labelsize=9)
@@ -66,15 +87,23 @@ def draw(record: dict, path: Path) -> None:
     for y, method in enumerate(methods):
         fact = method.startswith("fact_")
         style = {
-            "transform": beside, "va": "center", "fontsize": 9.5,
-            "color": INK if fact else SOFT, "fontweight": "bold" if fact else "normal",
-        }  # fmt: skip
+            "transform": beside,
+            "va": "center",
+            "fontsize": 9.5,
+            "color": INK if fact else SOFT,
+            "fontweight": "bold" if fact else "normal",
+        }
         names.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
         names.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
     names.text(
-        -0.05, len(methods) - 0.2, "numbers\nstored", transform=beside, ha="right", fontsize=8.5,
+        -0.05,
+        len(methods) - 0.2,
+        "numbers\nstored",
+        transform=beside,
+        ha="right",
+        fontsize=8.5,
         color=SOFT,
-    )  # fmt: skip
+    )
     figure.savefig(path, dpi=160)
 
 

@@ -76,10 +76,15 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
     groups = {title: rows for title, rows in groups.items() if rows}
     heights = [len(rows) for rows in groups.values()]
     figure, grid = plt.subplots(
-        len(groups), 2, figsize=(9, 0.5 + 0.25 * sum(heights) + 0.35 * len(heights)),
-        sharex="col", sharey="row", layout="constrained", squeeze=False,
+        len(groups),
+        2,
+        figsize=(9, 0.5 + 0.25 * sum(heights) + 0.35 * len(heights)),
+        sharex="col",
+        sharey="row",
+        layout="constrained",
+        squeeze=False,
         gridspec_kw={"height_ratios": heights},
-    )  # fmt: skip
+    )
     figure.get_layout_engine().set(wspace=0.04)
     everyone = [found for rows in groups.values() for _, found in rows]
     unit, scale = ("s", 1.0) if max(min(f["seconds"]) for f in everyone) > 1 else ("ms", 1e3)
@@ -99,9 +104,13 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
                 colour = method_style(method).color
                 axes.barh(y, reached, 0.74, color=colour, alpha=PALE if peer else 1.0)
                 axes.annotate(
-                    figures(reached), (reached, y), (4, 0), textcoords="offset points",
-                    va="center", weight=weight,
-                )  # fmt: skip
+                    figures(reached),
+                    (reached, y),
+                    (4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    weight=weight,
+                )
                 if reference is not None:
                     text = (
                         f"{figures(reached / value(reference))} ×"
@@ -121,8 +130,11 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"{settings.get('variant', 'vit_b16')}, {settings['batch']} images a step, "
         f"{settings['dtype']}, {device(record)}",
-        x=0.01, ha="left", fontsize=9, color=SOFT,
-    )  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontsize=9,
+        color=SOFT,
+    )
     figure.savefig(path, dpi=160)
     plt.close(figure)
 
@@ -134,9 +146,13 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
     columns = min(3, len(sweeps))
     lines = -(-len(sweeps) // columns)
     figure, grid = plt.subplots(
-        lines, columns, figsize=(3 * columns, 0.6 + 2.5 * lines), sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        lines,
+        columns,
+        figsize=(3 * columns, 0.6 + 2.5 * lines),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
+    )
     smallest = largest = 1.0
     for axes, (variable, sweep) in zip(grid.flat, sweeps.items(), strict=False):
         rows = sweep["rows"]
@@ -151,9 +167,14 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
             axes.plot(x, ratios, color=colour, marker="o", ms=4, lw=1.6, label=label)
             up = 1 if name == upper else -1
             axes.annotate(
-                f"{figures(ratios[-1])} ×", (x[-1], ratios[-1]), (5, 6 * up),
-                textcoords="offset points", color=colour, weight="bold", va="center",
-            )  # fmt: skip
+                f"{figures(ratios[-1])} ×",
+                (x[-1], ratios[-1]),
+                (5, 6 * up),
+                textcoords="offset points",
+                color=colour,
+                weight="bold",
+                va="center",
+            )
             smallest, largest = min(smallest, *ratios), max(largest, *ratios)
         if variable != "split":  # there the work stays the same
             proportional = [row["value"] / rows[0]["value"] for row in rows]
@@ -180,12 +201,20 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"{settings['variant']}, FacT-TT {settings['rank']}, {settings['batch']} images a step, "
         f"{settings['dtype']}, {device(record)}; over each first value",
-        x=0.01, ha="left", fontsize=9, color=SOFT,
-    )  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontsize=9,
+        color=SOFT,
+    )
     figure.legend(
-        *first.get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False,
-        borderaxespad=0, handlelength=1.6, columnspacing=1.2,
-    )  # fmt: skip
+        *first.get_legend_handles_labels(),
+        loc="upper right",
+        ncols=3,
+        frameon=False,
+        borderaxespad=0,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
     figure.savefig(path, dpi=160)
     plt.close(figure)
 

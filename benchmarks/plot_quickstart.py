@@ -28,10 +28,14 @@ def draw(record: dict, path: Path) -> None:
         means = [rows[task, method]["mean"] for task in tasks]
         errors = [rows[task, method]["error"] or 0 for task in tasks]
         axes.bar(
-            x, means, width * 0.92, yerr=errors, label=NAMES[method],
+            x,
+            means,
+            width * 0.92,
+            yerr=errors,
+            label=NAMES[method],
             color=method_style(method).color,
             error_kw={"elinewidth": 1, "capsize": 2},
-        )  # fmt: skip
+        )
         for at, mean, error in zip(x, means, errors, strict=True):
             axes.text(at, mean + error + 1.2, f"{mean:.1f}", ha="center", fontsize=8.5)
     axes.set_xticks(range(len(tasks)), tasks)

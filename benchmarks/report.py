@@ -40,9 +40,12 @@ SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)
 EPOCHS, WIDTH, TILE = 100, 768, 64
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
     "--no-first-run",
-)  # fmt: skip
+)
 
 
 def make(folder: Path, tasks: list[str] | None = None, seeds: tuple[int, ...] = (0, 1, 2)) -> int:
@@ -64,11 +67,15 @@ def make(folder: Path, tasks: list[str] | None = None, seeds: tuple[int, ...] = 
                 (folder / result["examples"]["file"]).write_bytes(jpeg)
                 count += 1
     failed = {
-        "cell": "synthetic-dtd-ssf-seed0", "method": "ssf", "task": "dtd", "seed": 0,
-        "error": "NonFiniteLoss", "message": "The loss became nan in epoch 3.",
+        "cell": "synthetic-dtd-ssf-seed0",
+        "method": "ssf",
+        "task": "dtd",
+        "seed": 0,
+        "error": "NonFiniteLoss",
+        "message": "The loss became nan in epoch 3.",
         "traceback": "Traceback (most recent call last):\n  (made up)\n",
         "command": "python -m experiments.vtab --config=configs/ssf.py --config.tasks=dtd",
-    }  # fmt: skip
+    }
     _write(folder / "failures" / f"{failed['cell']}.json", failed)
     return count
 
@@ -122,24 +129,54 @@ def _result(
     wrong = rng.permutation(wrong)[:8].tolist()
     correct = rng.permutation(correct)[:8].tolist()
     return {
-        "synthetic": True, "cell": cell, "method": method, "task": task.name, "protocol": "val",
-        "variant": "vit_b16", "group": task.group, "seed": seed, "accuracy": accuracy,
-        "accuracy_last_epoch": accuracy, "scale": 1.0, "learning_rate": 1e-3, "weight_decay": 1e-4,
+        "synthetic": True,
+        "cell": cell,
+        "method": method,
+        "task": task.name,
+        "protocol": "val",
+        "variant": "vit_b16",
+        "group": task.group,
+        "seed": seed,
+        "accuracy": accuracy,
+        "accuracy_last_epoch": accuracy,
+        "scale": 1.0,
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
         "selection": selection if method != "linear" else {},
-        "grid_size": 1 if method == "linear" else len(SCALES), "search": None,
-        "num_factors": numbers, "num_head": head, "factor_file_bytes": 4 * (numbers + head) + 900,
-        "num_train": 1000, "num_test": task.test_size, "losses": losses,
+        "grid_size": 1 if method == "linear" else len(SCALES),
+        "search": None,
+        "num_factors": numbers,
+        "num_head": head,
+        "factor_file_bytes": 4 * (numbers + head) + 900,
+        "num_train": 1000,
+        "num_test": task.test_size,
+        "losses": losses,
         "test_accuracies": [a if e % 10 == 0 else None for e, a in zip(steps, tests, strict=True)],
-        "epochs_run": EPOCHS, "seconds": {"train": 100.0, "evaluate": 10.0, "cell": 120.0},
+        "epochs_run": EPOCHS,
+        "seconds": {"train": 100.0, "evaluate": 10.0, "cell": 120.0},
         "settings": {
-            "task": task.name, "method": method, "seed": seed, "variant": "vit_b16",
-            "image_size": 224, "protocol": "val", "epochs": EPOCHS, "train_limit": 0,
-            "eval_limit": 0, "mock_data": False, "weights_sha256": "0" * 64,
+            "task": task.name,
+            "method": method,
+            "seed": seed,
+            "variant": "vit_b16",
+            "image_size": 224,
+            "protocol": "val",
+            "epochs": EPOCHS,
+            "train_limit": 0,
+            "eval_limit": 0,
+            "mock_data": False,
+            "weights_sha256": "0" * 64,
         },
         "data": {
-            "task": task.name, "builder": task.builder, "requested_version": task.versions,
-            "used_version": "0.0.0", "mapped": False, "note": "synthetic", "mock": False,
-            "resize": "PIL bicubic, aspect ratio not kept", "jpeg_quality": None,
+            "task": task.name,
+            "builder": task.builder,
+            "requested_version": task.versions,
+            "used_version": "0.0.0",
+            "mapped": False,
+            "note": "synthetic",
+            "mock": False,
+            "resize": "PIL bicubic, aspect ratio not kept",
+            "jpeg_quality": None,
         },
         "environment": environment(),
         "class_names": [f"class {i}" for i in range(task.num_classes)],
@@ -148,10 +185,12 @@ def _result(
             100 * float(r) / int(n) if n else None for r, n in zip(right, totals, strict=True)
         ],
         "examples": {
-            "file": f"examples/{cell}.jpg", "size": TILE,
-            "true": [t for t, _ in wrong] + correct, "predicted": [p for _, p in wrong] + correct,
+            "file": f"examples/{cell}.jpg",
+            "size": TILE,
+            "true": [t for t, _ in wrong] + correct,
+            "predicted": [p for _, p in wrong] + correct,
         },
-    }  # fmt: skip
+    }
 
 
 def _tiles(examples: dict[str, Any], rng: np.random.Generator) -> bytes:
@@ -221,9 +260,10 @@ def main() -> None:
         }
     table = Table("what", "measured", "limit")
     loads = content["load_s"]
-    opened = "no browser at hand" if loads is None else (
-        f"{statistics.median(loads):.2f} s (of {len(loads)}: {min(loads):.2f} to {max(loads):.2f})"
-    )  # fmt: skip
+    opened = "no browser at hand"
+    if loads is not None:
+        middle, low, high = statistics.median(loads), min(loads), max(loads)
+        opened = f"{middle:.2f} s (of {len(loads)}: {low:.2f} to {high:.2f})"
     table.add_row("cells (synthetic)", str(cells), "")
     table.add_row("page", f"{content['page_bytes'] / 1e6:.2f} MB", "5 MB")
     table.add_row("opens in", opened, "2 s")

@@ -46,9 +46,11 @@ SWEEPS = {  # the title of each
 def values_of(sweep: str, batch: int) -> list[int]:
     """The values of a variable; images are doubled from 1 up to the batch."""
     powers = [2**i for i in range(batch.bit_length()) if 2**i < batch]
-    return list({"rank": (1, 4, 16, 64), "images": (*powers, batch), "depth": (3, 6, 12, 24)}.get(
-        sweep, COUNTS
-    ))  # fmt: skip
+    return list(
+        {"rank": (1, 4, 16, 64), "images": (*powers, batch), "depth": (3, 6, 12, 24)}.get(
+            sweep, COUNTS
+        )
+    )
 
 
 def prepare(a: argparse.Namespace, sweep: str, value: int):
@@ -143,9 +145,11 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
         row["memory_ratio"] = row["temporary_bytes"] / rows[0]["temporary_bytes"]
     shared = jax.devices()[0].platform == "cpu" and a.sweep in ("devices", "split")
     return {
-        "rows": rows, "left_out": left_out, "shared_cores": os.cpu_count() if shared else None,
+        "rows": rows,
+        "left_out": left_out,
+        "shared_cores": os.cpu_count() if shared else None,
         "environment": environment(),
-    }  # fmt: skip
+    }
 
 
 def call(sweep: str, arguments: list[str]) -> dict[str, Any]:

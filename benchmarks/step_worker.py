@@ -25,10 +25,15 @@ OURS: dict[str, dict[str, Any]] = {
     "ours: FacT-TT 16, remat=attention": {"method": "fact_tt", "rank": 16, "remat": "attention"},
     "ours: FacT-TT 16, remat=block": {"method": "fact_tt", "rank": 16, "remat": "block"},
     "ours: FacT-TT 16, dropout, remat=block": {
-        "method": "fact_tt", "rank": 16, "rate": 0.1, "remat": "block",
+        "method": "fact_tt",
+        "rank": 16,
+        "rate": 0.1,
+        "remat": "block",
     },
     "ours: FacT-TT 16, attention=cudnn": {
-        "method": "fact_tt", "rank": 16, "attention": "cudnn",
+        "method": "fact_tt",
+        "rank": 16,
+        "attention": "cudnn",
     },
     "ours: FacT-TK 32": {"method": "fact_tk", "rank": 32},
     "ours: FacT-TK 32, dropout": {"method": "fact_tk", "rank": 32, "rate": 0.1},
@@ -36,7 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "ours: full": {"method": "full"},
     "ours: evaluation": {"method": "evaluate"},
     "ours: evaluation, attention=cudnn": {"method": "evaluate", "attention": "cudnn"},
-}  # fmt: skip
+}
 PEERS: dict[str, dict[str, Any]] = {
     "torch: FacT-TT 16": {"peer": "fact"},
     "torch: FacT-TT 16, dropout": {"peer": "fact", "rate": 0.1},

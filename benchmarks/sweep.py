@@ -91,9 +91,11 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
             compiled[str(kwargs.get("fun_name"))] += 1
 
     vit = get_variant(config.variant).replace(
-        image_size=config.image_size, dtype=config.dtype, remat=config.remat,
+        image_size=config.image_size,
+        dtype=config.dtype,
+        remat=config.remat,
         attention=config.attention,
-    )  # fmt: skip
+    )
     side = config.image_size
     pool = np.random.default_rng(0).integers(0, 255, (1000, side, side, 3)).astype(np.uint8)
     base = init_base(vit, jax.random.key(0))
@@ -153,10 +155,18 @@ def main() -> None:
     a = parser.parse_args()
     console, config = Console(), tt_rank16.get_config()
     config.update(
-        variant=a.variant, image_size=a.image_size, dtype=a.dtype, tasks=a.tasks, epochs=a.epochs,
-        train_limit=a.train_limit, batch_size=a.batch, eval_batch_size=a.eval_batch,
-        trials_per_device=a.trials_per_device, attention=a.attention, remat=a.remat,
-    )  # fmt: skip
+        variant=a.variant,
+        image_size=a.image_size,
+        dtype=a.dtype,
+        tasks=a.tasks,
+        epochs=a.epochs,
+        train_limit=a.train_limit,
+        batch_size=a.batch,
+        eval_batch_size=a.eval_batch,
+        trials_per_device=a.trials_per_device,
+        attention=a.attention,
+        remat=a.remat,
+    )
     config.fact_tt.scales = (1.0,)
     cells = len(make_plan(config))
     stopping.end_gently()
@@ -184,12 +194,18 @@ def main() -> None:
     if a.out:
         settings = {k: v for k, v in vars(a).items() if k != "out"} | {"candidate_scales": 1}
         content = {
-            "settings": settings, "seconds": seconds, "compilations": programs, "stack": stack,
-            "cells": len(results), "cells_planned": cells, "train_steps": steps,
-            "test_images": tested, "rates": rates,
+            "settings": settings,
+            "seconds": seconds,
+            "compilations": programs,
+            "stack": stack,
+            "cells": len(results),
+            "cells_planned": cells,
+            "train_steps": steps,
+            "test_images": tested,
+            "rates": rates,
             "estimated_seconds_of_100_epochs_and_whole_test_sets": estimate,
             "environment": environment(),
-        }  # fmt: skip
+        }
         a.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

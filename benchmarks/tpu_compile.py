@@ -111,8 +111,10 @@ def compile_epoch(
     side, images = model.config.image_size, max(TRAIN_IMAGES, batch)
     data = TrainSet(
         jax.ShapeDtypeStruct((images, side, side, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((images,), jnp.int32), integer, integer,
-    )  # fmt: skip
+        jax.ShapeDtypeStruct((images,), jnp.int32),
+        integer,
+        integer,
+    )
     hyper = Hyper(number, number, number, dropout_rate=number, drop_path_rate=number)
     stacks = (trial_state(model), data, hyper, integer)
     every = replicated(mesh)
@@ -278,15 +280,19 @@ def capacity(remat: str, axis: str) -> dict[str, Any]:
     constant = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base)) / 2**30
     found = largest(
         lambda size: compiled(size).get("gib_per_chip", {}).get("total"),
-        FIRST[axis][remat], 1 if axis == "trials" else BATCH_UNIT, constant,
-    )  # fmt: skip
+        FIRST[axis][remat],
+        1 if axis == "trials" else BATCH_UNIT,
+        constant,
+    )
     tried = {size: compiled(size) for size in found["gib"]}
     return {
-        "program": f"{axis} on a chip", "remat": remat, **found,
+        "program": f"{axis} on a chip",
+        "remat": remat,
+        **found,
         "refused": {size: r["refused"] for size, r in tried.items() if "refused" in r},
         "recomputed_by_compiler": tried.get(found["largest"], {}).get("recomputed_by_compiler"),
         "compile_seconds": {size: r["compile_seconds"] for size, r in tried.items()},
-    }  # fmt: skip
+    }
 
 
 def run(parts: list[str]) -> Iterator[dict[str, Any]]:
@@ -346,11 +352,16 @@ def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
             for c in r["collectives"]
         ]
         table.add_row(
-            r["program"], str(r["trials"]), "x".join(map(str, r["mesh"].values())),
-            f"{gib['arguments']:.2f}", f"{gib['temporary']:.2f}", f"{gib['total']:.2f}",
-            f"{r['matrix_flops_all_chips'] / 1e12:.2f}", "\n".join(texts) or "none",
+            r["program"],
+            str(r["trials"]),
+            "x".join(map(str, r["mesh"].values())),
+            f"{gib['arguments']:.2f}",
+            f"{gib['temporary']:.2f}",
+            f"{gib['total']:.2f}",
+            f"{r['matrix_flops_all_chips'] / 1e12:.2f}",
+            "\n".join(texts) or "none",
             f"{r['compile_seconds']:.0f}",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -361,9 +372,12 @@ def capacity_table(rows: list[dict[str, Any]]) -> Table:
     for r in rows:
         texts = [f"{x}: {'-' if y is None else f'{y:.2f}'}" for x, y in r["gib"].items()]
         table.add_row(
-            r["program"], r["remat"], str(r["largest"]),
-            ", ".join(texts), f"{sum(r['compile_seconds'].values()):.0f}",
-        )  # fmt: skip
+            r["program"],
+            r["remat"],
+            str(r["largest"]),
+            ", ".join(texts),
+            f"{sum(r['compile_seconds'].values()):.0f}",
+        )
     return table
 
 
@@ -391,12 +405,17 @@ def main() -> None:
     record: dict[str, Any] = {
         "target": f"v5e, {kind} (compiled only, nothing was run)",
         "settings": {
-            "variant": VARIANT, "dtype": "bfloat16", "method": f"fact_tt, rank {RANK}",
-            "train_images": TRAIN_IMAGES, "batch": BATCH, "eval_batch": EVAL_BATCH,
-            "padded_classes": PADDED_CLASSES, "gib_of_a_chip": CHIP_GIB,
+            "variant": VARIANT,
+            "dtype": "bfloat16",
+            "method": f"fact_tt, rank {RANK}",
+            "train_images": TRAIN_IMAGES,
+            "batch": BATCH,
+            "eval_batch": EVAL_BATCH,
+            "padded_classes": PADDED_CLASSES,
+            "gib_of_a_chip": CHIP_GIB,
         },
         "environment": compilers,
-    }  # fmt: skip
+    }
     try:
         rows = known_rows(args.out, record) if args.out else []
     except UserError as error:

@@ -16,9 +16,14 @@ ROOT = Path(__file__).parents[1]
 _server = multiprocessing.get_context("forkserver")
 # TensorFlow is most of it.
 _server.set_forkserver_preload(
-    ["fact_jax.report.tables", "fact_jax.sweep.runner", "fact_jax.serving.predict",
-     "tensorflow_datasets", "tensorflow"]
-)  # fmt: skip
+    [
+        "fact_jax.report.tables",
+        "fact_jax.sweep.runner",
+        "fact_jax.serving.predict",
+        "tensorflow_datasets",
+        "tensorflow",
+    ]
+)
 
 
 def run_command(module, *arguments, timeout=600, **environment):

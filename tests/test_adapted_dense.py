@@ -88,10 +88,13 @@ def close(actual, expected, tolerance):
 
 @settings(deadline=None, max_examples=6)
 @given(
-    d=st.integers(1, 9), f=st.integers(1, 7), r=st.integers(1, 5),
+    d=st.integers(1, 9),
+    f=st.integers(1, 7),
+    r=st.integers(1, 5),
     widths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    inner=st.none() | st.integers(1, 4), seed=st.integers(0, 2**31),
-)  # fmt: skip
+    inner=st.none() | st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
 def test_both_forms_are_the_definition_with_all_its_gradients(d, f, r, widths, inner, seed):
     """Of the input, of the factors, and of kernel and bias for those who train them."""
     case = random_case(d, f, widths, r, inner, seed)

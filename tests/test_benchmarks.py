@@ -51,9 +51,17 @@ def run(monkeypatch, main, path, *arguments):
 def test_step(monkeypatch, tmp_path, capsys):
     names = ("ours: linear", "ours: evaluation")
     content = run(
-        monkeypatch, step.main, tmp_path / "step.json", *TINY, "--batch", "2", "--steps", "1",
-        "--only", ";".join((*names, "torch: full")),
-    )  # fmt: skip
+        monkeypatch,
+        step.main,
+        tmp_path / "step.json",
+        *TINY,
+        "--batch",
+        "2",
+        "--steps",
+        "1",
+        "--only",
+        ";".join((*names, "torch: full")),
+    )
     assert set(content["systems"]) == set(names)
     assert "torch: full: left out: the peers are ViT-B/16" in capsys.readouterr().out
     for found in content["systems"].values():
@@ -126,17 +134,27 @@ def test_flops_are_counted_once_a_program_on_the_cpu(monkeypatch):
 
 @pytest.mark.slow
 def test_step_alternatives(monkeypatch, tmp_path):
-    names = ("ours", "plain autodiff of the merged product",
-             "the factors' gradients as autodiff writes them",
-             step_alternatives.UNROLLED)  # fmt: skip
+    names = (
+        "ours",
+        "plain autodiff of the merged product",
+        "the factors' gradients as autodiff writes them",
+        step_alternatives.UNROLLED,
+    )
     some = {name: step_alternatives.ALTERNATIVES[name] for name in names}
     monkeypatch.setattr(step_alternatives, "ALTERNATIVES", some)
     shallow = get_variant("vit_mini").replace(depth=4)
     monkeypatch.setattr(step_alternatives, "get_variant", {"vit_mini": shallow}.get)
     content = run(
-        monkeypatch, step_alternatives.main, tmp_path / "alternatives.json",
-        "--variant", "vit_mini", "--batch", "2", "--rounds", "1",
-    )  # fmt: skip
+        monkeypatch,
+        step_alternatives.main,
+        tmp_path / "alternatives.json",
+        "--variant",
+        "vit_mini",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+    )
     ours, plain, factors, unrolled = content["alternatives"].values()
     assert unrolled["flops_ratio"] == pytest.approx(1, abs=1e-6)
     assert unrolled["temporary_bytes"] != ours["temporary_bytes"]
@@ -150,9 +168,17 @@ def test_step_alternatives(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_scaling(monkeypatch, tmp_path, capsys):
     content = run(
-        monkeypatch, scaling.main, tmp_path / "scaling.json", *TINY, "--batch", "2",
-        "--rank", "4", "--only", "split",
-    )  # fmt: skip
+        monkeypatch,
+        scaling.main,
+        tmp_path / "scaling.json",
+        *TINY,
+        "--batch",
+        "2",
+        "--rank",
+        "4",
+        "--only",
+        "split",
+    )
     assert list(content["sweeps"]) == ["split"]
     split = content["sweeps"]["split"]
     assert [row["value"] for row in split["rows"]] == [1, 2]
@@ -184,9 +210,15 @@ def test_scaling_makes_a_step_of_every_value(monkeypatch, variable, values, imag
     small = get_variant("vit_mini").replace(width=32, mlp_dim=64, depth=3)
     monkeypatch.setattr(fact_jax, "get_variant", lambda name: small)
     a = step.argparse.Namespace(
-        variant="small", image_size=16, dtype="float32", remat="none", attention="xla", batch=2,
-        rank=4, rate=None,
-    )  # fmt: skip
+        variant="small",
+        image_size=16,
+        dtype="float32",
+        remat="none",
+        attention="xla",
+        batch=2,
+        rank=4,
+        rate=None,
+    )
     found = []
     for value in values:
         train, row = scaling.prepare(a, variable, value)
@@ -209,9 +241,15 @@ def test_what_a_sweep_varies():
 @pytest.mark.slow
 def test_evaluate(monkeypatch, tmp_path):
     content = run(
-        monkeypatch, evaluate.main, tmp_path / "evaluate.json", *TINY, "--images", "21",
-        "--batch", "8",
-    )  # fmt: skip
+        monkeypatch,
+        evaluate.main,
+        tmp_path / "evaluate.json",
+        *TINY,
+        "--images",
+        "21",
+        "--batch",
+        "8",
+    )
     stages = content["stages"]
     assert {"decode alone, 1 thread", "predict alone", "from memory", "streamed"} <= set(stages)
     for stage in stages.values():
@@ -251,10 +289,26 @@ def test_missing_results_are_named(monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_sweep(monkeypatch, tmp_path):
     content = run(
-        monkeypatch, sweep.main, tmp_path / "sweep.json", "--variant", "vit_mini", "--image_size",
-        "32", "--tasks", "dtd,svhn,kitti", "--epochs", "2", "--batch", "8", "--eval_batch", "16",
-        "--train_limit", "16", "--test_fraction", "0.001",
-    )  # fmt: skip
+        monkeypatch,
+        sweep.main,
+        tmp_path / "sweep.json",
+        "--variant",
+        "vit_mini",
+        "--image_size",
+        "32",
+        "--tasks",
+        "dtd,svhn,kitti",
+        "--epochs",
+        "2",
+        "--batch",
+        "8",
+        "--eval_batch",
+        "16",
+        "--train_limit",
+        "16",
+        "--test_fraction",
+        "0.001",
+    )
     assert content["compilations"] == {"epoch": 1, "merged": 1, "predict": 1}
     assert content["cells"] == 3
     assert content["train_steps"] == 3 * 2 * 2
@@ -280,10 +334,26 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
 
     monkeypatch.setattr(sweep, "run_sweep", stopped)
     content = run(
-        monkeypatch, sweep.main, tmp_path / "sweep.json", "--variant", "vit_mini", "--image_size",
-        "32", "--tasks", "dtd,svhn,kitti", "--epochs", "2", "--batch", "8", "--eval_batch", "16",
-        "--train_limit", "16", "--test_fraction", "0.001",
-    )  # fmt: skip
+        monkeypatch,
+        sweep.main,
+        tmp_path / "sweep.json",
+        "--variant",
+        "vit_mini",
+        "--image_size",
+        "32",
+        "--tasks",
+        "dtd,svhn,kitti",
+        "--epochs",
+        "2",
+        "--batch",
+        "8",
+        "--eval_batch",
+        "16",
+        "--train_limit",
+        "16",
+        "--test_fraction",
+        "0.001",
+    )
     assert (content["cells"], content["cells_planned"]) == (2, 3)
     seconds = content["seconds"]
     assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
@@ -291,8 +361,15 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
     )
     monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.stopping.Terminated))
     with pytest.raises(SystemExit, match="before one of 19 cells"):
-        run(monkeypatch, sweep.main, tmp_path / "none.json", "--variant", "vit_mini",
-            "--image_size", "32")  # fmt: skip
+        run(
+            monkeypatch,
+            sweep.main,
+            tmp_path / "none.json",
+            "--variant",
+            "vit_mini",
+            "--image_size",
+            "32",
+        )
 
 
 def test_ceiling(monkeypatch, tmp_path):
@@ -355,9 +432,11 @@ def test_all_of_it_in_one_call(tmp_path, mode, parts):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        ["bash", root / "benchmarks/gpu.sh", tmp_path, *mode], capture_output=True, text=True,
+        ["bash", root / "benchmarks/gpu.sh", tmp_path, *mode],
+        capture_output=True,
+        text=True,
         env=os.environ | {"SMOKE": "1", "PATH": path, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     names = {name if name == "check_device" else f"{name}_gpu" for name in parts}
     assert {p.stem for p in tmp_path.glob("*.json")} == names

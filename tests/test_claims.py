@@ -90,8 +90,10 @@ with own.hold(["a"]) as mine:
 def test_who_is_killed_lets_go(folder, make, monkeypatch):
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder), make.__name__],
-        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert process.stdout.readline() == "True\n"
     monkeypatch.setattr(claims, "DEAD_AFTER", 1.5)
     other = make(folder)

@@ -87,9 +87,11 @@ def test_a_combination_is_its_parts(small_vit):
     both = Combination(parts, scale=2.0)
     factors = both.init(jax.random.key(0), model.config, base)
     assert factors.keys() == {
-        "one/U", "one/S", "one/V",
+        "one/U",
+        "one/S",
+        "one/V",
         *(f"{part}/{f}" for part in ("two", "three") for f in ("A_q", "B_q", "A_v", "B_v")),
-    }  # fmt: skip
+    }
     assert np.any(factors["two/A_q"] != factors["three/A_q"])
     factors = random_factors(both, model.config, base)
     for scale, times in ((None, 2.0), (0.1, 0.1)):
@@ -175,9 +177,7 @@ def test_affines_act_one_after_the_other():
     rng = np.random.default_rng(0)
     first, second, y = (rng.normal(size=(2, 3, 5)).astype("float32") for _ in range(3))
     one, two = (Affine(*a[:, 0]) for a in (first, second))
-    parts = [
-        Adaptation(affines={"q": a}, patches=a, final=a) for a in (one, two)
-    ]  # fmt: skip
+    parts = [Adaptation(affines={"q": a}, patches=a, final=a) for a in (one, two)]
     together = combine([parts[0], Adaptation(), parts[1]])
     for affine in (together.affines["q"], together.patches, together.final):
         np.testing.assert_allclose(affine(y), two(one(y)), rtol=1e-5, atol=1e-6)

@@ -68,9 +68,16 @@ def test_the_papers_protocol_evaluates_in_between_and_at_the_end(every, evaluati
 
 def test_a_search_counts_its_supernet_and_every_architecture():
     noah = dict(
-        widths=(1, 2), supernet_epochs=7, supernet_learning_rate=1e-3, limit=10**6, population=6,
-        parents=2, mutations=2, crossovers=1, generations=3,
-    )  # fmt: skip
+        widths=(1, 2),
+        supernet_epochs=7,
+        supernet_learning_rate=1e-3,
+        limit=10**6,
+        population=6,
+        parents=2,
+        mutations=2,
+        crossovers=1,
+        generations=3,
+    )
     _, (cell, _) = plan(methods="noah", noah=ConfigDict(noah))
     cost = cell_cost(cell, get_variant("vit_mini"))
     assert cost[:2] == (2, 12)

@@ -67,9 +67,14 @@ def draw():
     def run(key, rate):
         images = jnp.zeros((400, 8, 8, 3))
         _, kept = model.apply(
-            {"params": base}, images, adaptation, True, rate,
-            rngs={"dropout": key}, mutable="intermediates",
-        )  # fmt: skip
+            {"params": base},
+            images,
+            adaptation,
+            True,
+            rate,
+            rngs={"dropout": key},
+            mutable="intermediates",
+        )
         return kept["intermediates"]["blocks"][0]
 
     def draw(key, rate):
@@ -147,9 +152,15 @@ def depth_masks():
     @jax.jit
     def run(key, rate):
         _, kept = model.apply(
-            {"params": base}, jnp.zeros((2000, 8, 8, 3)), None, True, 0.0, rate,
-            rngs={"dropout": key}, mutable="intermediates",
-        )  # fmt: skip
+            {"params": base},
+            jnp.zeros((2000, 8, 8, 3)),
+            None,
+            True,
+            0.0,
+            rate,
+            rngs={"dropout": key},
+            mutable="intermediates",
+        )
         return kept["intermediates"]["blocks"][0]["tokens"]
 
     def draw(key, rate):
@@ -290,9 +301,15 @@ def test_stochastic_depth_in_bfloat16_divides_by_the_true_probability():
     bias = blocks["MlpBlock_3"]["Dense_1"]["bias"]
     blocks["MlpBlock_3"]["Dense_1"]["bias"] = bias.at[1].add(1.5)
     _, kept = ViT(config).apply(
-        {"params": base}, jnp.zeros((50, 8, 8, 3)), None, True, 0.0, jnp.float32(0.1),
-        rngs={"dropout": jax.random.key(0)}, mutable="intermediates",
-    )  # fmt: skip
+        {"params": base},
+        jnp.zeros((50, 8, 8, 3)),
+        None,
+        True,
+        0.0,
+        jnp.float32(0.1),
+        rngs={"dropout": jax.random.key(0)},
+        mutable="intermediates",
+    )
     tokens = kept["intermediates"]["blocks"][0]["tokens"]
     nearest = 1.6640625  # to 1.5 / 0.9; 1.5 / 0.8984 would give 1.671875
     assert set(np.unique(np.asarray(tokens[1, ..., 1], np.float32))) == {0.0, nearest}

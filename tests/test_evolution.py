@@ -17,10 +17,20 @@ def numbers(architecture):
 
 
 def space(count=numbers, **changes):
-    settings = dict(
-        widths=WIDTHS, limit=10**9, population=20, parents=5, mutations=10, crossovers=8,
-        generations=6, mutation_probability=0.5, depth_probability=0.8,
-    ) | changes  # fmt: skip
+    settings = (
+        dict(
+            widths=WIDTHS,
+            limit=10**9,
+            population=20,
+            parents=5,
+            mutations=10,
+            crossovers=8,
+            generations=6,
+            mutation_probability=0.5,
+            depth_probability=0.8,
+        )
+        | changes
+    )
     return Space(SimpleNamespace(**settings), DEPTHS, FAMILIES, BLOCKS, count)
 
 
@@ -222,9 +232,14 @@ def test_it_beats_random_search_of_the_same_budget():
     for seed in range(10):
         for name, children in (("evolution", 25), ("random", 0)):
             where = space(
-                population=50, parents=10, mutations=children, crossovers=children,
-                generations=15, mutation_probability=0.2, depth_probability=0.4,
-            )  # fmt: skip
+                population=50,
+                parents=10,
+                mutations=children,
+                crossovers=children,
+                generations=15,
+                mutation_probability=0.2,
+                depth_probability=0.4,
+            )
             outcome, tried = run(where, seed=seed)
             assert len(tried) == 750
             found[name].append(outcome["fitness"])

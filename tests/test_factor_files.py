@@ -88,13 +88,16 @@ def test_names_and_shapes_are_the_pytorch_code_s():
     config = get_variant("vit_b16")
     for method, own in {
         FacTTT(16): {
-            **{f"blocks.{i}.attn.{s}_FacTs.weight": (16, 16)
-               for i in range(12) for s in ("q", "k", "v", "proj")},
+            **{
+                f"blocks.{i}.attn.{s}_FacTs.weight": (16, 16)
+                for i in range(12)
+                for s in ("q", "k", "v", "proj")
+            },
             **{f"blocks.{i}.mlp.fc1_FacTs.weight": (64, 16) for i in range(12)},
             **{f"blocks.{i}.mlp.fc2_FacTs.weight": (16, 64) for i in range(12)},
         },
         FacTTK(32): {"FacTc": (32, 32, 32), "FacTp": (32, 144)},
-    }.items():  # fmt: skip
+    }.items():
         tree = trainable(method, config, classes=100)
         tensors = reference_tensors(method, tree["factors"], tree["head"])
         r = method.rank
@@ -167,38 +170,82 @@ FOREIGN = {
     "no scale": (lambda t: t, {}, ["--scale", "configs/tt"]),
     "nan scale": (lambda t: t, {"scale": float("nan")}, ["scale is nan"]),
     "other method": (lambda t: t, {"scale": 1.0, "method": "tk"}, ["'tt'", "'tk'"]),
-    "renamed": (lambda t: {n.replace("q_F", "qF"): a for n, a in t.items()}, {"scale": 1.0},
-                ["blocks.0.attn.k_FacTs.weight is unknown", "14 more"]),
-    "one renamed": (lambda t: {n.replace("0.attn.k_", "0.attn.x_"): a for n, a in t.items()},
-                    {"scale": 1.0}, ["attn.k_FacTs.weight is missing", "x_FacTs.weight is unk"]),
-    "one more": (lambda t: {**t, "norm.weight": np.ones(24, "float32")}, {"scale": 1.0},
-                 ["norm.weight is unknown"]),
-    "no blocks": (lambda t: {n: a for n, a in t.items() if "blocks" not in n}, {"scale": 1.0},
-                  ["no factors of any block"]),
-    "no head": (lambda t: {n: a for n, a in t.items() if "head" not in n}, {"scale": 1.0},
-                ["not a factor file", "head.weight"]),
-    "shape": (lambda t: {**t, "FacTv.weight": t["FacTv.weight"].T}, {"scale": 1.0},
-              ["FacTv.weight is (2, 24), expected (24, 2)"]),
-    "no classes": (lambda t: {**t, "head.weight": np.ones((0, 24), "float32"),
-                              "head.bias": np.ones(0, "float32")},
-                   {"scale": 1.0}, ["a head of 0 classes"]),
-    "no rank": (lambda t: {**t, "FacTu.weight": np.ones((0, 24), "float32")}, {"scale": 1.0},
-                ["not a factor file"]),
-    "vector": (lambda t: {**t, "FacTu.weight": np.ones(5, "float32")}, {"scale": 1.0},
-               ["not a factor file"]),
+    "renamed": (
+        lambda t: {n.replace("q_F", "qF"): a for n, a in t.items()},
+        {"scale": 1.0},
+        ["blocks.0.attn.k_FacTs.weight is unknown", "14 more"],
+    ),
+    "one renamed": (
+        lambda t: {n.replace("0.attn.k_", "0.attn.x_"): a for n, a in t.items()},
+        {"scale": 1.0},
+        ["attn.k_FacTs.weight is missing", "x_FacTs.weight is unk"],
+    ),
+    "one more": (
+        lambda t: {**t, "norm.weight": np.ones(24, "float32")},
+        {"scale": 1.0},
+        ["norm.weight is unknown"],
+    ),
+    "no blocks": (
+        lambda t: {n: a for n, a in t.items() if "blocks" not in n},
+        {"scale": 1.0},
+        ["no factors of any block"],
+    ),
+    "no head": (
+        lambda t: {n: a for n, a in t.items() if "head" not in n},
+        {"scale": 1.0},
+        ["not a factor file", "head.weight"],
+    ),
+    "shape": (
+        lambda t: {**t, "FacTv.weight": t["FacTv.weight"].T},
+        {"scale": 1.0},
+        ["FacTv.weight is (2, 24), expected (24, 2)"],
+    ),
+    "no classes": (
+        lambda t: {
+            **t,
+            "head.weight": np.ones((0, 24), "float32"),
+            "head.bias": np.ones(0, "float32"),
+        },
+        {"scale": 1.0},
+        ["a head of 0 classes"],
+    ),
+    "no rank": (
+        lambda t: {**t, "FacTu.weight": np.ones((0, 24), "float32")},
+        {"scale": 1.0},
+        ["not a factor file"],
+    ),
+    "vector": (
+        lambda t: {**t, "FacTu.weight": np.ones(5, "float32")},
+        {"scale": 1.0},
+        ["not a factor file"],
+    ),
     "integers": (lambda t: {**t, "head.bias": np.arange(7)}, {"scale": 1.0}, ["int64"]),
-    "not finite": (lambda t: {**t, "head.bias": np.full(7, np.nan, "float32")}, {"scale": 1.0},
-                   ["'head.bias'", "not finite"]),
-    "prefix of some": (lambda t: {("" if n == "head.bias" else "module.") + n: a
-                                  for n, a in t.items()}, {"scale": 1.0},
-                       ["'head.bias'", "'module.'"]),
-    "colliding prefix": (lambda t: {**{"module." + n: a for n, a in t.items()}, **t},
-                         {"scale": 1.0}, ["FacTu.weight"]),
-    "one factor twice": (lambda t: {**t, "module.FacTu.weight": t["FacTu.weight"]},
-                         {"scale": 1.0}, ["module.FacTu.weight is unknown"]),
-    "a backbone": (lambda t: {"blocks.0.attn.qkv.weight": np.ones((72, 24), "float32")},
-                   {"scale": 1.0}, ["not a factor file", "blocks.0.attn.qkv.weight"]),
-}  # fmt: skip
+    "not finite": (
+        lambda t: {**t, "head.bias": np.full(7, np.nan, "float32")},
+        {"scale": 1.0},
+        ["'head.bias'", "not finite"],
+    ),
+    "prefix of some": (
+        lambda t: {("" if n == "head.bias" else "module.") + n: a for n, a in t.items()},
+        {"scale": 1.0},
+        ["'head.bias'", "'module.'"],
+    ),
+    "colliding prefix": (
+        lambda t: {**{"module." + n: a for n, a in t.items()}, **t},
+        {"scale": 1.0},
+        ["FacTu.weight"],
+    ),
+    "one factor twice": (
+        lambda t: {**t, "module.FacTu.weight": t["FacTu.weight"]},
+        {"scale": 1.0},
+        ["module.FacTu.weight is unknown"],
+    ),
+    "a backbone": (
+        lambda t: {"blocks.0.attn.qkv.weight": np.ones((72, 24), "float32")},
+        {"scale": 1.0},
+        ["not a factor file", "blocks.0.attn.qkv.weight"],
+    ),
+}
 
 
 @pytest.mark.parametrize("case", FOREIGN)
@@ -222,20 +269,31 @@ def _inner(key, **values):
 
 
 DAMAGED = {
-    "missing": (lambda t, m: ({n: a for n, a in t.items() if n != "factors/P"}, m),
-                ["factors/P is missing"]),
-    "renamed": (lambda t, m: ({n.replace("factors/U", "factors/W"): a for n, a in t.items()}, m),
-                ["factors/U is missing", "factors/W is unknown"]),
-    "shape": (lambda t, m: ({**t, "factors/P": np.ones((4, 3), "float32")}, m),
-              ["factors/P is ((4, 3), 'F32'), expected ((4, 36), 'F32')"]),
+    "missing": (
+        lambda t, m: ({n: a for n, a in t.items() if n != "factors/P"}, m),
+        ["factors/P is missing"],
+    ),
+    "renamed": (
+        lambda t, m: ({n.replace("factors/U", "factors/W"): a for n, a in t.items()}, m),
+        ["factors/U is missing", "factors/W is unknown"],
+    ),
+    "shape": (
+        lambda t, m: ({**t, "factors/P": np.ones((4, 3), "float32")}, m),
+        ["factors/P is ((4, 3), 'F32'), expected ((4, 36), 'F32')"],
+    ),
     "dtype": (lambda t, m: ({**t, "head/bias": np.ones(7)}, m), ["'F64'", "head/bias"]),
-    "not finite": (lambda t, m: ({**t, "head/bias": np.full(7, np.inf, "float32")}, m),
-                   ["non-finite"]),
-    "many more": (lambda t, m: ({**t, **{f"{i}": np.ones(1) for i in range(10_000)}}, m),
-                  ["0 is unknown", "9996 more"]),
+    "not finite": (
+        lambda t, m: ({**t, "head/bias": np.full(7, np.inf, "float32")}, m),
+        ["non-finite"],
+    ),
+    "many more": (
+        lambda t, m: ({**t, **{f"{i}": np.ones(1) for i in range(10_000)}}, m),
+        ["0 is unknown", "9996 more"],
+    ),
     "rank": (_inner("method_settings", rank=3), ["factors/C is ((4, 4, 4)", "(3, 3, 3)"]),
     "rank of a bomb": (
-        _inner("method_settings", rank=10**18), ["expected a whole number from 1 to 65536"]
+        _inner("method_settings", rank=10**18),
+        ["expected a whole number from 1 to 65536"],
     ),
     "blocks of a bomb": (_inner("vit", depth=10**12), ["vit.depth is 1000000000000; expected"]),
     "rank as text": (_inner("method_settings", rank="4"), ["not a factor file"]),
@@ -253,7 +311,8 @@ DAMAGED = {
     "image size": (_metadata("image_size", "32"), ["image_size is '32'"]),
     "no image size": (_metadata("image_size", 0), ["image_size is 0", "4,096"]),
     "image of many patches": (
-        _metadata("image_size", 4096), ["1,048,576 patches", "at most 6,000"]
+        _metadata("image_size", 4096),
+        ["1,048,576 patches", "at most 6,000"],
     ),
     "width as text": (_inner("vit", width="24"), ["vit.width is '24'; expected a whole number"]),
     "depth as truth": (_inner("vit", depth=True), ["vit.depth is True"]),
@@ -278,7 +337,7 @@ DAMAGED = {
     ),
     "deep metadata": (lambda t, m: (t, {**m, "task": "[" * 100_000}), ["nested too deeply"]),
     "large metadata": (lambda t, m: (t, {**m, "task": "0" * 5_000_000}), ["more than 4,000,000"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DAMAGED)
@@ -434,8 +493,14 @@ def export(*arguments):
 
 def test_export_to_the_pytorch_code_and_back(tmp_path):
     config, (_, base) = get_variant("vit_mini"), load_vit("vit_mini")
-    tree = written(tmp_path / "f.safetensors", FacTTK(4, 0.5), config, variant="vit_mini",
-                   weights_sha256=checksum(base), normalisation="imagenet")  # fmt: skip
+    tree = written(
+        tmp_path / "f.safetensors",
+        FacTTK(4, 0.5),
+        config,
+        variant="vit_mini",
+        weights_sha256=checksum(base),
+        normalisation="imagenet",
+    )
     out = export("--factors", tmp_path / "f.safetensors", "--out", tmp_path / "f.pt")
     assert out.returncode == 0, out.stderr
     assert "scale 0.5" in out.stderr
@@ -444,8 +509,20 @@ def test_export_to_the_pytorch_code_and_back(tmp_path):
     from fact_jax.files.download import BUNDLED
 
     back = tmp_path / "back.safetensors"
-    out = export("--factors", tmp_path / "f.pt", "--scale", 0.5, "--method", "tk", "--out", back,
-                 "--variant", "vit_mini", "--weights", BUNDLED["vit_mini"])  # fmt: skip
+    out = export(
+        "--factors",
+        tmp_path / "f.pt",
+        "--scale",
+        0.5,
+        "--method",
+        "tk",
+        "--out",
+        back,
+        "--variant",
+        "vit_mini",
+        "--weights",
+        BUNDLED["vit_mini"],
+    )
     assert out.returncode == 0, out.stderr
     task = load_factors(back)
     assert task.method == FacTTK(4, 0.5)
@@ -479,12 +556,23 @@ def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
 
 def test_increments_are_not_merged_into_other_weights_unless_it_is_wanted(tmp_path):
     model, base = load_vit("vit_mini")
-    written(tmp_path / "f.safetensors", FacTTT(4, 0.1), model.config, variant="vit_mini",
-            weights_sha256=checksum(base))  # fmt: skip
+    written(
+        tmp_path / "f.safetensors",
+        FacTTT(4, 0.1),
+        model.config,
+        variant="vit_mini",
+        weights_sha256=checksum(base),
+    )
     write_npz(tmp_path / "o.npz", model.config, jax.tree.map(lambda x: x * 1.001, base))
     merged = tmp_path / "new" / "merged.npz"
-    arguments = ["--factors", tmp_path / "f.safetensors", "--weights", tmp_path / "o.npz",
-                 "--out", merged]  # fmt: skip
+    arguments = [
+        "--factors",
+        tmp_path / "f.safetensors",
+        "--weights",
+        tmp_path / "o.npz",
+        "--out",
+        merged,
+    ]
     out = export(*arguments)
     assert out.returncode == 2
     assert "trained on other weights" in out.stderr

@@ -56,8 +56,11 @@ def test_parts_are_drawn_class_by_class_where_there_is_one_folder_only(flat):
     parts = {split: paths(data, split) for split in ("train", "val", "test", "train+val")}
     # 10 of each class: 2 for test, and one in five (1) of the other 8 to choose on.
     assert {split: len(found) for split, found in parts.items()} == {
-        "train": 21, "val": 3, "test": 6, "train+val": 24,
-    }  # fmt: skip
+        "train": 21,
+        "val": 3,
+        "test": 6,
+        "train+val": 24,
+    }
     whole = {str(p.relative_to(flat / "pets")) for p in (flat / "pets").rglob("*.png")}
     assert whole == {p for split in ("train", "val", "test") for p in parts[split]}
     assert parts["train+val"] == parts["train"] + parts["val"]
@@ -359,13 +362,18 @@ def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(fla
 def test_a_few_shot_sweep_over_a_folder(flat, tmp_path):
     config = fewshot.get_config("quickstart")
     config.update(
-        tasks="folder_pets", methods="fact_tt", shots=(1, 2), seeds=(0,), data_dir=str(flat),
+        tasks="folder_pets",
+        methods="fact_tt",
+        shots=(1, 2),
+        seeds=(0,),
+        data_dir=str(flat),
         epochs=2,
-    )  # fmt: skip
+    )
     found = run_sweep(config, str(tmp_path / "run"), Console(quiet=True))
     assert [(r["task"], r["num_train"], r["num_test"]) for r in found] == [
-        ("folder_pets_1shot", 3, 6), ("folder_pets_2shot", 6, 6),
-    ]  # fmt: skip
+        ("folder_pets_1shot", 3, 6),
+        ("folder_pets_2shot", 6, 6),
+    ]
     assert "the folders of classes" in found[0]["data"]["split_source"]
 
 
@@ -413,12 +421,21 @@ def test_a_folder_needs_no_tensorflow(flat, tmp_path):
     )
     done = subprocess.run(
         [
-            sys.executable, "-c", code, "--config.tasks=folder_pets", f"--config.data_dir={flat}",
-            "--config.methods=linear", "--config.epochs=1", "--config.warmup_epochs=0",
+            sys.executable,
+            "-c",
+            code,
+            "--config.tasks=folder_pets",
+            f"--config.data_dir={flat}",
+            "--config.methods=linear",
+            "--config.epochs=1",
+            "--config.warmup_epochs=0",
             f"--workdir={tmp_path / 'run'}",
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "folder_pets-linear-seed0:" in done.stdout
 

@@ -40,9 +40,15 @@ ROOT = Path(__file__).parents[1]
 def small(**changes):
     config = quickstart.get_config()
     config.update(
-        tasks="digits,fashion", methods="linear,bitfit", epochs=1, train_limit=32, eval_limit=32,
-        batch_size=32, eval_batch_size=32, warmup_epochs=0,
-    )  # fmt: skip
+        tasks="digits,fashion",
+        methods="linear,bitfit",
+        epochs=1,
+        train_limit=32,
+        eval_limit=32,
+        batch_size=32,
+        eval_batch_size=32,
+        warmup_epochs=0,
+    )
     config.bitfit = ConfigDict({"learning_rate": 1e38, "weight_decay": 1e38})  # it diverges
     config.update(changes)
     return config
@@ -113,8 +119,11 @@ def test_times_are_slurms(text, expected):
 
 def test_more_parameters_of_sbatch():
     assert on_slurm.parameters("qos=low nice=100 exclusive=True constraint='a100|h100'") == {
-        "qos": "low", "nice": 100, "exclusive": True, "constraint": "a100|h100",
-    }  # fmt: skip
+        "qos": "low",
+        "nice": 100,
+        "exclusive": True,
+        "constraint": "a100|h100",
+    }
     for text in ("qos", "=low"):
         with pytest.raises(UserError, match="NAME=VALUE"):
             on_slurm.parameters(text)
@@ -356,8 +365,10 @@ def test_the_same_command_follows_jobs_that_are_there(tmp_path, monkeypatch):
     assert asked == [2, 1, 1]  # job 0 ended; then there is one more
 
 
-@pytest.mark.parametrize("flag", ["--cells=a", "--cells a", "-cells='a b'", "--distributed=h:1,2,0",
-                                  "--distributed h:1,2,0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "flag",
+    ["--cells=a", "--cells a", "-cells='a b'", "--distributed=h:1,2,0", "--distributed h:1,2,0"],
+)
 def test_the_command_that_runs_a_cell_again(monkeypatch, flag):
     words = ["x", "--config", "c.py", *shlex.split(flag), "--workdir", "my runs"]
     monkeypatch.setattr(sys, "argv", words)

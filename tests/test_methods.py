@@ -48,8 +48,20 @@ from fact_jax.tuning.registry import build_stored, describe
 VIT_B16 = get_variant("vit_b16")
 every_method = pytest.mark.parametrize("name", ALL)
 # One of each kind, for what takes long to compile.
-KINDS = ["linear", "full", "adapter_houlsby", "adaptformer_petl", "lora_qv", "ssf", "convpass",
-         "repadapter", "vpt_shallow", "vpt_deep", "fact_cp", "fact_shared_kind"]  # fmt: skip
+KINDS = [
+    "linear",
+    "full",
+    "adapter_houlsby",
+    "adaptformer_petl",
+    "lora_qv",
+    "ssf",
+    "convpass",
+    "repadapter",
+    "vpt_shallow",
+    "vpt_deep",
+    "fact_cp",
+    "fact_shared_kind",
+]
 TRAINED = [*KINDS, "bitfit", "adaptformer_norm", "lora_all", "fact_tt", "fact_tk"]
 # One for each way in which a method changes the ViT.
 CHANGES = ["full", "adapter_houlsby", "lora_qv", "ssf", "convpass", "repadapter", "vpt_deep"]
@@ -147,39 +159,79 @@ def xavier(rows, columns):
 IDENTITY = np.zeros((3, 3, 8, 8)) + np.eye(8) * (np.arange(9) == 4).reshape(3, 3, 1, 1)
 # Of ViT-B/16, by the ends of the factors' names: (check, numbers).
 INITIAL = [
-    (Adapter(8), {
-        "_down": (normal, 0.02), "_up": (normal, 0.02), "_bias": (constant, 0),
-    }),
-    (Adapter(8, "houlsby"), {
-        "_down": (cut_normal, 0.01), "_up": (cut_normal, 0.01), "_bias": (constant, 0),
-    }),
-    (AdaptFormer(8, layer_norm=True), {
-        "down": (uniform, 768**-0.5), "up": (constant, 0), "down_bias": (constant, 0),
-        "up_bias": (constant, 0), "norm_scale": (constant, 1), "norm_bias": (constant, 0),
-    }),
+    (
+        Adapter(8),
+        {
+            "_down": (normal, 0.02),
+            "_up": (normal, 0.02),
+            "_bias": (constant, 0),
+        },
+    ),
+    (
+        Adapter(8, "houlsby"),
+        {
+            "_down": (cut_normal, 0.01),
+            "_up": (cut_normal, 0.01),
+            "_bias": (constant, 0),
+        },
+    ),
+    (
+        AdaptFormer(8, layer_norm=True),
+        {
+            "down": (uniform, 768**-0.5),
+            "up": (constant, 0),
+            "down_bias": (constant, 0),
+            "up_bias": (constant, 0),
+            "norm_scale": (constant, 1),
+            "norm_bias": (constant, 0),
+        },
+    ),
     (AdaptFormer(8, form="petl"), {"down": (uniform, 768**-0.5), "up": (constant, 0)}),
-    (LoRA(8, sites="q,fc1,fc2"), {
-        "A_q": (uniform, 768**-0.5), "A_fc1": (uniform, 768**-0.5), "A_fc2": (uniform, 3072**-0.5),
-        "B_q": (constant, 0), "B_fc1": (constant, 0), "B_fc2": (constant, 0),
-    }),
-    (LoRA(8, sites="q,k,v", shared_input=True), {
-        "A": (normal, 0.02), "B_q": (normal, 0.02), "B_k": (normal, 0.02), "B_v": (normal, 0.02),
-    }),
+    (
+        LoRA(8, sites="q,fc1,fc2"),
+        {
+            "A_q": (uniform, 768**-0.5),
+            "A_fc1": (uniform, 768**-0.5),
+            "A_fc2": (uniform, 3072**-0.5),
+            "B_q": (constant, 0),
+            "B_fc1": (constant, 0),
+            "B_fc2": (constant, 0),
+        },
+    ),
+    (
+        LoRA(8, sites="q,k,v", shared_input=True),
+        {
+            "A": (normal, 0.02),
+            "B_q": (normal, 0.02),
+            "B_k": (normal, 0.02),
+            "B_v": (normal, 0.02),
+        },
+    ),
     (SSF(), {"_scale": (normal, 0.02, 1.0), "_shift": (normal, 0.02)}),
-    (Convpass(8), {
-        "_down": xavier(768, 8), "_up": (constant, 0), "_conv": (constant, IDENTITY),
-        "_bias": (constant, 0),
-    }),
-    (Convpass(8, xavier=True), {
-        "_down": xavier(768, 8), "_up": (constant, 0), "_conv": xavier(9 * 8, 9 * 8),
-        "_bias": (constant, 0),
-    }),
+    (
+        Convpass(8),
+        {
+            "_down": xavier(768, 8),
+            "_up": (constant, 0),
+            "_conv": (constant, IDENTITY),
+            "_bias": (constant, 0),
+        },
+    ),
+    (
+        Convpass(8, xavier=True),
+        {
+            "_down": xavier(768, 8),
+            "_up": (constant, 0),
+            "_conv": xavier(9 * 8, 9 * 8),
+            "_bias": (constant, 0),
+        },
+    ),
     (RepAdapter(8), {"_down": xavier(768, 8), "_up": (constant, 0), "_bias": (constant, 0)}),
     (VPTShallow(50), {"tokens": xavier(3 * 16**2, 768)}),
     (VPTDeep(10), {"tokens": xavier(3 * 16**2, 768)}),
     (FacTCP(32), {"U": (uniform, 768**-0.5), "C": (uniform, 1.0), "V": (constant, 0)}),
     (FacTShared(4), {"U": (uniform, 768**-0.5), "S": (uniform, 0.5), "V": (constant, 0)}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "expected"), INITIAL, ids=[str(m) for m, _ in INITIAL])
@@ -290,9 +342,13 @@ def test_stochastic_depth_of_a_bypass(name, survives, small_config, images):
     adaptation = method.adaptation(random_factors(method, config, base), config)
     run = compiled(model)
     dropped = run(
-        base, images, adaptation,
-        key=jax.random.key(0), dropout_rate=None, drop_path_rate=np.float32(1 - 2**-23),
-    )  # fmt: skip
+        base,
+        images,
+        adaptation,
+        key=jax.random.key(0),
+        dropout_rate=None,
+        drop_path_rate=np.float32(1 - 2**-23),
+    )
 
     def silent(tree):  # in the last block
         return jax.tree.map(lambda x: x.at[-1].set(0), tree)
@@ -333,9 +389,14 @@ def test_no_two_masks_of_a_block_are_the_same_draw(small_config, monkeypatch):
     @jax.jit
     def run(base, key):
         return features(
-            ViT(config), base, jnp.zeros((300, 16, 16, 3)), adaptation, key=key,
-            dropout_rate=0.5, drop_path_rate=jnp.float32(0.5),
-        )  # fmt: skip
+            ViT(config),
+            base,
+            jnp.zeros((300, 16, 16, 3)),
+            adaptation,
+            key=key,
+            dropout_rate=0.5,
+            drop_path_rate=jnp.float32(0.5),
+        )
 
     run(base, jax.random.key(1)).block_until_ready()
     jax.effects_barrier()
@@ -445,9 +506,14 @@ def test_rematerialisation_changes_no_gradient_of_all_methods_together(small_vit
         def run(factors, base):
             adaptation = EVERYTHING.adaptation(factors, config, 0.3)
             x = features(
-                ViT(config), base, images, adaptation, key=jax.random.key(3),
-                dropout_rate=np.float32(0.2), drop_path_rate=np.float32(0.2),
-            )  # fmt: skip
+                ViT(config),
+                base,
+                images,
+                adaptation,
+                key=jax.random.key(3),
+                dropout_rate=np.float32(0.2),
+                drop_path_rate=np.float32(0.2),
+            )
             return (x**2).sum()
 
         return run(factors, base)

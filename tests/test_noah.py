@@ -99,13 +99,16 @@ def test_families_alone_are_the_methods_of_those_names(small_vit, images, masked
     same(((2, 0, 0), NONE, NONE), VPTShallow(2), {"tokens": prompts[:1]})
     lora = LoRA(2, sites="q,k,v", shared_input=True)
     same(
-        (NONE, (2, 2, 2), NONE), lora,
+        (NONE, (2, 2, 2), NONE),
+        lora,
         {"A": a, **{f"B_{site}": part for site, part in zip("qkv", b, strict=True)}},
-    )  # fmt: skip
+    )
     adapter = {
-        "after_mlp_down": factors["down"], "after_mlp_down_bias": factors["down_bias"],
-        "after_mlp_up": factors["up"], "after_mlp_up_bias": factors["up_bias"],
-    }  # fmt: skip
+        "after_mlp_down": factors["down"],
+        "after_mlp_down_bias": factors["down_bias"],
+        "after_mlp_up": factors["up"],
+        "after_mlp_up_bias": factors["up_bias"],
+    }
     same((NONE, NONE, (4, 4, 4)), Adapter(4), adapter)
 
 

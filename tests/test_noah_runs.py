@@ -20,9 +20,17 @@ from fact_jax.sweep import trainer as trainer_module
 from fact_jax.tuning import NOAHSubnet, count_parameters
 
 SEARCH = dict(
-    widths=(1, 2), supernet_epochs=2, supernet_learning_rate=5e-3, population=6, parents=2,
-    mutations=2, crossovers=2, generations=3, limit=1000, depths=(1, 3),
-)  # fmt: skip
+    widths=(1, 2),
+    supernet_epochs=2,
+    supernet_learning_rate=5e-3,
+    population=6,
+    parents=2,
+    mutations=2,
+    crossovers=2,
+    generations=3,
+    limit=1000,
+    depths=(1, 3),
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +125,16 @@ def test_the_factor_file_is_the_subnets(whole, config):
 
 def test_retraining_begins_anew_and_not_with_the_supernet(config, tmp_path):
     """With one architecture to be found, another supernet changes nothing of its training."""
-    one = {**SEARCH, "widths": (1,), "depths": (3,), "population": 1, "parents": 1, "mutations": 0,
-           "crossovers": 0, "generations": 1}  # fmt: skip
+    one = {
+        **SEARCH,
+        "widths": (1,),
+        "depths": (3,),
+        "population": 1,
+        "parents": 1,
+        "mutations": 0,
+        "crossovers": 0,
+        "generations": 1,
+    }
     losses, fitness = [], []
     for rate in (5e-3, 1.0):
         config.noah = ConfigDict({**one, "supernet_learning_rate": rate})

@@ -72,21 +72,31 @@ def executed(notebook, tmp_path_factory):
     """The executed notebook and its work directory: one epoch, 64 images."""
     notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
     short = {
-        "epochs": 1, "warmup_epochs": 0, "train_limit": 64,
-        "eval_limit": 64, "eval_batch_size": 64,
-    }  # fmt: skip
+        "epochs": 1,
+        "warmup_epochs": 0,
+        "train_limit": 64,
+        "eval_limit": 64,
+        "eval_batch_size": 64,
+    }
     parameters = {
         "WORKDIR": str(folder / "work"),
         "VTAB_TASKS": "dtd,svhn",
         "QUICKSTART_CHANGES": {
-            **short, "tasks": "location", "seeds": (0,), "data_dir": str(folder / "tfds"),
+            **short,
+            "tasks": "location",
+            "seeds": (0,),
+            "data_dir": str(folder / "tfds"),
         },
         "VTAB_CHANGES": {
-            **short, "variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False,
+            **short,
+            "variant": "vit_ti16",
+            "image_size": 32,
+            "mock_data": True,
+            "download": False,
             "fact_tt": {"scales": (1.0,)},
         },
         "RANDOM_VIT": True,
-    }  # fmt: skip
+    }
     execute(notebook, parameters, folder)
     return notebook, folder / "work"
 

@@ -37,8 +37,14 @@ def write_pets(folder):
 def executed(notebook, tmp_path_factory):
     notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
     write_pets(folder / "own" / "oxford_pets")
-    short = {"shots": (1, 2), "seeds": (0,), "epochs": 2, "warmup_epochs": 0,
-             "eval_limit": 64, "eval_batch_size": 64}  # fmt: skip
+    short = {
+        "shots": (1, 2),
+        "seeds": (0,),
+        "epochs": 2,
+        "warmup_epochs": 0,
+        "eval_limit": 64,
+        "eval_batch_size": 64,
+    }
     parameters = {
         "WORKDIR": str(folder / "work"),
         "METHODS": "fact_tt",
@@ -46,9 +52,12 @@ def executed(notebook, tmp_path_factory):
         "DATA_DIR": str(folder / "own"),
         "OFFLINE_CHANGES": {**short, "tasks": "digits", "data_dir": str(folder / "tfds")},
         "FINE_GRAINED_CHANGES": {
-            **short, "shots": (2,), "variant": "vit_mini", "image_size": 32,
+            **short,
+            "shots": (2,),
+            "variant": "vit_mini",
+            "image_size": 32,
         },
-    }  # fmt: skip
+    }
     execute(notebook, parameters, folder)
     return notebook, folder
 

@@ -359,14 +359,25 @@ def test_benchmark_scales_increments_to_the_ratio_asked_for():
 
 def test_benchmark_pairs_equal_tasks_and_seeds():
     def row(task, seed, trained, accuracy):
-        return {"variant": "v", "task": task, "seed": seed, "trained": trained, "evaluated": "e",
-                "merged": True, "accuracy": accuracy, "changed": 1.0}  # fmt: skip
+        return {
+            "variant": "v",
+            "task": task,
+            "seed": seed,
+            "trained": trained,
+            "evaluated": "e",
+            "merged": True,
+            "accuracy": accuracy,
+            "changed": 1.0,
+        }
 
     rows = [
-        row("a", 0, "float32", 90.0), row("a", 0, "other", 91.0),
-        row("a", 1, "float32", 80.0), row("a", 1, "other", 83.0),
-        row("b", 0, "float32", 10.0), row("b", 0, "other", 10.0),
-    ]  # fmt: skip
+        row("a", 0, "float32", 90.0),
+        row("a", 0, "other", 91.0),
+        row("a", 1, "float32", 80.0),
+        row("a", 1, "other", 83.0),
+        row("b", 0, "float32", 10.0),
+        row("b", 0, "other", 10.0),
+    ]
     first, second = numerics_accuracy.summary(rows)
     assert (first["difference"], first["error"]) == (0.0, 0.0)
     assert second["accuracy"] == {"a": (87.0, 4.0), "b": (10.0, None)}

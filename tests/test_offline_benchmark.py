@@ -60,13 +60,22 @@ def cells_of(seed, accuracy, search=None, **settings):
     made = {"weights_sha256": "a", "epochs": 5, "image_size": 42, **settings}
     return [
         {
-            "method": "noah", "task": task, "seed": seed, "accuracy": accuracy, "selection": {},
-            "learning_rate": 0.1, "grid_size": 3, "num_factors": 10 + seed, "search": search,
-            "factor_file_bytes": 100, "seconds": {"cell": 2.0}, "settings": made,
+            "method": "noah",
+            "task": task,
+            "seed": seed,
+            "accuracy": accuracy,
+            "selection": {},
+            "learning_rate": 0.1,
+            "grid_size": 3,
+            "num_factors": 10 + seed,
+            "search": search,
+            "factor_file_bytes": 100,
+            "seconds": {"cell": 2.0},
+            "settings": made,
             "environment": {"commit": f"of seed {seed}"},
         }
         for task in ("digits", "location")
-    ]  # fmt: skip
+    ]
 
 
 def test_seeds_of_a_later_run_are_added_to_a_record(tmp_path):
@@ -97,5 +106,9 @@ def test_results_of_other_settings_are_not_added_to_a_record(tmp_path):
 
 def test_numbers_are_short():
     assert [plot_compare.numbers(n) for n in (0, 1024, 99_949, 99_950, 1_216_896)] == [
-        "0", "1.0K", "99.9K", "100K", "1.2M",
-    ]  # fmt: skip
+        "0",
+        "1.0K",
+        "99.9K",
+        "100K",
+        "1.2M",
+    ]

@@ -28,8 +28,14 @@ def test_it_loads_and_every_number_is_finite_and_not_random():
     leaves = jax.tree.leaves(base)
     assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in leaves)
     # Biases start at zero: a file of fresh parameters would still hold zeros.
-    assert float(jnp.abs(base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["bias"]).min(
-        axis=1).max()) > 0  # fmt: skip
+    assert (
+        float(
+            jnp.abs(base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["bias"])
+            .min(axis=1)
+            .max()
+        )
+        > 0
+    )
 
 
 def test_its_features_tell_pictures_apart_and_survive_a_shift_of_light():

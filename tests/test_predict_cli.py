@@ -54,9 +54,13 @@ def trained(mini, tmp_path_factory):
     }
     tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
     metadata = {
-        "variant": "vit_mini", "weights_sha256": checksum(base), "class_names": NAMES,
-        "image_size": 32, "normalisation": "inception", "jpeg_quality": 75,
-    }  # fmt: skip
+        "variant": "vit_mini",
+        "weights_sha256": checksum(base),
+        "class_names": NAMES,
+        "image_size": 32,
+        "normalisation": "inception",
+        "jpeg_quality": 75,
+    }
     content = to_bytes(method, tree, model.config, metadata)
     (folder / "f.safetensors").write_bytes(content)
     (folder / "f.pt").write_bytes(
@@ -81,10 +85,18 @@ def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
     trained, expected, tmp_path, devices, batch_size
 ):
     out = predict(
-        "--variant", "vit_mini", "--factors", trained / "f.safetensors", "--images",
-        trained / "x.npy", "--out", tmp_path / "l.npy", "--batch_size", batch_size,
+        "--variant",
+        "vit_mini",
+        "--factors",
+        trained / "f.safetensors",
+        "--images",
+        trained / "x.npy",
+        "--out",
+        tmp_path / "l.npy",
+        "--batch_size",
+        batch_size,
         **on_host_devices(devices),
-    )  # fmt: skip
+    )
     assert out.returncode == 0, out.stderr
     logits = np.load(tmp_path / "l.npy")
     assert logits.dtype == np.float32
@@ -94,8 +106,16 @@ def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
 
 
 def test_a_pytorch_file_gives_the_same_logits(trained, expected, tmp_path):
-    arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--images",
-                 trained / "x.npy", "--out", tmp_path / "l.npy"]  # fmt: skip
+    arguments = [
+        "--variant",
+        "vit_mini",
+        "--factors",
+        trained / "f.pt",
+        "--images",
+        trained / "x.npy",
+        "--out",
+        tmp_path / "l.npy",
+    ]
     out = predict(*arguments, "--method", "tt", "--scale", 0.1)
     assert out.returncode == 0, out.stderr
     logits = np.load(tmp_path / "l.npy")
@@ -269,8 +289,18 @@ def test_class_names_are_not_read_from_a_device():
 
 def test_class_names_of_a_file_and_of_none(trained, tmp_path):
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei\nvier\n")
-    arguments = ["--variant", "vit_mini", "--factors", trained / "f.pt", "--scale", "0.1",
-                 "--images", trained / "x.npy", "--topk", "1"]  # fmt: skip
+    arguments = [
+        "--variant",
+        "vit_mini",
+        "--factors",
+        trained / "f.pt",
+        "--scale",
+        "0.1",
+        "--images",
+        trained / "x.npy",
+        "--topk",
+        "1",
+    ]
     out = predict(*arguments, "--class_names=~/names.txt", HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
     assert any(name in out.stdout for name in ("eins", "zwei", "drei", "vier"))
@@ -285,8 +315,16 @@ def test_other_weights_are_refused_unless_they_are_wanted(mini, trained, tmp_pat
     model, base = mini
     other = jax.tree.map(lambda x: x * 1.001, base)
     write_npz(tmp_path / "other.npz", model.config, other)
-    arguments = ["--factors", trained / "f.safetensors", "--weights", tmp_path / "other.npz",
-                 "--images", trained / "x.npy", "--out", tmp_path / "l.npy"]  # fmt: skip
+    arguments = [
+        "--factors",
+        trained / "f.safetensors",
+        "--weights",
+        tmp_path / "other.npz",
+        "--images",
+        trained / "x.npy",
+        "--out",
+        tmp_path / "l.npy",
+    ]
     out = predict(*arguments)
     assert out.returncode == 2
     assert "trained on other weights" in out.stderr
@@ -476,10 +514,18 @@ def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
     import tensorflow_datasets as tfds
 
     out = run_command(
-        "experiments.vtab", "--config", "configs/quickstart.py", "--workdir", tmp_path / "run",
-        "--config.tasks=fashion", "--config.methods=fact_tk", "--config.epochs=1",
-        "--config.warmup_epochs=0", "--config.eval_limit=200", "--config.train_limit=256",
-    )  # fmt: skip
+        "experiments.vtab",
+        "--config",
+        "configs/quickstart.py",
+        "--workdir",
+        tmp_path / "run",
+        "--config.tasks=fashion",
+        "--config.methods=fact_tk",
+        "--config.epochs=1",
+        "--config.warmup_epochs=0",
+        "--config.eval_limit=200",
+        "--config.train_limit=256",
+    )
     assert out.returncode == 0, out.stderr
     (result,) = (tmp_path / "run" / "results").glob("*.json")
     accuracy = json.loads(result.read_text())["accuracy"]
@@ -487,8 +533,16 @@ def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
     data = open_task(get_task("fashion"), DataSettings(image_size=32))
     images, labels = data.load("test", 200)
     np.save(tmp_path / "x.npy", np.asarray(normalise(images, "imagenet")))
-    out = predict("--variant", "vit_mini", "--factors", factors, "--images", tmp_path / "x.npy",
-                  "--out", tmp_path / "l.npy")  # fmt: skip
+    out = predict(
+        "--variant",
+        "vit_mini",
+        "--factors",
+        factors,
+        "--images",
+        tmp_path / "x.npy",
+        "--out",
+        tmp_path / "l.npy",
+    )
     assert out.returncode == 0, out.stderr
     logits = np.load(tmp_path / "l.npy")
     assert 100 * np.mean(np.argmax(logits, -1) == labels) == pytest.approx(accuracy)
@@ -498,8 +552,16 @@ def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
     stored = builder.as_dataset(split="test", decoders=skip, shuffle_files=False)
     for i, example in enumerate(stored.take(200).as_numpy_iterator()):
         (tmp_path / "pictures" / f"{i:03}.png").write_bytes(example["image"])
-    out = predict("--factors", factors, "--images", tmp_path / "pictures", "--topk", "1",
-                  "--out", tmp_path / "p.npy")  # fmt: skip
+    out = predict(
+        "--factors",
+        factors,
+        "--images",
+        tmp_path / "pictures",
+        "--topk",
+        "1",
+        "--out",
+        tmp_path / "p.npy",
+    )
     assert out.returncode == 0, out.stderr
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), logits, rtol=1e-4, atol=1e-4)
     assert "Ankle boot" in out.stdout

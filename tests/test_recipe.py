@@ -34,9 +34,10 @@ def tree(seed):
         "head": {"kernel": (2, 3), "bias": (3,)},
     }
     return jax.tree.map(
-        lambda shape: rng.normal(size=shape).astype("float32"), shapes,
+        lambda shape: rng.normal(size=shape).astype("float32"),
+        shapes,
         is_leaf=lambda x: isinstance(x, tuple),
-    )  # fmt: skip
+    )
 
 
 def steps_of(recipe, count=5):
@@ -256,9 +257,14 @@ def test_a_stack_of_37_and_of_74_images_is_each_alone(small_vit):
     states = [init_trial(model, METHOD, s, CLASSES, PADDED, base, recipe) for s in (0, 1)]
     epoch = make_epoch(model, METHOD, "imagenet", batch, mesh, recipe)
     together, losses = epoch(
-        base, stack(states, mesh), stack(sets, mesh), stack([HYPER, HYPER], mesh),
-        np.array([0, 1], np.int32), np.int32(EPOCH), np.int32(1),
-    )  # fmt: skip
+        base,
+        stack(states, mesh),
+        stack(sets, mesh),
+        stack([HYPER, HYPER], mesh),
+        np.array([0, 1], np.int32),
+        np.int32(EPOCH),
+        np.int32(1),
+    )
     together, losses = jax.device_get((together, losses))
     program = programs(small_vit, recipe, batch)
     for t, capacity in enumerate((128, 128)):

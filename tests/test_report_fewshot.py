@@ -28,14 +28,19 @@ def results(sets=SETS, methods=("fact_tt", "lora"), shots=(1, 2, 16), seeds=3):
     """Accuracies 10, 11, 12 and so on: a mean of 3 seeds is the middle one."""
     return [
         {
-            "task": f"{dataset}_{k}shot", "method": method, "seed": seed,
+            "task": f"{dataset}_{k}shot",
+            "method": method,
+            "seed": seed,
             "accuracy": 10.0 * (i + 1) + 5 * j + k / 4 + seed,
-            "num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None,
+            "num_factors": 7,
+            "factor_file_bytes": 2048,
+            "grid_size": 3,
+            "search": None,
         }
         for (i, dataset), (j, method), k, seed in itertools.product(
             enumerate(sets), enumerate(methods), shots, range(seeds)
         )
-    ]  # fmt: skip
+    ]
 
 
 def rows_of(table):
@@ -50,20 +55,21 @@ def test_curves_are_by_set_method_and_shots_of_few_shot_tasks_only():
     curves = few_shot_curves([*results(), whole])
     assert list(curves) == list(SETS)
     assert curves["stanford_cars"]["lora"] == {
-        1: {0: 25.25, 1: 26.25, 2: 27.25}, 2: {0: 25.5, 1: 26.5, 2: 27.5},
+        1: {0: 25.25, 1: 26.25, 2: 27.25},
+        2: {0: 25.5, 1: 26.5, 2: 27.5},
         16: {0: 29.0, 1: 30.0, 2: 31.0},
-    }  # fmt: skip
+    }
 
 
 def test_published_points_are_those_of_noahs_figure():
-    assert published_points("food101", "lora") == {
-        1: 31.8, 2: 48.7, 4: 59.0, 8: 66.4, 16: 72.5
-    }  # fmt: skip
+    assert published_points("food101", "lora") == {1: 31.8, 2: 48.7, 4: 59.0, 8: 66.4, 16: 72.5}
     # Its flowers are called oxford_flowers102 there; means of the facts, section 3.
     for method, means in {
-        "noah": (41.0, 50.7, 59.1, 67.8, 76.5), "lora": (40.9, 49.6, 58.3, 66.7, 75.3),
-        "adapter": (40.9, 49.7, 57.7, 65.2, 73.2), "vpt_deep": (30.2, 45.8, 56.7, 63.6, 72.0),
-    }.items():  # fmt: skip
+        "noah": (41.0, 50.7, 59.1, 67.8, 76.5),
+        "lora": (40.9, 49.6, 58.3, 66.7, 75.3),
+        "adapter": (40.9, 49.7, 57.7, 65.2, 73.2),
+        "vpt_deep": (30.2, 45.8, 56.7, 63.6, 72.0),
+    }.items():
         for k, mean in zip((1, 2, 4, 8, 16), means, strict=True):
             known = [published_points(dataset, method)[k] for dataset in SETS]
             assert np.mean(known) == pytest.approx(mean, abs=0.06), (method, k)

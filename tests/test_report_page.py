@@ -181,8 +181,10 @@ def test_failures_have_their_command(synthetic):
 
 def test_confusions_and_worst_classes(synthetic):
     folder, _, page, _ = synthetic
-    of = [json.loads((folder / f"results/synthetic-dtd-fact_tk-seed{s}.json").read_text())
-          for s in (0, 1)]  # fmt: skip
+    of = [
+        json.loads((folder / f"results/synthetic-dtd-fact_tk-seed{s}.json").read_text())
+        for s in (0, 1)
+    ]
     counts = {}
     for true, predicted, n in (x for r in of for x in r["confusion"] if x[0] != x[1]):
         counts[true, predicted] = counts.get((true, predicted), 0) + n
@@ -225,14 +227,17 @@ def test_names_are_escaped(tmp_path):
         tmp_path,
         [
             result(
-                seed=s, class_names=names, confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 4]],
-                per_class_accuracy=[62.5, 100.0], data={"note": evil},
+                seed=s,
+                class_names=names,
+                confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 4]],
+                per_class_accuracy=[62.5, 100.0],
+                data={"note": evil},
                 examples={"file": "examples/x.jpg", "size": 8, "true": [0], "predicted": [1]},
             )
             for s in (0, 1)
         ],
         failures=[{"cell": "a", "error": evil, "message": evil, "traceback": evil}],
-    )  # fmt: skip
+    )
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "x.jpg").write_bytes(strip(1))
     report = write_report([tmp_path])
@@ -269,10 +274,13 @@ def test_missing_and_broken_pictures_are_said(tmp_path, content):
         ({"settings": {"dtype": "bfloat16"}}, "error", "dtype: None, bfloat16"),
         ({"environment": {"commit": "c1"}}, "warning", "several commits: c0, c1"),
         ({"environment": {"commit": "c1+changes"}}, "warning", "uncommitted changes"),
-        ({"data": {"mapped": True, "used_version": "4.0.0", "note": "other boxes"}}, "warning",
-         "digits was read from version 4.0.0 in the place of 1.*.*: other boxes"),
+        (
+            {"data": {"mapped": True, "used_version": "4.0.0", "note": "other boxes"}},
+            "warning",
+            "digits was read from version 4.0.0 in the place of 1.*.*: other boxes",
+        ),
     ],
-)  # fmt: skip
+)
 def test_warnings(tmp_path, more, kind, said):
     write(tmp_path, [result(seed=s) for s in (0, 1)])
     assert said not in texts(tmp_path, kind)
@@ -338,9 +346,11 @@ def test_a_method_counts_once_in_the_title_however_many_rows_it_has(tmp_path):
 def test_few_shot_only(tmp_path):
     results = [
         result(f"{d}_{k}shot", m, s, 10.0 * i + k + s, variant="vit_b16")
-        for d in ("food101", "oxford_pets") for k in (1, 16)
-        for i, m in enumerate(("lora", "fact_tt")) for s in (0, 1, 2)
-    ]  # fmt: skip
+        for d in ("food101", "oxford_pets")
+        for k in (1, 16)
+        for i, m in enumerate(("lora", "fact_tt"))
+        for s in (0, 1, 2)
+    ]
     report = write_report([write(tmp_path, results)])
     page = Page((report / "index.html").read_text())
     head, rows = page.tables[0][1], page.tables[0][2:]
@@ -355,13 +365,18 @@ def test_few_shot_only(tmp_path):
 
 
 def test_rank_and_selection_figures(tmp_path):
-    selection = {"scale=0.1, learning_rate=0.01": 70.0, "scale=1, learning_rate=0.01": 75.0,
-                 "scale=0.1, learning_rate=0.1": 72.0,
-                 "scale=1, learning_rate=0.1": None}  # fmt: skip
+    selection = {
+        "scale=0.1, learning_rate=0.01": 70.0,
+        "scale=1, learning_rate=0.01": 75.0,
+        "scale=0.1, learning_rate=0.1": 72.0,
+        "scale=1, learning_rate=0.1": None,
+    }
     for rank in (4, 8):
         more = {"settings": {"rank": rank}, "selection": selection, "grid_size": 4}
-        write(tmp_path / f"r{rank}", [result("digits", "lora", s, 70 + rank + s, **more)
-                                      for s in (0, 1)])  # fmt: skip
+        write(
+            tmp_path / f"r{rank}",
+            [result("digits", "lora", s, 70 + rank + s, **more) for s in (0, 1)],
+        )
     blocks = report_blocks(read_study(tmp_path / "r4", tmp_path / "r8"))
     figures = {b.name: b.figure for b in blocks if hasattr(b, "figure")}
     (container,) = figures["rank"].axes[0].containers
@@ -373,8 +388,11 @@ def test_rank_and_selection_figures(tmp_path):
 
 
 def test_found_architectures_are_drawn(tmp_path):
-    search = {"best": [[1, 2], [3, 4], [5, 6]], "fitness": 71.0,
-              "history": [{"best": 70.0, "tried": 5}]}  # fmt: skip
+    search = {
+        "best": [[1, 2], [3, 4], [5, 6]],
+        "fitness": 71.0,
+        "history": [{"best": 70.0, "tried": 5}],
+    }
     report = write_report([write(tmp_path, [result(search=search)])])
     assert "found, of 5 tried: 71.0 %" in (report / "index.html").read_text()
     assert (report / "architecture-digits.svg").exists()
@@ -390,8 +408,10 @@ def test_what_is_said_of_differences(tmp_path):
     assert "needs at least 6" in text
     # 797 test images: sqrt(77 x 23 / 797) and sqrt(70 x 30 / 797).
     assert "alone good for 1.5 to 1.6 points on a single task" in text
-    equal = [result(t, m, s, 70.0 + s) for t, m, s in itertools.product(
-        ("digits", "fashion"), ("linear", "lora"), (0, 1, 2))]  # fmt: skip
+    equal = [
+        result(t, m, s, 70.0 + s)
+        for t, m, s in itertools.product(("digits", "fashion"), ("linear", "lora"), (0, 1, 2))
+    ]
     text = (write_report([write(tmp_path / "b", equal)]) / "report.md").read_text()
     assert "More than the noise" not in text
     assert "**Not told apart by these seeds**: linear over lora by 0.00" in text
@@ -409,8 +429,11 @@ def test_a_second_report_leaves_no_old_pictures(tmp_path):
 
 
 def test_a_class_name_is_no_mathematics(tmp_path):
-    own = result(class_names=[r"$\foo$", "b"], confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 8]],
-                 per_class_accuracy=[62.5, 100.0])  # fmt: skip
+    own = result(
+        class_names=[r"$\foo$", "b"],
+        confusion=[[0, 0, 5], [0, 1, 3], [1, 1, 8]],
+        per_class_accuracy=[62.5, 100.0],
+    )
     write(tmp_path, [own])
     assert r"$\foo$" in (write_report([tmp_path]) / "report.md").read_text()
 
@@ -462,8 +485,11 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
     (tmp_path / "report_files.json").write_text(json.dumps({"files": names}))
     replace_report(folder, {"index.html": b"new"})
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "a.png", "index.html", "mine.txt", "report_files.json"
-    ]  # fmt: skip
+        "a.png",
+        "index.html",
+        "mine.txt",
+        "report_files.json",
+    ]
     assert (tmp_path.parent / "mine.png").exists()
 
 

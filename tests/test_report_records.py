@@ -40,14 +40,19 @@ def test_results_are_read_sorted_with_their_workdir(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not sound JSON"), ("[]", "holds a list"), ("{}", "cell is missing"),
-     ("[" * 100_000, "nested too deeply"), ("\0", "not sound JSON"),
-     (json.dumps(result(accuracy=float("nan"))), "accuracy is nan"),
-     (json.dumps(result(accuracy=1e9)), "accuracy is 1000000000.0, expected 0 to 100"),
-     (json.dumps({**result(), "accuracy": "80"}), "accuracy is '80'"),
-     (json.dumps(result(seed=9)), "cell is 'digits-lora-seed9', expected the file's name"),
-     (json.dumps({**result(), "cell": "broken", "task": "no_such"}), "task is 'no_such'")],
-)  # fmt: skip
+    [
+        ("{", "not sound JSON"),
+        ("[]", "holds a list"),
+        ("{}", "cell is missing"),
+        ("[" * 100_000, "nested too deeply"),
+        ("\0", "not sound JSON"),
+        (json.dumps(result(accuracy=float("nan"))), "accuracy is nan"),
+        (json.dumps(result(accuracy=1e9)), "accuracy is 1000000000.0, expected 0 to 100"),
+        (json.dumps({**result(), "accuracy": "80"}), "accuracy is '80'"),
+        (json.dumps(result(seed=9)), "cell is 'digits-lora-seed9', expected the file's name"),
+        (json.dumps({**result(), "cell": "broken", "task": "no_such"}), "task is 'no_such'"),
+    ],
+)
 def test_what_is_no_result_is_named_and_left_out(tmp_path, text, said):
     write(tmp_path, grid())
     (tmp_path / "results" / "broken.json").write_text(text)
@@ -57,19 +62,31 @@ def test_what_is_no_result_is_named_and_left_out(tmp_path, text, said):
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [({"settings": []}, "settings is"), ({"confusion": [[30_000_000, 1, 1]]}, "confusion"),
-     ({"confusion": [[-1, 0, 1]]}, r"confusion\[0\]\[0\] is -1"), ({"confusion": [[0, 1]]}, "2 "),
-     ({"confusion": [[0, 2, 1]], "class_names": ["a", "b"]}, "class 2"),
-     ({"class_names": ["a"], "per_class_accuracy": [1.0, 2.0]}, "2 entries for 1 class_names"),
-     ({"per_class_accuracy": ["x"]}, "expected a number"), ({"losses": [1.0]}, "losses has 1"),
-     ({"num_test": -1}, "num_test is -1"), ({"seconds": [1]}, "seconds is"),
-     ({"environment": {"jax": []}}, "environment.jax"), ({"data": None}, "data is null"),
-     ({"selection": {"scale=x": 1.0}}, "scale=x"), ({"selection": {"scale=nan": 1.0}}, "scale=nan"),
-     ({"examples": {"file": "a", "size": 8, "true": [0], "predicted": []}}, "differ in length"),
-     ({"search": {"best": [[1], [2], [3]], "fitness": 1.0, "history": []}}, "search.history"),
-     ({"search": {"best": [[1]], "fitness": 1.0, "history": [{"best": 1.0, "tried": 1}]}}, "NOAH"),
-     ({"seed": True}, "seed is True"), ({"num_factors": 10**19}, "num_factors is 1000")],
-)  # fmt: skip
+    [
+        ({"settings": []}, "settings is"),
+        ({"confusion": [[30_000_000, 1, 1]]}, "confusion"),
+        ({"confusion": [[-1, 0, 1]]}, r"confusion\[0\]\[0\] is -1"),
+        ({"confusion": [[0, 1]]}, "2 "),
+        ({"confusion": [[0, 2, 1]], "class_names": ["a", "b"]}, "class 2"),
+        ({"class_names": ["a"], "per_class_accuracy": [1.0, 2.0]}, "2 entries for 1 class_names"),
+        ({"per_class_accuracy": ["x"]}, "expected a number"),
+        ({"losses": [1.0]}, "losses has 1"),
+        ({"num_test": -1}, "num_test is -1"),
+        ({"seconds": [1]}, "seconds is"),
+        ({"environment": {"jax": []}}, "environment.jax"),
+        ({"data": None}, "data is null"),
+        ({"selection": {"scale=x": 1.0}}, "scale=x"),
+        ({"selection": {"scale=nan": 1.0}}, "scale=nan"),
+        ({"examples": {"file": "a", "size": 8, "true": [0], "predicted": []}}, "differ in length"),
+        ({"search": {"best": [[1], [2], [3]], "fitness": 1.0, "history": []}}, "search.history"),
+        (
+            {"search": {"best": [[1]], "fitness": 1.0, "history": [{"best": 1.0, "tried": 1}]}},
+            "NOAH",
+        ),
+        ({"seed": True}, "seed is True"),
+        ({"num_factors": 10**19}, "num_factors is 1000"),
+    ],
+)
 def test_every_field_has_its_type(tmp_path, more, said):
     refused = []
     write(tmp_path, [{**result(), **more, "cell": "a"}])
@@ -160,18 +177,29 @@ def test_csv_has_no_formulas(tmp_path):
     assert row["dtype"] == "'@x"
     assert row["accuracy"] == "0.5"
     assert [csv_field(v) for v in ("+a", "-1", "\t", "\r", "a=", -1, None)] == [
-        "'+a", "'-1", "'\t", "'\r", "a=", -1, None
-    ]  # fmt: skip
+        "'+a",
+        "'-1",
+        "'\t",
+        "'\r",
+        "a=",
+        -1,
+        None,
+    ]
 
 
 def test_csv_has_the_same_bytes_after_kills(tmp_path):
     """Times, versions, commits and epochs run differ between such sweeps; accuracies do not."""
     write(tmp_path / "a", grid())
     other = [
-        {**r, "seconds": {"train": 77.0, "cell": 99.0}, "epochs_run": 1,
-         "environment": {**r["environment"], "commit": "other"}, "stack": {"runs": 3}}
+        {
+            **r,
+            "seconds": {"train": 77.0, "cell": 99.0},
+            "epochs_run": 1,
+            "environment": {**r["environment"], "commit": "other"},
+            "stack": {"runs": 3},
+        }
         for r in grid()
-    ]  # fmt: skip
+    ]
     write(tmp_path / "b", other)
     assert csv_text(read_results(tmp_path / "a")) == csv_text(read_results(tmp_path / "b"))
     other[0]["accuracy"] += 1e-12
@@ -234,9 +262,7 @@ def test_the_same_cell_twice_counts_once_and_is_reported(tmp_path):
     study = read_study(tmp_path / "a", tmp_path / "b")
     assert len(study.results) == 2
     assert study.systems[0].accuracies == {"digits": {0: 80.0}}
-    assert study.duplicates == (
-        ("digits-lora-seed0", str(tmp_path / "a"), str(tmp_path / "b")),
-    )  # fmt: skip
+    assert study.duplicates == (("digits-lora-seed0", str(tmp_path / "a"), str(tmp_path / "b")),)
 
 
 def test_another_rank_is_another_row(tmp_path):
@@ -282,10 +308,12 @@ def test_published_rows_and_their_sources(tmp_path):
     write(tmp_path, [result("dtd", m) for m in methods], config)
     rows = {k.title: k for k in published_rows(read_study(tmp_path))}
     assert list(rows) == [
-        "published fact_tt_4 (best on test)", "re-run fact_tt (OSU, val)",
-        "published convpass (best on test)", "re-run convpass (OSU, val)",
+        "published fact_tt_4 (best on test)",
+        "re-run fact_tt (OSU, val)",
+        "published convpass (best on test)",
+        "re-run convpass (OSU, val)",
         "published noah (best on test)",
-    ]  # fmt: skip
+    ]
     assert rows["published fact_tt_4 (best on test)"].row == {"group mean": 73.5}
     assert rows["published fact_tt_4 (best on test)"].params == 8448
     for title, row in rows.items():
@@ -296,5 +324,8 @@ def test_few_shot_tasks_are_in_the_order_of_their_shots(tmp_path):
     names = [f"digits_{k}shot" for k in (16, 1, 2)]
     write(tmp_path, grid(tasks=("digits", *names)))
     assert [t.name for t in read_study(tmp_path).tasks] == [
-        "digits", "digits_1shot", "digits_2shot", "digits_16shot"
-    ]  # fmt: skip
+        "digits",
+        "digits_1shot",
+        "digits_2shot",
+        "digits_16shot",
+    ]

@@ -46,8 +46,11 @@ def test_both_averages_of_a_published_row():
 def test_holm_by_hand():
     # 0.01 x 3, 0.02 x 2, 0.03 x 1 raised to what comes before; order and gaps are kept.
     assert holm([0.03, None, 0.01, 0.02]) == [
-        pytest.approx(0.04), None, pytest.approx(0.03), pytest.approx(0.04)
-    ]  # fmt: skip
+        pytest.approx(0.04),
+        None,
+        pytest.approx(0.03),
+        pytest.approx(0.04),
+    ]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([None]) == [None]
 
@@ -127,8 +130,10 @@ def test_compare_tests_nothing_where_tasks_have_different_seeds():
     b = {"x": {0: 49.0, 1: 49.5}, "y": {0: 59.0, 1: 59.5, 2: 62.0}}
     (found,) = compare({"a": a, "b": b}, {"x": 0.5, "y": 0.5})
     assert (found.p_seeds, found.interval) == (None, None)
-    whole = {name: {t: {s: v[s] for s in (0, 1)} for t, v in own.items()}
-             for name, own in {"a": a, "b": b}.items()}  # fmt: skip
+    whole = {
+        name: {t: {s: v[s] for s in (0, 1)} for t, v in own.items()}
+        for name, own in {"a": a, "b": b}.items()
+    }
     (found,) = compare(whole, {"x": 0.5, "y": 0.5})
     assert found.p_seeds is not None
 

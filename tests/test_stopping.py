@@ -125,15 +125,20 @@ from fact_jax.cli.main import main
 """
 
 
-@pytest.mark.parametrize(("program", "status", "quiet"), [
-    ("bin/fact-jax", 130, True),
-    ("mine.py", -INT, False),  # what a user's own program does is its own
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("program", "status", "quiet"),
+    [
+        ("bin/fact-jax", 130, True),
+        ("mine.py", -INT, False),  # what a user's own program does is its own
+    ],
+)
 def test_ctrl_c_while_jax_is_imported(program, status, quiet):
     out = subprocess.run(
-        [sys.executable, "-c", EARLY, program], capture_output=True, text=True,
+        [sys.executable, "-c", EARLY, program],
+        capture_output=True,
+        text=True,
         cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    )
     assert (out.returncode, out.stderr == "") == (status, quiet)
 
 
@@ -163,8 +168,11 @@ process.run(main)
 def test_ctrl_c_while_a_program_is_compiled():
     """Python's own end would wait for the program, and then die of a segmentation fault."""
     out = subprocess.run(
-        [sys.executable, "-c", COMPILES], capture_output=True, text=True,
-        cwd=Path(__file__).parents[1], env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"},
-    )  # fmt: skip
+        [sys.executable, "-c", COMPILES],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"},
+    )
     assert (out.returncode, out.stdout) == (130, "compiling")
     assert out.stderr == "\nInterrupted. Run the same command again to go on.\n"

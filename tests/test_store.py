@@ -56,9 +56,13 @@ def test_file_systems_without_fsync_of_folders_will_do(tmp_path, monkeypatch, nu
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EROFS, "cannot be written"),
-     (errno.EIO, "cannot be written")],
-)  # fmt: skip
+    [
+        (errno.ENOSPC, "is full"),
+        (errno.EDQUOT, "is full"),
+        (errno.EROFS, "cannot be written"),
+        (errno.EIO, "cannot be written"),
+    ],
+)
 def test_what_cannot_be_written_is_said_and_leaves_what_was_there(
     tmp_path, monkeypatch, number, words
 ):
@@ -153,9 +157,13 @@ def test_the_stored_state_of_a_search_is_checked():
     good = {"generation": 1, "visited": visited, "history": [{"best": 80.0, "tried": 1}]}
     check_state(good, space)
     for bad in (
-        {**good, "visited": []}, {**good, "visited": [[[[1, 0]], 80.0]]}, {**good, "history": [1]},
-        {**good, "visited": [[visited[0][0], "80"]]}, {"generation": 1}, {**good, "generation": -1},
-    ):  # fmt: skip
+        {**good, "visited": []},
+        {**good, "visited": [[[[1, 0]], 80.0]]},
+        {**good, "history": [1]},
+        {**good, "visited": [[visited[0][0], "80"]]},
+        {"generation": 1},
+        {**good, "generation": -1},
+    ):
         with pytest.raises(ValueError, match="visited|history|generation"):
             check_state(bad, space)
 

@@ -39,11 +39,20 @@ def number(n: int) -> bytes:
 def tensor(shape, strides, offset=0, numel=24, key="0", kind="Float") -> bytes:
     """The opcodes of one tensor, as torch.save writes them."""
     return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage")
-        + f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + number(numel) + b"tQ"
-        + number(offset) + b"(" + b"".join(map(number, shape)) + b"t("
-        + b"".join(map(number, strides)) + b"t\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
+        b"ctorch._utils\n_rebuild_tensor_v2\n(("
+        + text("storage")
+        + f"ctorch\n{kind}Storage\n".encode()
+        + text(key)
+        + text("cpu")
+        + number(numel)
+        + b"tQ"
+        + number(offset)
+        + b"("
+        + b"".join(map(number, shape))
+        + b"t("
+        + b"".join(map(number, strides))
+        + b"t\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def archive(program: bytes, members=None, compression=zipfile.ZIP_STORED) -> bytes:
@@ -119,10 +128,14 @@ def test_what_pytorch_saves_is_read(tmp_path):
     x = torch.arange(24.0).reshape(2, 3, 4)
     views = {"t": x.permute(2, 0, 1), "part": x[1:, 1:, ::2], "bf": x.bfloat16(), "s": x.sum()}
     saved = {
-        "model": layer.state_dict(), "optimizer": optimiser.state_dict(), "epoch": 3,
-        "args": argparse.Namespace(lr=1e-3, name="x"), "views": views, "big": 2**40,
+        "model": layer.state_dict(),
+        "optimizer": optimiser.state_dict(),
+        "epoch": 3,
+        "args": argparse.Namespace(lr=1e-3, name="x"),
+        "views": views,
+        "big": 2**40,
         "parameter": torch.nn.Parameter(x),
-    }  # fmt: skip
+    }
     torch.save(saved, tmp_path / "checkpoint.pth")
     file = TorchZip(tmp_path / "checkpoint.pth")
     expected = {f"model.{n}": v for n, v in layer.state_dict().items()}
@@ -148,8 +161,12 @@ def test_views_of_one_storage(tmp_path):
     file = opened(tmp_path, archive(PROTO + b"}" + items + b"."))
     x = DATA.reshape(4, 6)
     for name, array in {
-        "all": x, "transposed": x.T, "columns": x[:, 1::2], "last": x[3, 5:], "scalar": x[1, 1]
-    }.items():  # fmt: skip
+        "all": x,
+        "transposed": x.T,
+        "columns": x[:, 1::2],
+        "last": x[3, 5:],
+        "scalar": x[1, 1],
+    }.items():
         assert file.shapes[name] == np.shape(array)
         np.testing.assert_array_equal(file.read(name), array)
 
@@ -158,12 +175,20 @@ def test_what_training_scripts_store_beside_the_weights_is_skipped(tmp_path):
     """Python writes the same opcodes as torch.save, which uses protocol 2."""
     factory = collections.defaultdict(list)
     beside = {
-        "accuracy": np.float32(3.5), "epoch": np.int64(3), "curve": np.arange(3.0), "best": True,
-        "out": Path("/a/b"), "history": factory, "counts": collections.Counter("aab"),
-        "args": argparse.Namespace(lr=1.0, out=Path("x"), seeds={1, 2}), "raw": b"abc",
-        "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "z": 1j,
-        "class": argparse.Namespace, "dict of a library": collections.UserDict(a=1),
-    }  # fmt: skip
+        "accuracy": np.float32(3.5),
+        "epoch": np.int64(3),
+        "curve": np.arange(3.0),
+        "best": True,
+        "out": Path("/a/b"),
+        "history": factory,
+        "counts": collections.Counter("aab"),
+        "args": argparse.Namespace(lr=1.0, out=Path("x"), seeds={1, 2}),
+        "raw": b"abc",
+        "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        "z": 1j,
+        "class": argparse.Namespace,
+        "dict of a library": collections.UserDict(a=1),
+    }
     torch_only = b"".join(
         text(name) + value + b"s"
         for name, value in {
@@ -230,20 +255,25 @@ HOSTILE = {
     "million dicts": (archive(PROTO + b"}" * 3_000_000 + b"."), "more than 1,000,000 opcodes"),
     "large program": (archive(PROTO + b"}" * 17_000_000 + b"."), "more than the 16,777,216"),
     "zip bomb": (
-        archive(PROTO + b"}" * 300_000_000, compression=zipfile.ZIP_DEFLATED), "is compressed"
+        archive(PROTO + b"}" * 300_000_000, compression=zipfile.ZIP_DEFLATED),
+        "is compressed",
     ),
     "bomb in a storage": (
-        archive(one((24,), (1,)), {"data/0": bytes(10**8)}, zipfile.ZIP_DEFLATED), "is compressed"
+        archive(one((24,), (1,)), {"data/0": bytes(10**8)}, zipfile.ZIP_DEFLATED),
+        "is compressed",
     ),
     "billion laughs": (archive(_laughs()), "nested too deeply"),
     "hash of tuples": (archive(_tuples()), "a dict key"),
     "circle": (archive(PROTO + b"}q\x00" + text("a") + b"h\x00s."), "in a circle"),
     "deep lists": (archive(PROTO + b"]" * 400_000 + b"a" * 399_999 + b"."), "too deeply"),
     "long name": (
-        archive(PROTO + b"}" + text(b"n" * 10**6) + tensor((1,), (1,)) + b"s."), "a name of more"
+        archive(PROTO + b"}" + text(b"n" * 10**6) + tensor((1,), (1,)) + b"s."),
+        "a name of more",
     ),
-    "giant integer": (archive(PROTO + b"\x8b" + struct.pack("<i", 10**6) + b"7" * 10**6 + b"."),
-                      "LONG4"),
+    "giant integer": (
+        archive(PROTO + b"\x8b" + struct.pack("<i", 10**6) + b"7" * 10**6 + b"."),
+        "LONG4",
+    ),
     "giant decimal": (archive(PROTO + b"I" + b"9" * 10**6 + b"\n."), "opcode INT"),
     "expanded": (archive(one((2**31 - 1,), (0,))), "does not fit its storage"),
     "beyond the storage": (archive(one((25,), (1,))), "does not fit its storage"),
@@ -259,8 +289,10 @@ HOSTILE = {
     "negative storage": (archive(one((1,), (1,), numel=-1)), "ill-formed storage"),
     "giant storage": (archive(one((0,), (1,), numel=2**70)), "ill-formed storage"),
     "byte order": (archive(one((1,), (1,)), {"byteorder": b"middle"}), "'middle'; expected"),
-    "code of a skipped module": (archive(PROTO + b"cbuiltins\neval\n(" + text("1") + b"tR."),
-                                 "calls 'builtins.eval'"),
+    "code of a skipped module": (
+        archive(PROTO + b"cbuiltins\neval\n(" + text("1") + b"tR."),
+        "calls 'builtins.eval'",
+    ),
     "whole model": (archive(PROTO + b"cmodels.vit\nViT\n)\x81}b."), "object of 'models.vit.ViT'"),
     "no storage": (archive(one((2,), (1,), key="7")), "but has none"),
     "short storage": (archive(one((2,), (1,), numel=25)), "should have 100 bytes, but has 96"),
@@ -274,12 +306,10 @@ HOSTILE = {
     "truncated": (archive(one((24,), (1,)))[:-30], "truncated"),
     "many members": (_many_members(), "its directory has more than"),
     "bare pickle": (pickle.dumps({"a": 1}), "is a bare pickle"),
-    "legacy": (
-        PROTO + b"\x8a\x0a" + bytes.fromhex("6cfc9c46f9206aa85019") + b".", "before 1.6"
-    ),
+    "legacy": (PROTO + b"\x8a\x0a" + bytes.fromhex("6cfc9c46f9206aa85019") + b".", "before 1.6"),
     "text": (b"hello, world", "does not begin as a zip file"),
     "empty": (b"", "does not begin as a zip file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -332,11 +362,41 @@ def test_a_changed_byte_is_refused_or_harmless(tmp_path_factory, position, value
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(
-    [b"}", b"]", b")", b"(", b"t", b"\x85", b"\x86", b"\x87", b"N", b"K\x01", b"q\x00", b"h\x00",
-     b"s", b"u", b"a", b"e", b"R", b"b", b"\x81", b"Q", text("a"), tensor((2,), (1,)),
-     b"ccollections\nOrderedDict\n", b"cargparse\nNamespace\n",
-     b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n"]), max_size=12))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"}",
+                b"]",
+                b")",
+                b"(",
+                b"t",
+                b"\x85",
+                b"\x86",
+                b"\x87",
+                b"N",
+                b"K\x01",
+                b"q\x00",
+                b"h\x00",
+                b"s",
+                b"u",
+                b"a",
+                b"e",
+                b"R",
+                b"b",
+                b"\x81",
+                b"Q",
+                text("a"),
+                tensor((2,), (1,)),
+                b"ccollections\nOrderedDict\n",
+                b"cargparse\nNamespace\n",
+                b"ctorch._utils\n_rebuild_tensor_v2\n",
+                b"ctorch\nFloatStorage\n",
+            ]
+        ),
+        max_size=12,
+    )
+)
 def test_any_program_is_read_or_refused(tmp_path_factory, opcodes):
     content = archive(PROTO + b"".join(opcodes) + b".")
     try:

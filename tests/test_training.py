@@ -28,7 +28,7 @@ from fact_jax.training.trial import (
     logits_of,
     make_epoch,
     train_set,
-)  # fmt: skip
+)
 
 METHOD = FacTTT(4)
 NO_DROP = dict(dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0))
@@ -66,8 +66,16 @@ def test_the_learning_rate_of_all_100_epochs():
     assert len(table) == 100
     np.testing.assert_allclose([learning_rate(e) for e in range(100)], table, rtol=1e-12)
     # Values as a person worked them out; the peak of 1e-3 is never reached.
-    facts = {0: 1e-6, 1: 1e-6, 2: 1.009e-4, 10: 9.001e-4, 11: 9.758e-4, 50: 5.205e-4,
-             51: 5.05e-4, 99: 1.098e-5}  # fmt: skip
+    facts = {
+        0: 1e-6,
+        1: 1e-6,
+        2: 1.009e-4,
+        10: 9.001e-4,
+        11: 9.758e-4,
+        50: 5.205e-4,
+        51: 5.05e-4,
+        99: 1.098e-5,
+    }
     for epoch, rate in facts.items():
         assert table[epoch] == pytest.approx(rate, rel=1e-3)
     assert table.index(max(table)) == 11
@@ -215,9 +223,16 @@ def run_train(small_vit, split, directory, stop_after=None, epochs=6):
             raise KeyboardInterrupt
 
     out = train(
-        epoch, state, epochs=epochs, steps=[5], directory=epath.Path(directory), settings=[{}],
-        evaluate=lambda t, trained: float(flat(trained).sum()), eval_every=2, on_epoch=on_epoch,
-    )  # fmt: skip
+        epoch,
+        state,
+        epochs=epochs,
+        steps=[5],
+        directory=epath.Path(directory),
+        settings=[{}],
+        evaluate=lambda t, trained: float(flat(trained).sum()),
+        eval_every=2,
+        on_epoch=on_epoch,
+    )
     return out.trainable[0], out.losses[0], out.accuracies[0]
 
 
@@ -305,9 +320,13 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split
         return state, losses.at[0, 2].set(jnp.inf) if e == 1 else losses
 
     out = train(
-        broken, state, epochs=3, steps=[5], directory=epath.Path(tmp_path / "x"),
+        broken,
+        state,
+        epochs=3,
+        steps=[5],
+        directory=epath.Path(tmp_path / "x"),
         settings=[{"task": "dtd", "scale": 100}],
-    )  # fmt: skip
+    )
     assert re.search(r"inf at step 7 \(epoch 1\)\..* with task=dtd, scale=100", str(out.errors[0]))
 
 
@@ -321,9 +340,13 @@ def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
         return state, losses
 
     out = train(
-        broken, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+        broken,
+        state,
+        epochs=1,
+        steps=[5],
+        directory=epath.Path(tmp_path / "x"),
         settings=[{}],
-    )  # fmt: skip
+    )
     assert re.search(r"non-finite at step 4 \(epoch 0\)", str(out.errors[0]))
 
 
@@ -332,9 +355,13 @@ def test_a_nan_in_the_base_reaches_the_loss(small_vit, split, tmp_path):
     broken = {**base, "cls": base["cls"] * np.nan}
     epoch, state = make_stack((model, broken), split)
     out = train(
-        epoch, state, epochs=1, steps=[5], directory=epath.Path(tmp_path / "x"),
+        epoch,
+        state,
+        epochs=1,
+        steps=[5],
+        directory=epath.Path(tmp_path / "x"),
         settings=[{}],
-    )  # fmt: skip
+    )
     assert re.search(r"nan at step 0 \(epoch 0\)", str(out.errors[0]))
 
 
@@ -397,7 +424,9 @@ print("equal")
 def test_eight_devices_share_a_batch_and_agree_with_one():
     """Dropout and stochastic depth on: their masks do not depend on the number of devices."""
     out = subprocess.run(
-        [sys.executable, "-c", DATA_PARALLEL], capture_output=True, text=True,
+        [sys.executable, "-c", DATA_PARALLEL],
+        capture_output=True,
+        text=True,
         env=on_host_devices(8),
-    )  # fmt: skip
+    )
     assert out.stdout.strip().endswith("equal"), out.stderr

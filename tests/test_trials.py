@@ -186,10 +186,14 @@ def test_a_trial_that_fails_does_not_stop_the_others(tmp_path):
     def run(**more):
         return train(
             lambda states, e: program(base, states, data, hypers, np.array([0, 1], np.int32), e, 5),
-            stack(states, mesh), epochs=3, steps=[4, 5], directory=epath.Path(tmp_path / "c"),
-            settings=[{"task": "bad"}, {"task": "good"}], evaluate=lambda t, trained: 50.0 + t,
+            stack(states, mesh),
+            epochs=3,
+            steps=[4, 5],
+            directory=epath.Path(tmp_path / "c"),
+            settings=[{"task": "bad"}, {"task": "good"}],
+            evaluate=lambda t, trained: 50.0 + t,
             **more,
-        )  # fmt: skip
+        )
 
     with pytest.raises(KeyboardInterrupt):
         run(on_epoch=stop)
@@ -239,10 +243,17 @@ def test_choosing_scales_and_training_with_them_is_one_program_each(tmp_path, co
     """Candidates on train800 and the final runs on all images, of tasks of different classes."""
     config = quickstart.get_config()
     config.update(
-        tasks="dtd,svhn,kitti", methods="fact_tt", mock_data=True, epochs=1, train_limit=16,
-        eval_limit=8, batch_size=8, eval_batch_size=8, **tiny,
+        tasks="dtd,svhn,kitti",
+        methods="fact_tt",
+        mock_data=True,
+        epochs=1,
+        train_limit=16,
+        eval_limit=8,
+        batch_size=8,
+        eval_batch_size=8,
+        **tiny,
         fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0)}),
-    )  # fmt: skip
+    )
     results = run_sweep(config, str(tmp_path), Console(quiet=True))
     assert [len(r["selection"]) for r in results] == [2, 2, 2]
     for program in ("epoch", "merged", "predict"):
@@ -303,10 +314,13 @@ def test_two_processes_give_what_one_gives(tmp_path, tiny):
                 *(sys.executable, "-c", SWEEP, f"localhost:{port},2,{i}"),
                 *(tiny["weights"], tmp_path / "two"),
             ],
-            env=on_host_devices(4), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env=on_host_devices(4),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=300)

@@ -186,8 +186,10 @@ def test_a_file_of_two_vits_is_refused(base, tmp_path):
 
 def chunked(base, prefix):
     """Names of DINOv2's training: block 5 is `blocks.1.5`, in the second chunk of four."""
-    names = {k: re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 4}.{m[1]}", k)
-             for k in timm(base)}  # fmt: skip
+    names = {
+        k: re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 4}.{m[1]}", k)
+        for k in timm(base)
+    }
     return {prefix + names[k]: v for k, v in timm(base).items()}
 
 
@@ -242,14 +244,17 @@ def beit(tensors):
 FOREIGN = {
     "PEFT": (lambda base: peft(hf_vit(base)), r"is a PEFT model .*merge_and_unload\(\)"),
     "adapter": (
-        lambda base: {k: v for k, v in peft(hf_vit(base)).items() if "lora" in k}, "is a PEFT model"
+        lambda base: {k: v for k, v in peft(hf_vit(base)).items() if "lora" in k},
+        "is a PEFT model",
     ),
     "BEiT": (lambda base: beit(hf_vit(base)), "is a BEiT, another architecture"),
     "timm's BEiT": (
         lambda base: {
-            "blocks.0.attn.q_bias": np.ones(192), "blocks.0.gamma_1": np.ones(192),
+            "blocks.0.attn.q_bias": np.ones(192),
+            "blocks.0.gamma_1": np.ones(192),
             **{k: v for k, v in timm(base).items() if not re.search("pos_embed|qkv.bias", k)},
-        }, "is a BEiT",
+        },
+        "is a BEiT",
     ),
     "registers": (
         lambda base: {**timm(base), "register_tokens": np.ones((1, 4, 192))},
@@ -263,10 +268,11 @@ FOREIGN = {
     "Hugging Face's Swin": (
         lambda _: {
             "swin.encoder.layers.0.blocks.0.attention.self.relative_position_bias_table": np.ones(3)
-        }, "is a Swin Transformer",
+        },
+        "is a Swin Transformer",
     ),
     "ResNet": (lambda _: {"layer1.0.conv1.weight": np.ones(3)}, "is a convolutional network"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FOREIGN)

@@ -52,11 +52,22 @@ ALL = {
     "fact_shared_kind": FacTShared(2, share="kind"),
 }
 EVERYTHING = Combination(
-    tuple((name, ALL[name]) for name in (
-        "convpass", "adapter_houlsby", "adaptformer_norm", "repadapter", "vpt_shallow", "vpt_deep",
-        "ssf", "lora_all", "fact_tt", "bitfit",
-    ))
-)  # fmt: skip
+    tuple(
+        (name, ALL[name])
+        for name in (
+            "convpass",
+            "adapter_houlsby",
+            "adaptformer_norm",
+            "repadapter",
+            "vpt_shallow",
+            "vpt_deep",
+            "ssf",
+            "lora_all",
+            "fact_tt",
+            "bitfit",
+        )
+    )
+)
 
 
 def method_of(name):

@@ -84,9 +84,16 @@ LARGE = {
 
 # Those whose place relative to LayerScale differs.
 LAYER_SCALE = [
-    "full", "adapter_houlsby", "adaptformer_norm", "lora_all", "ssf", "convpass", "repadapter",
-    "vpt_shallow", "vpt_deep",
-]  # fmt: skip
+    "full",
+    "adapter_houlsby",
+    "adaptformer_norm",
+    "lora_all",
+    "ssf",
+    "convpass",
+    "repadapter",
+    "vpt_shallow",
+    "vpt_deep",
+]
 
 # A key's shift moves all scores of a query alike, which softmax does not see: gradients are zero.
 NO_GRADIENT = ("k_shift", "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias")
@@ -258,10 +265,15 @@ class Play:
 @pytest.mark.parametrize(
     "name",
     [
-        "adapter_houlsby", "adaptformer", "adaptformer_petl", "lora_all", "convpass", "repadapter",
+        "adapter_houlsby",
+        "adaptformer",
+        "adaptformer_petl",
+        "lora_all",
+        "convpass",
+        "repadapter",
         "vpt_deep",
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("fresh_traces")
 def test_dropout_and_stochastic_depth_with_the_same_masks(name, compare, monkeypatch):
     """The jitted program reports what jax.random.bernoulli gave, and PyTorch is fed with it.

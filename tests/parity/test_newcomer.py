@@ -52,12 +52,22 @@ def test_the_same_logits_in_pytorch(tmp_path, compare):
     save_checkpoint(checkpoint)
     np.save(images, Draw(1)((8, 64, 64, 3)))
     command(
-        "vtab", config="configs/quickstart.py", workdir=tmp_path / "run", config__tasks="digits",
-        config__methods=",".join(METHODS), config__variant="vit_ti16", config__weights=checkpoint,
-        config__image_size=64, config__train_limit=128, config__eval_limit=64, config__epochs=2,
-        config__warmup_epochs=0, config__fact_tt__scale=10.0, config__fact_tk__scale=10.0,
+        "vtab",
+        config="configs/quickstart.py",
+        workdir=tmp_path / "run",
+        config__tasks="digits",
+        config__methods=",".join(METHODS),
+        config__variant="vit_ti16",
+        config__weights=checkpoint,
+        config__image_size=64,
+        config__train_limit=128,
+        config__eval_limit=64,
+        config__epochs=2,
+        config__warmup_epochs=0,
+        config__fact_tt__scale=10.0,
+        config__fact_tk__scale=10.0,
         config__data_dir=tmp_path / "data",
-    )  # fmt: skip
+    )
     command("export", variant="vit_ti16", weights=checkpoint, out=tmp_path / "vit.npz")
     for name, method in METHODS.items():
         factors = next((tmp_path / "run" / "factors").glob(f"*{name}*"))

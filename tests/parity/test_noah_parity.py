@@ -82,10 +82,14 @@ class Net(nn.Module):
     @staticmethod
     def names(block):
         yield from (
-            (block.tokens, "prompts"), (block.lora_a.weight, "lora_A"),
-            (block.lora_b.weight, "lora_B"), (block.down.weight, "down"),
-            (block.down.bias, "down_bias"), (block.up.weight, "up"), (block.up.bias, "up_bias"),
-        )  # fmt: skip
+            (block.tokens, "prompts"),
+            (block.lora_a.weight, "lora_A"),
+            (block.lora_b.weight, "lora_B"),
+            (block.down.weight, "down"),
+            (block.down.bias, "down_bias"),
+            (block.up.weight, "up"),
+            (block.up.bias, "up_bias"),
+        )
 
     @staticmethod
     def turned(name):

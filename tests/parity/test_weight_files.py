@@ -12,9 +12,13 @@ import transformers  # noqa: E402
 from fact_jax import features, load_vit  # noqa: E402
 
 TINY = dict(
-    hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768,
-    image_size=64, patch_size=16,
-)  # fmt: skip
+    hidden_size=192,
+    num_hidden_layers=12,
+    num_attention_heads=3,
+    intermediate_size=768,
+    image_size=64,
+    patch_size=16,
+)
 
 
 def randomise(model):
@@ -86,9 +90,13 @@ def test_a_state_dict_saved_by_hand(same_features, images, tmp_path):
 def test_mae(same_features, images, tmp_path):
     """The class token does not depend on the order of the patches, which MAE shuffles."""
     config = transformers.ViTMAEConfig(
-        **TINY, mask_ratio=0.0, decoder_hidden_size=32, decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=2, decoder_intermediate_size=64,
-    )  # fmt: skip
+        **TINY,
+        mask_ratio=0.0,
+        decoder_hidden_size=32,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=64,
+    )
     model = randomise(transformers.ViTMAEForPreTraining(config))
     model.save_pretrained(tmp_path)
     same_features(images, tmp_path, class_token(model.vit, images))
@@ -113,9 +121,13 @@ def test_deit_without_its_distillation_token(same_features, images, tmp_path):
 @pytest.mark.parametrize("around", ["Dinov2Model", "Dinov2ForImageClassification"])
 def test_dinov2(same_features, tmp_path, around):
     config = transformers.Dinov2Config(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, mlp_ratio=4,
-        image_size=112, patch_size=14,
-    )  # fmt: skip
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        mlp_ratio=4,
+        image_size=112,
+        patch_size=14,
+    )
     model = randomise(getattr(transformers, around)(config))
     model.save_pretrained(tmp_path)
     images = np.random.default_rng(0).normal(size=(2, 98, 98, 3)).astype("float32")

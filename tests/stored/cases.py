@@ -205,9 +205,12 @@ class TrainCase:
     padded_classes: int = 5
     epochs: int = 10
     schedule: tuple[tuple[str, float], ...] = (
-        ("peak", 5e-3), ("epochs", 10), ("warmup_epochs", 2), ("minimum", 1e-5),
+        ("peak", 5e-3),
+        ("epochs", 10),
+        ("warmup_epochs", 2),
+        ("minimum", 1e-5),
         ("warmup_start", 1e-6),
-    )  # fmt: skip
+    )
     weight_decay: float = 0.1
     seed: int = 20
 
@@ -256,9 +259,12 @@ class TrainCase:
         for e in range(self.epochs):
             rate = learning_rate(e, **dict(self.schedule))
             hyper = Hyper(
-                jnp.float32(rate), jnp.float32(self.weight_decay), jnp.float32(self.method.scale),
-                dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0),
-            )  # fmt: skip
+                jnp.float32(rate),
+                jnp.float32(self.weight_decay),
+                jnp.float32(self.method.scale),
+                dropout_rate=jnp.float32(0),
+                drop_path_rate=jnp.float32(0),
+            )
             state, epoch_losses = epoch(base, state, data, hyper, self.seed, e)
             losses.append(epoch_losses[: self.examples // self.batch_size])
         head = state.trainable["head"]
