@@ -1,4 +1,4 @@
-"""Guards against hostile files: every limit and check that the readers of formats call.
+"""Guards against hostile files: the limits of weight and factor files, which their readers call.
 
 Threat model. Somebody downloads a weight or factor file and loads it on a machine that matters.
 The file's author may write any bytes.

@@ -222,7 +222,7 @@ def _published_row(row: Published, keys: Sequence[str], fine: set[str]) -> Row:
     )
     title, _, note = row.title.partition(" (")
     name = Cell(title, row.title, note.removesuffix(")"), hint=row.source)
-    return Row([name, numbers, *cells, *[Cell("–")] * 4], published=True)
+    return Row([name, numbers, *cells, *[Cell("–")] * len(COST_COLUMNS[1:])], published=True)
 
 
 def systems_of(study: Study, section: Section) -> list[System]:
