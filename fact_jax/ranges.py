@@ -65,7 +65,8 @@ class Real:
                 return ""
             return f" above {self.low:g}" if self.above else f" of {self.low:g} or more"
         start = f" above {self.low:g}" if self.above else f" from {self.low:g}"
-        return f"{start} to {'below ' if self.below else ''}{self.high:g}"
+        join = "and" if self.above and self.below else "to"
+        return f"{start} {join} {'below ' if self.below else ''}{self.high:g}"
 
     @property
     def one(self) -> str:

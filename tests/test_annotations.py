@@ -13,8 +13,8 @@ from devices import TESTS, on_host_devices
 
 ROOMS = ("backbone", "tuning", "images", "files")
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-# Tests of the data room that call most of it, through TFDS, too.
-DATA = ("data_stored", "vtab1k")
+# Tests of the data room that call most of it.
+DATA = ("data_stored", "data_tasks")
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path

@@ -116,6 +116,8 @@ SCALED = pytest.mark.filterwarnings("ignore:some pictures have more than 8 bits"
 def test_pictures_that_are_scaled_are_said():
     with pytest.warns(UserWarning, match="more than 8 bits .*floats .*docs/data.md"):
         pipeline.decode(encoded(np.ones((8, 8), np.float32), "TIFF"), 8)
+    with pytest.raises(UserWarning):  # where a caller made an error of it, it is no damage
+        pipeline.decode(encoded(grey16([7]).repeat(9, 0)), 8)
 
 
 @SCALED

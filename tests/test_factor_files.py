@@ -436,6 +436,8 @@ def test_missing_files_folders_and_needless_flags(tmp_path, small_config):
         load_factors(tmp_path / "fifo.safetensors")
     with pytest.raises(UserError, match="is a folder"):
         load_factors(tmp_path)
+    with pytest.raises(UserError, match="cannot be read .embedded null"):
+        load_factors("x\0.safetensors")
     for name in ("f" * 300 + ".safetensors", "f" * 300 + ".pt"):
         with pytest.raises(UserError, match="cannot be read .File name too long"):
             load_factors(tmp_path / name, scale=1.0)

@@ -60,7 +60,7 @@ def test_a_copy_gives_the_arrays_of_its_source(name, tmp_path):
                 np.testing.assert_array_equal(ours, theirs)
         assert copy.provenance["jpeg_quality"] == quality
         assert copy.provenance["note"] == ""
-    with pytest.raises(UserError, match="has a copy of the task already"):
+    with pytest.raises(UserError, match="has a copy of the task already. Delete it"):
         export([task], str(tmp_path), str(tmp_path / "out"))
 
 

@@ -77,8 +77,8 @@ def check_base(base: Any, shapes: Mapping[str, Shape]) -> None:
             fault = "it is missing"
         elif not fits(shape := jnp.shape(leaf), expected):
             fault = f"its shape is {_text(shape)}, expected {_text(expected)}"
-        elif not jnp.issubdtype(leaf.dtype, jnp.floating):
-            fault = f"it is of type {leaf.dtype}, expected float32"
+        elif not jnp.issubdtype(dtype := getattr(leaf, "dtype", type(leaf)), jnp.floating):
+            fault = f"it is of type {getattr(dtype, 'name', dtype)}, expected float32"
         if fault:
             raise UserError(f"base does not fit the model in {name!r}: {fault}. {remedy}")
 
@@ -100,10 +100,10 @@ def check_adaptation(adaptation: Any, kernel: tuple[int, ...]) -> None:
 
 
 def check_number(name: str, value: Any, allowed: Real) -> None:
-    """Raises UserError unless this is None, an allowed number or a traced scalar."""
-    if isinstance(value, np.ndarray | jax.Array) and value.shape == ():
-        if isinstance(value, jax.core.Tracer):
-            return
+    """Raises UserError unless this is None, an allowed number or traced."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and value.shape == ():
         value = value.item()
     if value is not None:
         check(name, value, allowed)

@@ -34,10 +34,13 @@ def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
         first, *rest = path.split(".")
         line = f"--config.{name}={_text(value)}"
         leaf = path.rpartition(".")[2]
+        idle = ""
         if leaf == "eval_every" and sweep_config.protocol == "val":
-            notes.append(f"{line} changes nothing: protocol 'val' tests the last epoch only.")
+            idle = "protocol 'val' tests the last epoch only"
         if leaf in ("scale", "scales") and first in METHODS and not _has_scale(METHODS[first]):
-            notes.append(f"{line} changes nothing: {first} has no scale.")
+            idle = f"{first} has no scale"
+        if idle:
+            notes.append(f"{line} changes nothing: {idle}.")
         if not rest and first not in METHOD_SETTINGS:  # nothing but the command line sets it again
             continue
         winners, acts = _winners(path, value, acting)
@@ -47,7 +50,8 @@ def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
             advice = _advice(winners, value)
             if not acts:
                 raise UserError(f"{line} changes nothing. It gives way to {words}. {advice}")
-            notes.append(f"{line} acts in some cells only; others have {words}. {advice}")
+            if not idle:
+                notes.append(f"{line} acts in some cells only; others have {words}. {advice}")
         elif not acts:
             raise UserError(
                 f"{line} changes nothing: no cell of this sweep has it. config.methods is "

@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 from absl import flags
 from rich.progress import track
@@ -38,7 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
     flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
     flags.DEFINE_integer("topk", None, "Print the k most probable classes of each image.")
-    flags.DEFINE_integer("batch_size", 64, "Images at a time, fewer where they are large.")
+    flags.DEFINE_integer(
+        "batch_size", None, "Images at a time. Default: 64, fewer where they are large."
+    )
     flags.DEFINE_string("class_names", "", "Text file, one class name a line.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute type.")
     flags.DEFINE_enum("precision", "default", PRECISIONS, "Of float32 products (docs/numerics.md).")
@@ -55,7 +58,8 @@ def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
     if not options.any_weights:
         check_fits(task, model.config, checksum(base))
     side = task.metadata.get("image_size") or model.config.image_size
-    return Predictor(model, base, task, affordable_batch(config, side, options.batch_size))
+    batch_size = options.batch_size or affordable_batch(config, side, jax.device_count())
+    return Predictor(model, base, task, batch_size)
 
 
 def check_flags(options: flags.FlagValues) -> None:

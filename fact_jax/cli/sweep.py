@@ -74,7 +74,9 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
     if flags.FLAGS.dry_run:  # beside a sweep that has the accelerators
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     cells = split_names(flags.FLAGS.cells)
-    console = Console(quiet=bool(flags.FLAGS.distributed) and jax.process_index() != 0)
+    # Asked for its index, a process takes the accelerators.
+    runs = bool(flags.FLAGS.distributed) or not flags.FLAGS.dry_run
+    console = Console(quiet=runs and jax.process_index() != 0)
     for hint in hints:
         console.print(hint)
     if flags.FLAGS.dry_run:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
-from fact_jax.backbone.config import ViTConfig, get_variant
+from fact_jax.backbone.config import VARIANTS, ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.guards import DAMAGE
@@ -156,8 +156,8 @@ def _fault(head: Any, config: Any, metadata: dict[str, Any]) -> str:
     size, variant = metadata.get("image_size"), metadata.get("variant")
     if isinstance(size, int) and size % config.patch_size:
         return f"image_size {size} is not a multiple of the ViT's patch size {config.patch_size}"
-    if isinstance(variant, str):
-        named = get_variant(variant)
+    if variant in VARIANTS:  # others are names of users' own
+        named = VARIANTS[variant]
         if differ := [name for name in _SHAPE if getattr(named, name) != getattr(config, name)]:
             return f"variant is {variant!r}, whose {differ[0]} is not the config's"
     return ""

@@ -74,8 +74,11 @@ def read_start(what: str, path: Path) -> bytes:
             return file.read(20)
     except FileNotFoundError as error:
         raise UserError(f"{what} {path} does not exist.") from error
-    except OSError as error:
-        raise UserError(f"{what} {path} cannot be read ({error.strerror or error}).") from error
+    except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{what} {path} cannot be read ({reason}).") from error
 
 
 class _BoundedFile(io.BufferedReader):

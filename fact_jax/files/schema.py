@@ -77,7 +77,7 @@ def check_type(value: Any, schema: Any, where: str = "") -> None:
 
 
 def _check_limits(value: Any, limits: Between, where: str) -> None:
-    expected = f"{limits.low:,g} to {limits.high:,g}"
+    expected = f"{_digits(limits.low)} to {_digits(limits.high)}"
     if isinstance(value, int | float):
         if not limits.low <= value <= limits.high:
             _refuse(where, f"{value!r:.40}", expected)
@@ -117,7 +117,11 @@ def _expect(value: Any, kind: type, where: str) -> None:
         _refuse(where, _HELD.get(type(value)) or f"{value!r:.40}", _NAMES[kind])
     limit = {int: _LARGEST_INT, float: _LARGEST_FLOAT}.get(kind)
     if limit is not None and not abs(value) <= limit:
-        _refuse(where, f"{value!r:.40}", f"{_NAMES[kind]}, at most {limit:g}")
+        _refuse(where, f"{value!r:.40}", f"{_NAMES[kind]}, at most {_digits(limit)}")
+
+
+def _digits(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _refuse(where: str, held: str, expected: str, verb: str = "is") -> NoReturn:

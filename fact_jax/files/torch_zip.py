@@ -68,6 +68,8 @@ class TorchZip:
             raise UserError(
                 f"File {self.path} is a zip file, but not one of torch.save: it holds "
                 f"{len(programs)} members named data.pkl, expected 1."
+                + " If it is a .npz file, give it that suffix."
+                * (self.path.suffix != ".npz")
             )
         self._prefix = programs[0].removesuffix("data.pkl")
         if f"{self._prefix}constants.pkl" in self._zip.NameToInfo:

@@ -73,9 +73,10 @@ def _load(
     changed = config.replace(**{**published_settings(file, layout, config), **changes})
     for name in _STORED:
         if (value := getattr(changed, name)) != (stored := getattr(config, name)):
+            other = " Images may be of other sizes all the same." * (name == "image_size")
             raise UserError(
                 f"{name}={value} does not fit the weights {file.path}, which have {stored}. Leave "
-                "it out; images may be of other sizes than the position table."
+                f"it out.{other}"
             )
     config = changed
     structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))

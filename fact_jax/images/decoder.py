@@ -177,6 +177,8 @@ def opened(
             )
         weight = image.width * image.height * _BYTES.get(image.mode, 8)
         with IN_FLIGHT.reserve(weight):
+            if _is_deep(image) and not binary:
+                warnings.warn(_SCALED, stacklevel=2)  # Python shows it once a process
             with reasons():
                 image = _rgb(image, binary)
                 if jpeg_quality is not None:
@@ -218,12 +220,15 @@ def jpeg_copy(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer)
 
 
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
 def _rgb(image: Image.Image, binary: bool) -> Image.Image:
     if binary:
         image = Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
-    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    elif _is_deep(image):
         image = _eight_bits(image)
-        warnings.warn(_SCALED, stacklevel=2)  # Python shows it once a process
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -27,11 +27,11 @@ def _merged(
     return absorb(base, method.adaptation(factors, config))
 
 
-def affordable_batch(config: ViTConfig, image_size: int, batch_size: int) -> int:
-    """`batch_size`, or the largest power of two whose attention scores of a layer take 1 GiB."""
+def affordable_batch(config: ViTConfig, image_size: int, devices: int) -> int:
+    """64 images, or fewer where a layer's attention scores would take over 1 GiB of a device."""
     tokens = (image_size // config.patch_size) ** 2 + 1
     most = max(2**30 // (4 * config.num_heads * tokens**2), 1)  # 4 bytes a score
-    return batch_size if batch_size <= most else 1 << (most.bit_length() - 1)
+    return max(devices, min(64, devices << (most.bit_length() - 1)))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -81,7 +81,9 @@ class Predictor:
             check_images(self.model.config, images)
             rows = max(rows, -(-len(images) // devices) * devices)
             pad = rows - len(images)
-            padded = np.pad(images.astype(np.float32), ((0, pad), (0, 0), (0, 0), (0, 0)))
+            padded = np.pad(
+                images.astype(np.float32, copy=False), ((0, pad), (0, 0), (0, 0), (0, 0))
+            )
             padded = jax.device_put(padded, batch_sharded(self._mesh))
             logits = _logits(self.model.config, self._weights, self._head, padded)
             if pending is not None:

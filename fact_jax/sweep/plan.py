@@ -20,7 +20,7 @@ from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
 from fact_jax.tuning.method import SearchMethod
-from fact_jax.tuning.registry import build
+from fact_jax.tuning.registry import UnknownSetting, build
 
 # Share of the peak below which a schedule's highest rate gets a warning. 100 epochs reach 98 %.
 NEAR_PEAK = 0.75
@@ -241,10 +241,10 @@ def schedule_warning(sweep_config: ConfigDict, cells: Sequence[Cell]) -> str:
 def _method(name: str, settings: dict[str, Any]) -> Method:
     try:
         return build(name, settings)
-    except UserError as error:
-        if "has no setting" not in str(error):
-            raise UserError(f"config.{name}: {error}") from error
+    except UnknownSetting as error:
         raise UserError(
             f"config.{name}: {error} In the place of the whole sweep's it may set "
             f"{', '.join((*METHOD_SETTINGS, *GRID))}."
         ) from error
+    except UserError as error:
+        raise UserError(f"config.{name}: {error}") from error

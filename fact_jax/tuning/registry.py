@@ -63,13 +63,17 @@ def describe(method: Method) -> tuple[str, dict[str, Any]]:
     return name, dataclasses.asdict(method)
 
 
+class UnknownSetting(UserError):
+    """Raised for a setting that a method does not have."""
+
+
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _check(name: str, settings: dict[str, Any], allowed: set[str]) -> None:
     if unknown := sorted(set(settings) - allowed):
-        raise UserError(
+        raise UnknownSetting(
             f"Method {name} has no setting {', '.join(map(repr, unknown))}; it has "
             f"{', '.join(sorted(allowed)) or 'none'}."
         )

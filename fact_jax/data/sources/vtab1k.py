@@ -67,8 +67,10 @@ def write_copy(task: Task, source: Source, folder: epath.Path) -> None:
       UserError: a picture is damaged, or the folder is there or cannot be written. Nothing of it is
         left then.
     """
-    if (folder / "test.txt").exists():
-        raise UserError(f"{folder} has a copy of the task already. Give another --out.")
+    if folder.exists():
+        raise UserError(
+            f"{folder} has a copy of the task already. Delete it, or give another --out."
+        )
     building = beside(folder)
     try:
         for split in VTAB_STAGES:
