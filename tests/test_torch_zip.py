@@ -337,8 +337,9 @@ def test_a_torchscript_program_and_an_npz_file_are_named(tmp_path):
     with pytest.raises(UserError, match="TorchScript"):
         opened(tmp_path, archive(one((2,), (1,)), {"constants.pkl": b""}))
     np.savez(tmp_path / "a.npz", a=DATA)
+    (tmp_path / "a.npz").rename(tmp_path / "a")
     with pytest.raises(UserError, match="If it is a .npz"):
-        TorchZip(tmp_path / "a.npz")
+        TorchZip(tmp_path / "a")
     with pytest.raises(UserError, match="cannot be read"):
         TorchZip(tmp_path / "none.pt")
 

@@ -177,13 +177,14 @@ def opened(
             )
         weight = image.width * image.height * _BYTES.get(image.mode, 8)
         with IN_FLIGHT.reserve(weight):
-            if _is_deep(image) and not binary:
-                warnings.warn(_SCALED, stacklevel=2)  # Python shows it once a process
+            scaled = _is_deep(image) and not binary
             with reasons():
                 image = _rgb(image, binary)
                 if jpeg_quality is not None:
                     image = jpeg_copy(image, jpeg_quality)
                 image.load()
+            if scaled:
+                warnings.warn(_SCALED, stacklevel=2)  # Python shows it once a process
             try:
                 yield image
             finally:
