@@ -114,6 +114,8 @@ def test_statuses_are_pythons(code, status):
 EARLY = """
 import importlib.abc, os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "jax":
@@ -145,6 +147,8 @@ def test_ctrl_c_while_jax_is_imported(program, status, quiet):
 COMPILES = """
 import os, signal, threading
 from fact_jax.cli import process
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main():
     import jax

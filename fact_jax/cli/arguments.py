@@ -132,7 +132,9 @@ def _explained(error: Exception) -> str:
         sentence = " ".join(str(error).split()).removesuffix(".")
         return f"{sentence}. `{' '.join(this_command())} --help` lists the flags."
     places = [word for word in sys.argv[1:] if re.match(r"--?config\.[^=]*\[", word)]
-    if places and re.search("index out of range|subscript|item assignment", str(error)):
+    if places and re.search(
+        "index out of range|indices must be|subscript|item assignment", str(error)
+    ):
         return f"{places[0]}: no list has this place; set the whole list, as --config.seeds=0,1."
     cause: object = error  # ml_collections puts the KeyError of a name into an AttributeError
     while isinstance(cause, Exception) and cause.args and not isinstance(cause, KeyError):
