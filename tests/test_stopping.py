@@ -114,7 +114,7 @@ def test_statuses_are_pythons(code, status):
 EARLY = """
 import importlib.abc, os, signal, sys
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
