@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What the imports made stays: the collector need not look at it again and again."""
+    """Spares the garbage collector the objects of the imports, which stay."""
     gc.freeze()
     gc.set_threshold(20_000)
 
@@ -76,7 +76,7 @@ def pytest_configure(config):
 
 
 class Seconds:
-    """What each file of tests took, fixtures included, summed over the processes of a session."""
+    """Seconds of each file of tests, fixtures included, summed over the processes of a session."""
 
     def __init__(self, path: Path):
         self.path, self.files = path, defaultdict(lambda: {"tests": 0, "seconds": 0.0})

@@ -9,7 +9,7 @@ from fact_jax.data import get_task
 
 
 def result(task="digits", method="lora", seed=0, accuracy=80.0, **more):
-    """What a sweep stores of a cell; `settings` and `data` are added to the usual ones."""
+    """A cell's result as a sweep stores it; `settings` and `data` are added to the usual ones."""
     settings = {
         "task": task,
         "method": method,
@@ -72,7 +72,7 @@ def result(task="digits", method="lora", seed=0, accuracy=80.0, **more):
 
 
 def write(folder, results, config=None, failures=()):
-    """As a work directory."""
+    """Writes the results as a work directory."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     for one in results:
         (folder / "results" / f"{one['cell']}.json").write_text(json.dumps(one))

@@ -96,7 +96,7 @@ def close(actual, expected, tolerance):
     seed=st.integers(0, 2**31),
 )
 def test_both_forms_are_the_definition_with_all_its_gradients(d, f, r, widths, inner, seed):
-    """Of the input, of the factors, and of kernel and bias for those who train them."""
+    """Gradients are the input's, the factors', and those of kernel and bias (some train them)."""
     case = random_case(d, f, widths, r, inner, seed)
     value, gradients = with_gradients(plain, *case)
     for form in (joined(adapted_dense), joined(two_path)):
@@ -141,7 +141,7 @@ def test_under_transformations(name, form):
     ("name", "inner"), [("none", None), *((name, 2) for name in ("none", *TRANSFORMS))]
 )
 def test_dropout_of_rank_values_under_transformations(name, inner):
-    """At a rate above zero: values and all gradients, against autodiff with the same mask."""
+    """Values and all gradients at a rate above zero, against autodiff with the same mask."""
     case = random_case(8, 5, (1, 2), 3, inner, 0)
     transform = TRANSFORMS.get(name, lambda f: f)
     (y, derived), (value, gradients) = (
@@ -178,7 +178,7 @@ def test_in_bfloat16(form, definition):
 
 @pytest.mark.parametrize("dropout_rate", [None, 0.1])
 def test_gradients_transpose_no_activations(monkeypatch, dropout_rate):
-    """On the CPU a sum over two axes of tokens, or a wide factor in front, had them transposed."""
+    """A sum over two axes of tokens, or a wide factor in front, had them transposed on the CPU."""
     b, n, d, f, r = 2, 97, 96, 80, 8
     _, layers, pair = random_case(d, f, (1, 3), r, 24, seed=0)
     x = jnp.ones((b, n, d))

@@ -93,7 +93,7 @@ def answer(seconds):
 
 
 def test_what_a_system_has_measured_before_it_fails_is_kept(monkeypatch, tmp_path, capsys):
-    """And every state is stored, with ratios and the workers' environment."""
+    """Every state is stored, with ratios and the workers' environment."""
     ours, torch, path = "ours: FacT-TT 16", "torch: FacT-TT 16", tmp_path / "step.json"
     seen = []
     error = {"error": "out of memory"}
@@ -286,29 +286,15 @@ def test_missing_results_are_named(monkeypatch, tmp_path, capsys):
     assert "performance_scaling.png: left out" in out
 
 
+SHORT_SWEEP = (
+    *("--variant=vit_mini", "--image_size=32", "--tasks=dtd,svhn,kitti", "--epochs=2"),
+    *("--batch=8", "--eval_batch=16", "--train_limit=16", "--test_fraction=0.001"),
+)
+
+
 @pytest.mark.slow
 def test_sweep(monkeypatch, tmp_path):
-    content = run(
-        monkeypatch,
-        sweep.main,
-        tmp_path / "sweep.json",
-        "--variant",
-        "vit_mini",
-        "--image_size",
-        "32",
-        "--tasks",
-        "dtd,svhn,kitti",
-        "--epochs",
-        "2",
-        "--batch",
-        "8",
-        "--eval_batch",
-        "16",
-        "--train_limit",
-        "16",
-        "--test_fraction",
-        "0.001",
-    )
+    content = run(monkeypatch, sweep.main, tmp_path / "sweep.json", *SHORT_SWEEP)
     assert content["compilations"] == {"epoch": 1, "merged": 1, "predict": 1}
     assert content["cells"] == 3
     assert content["train_steps"] == 3 * 2 * 2
@@ -333,27 +319,7 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
         raise sweep.stopping.Terminated
 
     monkeypatch.setattr(sweep, "run_sweep", stopped)
-    content = run(
-        monkeypatch,
-        sweep.main,
-        tmp_path / "sweep.json",
-        "--variant",
-        "vit_mini",
-        "--image_size",
-        "32",
-        "--tasks",
-        "dtd,svhn,kitti",
-        "--epochs",
-        "2",
-        "--batch",
-        "8",
-        "--eval_batch",
-        "16",
-        "--train_limit",
-        "16",
-        "--test_fraction",
-        "0.001",
-    )
+    content = run(monkeypatch, sweep.main, tmp_path / "sweep.json", *SHORT_SWEEP)
     assert (content["cells"], content["cells_planned"]) == (2, 3)
     seconds = content["seconds"]
     assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
@@ -386,7 +352,7 @@ def test_ceiling(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_check_of_a_device(monkeypatch, tmp_path):
-    """On a CPU: float32 is the reference itself, bfloat16 is near it, and a bound is a bound."""
+    """float32 on a CPU is the reference itself, bfloat16 is near it, and a bound is a bound."""
     small = get_variant("vit_mini").replace(width=32, mlp_dim=64)
     monkeypatch.setattr(check_device, "get_variant", lambda name: small)
     monkeypatch.setattr(check_device, "RANKS", {"fact_tt": 4})

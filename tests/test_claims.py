@@ -1,4 +1,4 @@
-"""Who works on a cell, where several runs share a work directory."""
+"""Claims on cells, where several runs share a work directory."""
 
 import os
 import signal
@@ -133,7 +133,7 @@ def test_an_empty_lease_is_somebodys(folder):
 
 
 def test_a_lease_that_was_taken_is_neither_beaten_nor_removed(folder):
-    """As after a machine stood still for too long."""
+    """The machine stood still for too long."""
     with leasing(folder).hold(["a"]) as mine:
         assert mine
         (folder / "a").write_text("another 7")
@@ -150,7 +150,7 @@ def test_a_lease_that_goes_while_it_is_taken_is_not_held(folder, monkeypatch):
 
 
 def test_letting_go_hides_no_error(folder, monkeypatch):
-    """On a folder that has become read-only the claim's file stays, and the reason is heard."""
+    """The claim's file stays on a folder that has become read-only, and the reason is raised."""
 
     def refuse(self, missing_ok=False):
         raise PermissionError(30, "Read-only file system")

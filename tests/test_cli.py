@@ -1,4 +1,4 @@
-"""What all commands share."""
+"""The parts that all commands share."""
 
 import os
 import re

@@ -26,8 +26,8 @@ def hidden_prompts(config, count=4):
 @pytest.mark.parametrize("name", ["linear", "convpass", "adaptformer_norm", "fact_tt", "ssf"])
 @pytest.mark.parametrize("size", [16, 24])
 def test_hidden_prompts_change_nothing(name, size, small_vit):
-    """Neither the patches' places in the position table (interpolated at 24 pixels) nor those in
-    Convpass's image."""
+    """Patches keep their places in the position table (interpolated at 24 pixels) and in Convpass's
+    image."""
     model, base = small_vit
     images = np.random.default_rng(2).normal(size=(2, size, size, 3)).astype("float32")
     own = ALL[name].adaptation(random_factors(ALL[name], model.config, base), model.config)
@@ -40,7 +40,7 @@ def test_hidden_prompts_change_nothing(name, size, small_vit):
 
 
 def test_a_hidden_prompt_among_others_is_as_if_left_out(small_vit, images):
-    """By block: what is hidden in one may be seen in the next. Its gradient is zero."""
+    """A prompt that is hidden in one block may be seen in the next. Its gradient is zero."""
     model, base = small_vit
     config, run = model.config, compiled(model)
     tokens = jax.random.normal(jax.random.key(4), (config.depth, 3, config.width))

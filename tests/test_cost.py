@@ -1,4 +1,4 @@
-"""What a dry run says, and that it does nothing."""
+"""Dry runs: their text, and that they do nothing."""
 
 import io
 import json

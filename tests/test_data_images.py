@@ -170,7 +170,7 @@ def test_colours_are_exact_at_the_native_size(name):
 
 
 def test_exif_rotation_is_not_applied():
-    """As in FacT's loader; Image.open keeps the stored orientation."""
+    """FacT's loader does the same; Image.open keeps the stored orientation."""
     files = stored_files(60, 60)
     turned, plain = (pipeline.decode(files[name][0], 60) for name in ("turned.jpg", "rgb.jpg"))
     np.testing.assert_array_equal(turned, plain)
@@ -202,7 +202,7 @@ def test_binary_pixels_are_shown_black_and_white():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_copy_is_the_file_that_pil_writes_by_default_at_the_native_size(channels, tmp_path):
-    """As NOAH's script stored the images: tiled to RGB, saved as .jpg with no further argument."""
+    """NOAH's script stored the images so: tiled to RGB, saved as .jpg with no further argument."""
     image = picture(33, 50, channels)
     rgb = image if channels == 3 else np.tile(image[..., None], (1, 1, 3))
     Image.fromarray(rgb).save(tmp_path / "000000.jpg")

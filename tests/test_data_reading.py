@@ -75,7 +75,7 @@ def test_stream_is_load_in_batches_with_a_short_last_one(settings):
 
 
 def test_order_is_that_of_the_files_one_after_the_other(tmp_path):
-    """With many files, TFDS by default takes blocks of 16 examples from each in turn."""
+    """TFDS by default takes blocks of 16 examples from each of many files in turn."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

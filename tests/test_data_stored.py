@@ -1,4 +1,4 @@
-"""What an earlier version wrote of its data is what this one writes: keys, records, rows, words.
+"""Keys, records, rows and words of data are those that an earlier version wrote.
 
 stored/data.json was written by this file's `observe` with the code of 8fa6322.
 """

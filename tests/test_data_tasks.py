@@ -17,7 +17,7 @@ SIZES = json.loads(Path(__file__).with_name("test_data_split_sizes.json").read_t
 
 
 def write_metadata(builder, sizes, num_shards=3):
-    """What TFDS leaves beside the records of a prepared data set, with these split sizes."""
+    """Writes the file that TFDS leaves beside prepared records, with these split sizes."""
     import tensorflow_datasets as tfds
 
     splits = []

@@ -93,7 +93,7 @@ def test_mutated_files_of_every_format_are_decoded_or_refused():
 
 
 def test_warnings_of_pillow_are_neither_noise_nor_errors(monkeypatch):
-    """Of a picture that Pillow thinks large, and of a broken one inside a file of several."""
+    """Pictures that Pillow thinks large, and a broken one inside a file of several, warn nobody."""
     several = encoded(NOISE, "MPO", save_all=True, append_images=[NOISE])
     broken = several.replace(b"MPF\0II*\0", b"MPF\0II*\1")
     assert broken != several

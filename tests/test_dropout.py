@@ -87,7 +87,7 @@ def draw():
 
 
 def correlation(x, y):
-    """Of two arrays of masks, in standard deviations of that of independent ones."""
+    """The correlation of two arrays of masks, in standard deviations of independent ones."""
     x, y = (v.ravel() - v.mean() for v in (x, y))
     return float(x @ y / np.sqrt((x @ x) * (y @ y)) * np.sqrt(x.size))
 
@@ -199,8 +199,8 @@ def test_stochastic_depth_draws_branches_layers_images_and_steps_apart(depth_mas
 
 
 def test_a_block_projects_its_tokens_once_for_query_key_and_value():
-    """Of the products [b, n, d] x [d, r] the first is for q, k and v, the others for the output
-    projection and fc1."""
+    """The first product [b, n, d] x [d, r] is for q, k and v, the others for the output projection
+    and fc1."""
     base = init_base(CONFIG, jax.random.key(0))
     weights = jax.tree.map(lambda x: x[0], base["Transformer"]["encoderblock"])
     method = FacTTT(RANK)
@@ -285,7 +285,7 @@ def test_each_training_step_and_epoch_has_its_own_masks(small_vit, rates):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dropout_keeps_the_expectation_to_the_fourth_digit(dtype):
-    """In bfloat16, 1 - 0.1 is 0.8984: dividing by that would add 0.17 %."""
+    """Dividing by bfloat16's 1 - 0.1, which is 0.8984, would add 0.17 %."""
     x = jax.random.uniform(jax.random.key(0), (200_000,), minval=1.0, maxval=2.0).astype(dtype)
     y = dropout(x, jnp.float32(0.1), jax.random.key(1))
     assert y.dtype == x.dtype

@@ -227,7 +227,7 @@ def test_a_search_stopped_after_any_generation_goes_on_as_if_it_had_not(stop_aft
 
 
 def test_it_beats_random_search_of_the_same_budget():
-    """With the released numbers, in the mean of ten seeds: either may be lucky once."""
+    """Means of ten seeds with the released numbers, since either may be lucky once."""
     found = {"evolution": [], "random": []}
     for seed in range(10):
         for name, children in (("evolution", 25), ("random", 0)):

@@ -111,7 +111,7 @@ def test_initial_distributions():
 
 
 def test_dropout_acts_on_the_rank_space():
-    """With a = identity and b = identity the increment's output is the dropped rank activations."""
+    """The increment's output is the dropped rank activations, as a and b are identities."""
     rank, rate = 16, 0.25
     pair = LowRank(jnp.eye(rank), jnp.eye(rank))
     x = jnp.ones((200, 50, rank))

@@ -108,7 +108,7 @@ def test_names_and_shapes_are_the_pytorch_code_s():
 
 
 def reference_increments(tensors, tucker, layer, rank):
-    """What the released forward pass adds, per site, as a function of its input (NumPy)."""
+    """The released forward pass's additions, per site, as functions of its input (NumPy)."""
     u, v = tensors["FacTu.weight"].T, tensors["FacTv.weight"].T
     if tucker:
         cores = tensors["FacTc"] @ tensors["FacTp"][:, 12 * layer : 12 * (layer + 1)]

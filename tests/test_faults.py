@@ -49,7 +49,7 @@ def test_advice_for_want_of_memory_names_a_rank_beyond_the_vit_s_width(rank, nam
 
 
 class Fake:
-    """In the place of the trainer: no cell is trained, and some fail. `fails(seeds, size)` gives
+    """A stand-in for the trainer: no cell is trained, and some fail. `fails(seeds, size)` gives
     the error of a training, or None."""
 
     weights_sha256, padded_classes = "0" * 64, 397
@@ -571,7 +571,7 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
 
 
 def test_the_bars_are_drawn_while_imports_are_lazy():
-    """As while TFDS is imported: its thread would die, and print a traceback."""
+    """TFDS's import does this; the thread would die, and print a traceback."""
     import builtins
     from io import StringIO
 

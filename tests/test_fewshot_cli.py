@@ -146,7 +146,7 @@ MOCK_DATA = {"mock_data": True, "shots": (1,), "epochs": 1, "train_limit": 16}
 
 
 def swept(config, workdir):
-    """What the command prints of this sweep, without a process of its own."""
+    """The text that the command prints of this sweep, without a process of its own."""
     console = Console(record=True, width=200, file=io.StringIO())
     command_module._finish(config, run_sweep(config, str(workdir), console), console, workdir)
     return console.export_text()

@@ -93,7 +93,7 @@ def opened(folder, task=PETS, **settings):
 
 
 def read(data, split):
-    """What a split holds, as (number of the picture, class), in order."""
+    """The rows of a split in order, as (number of the picture, class)."""
     images, labels = data.load(split)
     assert images.shape == (data.size(split), 8, 8, 3)
     return [(int(i.mean()), int(n)) for i, n in zip(images, labels, strict=True)]
@@ -121,7 +121,7 @@ def test_noahs_lists_are_read_as_they_are(noah):
 
 
 def test_lists_that_hold_every_image_twice_stay_so(noah):
-    """Those of Pets at 1 shot do: 74 lines for 37 images."""
+    """The lists of Pets at 1 shot do: 74 lines for 37 images."""
     twice = [line for line in SPLITS["train"][:3] for _ in range(2)]
     write_noah(noah, {"train_meta.list.num_shot_1.seed_0": twice})
     data = opened(noah, small("oxford_pets_1shot"))

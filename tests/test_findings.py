@@ -1,4 +1,4 @@
-"""What an evaluation shows beyond its accuracy."""
+"""Findings of an evaluation beyond its accuracy."""
 
 import io
 

@@ -177,7 +177,7 @@ def test_a_damaged_picture_is_named(flat):
 
 
 def test_damaged_pictures_are_left_out_where_asked(flat):
-    """What is drawn is that of a folder without them."""
+    """The same rows are drawn as from a folder without them."""
     for name in ("bee/3.png", "ant/1.png"):
         (flat / "pets" / name).write_bytes(b"no picture")
     data = opened(flat, skip_damaged=True)

@@ -76,7 +76,7 @@ def test_it_is_attention_with_its_gradients(monkeypatch, side, trials):
 
 @pytest.mark.parametrize(("remat", "forward"), [("none", 2), ("attention", 2), ("block", 4)])
 def test_the_kernel_runs_once_each_way(monkeypatch, remat, forward):
-    """In the first block and in the loop's; the last one's single query is no case for it."""
+    """The first block and the loop's have the kernel; the last block has a single query."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     config, method = fused(remat=remat, image_size=32), FacTTT(4)
     loss = loss_of(config, method, jnp.zeros((3, 32, 32, 3)))

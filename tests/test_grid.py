@@ -69,7 +69,7 @@ def sweep(config, workdir):
 
 
 def predicted_accuracy(config, workdir, result):
-    """What `Predictor` makes of the stored factors on the test images."""
+    """The accuracy of `Predictor` with the stored factors on the test images, and the task."""
     task = load_factors(workdir / "factors" / f"{result['cell']}.safetensors")
     model, base = load_vit(config.variant, config.weights, **task.forward_settings)
     data = open_task(get_task(result["task"]), DataSettings(image_size=config.image_size))

@@ -32,7 +32,7 @@ except UserError as error:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """What a download asks a hub for: a repository's list of files, and its files."""
+    """A hub as downloads need it: a repository's list of files, and its files."""
 
     repositories: dict[str, dict[str, bytes]]
     served: list[str]

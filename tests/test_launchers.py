@@ -290,7 +290,7 @@ def test_a_ray_node_is_lost_in_the_middle_of_a_cell(tmp_path):
     lost = {}
 
     def lose_a_node():
-        """When both nodes are in the middle of a cell."""
+        """Removes a node when both are in the middle of a cell."""
         workdir = tmp_path / "ray"
         while not lost:
             time.sleep(0.05)

@@ -40,7 +40,7 @@ def factors():
 
 
 def calls(model, base, images, tmp_path):
-    """What the README's example calls, but for the loop."""
+    """Makes the calls of the README's example, but for the loop."""
     method = FacTTT(rank=2, scale=0.5)
     factors = method.init(jax.random.key(0), model.config)
     adaptation = method.adaptation(factors, model.config)
@@ -391,6 +391,7 @@ def test_the_predictor_refuses_what_features_refuses(vit, factors):
 def test_batches_of_large_images_are_small():
     assert affordable_batch(fact_jax.get_variant("vit_b16"), 224, 1) == 64
     assert affordable_batch(fact_jax.get_variant("vit_mini"), 600, 1) == 2  # 5,626 tokens
+    assert affordable_batch(fact_jax.get_variant("vit_mini"), 600, 8) == 16
     assert affordable_batch(fact_jax.get_variant("vit_h14"), 1022, 1) == 1
     assert affordable_batch(fact_jax.get_variant("vit_h14"), 1022, 8) == 8
 

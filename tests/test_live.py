@@ -1,4 +1,4 @@
-"""What is shown while a sweep runs."""
+"""The display while a sweep runs."""
 
 from io import StringIO
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def shown(terminal):
 
 
 def lines(screen):
-    """Those of a log, without their time of day."""
+    """The lines of a log, without their time of day."""
     return [line.split(" ", 1)[1] for line in screen.getvalue().splitlines() if line.strip()]
 
 

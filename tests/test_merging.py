@@ -107,7 +107,7 @@ def adaptation_of(method, config, base, seed=0):
 
 @pytest.fixture(scope="module")
 def scaled_vit(small_vit):
-    """With LayerScale, affines of o and fc2 act before it."""
+    """A ViT with LayerScale, before which affines of o and fc2 act."""
     model, base = small_vit
     config = model.config.replace(layer_scale=True)
     extra = init_base(config, jax.random.key(0))["Transformer"]["encoderblock"]
@@ -161,7 +161,7 @@ def check_merged(name, vit, images):
     seed=st.integers(0, 1000),
 )
 def test_merged_combinations_give_the_adapted_features(names, seed, small_vit, images):
-    """In any order, and the same method twice; only one may replace weights."""
+    """The parts may come in any order and be equal; only one may replace weights."""
     model, base = small_vit
     kept = [n for i, n in enumerate(names) if n not in ("full", "bitfit") or i == 0]
     adaptation = combine(
@@ -281,7 +281,7 @@ def test_a_base_of_numpy_arrays_is_not_written_to(small_vit):
 
 
 def test_merging_under_jit_and_vmap(small_vit, images):
-    """As the evaluation of several trials does it."""
+    """The evaluation of several trials merges so."""
     model, base = small_vit
     method = Combination((("ssf", SSF()), ("repadapter", RepAdapter(4)), ("fact", FacTTT(3))))
     several = [random_factors(method, model.config, base, seed) for seed in range(2)]

@@ -1,4 +1,4 @@
-"""What holds for every tuning method: sizes, initial values, gradients, randomness.
+"""Properties of every tuning method: sizes, initial values, gradients, randomness.
 
 tests/parity compares the methods with PyTorch; test_fact.py has FacT-TT and FacT-TK in detail.
 """
@@ -437,7 +437,7 @@ def test_the_last_block_of_the_class_token_alone(name, small_vit, images):
 
 @pytest.mark.parametrize("name", ["full", "convpass", "vpt_deep", "fact_shared_kind", TOGETHER])
 def test_trials_under_vmap_are_each_as_alone(name, small_vit, images):
-    """In training mode: factors, scale, key and rates have the axis."""
+    """Factors, scale, key and rates have the axis, in training mode."""
     model, base = small_vit
     method = method_of(name)
     trials = [
@@ -495,7 +495,7 @@ def test_in_bfloat16(name, small_vit, images):
 
 @pytest.mark.slow
 def test_rematerialisation_changes_no_gradient_of_all_methods_together(small_vit, images):
-    """In training mode, with the masks drawn again."""
+    """The masks of training mode are drawn again."""
     model, base = small_vit
     factors = random_factors(EVERYTHING, model.config, base)
 
@@ -582,7 +582,7 @@ def test_every_setting_of_every_method_has_a_range(kind):
 
 
 def test_numpy_s_numbers_become_python_s():
-    """So that a method is a key, and can be written as JSON."""
+    """A method is a key, and can be written as JSON."""
     method = FacTTT(np.int64(4), np.float32(0.5))
     assert (type(method.rank), type(method.scale)) == (int, float)
     assert method == FacTTT(4, 0.5)

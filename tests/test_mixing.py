@@ -111,7 +111,7 @@ def test_both_are_drawn_half_of_the_time_with_their_own_distributions():
 
 
 def test_rows_that_are_not_valid_do_not_reach_the_others(batch):
-    """As if the batch held the valid rows alone, wherever they are."""
+    """The result is as if the batch held the valid rows alone, wherever they are."""
     images, labels = batch
     for valid in ([1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 1], [1, 0, 1, 0, 0, 1]):
         valid = np.array(valid, bool)

@@ -17,7 +17,7 @@ NONE = (0, 0, 0)
 
 
 def random_factors(config, seed=0):
-    """Of a size that shows, the zero and the tiny ones included."""
+    """Factors of a size that shows, also where they begin as zero or tiny."""
     structs = jax.eval_shape(lambda: NOAH(WIDTHS).init(jax.random.key(0), config))
     rng = np.random.default_rng(seed)
     return {k: 0.3 * rng.normal(size=s.shape).astype("float32") for k, s in structs.items()}
@@ -62,7 +62,7 @@ def masked(small_vit, images):
     ids=str,
 )
 def test_the_supernet_under_a_mask_is_the_subnet(small_vit, images, masked, choice):
-    """With the features and the gradients; what the mask hides has none."""
+    """Features and gradients are equal; hidden factors have no gradient."""
     model, base = small_vit
     choice = sampled(model.config, choice) if isinstance(choice, int) else np.array(choice)
     factors = random_factors(model.config)

@@ -124,7 +124,7 @@ def test_the_factor_file_is_the_subnets(whole, config):
 
 
 def test_retraining_begins_anew_and_not_with_the_supernet(config, tmp_path):
-    """With one architecture to be found, another supernet changes nothing of its training."""
+    """Another supernet changes nothing of the training where one architecture can be found."""
     one = {
         **SEARCH,
         "widths": (1,),

@@ -22,7 +22,7 @@ def notebook():
 
 
 def text_of(cell) -> str:
-    """All that a cell printed or displayed as text."""
+    """The text that a cell printed or displayed."""
     parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
     return re.sub(r"\x1b\[[\d;]*m", "", "".join(parts))  # without colours
 

@@ -80,7 +80,7 @@ def products(found):
 
 
 def precisions(found):
-    """Of every product: None where nothing is asked for, else what both operands share."""
+    """The precision of every product: None where none is asked for, else both operands'."""
     out = []
     for equation in products(found):
         precision = equation.params["precision"]
@@ -170,7 +170,7 @@ def test_bfloat16_keeps_factors_gradients_moments_and_losses_in_float32(small_vi
 
 
 def test_bfloat16_sums_stall_at_256_unless_they_are_float32():
-    """What the next test rules out: 256 + 1 is 256 in bfloat16."""
+    """The next test rules this out: 256 + 1 is 256 in bfloat16."""
     one = jnp.ones((), jnp.bfloat16)
     assert jax.lax.fori_loop(0, 1024, lambda i, x: x + one, 0 * one) == 256
 
@@ -320,7 +320,7 @@ def test_three_passes_of_bfloat16_are_nearly_float32():
 
 
 def test_emulation_reaches_every_default_product_of_a_training_epoch(small_vit, monkeypatch):
-    """And with exact products it changes nothing."""
+    """It changes nothing with exact products."""
     epoch, arguments = programs(small_vit, METHODS[0])["training"]
     emulated = jax.make_jaxpr(emulate(epoch, "bf16"))(*arguments)
     assert set(precisions(equations(emulated.jaxpr))) == {Precision.HIGHEST}

@@ -30,7 +30,7 @@ def prepared():
 
 @pytest.mark.parametrize("name", SIDES)
 def test_tfds_gives_the_same_pixels_labels_order_and_fingerprint(prepared, name, tmp_path):
-    """As it did when these tasks were read through it."""
+    """It did so when these tasks were read through it."""
     task = OFFLINE[name]
     found = prepare.prepare(task, str(tmp_path))
     source = TfdsSource(task, found, mocked=False)

@@ -224,7 +224,7 @@ def test_what_lies_past_the_images_is_not_seen(small_vit, plain):
 
 
 def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step):
-    """Of a short batch, too: its images are mixed among themselves."""
+    """The images of a short batch are mixed among themselves."""
     recipe = Recipe("sgd", mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=1.0)
     count, capacity = 5, 16
     data = split(count, capacity=capacity)

@@ -165,7 +165,7 @@ def test_figures_have_words_and_files(synthetic):
 
 
 def test_ids_are_unique(synthetic):
-    """Those of several figures in one page would take each other's clips and markers."""
+    """Several figures in one page would take each other's clips and markers."""
     ids = [value for _, name, value in synthetic[2].attributes if name == "id"]
     assert len(ids) == len(set(ids))
 
@@ -470,7 +470,7 @@ def test_pipes_in_the_place_of_files_are_not_opened(tmp_path):
 
 
 def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
-    """And a manifest that somebody wrote names no other files than a report's."""
+    """A manifest that somebody wrote names no other files than a report's."""
     old = {"index.html": GENERATOR.encode(), "a.png": b"a", "b.png": b"b"}
     folder = epath.Path(tmp_path)
     replace_report(folder, old)
@@ -575,7 +575,7 @@ def test_a_method_has_one_colour_in_every_figure():
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_error_bars_are_spoken_of_where_there_are_some(tmp_path, seeds):
-    """And a mean has the same digits in the table, in the figures and in their words."""
+    """A mean has the same digits in the table, in the figures and in their words."""
     results = [
         result(t, m, s, a + s, num_factors=9, settings={"rank": 4})
         for m, shift in (("fact_tt", 0.0), ("linear", -3.0))

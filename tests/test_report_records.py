@@ -302,7 +302,7 @@ def test_order_and_missing_cells_come_from_the_config(tmp_path):
 
 
 def test_published_rows_and_their_sources(tmp_path):
-    """By the config's row, else by the method's name; what is said of the re-run stays with it."""
+    """The config's row decides, else the method's name; notes on the re-run stay with it."""
     methods = ("fact_tt", "convpass", "fact_cp", "noah")
     config = {"methods": ",".join(methods), "fact_tt": {"published": "fact_tt_4"}}
     write(tmp_path, [result("dtd", m) for m in methods], config)

@@ -1,4 +1,4 @@
-"""What a training step costs: FLOPs and memory of the compiled program; nothing large is run."""
+"""FLOPs and memory of a training step's compiled program; nothing large is run."""
 
 import functools
 from typing import Any
@@ -65,7 +65,7 @@ def products(config):
 
 @pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.0)])
 def test_the_products_of_a_traced_step_are_those_of_a_frozen_base(dropout, bound):
-    """As traced, on ViT-B/16: what the compiler makes of it is in the slow test below."""
+    """The step of ViT-B/16 is traced only; the slow test below compiles it."""
     config, method = get_variant("vit_b16"), FacTTT(16)
     base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
     factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
@@ -138,7 +138,7 @@ def test_memory_is_what_the_backward_pass_needs_and_rematerialisation_saves():
 
 @pytest.mark.slow
 def test_the_stacked_weights_are_not_copied():
-    """What does not grow with the images is less than a copy of the kernels, let alone two."""
+    """The memory that does not grow with the images is less than a copy of the kernels."""
     config = get_variant("vit_ti16")
     constant = (BATCH * temporary("block", batch=1) - temporary("block")) / (BATCH - 1)
     assert constant < 0.5 * (4 * config.depth * 12 * config.width**2)

@@ -17,7 +17,7 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
 
 
 class Ended(BaseException):
-    """In the place of os._exit."""
+    """Stands for os._exit."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What of a work directory survives what."""
+"""Work directories that survive stops, damage and full disks."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ def noted(tmp_path):
 
 
 def test_a_write_is_on_disk_before_it_is_seen_and_so_is_its_name(tmp_path, monkeypatch):
-    """What a power cut leaves is the old file or the new one: content, fsync, rename, fsync."""
+    """A power cut leaves the old file or the new one: content, fsync, rename, fsync."""
     store, calls = Store(tmp_path), []
     real = os.fsync
 

@@ -80,7 +80,7 @@ def test_an_error_of_a_command_is_escaped(monkeypatch, capsys):
 
 
 def test_an_input_is_never_an_output(tmp_path):
-    """Neither by another name nor by a link; results beside pictures are no inputs."""
+    """Another name or a link does not help; results beside pictures are no inputs."""
     file, folder = tmp_path / "x.npy", tmp_path / "weights"
     file.write_bytes(b"x")
     folder.mkdir()

@@ -128,7 +128,7 @@ def test_an_epoch_is_adamw_over_shuffled_full_batches(small_vit, split):
 
 
 def test_padding_changes_nothing(small_vit, split):
-    """What lies past the split's rows does not act, nor do classes past the task's."""
+    """Rows past the split's and classes past the task's do not act."""
     hyper = Hyper(jnp.float32(0.01), **NO_DROP)
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
@@ -150,7 +150,7 @@ def test_padding_changes_nothing(small_vit, split):
 
 
 def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
-    """From one state, the losses of the batches differ with the epoch's key, and only with it."""
+    """The losses of the batches from one state differ with the epoch's key, and only with it."""
     losses = {}
     for name, *key in [("a", 7, 0), ("again", 7, 0), ("next", 7, 1), ("other seed", 8, 0)]:
         model, base = small_vit
@@ -239,7 +239,7 @@ def run_train(small_vit, split, directory, stop_after=None, epochs=6):
 def test_a_checkpoint_is_written_now_and_then_and_when_a_run_is_told_to_end(
     small_vit, split, tmp_path, monkeypatch
 ):
-    """Not after every short epoch: evaluations (every second epoch here), the end, and a stop."""
+    """Checkpoints follow evaluations (every second epoch here), the end, and a stop."""
     saved = []
     save = ocp.training.Checkpointer.save
 

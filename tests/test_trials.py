@@ -116,7 +116,7 @@ def test_an_epoch_takes_the_place_of_the_states_it_is_given():
 
 
 def test_a_stack_on_one_device_is_its_trials_alone():
-    """With epochs of 4 and of 5 steps; the steps past a trial's own leave no trace."""
+    """Epochs have 4 and 5 steps; the steps past a trial's own leave no trace."""
     together, _ = one_epoch([0, 1, 2], jax.devices()[:1])
     assert (together[1] > 0).sum(axis=1).tolist() == [4, 5, 4]
     assert together[0].moments[0].count.tolist() == [4, 5, 4]

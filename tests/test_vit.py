@@ -159,7 +159,7 @@ def test_stochastic_depth_drops_whole_images_and_never_the_first_block(small_con
 
 
 def test_stochastic_depth_keeps_the_expectation(small_config):
-    """What is kept is divided by the keep probability.
+    """Values that are kept are divided by the keep probability.
 
     All kernels are zero, so each MLP branch adds its bias v to the class token c; c and v are
     orthogonal and without mean, and the final norm keeps the ratio of the two. Block 0 always adds

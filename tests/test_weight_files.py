@@ -178,7 +178,7 @@ def test_names_of_transformers_5(base, tmp_path):
 
 
 def test_a_file_of_two_vits_is_refused(base, tmp_path):
-    """Of a student and a teacher neither is taken by chance."""
+    """Neither a student nor its teacher is taken by chance."""
     tensors = {f"{p}.{k}": v for k, v in timm(base).items() for p in ("model", "model_ema")}
     save_file(tensors, tmp_path / "two.safetensors")
     refused(tmp_path / "two.safetensors", "several ViTs, under 'model.', 'model_ema.'")
@@ -512,7 +512,7 @@ def test_damaged_members(tmp_path):
 
 
 def test_no_file_stays_open(zeros, tmp_path):
-    """Neither when it is read, nor when it is refused."""
+    """The file is closed when it is read and when it is refused."""
     write_npz(tmp_path / "a.npz", get_variant(VARIANT), zeros)
     (tmp_path / "a.pth").write_bytes(torch_bytes(timm(zeros)))
     zipped(tmp_path / "b.npz", [("a.npy", ARRAY)])

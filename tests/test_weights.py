@@ -36,7 +36,7 @@ def with_changes(npz, target, *, add=None, drop=(), replace=None):
 
 
 def test_names_and_shapes_are_the_published_ones(npz):
-    """As listed in google-research/vision_transformer's ImageNet-21k checkpoints, for Ti/16."""
+    """The list of google-research/vision_transformer's ImageNet-21k checkpoints, for Ti/16."""
     with np.load(npz) as arrays:
         shapes = {k: arrays[k].shape for k in arrays}
     block = "Transformer/encoderblock_11/"

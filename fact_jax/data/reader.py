@@ -133,7 +133,7 @@ class TaskData:
             yield Examples(np.array(pixels[rows]), labels[rows])
 
     def _cache_key(self, split: str, size: int) -> dict[str, object]:
-        """All that a decoded split depends on, notes and paths left out."""
+        """The settings and data that a decoded split depends on, without notes and paths."""
         key = {name: value for name, value in self.provenance.items() if name in CACHE_KEY}
         return {**key, "split": split, "size": size, **self.view.identity(split)}
 

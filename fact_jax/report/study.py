@@ -53,7 +53,7 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All that a report shows.
+    """The results, failures and published rows that a report shows.
 
     Attributes:
       workdirs: as given.

@@ -1,4 +1,4 @@
-"""Who works on what, where several runs share one work directory.
+"""Claims on cells, which divide the work where several runs share one work directory.
 
 A claim on a cell is a lock on DIR/claims/<cell>. Local and shared file systems lock by themselves
 (flock), and a process that dies, however it does, lets go. Where there are no such locks (buckets)

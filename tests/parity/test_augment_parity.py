@@ -58,7 +58,7 @@ def picture(width=97, height=61, seed=0):
 
 
 def hparams(**more):
-    """As `create_transform(interpolation='bicubic')` sets them for RandAugment."""
+    """RandAugment's settings in `create_transform(interpolation='bicubic')`."""
     mean = (0.485, 0.456, 0.406)
     fill = tuple(min(255, round(255 * m)) for m in mean)
     assert fill == FILL

@@ -219,7 +219,7 @@ def test_lora_against_peft_on_vit_b16(compare):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_factors_change_the_features(name):
-    """By so much that a forgotten one shows at the bound."""
+    """Changes each parameter by so much that a forgotten one shows at the bound."""
     method = METHODS[name]
     inputs = inputs_of(method, SMALL)
     model = torch_methods.build(method, SMALL, inputs["base"], inputs["factors"])

@@ -107,7 +107,7 @@ class Net(nn.Module):
         return self.vit.norm(x)[:, 0]
 
     def grads(self):
-        """By our names, stacked over the blocks."""
+        """Factors by our names, stacked over the blocks."""
         stacked = {}
         for block in self.blocks:
             for parameter, name in self.names(block):

@@ -91,7 +91,7 @@ class TorchViT:
         return x * self.weight(f"LayerScale_{j}", i) if self.config.layer_scale else x
 
     def attention_branch(self, x: Tensor, i: int) -> Tensor:
-        """What the frozen network adds for attention's input x, stochastic depth included."""
+        """The frozen network's addition for attention's input x, stochastic depth included."""
         return self.path(self.scaled(self.attn(x, i), 0, i))
 
     def mlp_branch(self, x: Tensor, i: int) -> Tensor:
@@ -283,7 +283,7 @@ class _Slices(TorchViT):
     """FacT's relatives: fc1 in pieces along its output, fc2 along its input."""
 
     def increment(self, x: Tensor, i: int, s: int) -> Tensor:
-        """Of slice s of block i, [..., d] -> [..., d]."""
+        """The increment of slice s of block i, [..., d] -> [..., d]."""
         raise NotImplementedError
 
     def dense(self, x: Tensor, site: str, i: int) -> Tensor:
