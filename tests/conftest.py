@@ -7,8 +7,10 @@ from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 
+from places import ROOT
+
 # One cache of compiled programs for all test sessions and the commands that they start.
-CACHE = Path(__file__).parents[1] / ".cache" / f"xla-{version('jax')}-{version('jaxlib')}"
+CACHE = ROOT / ".cache" / f"xla-{version('jax')}-{version('jaxlib')}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Tests compile quickly, not well: a tenth of the seconds for programs that run for milliseconds.

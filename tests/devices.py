@@ -1,9 +1,8 @@
 """Several devices on one CPU, for processes that tests start."""
 
 import os
-from pathlib import Path
 
-TESTS = Path(__file__).parent
+from places import ROOT
 
 
 def on_host_devices(count):
@@ -13,5 +12,5 @@ def on_host_devices(count):
         **os.environ,
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": f"{TESTS.parent}:{TESTS}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }

@@ -89,3 +89,12 @@ def strip(count, size=8):
     content = io.BytesIO()
     Image.new("RGB", (count * size, size), "teal").save(content, "JPEG")
     return content.getvalue()
+
+
+def rows_of(method, accuracies, **fields):
+    more = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
+    return [
+        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **more}
+        for task, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]

@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from devices import TESTS, on_host_devices
+from devices import on_host_devices
+from places import ROOT
 
 ROOMS = ("backbone", "tuning", "images", "files")
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
@@ -85,7 +86,7 @@ def test_the_data_room_keeps_its_annotations():
         [
             *(sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"),
             f"--jaxtyping-packages=fact_jax.data,{CHECKER}",
-            *(str(TESTS / f"test_{name}.py") for name in DATA),
+            *(str(ROOT / "tests" / "data" / f"test_{name}.py") for name in DATA),
         ],
         env=on_host_devices(1),
         capture_output=True,

@@ -6,12 +6,12 @@ import re
 import statistics
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from places import ROOT
 
 from configs import compare
 from fact_jax import UserError, get_variant
@@ -23,7 +23,7 @@ from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS, NOAH, Adapter, NOAHSubnet, count_parameters
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 VTAB_CONFIGS = {  # candidates a cell, and numbers on ViT-B/16 (a mean where they go by task)
     "full": (4, 85_798_656),
     "linear": (40, 0),
@@ -353,7 +353,7 @@ def test_methods_of_the_comparison_can_be_combined():
 
 
 def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
-    page, _, _ = (CONFIGS.parent / "docs" / "methods.md").read_text().partition("## Traps")
+    page, _, _ = (ROOT / "docs" / "methods.md").read_text().partition("## Traps")
     rows = dict(re.findall(r"^\| `(\w+)` (\|.*)$", page, re.MULTILINE))
     assert METHODS.keys() - {"noah_subnet"} <= rows.keys()
     elsewhere = {"tt_tiny", "tt_paper", "tk_paper", "repadapter:released_attention"}

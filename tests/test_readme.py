@@ -1,19 +1,17 @@
 """The README's library example runs as printed; the tables of docs/comparison.md."""
 
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from places import ROOT
 
 import fact_jax
 from benchmarks import comparison
 from benchmarks.plot_compare import NAMES
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_the_library_examples_run(monkeypatch, tmp_path):

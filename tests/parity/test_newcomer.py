@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from places import ROOT
 from stored.cases import Draw
 from torch_fact import add_fact
 from torch_models import import_timm, nchw
 
 from fact_jax import FacTTK, FacTTT
 
-ROOT = Path(__file__).parents[2]
 METHODS = {"fact_tt": FacTTT(16, scale=10.0), "fact_tk": FacTTK(16, scale=10.0)}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch_models
 import transformers
+from places import ROOT
 from safetensors.torch import save_file
 from stored.cases import SMALL, SMALL_DINO, Draw, VitCase, vit_outputs
 
@@ -19,7 +20,7 @@ from fact_jax import VARIANTS, ViTConfig, get_variant, load_vit
 from fact_jax.files.weights import write_npz
 
 REAL_DINOV2 = (
-    Path(__file__).parents[3] / "shared" / "weights" / "dinov2_small_f16.safetensors"
+    ROOT.parent / "shared" / "weights" / "dinov2_small_f16.safetensors"
 )  # beside the project's root
 VIT_B16 = get_variant("vit_b16").replace(precision="highest")
 DINOV2_S14 = get_variant("dinov2_s14").replace(precision="highest", image_size=518)

@@ -15,6 +15,7 @@ import pytest
 from devices import on_host_devices
 from etils import epath
 from ml_collections import ConfigDict
+from places import ROOT
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -27,7 +28,6 @@ from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.run import train
 from fact_jax.training.trial import Hyper, NonFiniteLoss, init_trial, make_epoch, train_set
 
-ROOT = Path(__file__).parents[1]
 CONFIG = ViTConfig(width=24, depth=4, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
 TPU = json.loads((ROOT / "benchmarks/results/tpu_compile.json").read_text())
 METHOD, BATCH = FacTTT(4), 8
@@ -162,7 +162,13 @@ print("equal")
 
 def test_eight_trials_on_eight_devices_never_speak_and_are_bit_equal():
     command = [sys.executable, "-c", EIGHT]
-    out = subprocess.run(command, capture_output=True, text=True, env=on_host_devices(8))
+    out = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=on_host_devices(8),
+        cwd=ROOT / "tests" / "training",
+    )
     print(out.stdout)
     assert out.stdout.strip().endswith("equal"), out.stderr
 

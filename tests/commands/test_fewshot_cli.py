@@ -9,10 +9,11 @@ from unittest import mock
 import numpy as np
 import pytest
 from absl import flags
-from commands import run_command
 from ml_collections import config_flags
 from PIL import Image
+from places import ROOT
 from rich.console import Console
+from run_command import run_command
 from safetensors.numpy import load_file
 
 from benchmarks import fewshot as benchmark
@@ -29,7 +30,6 @@ from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runs import Run
 from fact_jax.training.mesh import make_mesh
 
-ROOT = Path(__file__).parent.parent
 SETS = {
     "food101": 101,
     "stanford_cars": 196,

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from fact_jax.cli import stopping
 from fact_jax.cli.stopping import Answer, Stopping, Terminated
@@ -139,7 +139,7 @@ def test_ctrl_c_while_jax_is_imported(program, status, quiet):
         [sys.executable, "-c", EARLY, program],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert (out.returncode, out.stderr == "") == (status, quiet)
 
@@ -175,7 +175,7 @@ def test_ctrl_c_while_a_program_is_compiled():
         [sys.executable, "-c", COMPILES],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"},
     )
     assert (out.returncode, out.stdout) == (130, "compiling")

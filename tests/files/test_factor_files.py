@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import run_command
+from run_command import run_command
 from safetensors import safe_open
 from safetensors.numpy import load, save
 
@@ -24,7 +24,6 @@ from fact_jax.files.torch_zip import TorchZip, torch_bytes
 from fact_jax.files.weights import checksum, write_npz
 from fact_jax.serving.export import npz_file
 
-ROOT = Path(__file__).parent.parent
 METHODS = [FacTTT(5, 0.1), FacTTK(8, 10.0), FacTTK(6, 2.0), FacTTT(1, 1.0), FacTTK(1, 100.0)]
 
 

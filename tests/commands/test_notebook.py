@@ -5,13 +5,12 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "fact_vtab_tpu.ipynb"
 METHODS = ("fact_tt", "fact_tk", "linear")
 

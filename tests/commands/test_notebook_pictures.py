@@ -6,7 +6,8 @@ import subprocess
 
 import nbformat
 import pytest
-from test_notebook import ROOT, execute, printed
+from places import ROOT
+from test_notebook import execute, printed
 
 NOTEBOOK = ROOT / "notebooks" / "your_pictures.ipynb"
 

@@ -10,9 +10,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
+
 _server = multiprocessing.get_context("forkserver")
 # TensorFlow is most of it.
 _server.set_forkserver_preload(

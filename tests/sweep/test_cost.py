@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
+from report_results import result
 from rich.console import Console
 
 from configs import quickstart, tt_paper
@@ -20,7 +21,6 @@ from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.speed import Speed, measure_speed
 from fact_jax.sweep.store import Store
-from tests.report_results import result
 
 
 def plan(**changes):

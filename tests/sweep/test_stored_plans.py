@@ -8,14 +8,14 @@ The file is ``{name: record(config_of(name)) for name in STORED}``.
 import hashlib
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from places import ROOT
 
 from fact_jax.sweep.plan import make_plan
 
-STORED = json.loads((Path(__file__).parent / "stored" / "plans.json").read_text())
+STORED = json.loads((ROOT / "tests" / "stored" / "plans.json").read_text())
 
 
 def config_of(name):

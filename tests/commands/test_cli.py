@@ -4,11 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
-from commands import run_command
+from places import ROOT
+from run_command import run_command
 
 from fact_jax import UserError
 from fact_jax.cli import process
@@ -42,7 +42,7 @@ def test_commands_share_compiled_programs_on_disk(tmp_path):
     def entries():
         """Files of programs, without the times of their last use."""
         command = [sys.executable, "-c", CACHED]
-        subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], check=True)
+        subprocess.run(command, env=environment, cwd=ROOT, check=True)
         files = [p for p in (tmp_path / "xla").iterdir() if not p.name.endswith("-atime")]
         return {p.name: p.stat().st_mtime_ns for p in files}
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from places import ROOT
 
 from fact_jax import UserError, command_line, extras
 from fact_jax.cli import arguments, configs, main, report
 from fact_jax.cli.process import rerun_command
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

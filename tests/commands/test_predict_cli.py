@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from commands import run_command
 from devices import on_host_devices
 from PIL import Image
+from run_command import run_command
 
 import fact_jax
 from fact_jax import FacTTT, UserError, load_vit
@@ -29,7 +29,6 @@ from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
 from fact_jax.serving.outputs import logits_bytes, prepare_output, read_class_names
 from fact_jax.serving.predict import Predictor
 
-ROOT = Path(__file__).parent.parent
 NAMES = ["red [1]", "green", "blue, pale", "ink"]
 
 

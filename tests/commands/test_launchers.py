@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from places import ROOT
+from report_results import result
 from rich.console import Console
 from safetensors.numpy import load_file
 
@@ -30,11 +32,9 @@ from fact_jax.command_line import this_command
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store
-from tests.report_results import result
 
 DONE = ["digits-linear-seed0", "fashion-linear-seed0"]
 FAILED = ["digits-bitfit-seed0", "fashion-bitfit-seed0"]
-ROOT = Path(__file__).parents[1]
 
 
 def small(**changes):

@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import run_command
+from places import ROOT
+from report_results import rows_of as rows_of_results
 from rich.console import Console
+from run_command import run_command
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from test_sweep import rows_of as rows_of_results
 
 import fact_jax
 from configs import tt_paper, tt_rank16
@@ -28,7 +29,6 @@ from fact_jax.data import VTAB, DataSettings, get_task, open_task
 from fact_jax.files.weights import write_npz
 from fact_jax.images.normalise import normalise
 
-ROOT = Path(__file__).parent.parent
 SHORT = [
     "--config.mock_data=True",
     "--config.variant=vit_ti16",

@@ -5,16 +5,16 @@ stored/data.json was written by this file's `observe` with the code of 8fa6322.
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import PIL
 import pytest
+from places import ROOT
 
 from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.errors import UserError
 
-STORED = Path(__file__).parent / "stored" / "data.json"
+STORED = ROOT / "tests" / "stored" / "data.json"
 WHOLE = ("train800", "val200", "train800val200", "test", "train")
 FOLDER = ("train", "val", "train+val", "test", "train800")
 LISTS = ("train-seed0", "train-seed2", "train-seed7", "val", "test", "train")

@@ -7,7 +7,8 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from test_notebook import ROOT, execute, printed
+from places import ROOT
+from test_notebook import execute, printed
 
 from fact_jax.data import get_task
 

@@ -17,6 +17,7 @@ import optax
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
+from report_results import result
 
 from configs import quickstart
 from fact_jax import UserError
@@ -34,7 +35,6 @@ from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import PLAIN
 from fact_jax.training.run import UnreadableCheckpoint, train
 from fact_jax.training.trial import NonFiniteLoss, TrialState
-from tests.report_results import result
 
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
 

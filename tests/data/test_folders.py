@@ -5,11 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from places import ROOT
 from rich.console import Console
 
 from configs import fewshot, quickstart
@@ -23,7 +23,6 @@ from fact_jax.sweep import trainer
 from fact_jax.sweep.cost import cell_cost
 from fact_jax.sweep.plan import make_plan
 
-ROOT = Path(__file__).parent.parent
 NAMES = ("ant", "bee", "cat")
 
 

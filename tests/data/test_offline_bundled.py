@@ -2,17 +2,17 @@
 
 import hashlib
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from places import ROOT
 
 from fact_jax.backbone.vit import features
 from fact_jax.files.download import find_weights
 from fact_jax.files.weights import load_vit
 
-DOCS = Path(__file__).parents[1] / "docs" / "bundled_model.md"
+DOCS = ROOT / "docs" / "bundled_model.md"
 
 
 def test_the_file_is_small_and_is_the_one_in_the_docs():

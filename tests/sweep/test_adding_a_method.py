@@ -4,9 +4,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 from rich.console import Console
 from test_grid import predicted_accuracy
 
@@ -17,7 +17,7 @@ from fact_jax.sweep.plan import make_plan
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.registry import describe
 
-PAGE = Path(__file__).parent.parent / "docs" / "adding_a_method.md"
+PAGE = ROOT / "docs" / "adding_a_method.md"
 METHOD, REGISTRATION, CONFIG, TEST = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

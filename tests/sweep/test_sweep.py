@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from report_results import rows_of
 from rich.console import Console
 
 from configs import base, quickstart, tt_paper, tt_rank16
@@ -502,15 +503,6 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
         feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh)
         encoded = {(name, split) for name, data in feed._data.items() for split in data._encoded}
         assert encoded == {(cell.task, f"train-seed{cell.seed}")}
-
-
-def rows_of(method, accuracies, **fields):
-    more = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
-    return [
-        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **more}
-        for task, values in accuracies.items()
-        for seed, accuracy in enumerate(values)
-    ]
 
 
 def printed(table):

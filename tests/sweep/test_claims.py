@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from places import ROOT
 
 from fact_jax.sweep import claims
 from fact_jax.sweep.claims import Claims
@@ -92,7 +93,7 @@ def test_who_is_killed_lets_go(folder, make, monkeypatch):
         [sys.executable, "-c", OWNER, str(folder), make.__name__],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert process.stdout.readline() == "True\n"
     monkeypatch.setattr(claims, "DEAD_AFTER", 1.5)

@@ -13,7 +13,7 @@ from fact_jax.data.sources.tfds import check_features
 from fact_jax.data.tasks import make_splits
 from fact_jax.errors import UserError
 
-SIZES = json.loads(Path(__file__).with_name("test_data_split_sizes.json").read_text())
+SIZES = json.loads(Path(__file__).with_name("split_sizes.json").read_text())
 
 
 def write_metadata(builder, sizes, num_shards=3):

@@ -5,9 +5,9 @@ import io
 
 import numpy as np
 import pytest
-from commands import run_command
 from etils import epath
 from PIL import Image
+from run_command import run_command
 
 from fact_jax.cli.data import export, inspect
 from fact_jax.data import VTAB, DataSettings, TaskData, get_task, open_task

@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from commands import run_command
+from run_command import run_command
 
 from fact_jax.data import VTAB, DataSettings, get_task, open_task
 from fact_jax.data.sources import prepare

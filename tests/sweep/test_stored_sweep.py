@@ -1,8 +1,8 @@
 """A work directory of commit 8fa6322 (tests/stored/sweep) is one of today's."""
 
 import shutil
-from pathlib import Path
 
+from places import ROOT
 from rich.console import Console
 
 from configs import quickstart
@@ -10,7 +10,7 @@ from fact_jax import load_factors
 from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.trainer import Trainer
 
-STORED = Path(__file__).parent / "stored" / "sweep"
+STORED = ROOT / "tests" / "stored" / "sweep"
 
 
 def test_its_cells_are_finished_and_its_table_is_the_same(tmp_path, monkeypatch):

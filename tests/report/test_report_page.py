@@ -10,9 +10,9 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from commands import run_command
 from etils import epath
 from report_results import result, strip, write
+from run_command import run_command
 
 from benchmarks.report import METHODS, make
 from fact_jax.data import VTAB
