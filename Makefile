@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARITY_READY := $(VENV)/.parity-ready
+DOCS_READY := $(VENV)/.docs-ready
 TPU_OUT ?= benchmarks/results/tpu_compile.json
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -12,7 +13,7 @@ GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collection
 	Pillow prometheus-client protobuf psutil pygments pyyaml rich safetensors simplejson tensorstore \
 	treescope typing-extensions wadler-lindig zipp
 
-.PHONY: quickstart test test-slow parity parity-slow stored-parity lint clean tpu-compile gpu-packages
+.PHONY: quickstart test test-slow parity parity-slow stored-parity lint docs docs-serve clean tpu-compile gpu-packages
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
@@ -41,6 +42,13 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in site/; a warning is an error. `make docs-serve` shows it while one writes.
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(DOCS_READY)
+	$(BIN)/mkdocs serve
+
 # What benchmarks/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
 # .git: wheels, and the name of the commit.
 gpu-packages:
@@ -62,6 +70,10 @@ $(READY): pyproject.toml requirements.txt
 	$(BIN)/python -m pip install -e ".[dev]"
 	touch $@
 
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install -e ".[docs]"
+	touch $@
+
 # PyTorch first, from the index of its CPU builds: PyPI's own brings gigabytes of CUDA. Without
 # --no-deps timm and torchvision would replace it.
 $(PARITY_READY): $(READY) requirements-parity.txt
@@ -73,4 +85,4 @@ $(PARITY_READY): $(READY) requirements-parity.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache

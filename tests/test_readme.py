@@ -1,4 +1,4 @@
-"""The README's library example runs as printed; the tables of docs/comparison.md."""
+"""The library examples of README and docs run as printed; the tables of docs/comparison.md."""
 
 import re
 
@@ -14,10 +14,16 @@ from benchmarks import comparison
 from benchmarks.plot_compare import NAMES
 
 
+def python_of(page):
+    """Code blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
 def test_the_library_examples_run(monkeypatch, tmp_path):
     """Five lines, then a training loop that goes on with their names."""
     monkeypatch.chdir(tmp_path)
-    five, loop = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    five, loop = python_of("docs/tutorials/library.md")
+    assert python_of("README.md") == [five]
     assert len(five.strip().splitlines()) == 5
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, 32, 32, 3)).astype("float32")
@@ -39,7 +45,8 @@ def test_the_library_examples_run(monkeypatch, tmp_path):
 
 def test_files_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text()
-    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+    assert len(text.splitlines()) <= 90
+    for link in re.findall(r"\]\(((?!http)[^)#]+)[)#]", text):
         assert (ROOT / link).exists(), link
     for name in re.findall(r"configs/(\w+)\.py", text):
         assert (ROOT / "configs" / f"{name}.py").exists(), name

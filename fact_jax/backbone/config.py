@@ -17,16 +17,23 @@ ATTENTIONS = ("xla", "cudnn")
 class ViTConfig:
     """Shape and numerics of a ViT (Dosovitskiy et al., 2021).
 
-    `gelu` is 'exact' (erf; timm, and so FacT) or 'tanh' (the original JAX code). `layer_scale`
-    adds DINOv2's per-channel gains. `dtype` is the compute type: parameters, LayerNorm, softmax
-    and the adaptation stay float32. `precision` is that of float32 matrix products: 'default' is
-    the device's (one bfloat16 pass on a TPU), 'high' three passes or TensorFloat-32, 'highest'
-    true float32 (docs/numerics.md).
-
-    `remat` says what the backward pass computes again in order to save memory: 'none', 'attention'
-    (scores and probabilities) or 'block' (all of a block). `attention` 'cudnn' is the fused kernel
-    of NVIDIA GPUs, which never keeps the probabilities; bfloat16 only. `unroll` writes the scan
-    over the blocks out: slower to compile, for measurements.
+    Attributes:
+      width: numbers of a token, d.
+      depth: number of blocks.
+      num_heads: attention heads; they divide `width`.
+      mlp_dim: width of the MLP's hidden layer.
+      patch_size: side of a patch in pixels.
+      image_size: side of an image in pixels, a multiple of `patch_size`.
+      gelu: 'exact' (erf, as in timm and so in FacT) or 'tanh' (the original JAX code).
+      layer_norm_eps: epsilon of every LayerNorm.
+      layer_scale: whether the branches have DINOv2's per-channel gains.
+      dtype: the compute type; parameters, LayerNorm, softmax and the adaptation stay float32.
+      precision: of float32 products: 'default' (the device's; one bfloat16 pass on a TPU), 'high'
+        (three passes, or TensorFloat-32) or 'highest' (true float32); see docs/numerics.md.
+      remat: what the backward pass computes again to save memory: 'none', 'attention' (scores and
+        probabilities) or 'block' (all of a block).
+      attention: 'xla', or 'cudnn', the fused kernel of NVIDIA GPUs, in bfloat16 only.
+      unroll: whether the scan over the blocks is written out, for measurements.
     """
 
     width: int = setting(dataclasses.MISSING, SIZE)
@@ -106,10 +113,11 @@ VARIANTS: dict[str, ViTConfig] = {
     "dinov2_b14": _vit("B", 14, **_DINO),
     "dinov2_l14": _vit("L", 14, **_DINO),
 }
+"""The named shapes of ViTs; ``load_vit`` takes their names."""
 
 
 def get_variant(name: str) -> ViTConfig:
-    """The named variant's config. Raises UserError with the known names."""
+    """The named variant's config. Raises UserError, with all names, for an unknown one."""
     if name not in VARIANTS:
         raise UserError(f"Unknown variant {name!r}. Known variants: {', '.join(VARIANTS)}.")
     return VARIANTS[name]

@@ -23,12 +23,16 @@ _READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
 
 
 def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any], Adaptation]:
-    """Merges what can become weights; returns a changed copy of `base` and the remaining changes.
+    """Merges the part of an adaptation that can become weights.
 
     Increments, scales and shifts, replaced weights and linear bypasses before a branch become
-    weights; prompts and the other bypasses stay. Products are taken in float32.
+    weights; prompts and the other bypasses remain. Products are taken in float32.
 
-    Raises UserError for an adaptation of a ViT of another depth or width.
+    Returns:
+      A changed copy of `base`, and the remaining changes.
+
+    Raises:
+      UserError: the adaptation is that of a ViT of another depth or width.
     """
     module, layer = SITES["fc1"]
     check_base(base, {f"Transformer/encoderblock/{module}/{layer}/kernel": (None, None, None)})
@@ -74,9 +78,10 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
 
 
 def merge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
-    """A copy of `base` with the adaptation in its weights, for inference at no extra cost.
+    """Merges an adaptation into a copy of `base`, for inference at no extra cost.
 
-    Raises UserError if a part of it cannot become a weight (`absorb` returns such parts).
+    Raises:
+      UserError: a part of the adaptation cannot become a weight (`absorb` returns such parts).
     """
     weights, rest = absorb(base, adaptation)
     if left := [*(["prompts"] if rest.prompts is not None else []), *rest.bypasses]:

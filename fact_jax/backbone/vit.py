@@ -199,7 +199,7 @@ def _init_base(config: ViTConfig, key: Array) -> Any:
 
 
 class ViT(nn.Module):
-    """``ViT(config).apply({"params": base}, images, adaptation)`` gives the features.
+    """The network; ``ViT(config).apply({"params": base}, images, adaptation)`` gives the features.
 
     With ``train=True`` dropout in rank space and stochastic depth act, at rates that may be traced
     numbers (None: off), and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from
@@ -258,13 +258,21 @@ def features(
     dropout_rate: float | Array | None = None,
     drop_path_rate: float | Array | None = None,
 ) -> Float[Array, "b d"]:
-    """Class-token features after the final norm, float32 [b, d]; images [b, y, x, 3], normalised.
+    """Computes the features of images: the class token after the final norm, float32 [b, d].
 
-    Images whose sides differ from ``model.config.image_size`` are fine if they are square and a
-    multiple of the patch size: the position table is interpolated. A `key` switches on the noise of
-    training, dropout in rank space and stochastic depth, each at its rate. Rates may be traced;
-    None leaves that noise out of the program, which without dropout is cheaper. Eager calls with
-    the same shapes share one compiled program.
+    Differentiable in `adaptation`, `base` and `images`. Eager calls with the same shapes share one
+    compiled program.
+
+    Args:
+      model: the network, as `load_vit` gives it.
+      base: its parameters.
+      images: normalised, [b, y, x, 3]. Sides other than ``model.config.image_size`` are fine if
+        they are equal and a multiple of the patch size: the position table is interpolated.
+      adaptation: the changes of a task; None for the frozen ViT.
+      key: switches on the noise of training, dropout and stochastic depth, each at its rate.
+      dropout_rate: of dropout in rank space; may be traced. None leaves dropout out of the program,
+        which is cheaper.
+      drop_path_rate: of stochastic depth in the last block; the blocks before have less.
 
     Raises:
       UserError: images, base or adaptation have shapes or types that do not fit the model, or a

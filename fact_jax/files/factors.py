@@ -38,27 +38,30 @@ TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}  # the forward 
 
 
 class TrainedTask(NamedTuple):
-    """The content of a factor file; ``method.adaptation(factors, config)`` uses the trained scale.
+    """The content of a factor file.
 
-    ``metadata["vit"]`` has the shape of the ViT that it was trained for (`ViTConfig`'s fields).
+    Attributes:
+      method: the method with the scale of the training, which ``method.adaptation`` uses.
+      factors: the method's arrays.
+      head: "kernel" [d, classes] and "bias" [classes].
+      metadata: further entries; "vit" has the fields of the ViT's `ViTConfig`.
+      path: the file.
     """
 
     method: Method
     factors: dict[str, jax.Array]
-    head: dict[str, jax.Array]  # kernel [d, classes], bias [classes]
+    head: dict[str, jax.Array]
     metadata: dict[str, Any]
     path: Path
 
     @property
     def num_classes(self) -> int:
+        """Classes of the head."""
         return self.head["bias"].shape[0]
 
     @property
     def forward_settings(self) -> dict[str, Any]:
-        """gelu and layer_norm_eps of the training, for `load_vit`.
-
-        A file of the PyTorch code does not say them; they are those of timm's ViT.
-        """
+        """gelu and layer_norm_eps of the training, for `load_vit`; timm's for a `.pt`."""
         return {name: self.metadata["vit"].get(name, timm) for name, timm in TIMM.items()}
 
 
@@ -228,11 +231,19 @@ def check_tensors(
 def check_fits(
     task: TrainedTask, config: ViTConfig, base_checksum: str | None, any_weights: bool = False
 ) -> None:
-    """Raises UserError if the factors do not belong to a ViT of this config and checksum.
+    """Checks that factors belong to a ViT.
 
-    The shape is compared and, where the file says them, the settings of the forward pass.
-    `base_checksum` is ``fact_jax.files.weights.checksum(base)``. `any_weights` lets other
-    weights of the same shape pass, as does a file that does not say which it was trained on.
+    The shape is compared and, where the file says them, the settings of the forward pass and the
+    weights.
+
+    Args:
+      task: the content of a factor file.
+      config: the ViT's, ``model.config``.
+      base_checksum: ``fact_jax.checksum(base)``.
+      any_weights: lets other weights of the same shape pass.
+
+    Raises:
+      UserError: they do not belong together.
     """
     trained, base = task.metadata["vit"], dataclasses.asdict(config)
     differ = [name for name in (*_SHAPE, *TIMM) if trained.get(name, base[name]) != base[name]]

@@ -16,9 +16,16 @@ def load_factors(
 ) -> TrainedTask:
     """Reads a factor file: one of ours, or a `.pt` of the released PyTorch code.
 
-    A `.pt` does not say its scale, so `scale` is needed for it ('method', "tt" or "tk", is seen in
-    its names); ours say both. Raises UserError if the file is missing, damaged or something else;
-    names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
+    Names, shapes and dtypes are checked before the numbers are read, and nothing is executed.
+
+    Args:
+      path: the file.
+      method: for a `.pt` only: "tt" or "tk"; None reads it from the names of its tensors.
+      scale: for a `.pt` only, which does not say the scale that it was trained with.
+
+    Raises:
+      UserError: the file is missing, damaged or something else, or the arguments do not belong to
+        its kind.
     """
     path = Path(path)
     if os.path.isdir(path):

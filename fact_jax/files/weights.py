@@ -30,17 +30,25 @@ _STORED = ("width", "depth", "mlp_dim", "patch_size", "image_size", "layer_scale
 def load_vit(
     variant: str, path: str | os.PathLike[str] | None = None, **changes: Any
 ) -> tuple[ViT, dict[str, Any]]:
-    """The model and its frozen parameters, float32, blocks stacked.
+    """Loads a ViT and its frozen weights.
 
-    `path` is a `.npz`, safetensors or PyTorch file, a folder or index of a Hugging Face checkpoint,
-    or ``hf:owner/name`` for a repository of the hub; without it the variant's published (or
-    bundled) weights are used, downloaded once. The position table keeps the file's size, and
-    ``model.config.image_size`` with it. A config.json beside the file gives LayerNorm's epsilon and
-    the kind of GELU; `changes` override fields of the config, such as ``dtype="bfloat16"``.
+    The position table keeps the file's size, and ``model.config.image_size`` with it. A config.json
+    beside the file gives LayerNorm's epsilon and the kind of GELU. DeiT's distillation token is
+    dropped with a warning.
 
-    Raises UserError when the file is missing, damaged, of another variant or architecture, and for
-    changes that no ViT has or that the file's tensors do not allow. Warns when a distillation token
-    (DeiT) is dropped.
+    Args:
+      variant: a name in `VARIANTS`, such as "vit_b16".
+      path: a `.npz`, safetensors or PyTorch file, a folder or index of a Hugging Face checkpoint,
+        or ``hf:owner/name`` for a repository of the hub. None: the variant's published (or bundled)
+        weights, downloaded once.
+      **changes: other values for fields of the config, such as ``dtype="bfloat16"``.
+
+    Returns:
+      The model, and its parameters `base`: a tree of float32 arrays, the blocks stacked.
+
+    Raises:
+      UserError: the file is missing, damaged, or of another variant or architecture; or a change is
+        one that no ViT has or that the file's tensors do not allow.
     """
     config = get_variant(variant)
     with contextlib.closing(open_tensors(find_weights(variant, path))) as file:
@@ -92,7 +100,7 @@ def _load(
 
 
 def checksum(base: dict[str, Any]) -> str:
-    """SHA-256 of the parameters in our layout: the same for every file of the same numbers."""
+    """SHA-256 of the parameters, in hexadecimal: the same for every file of the same numbers."""
     digest = hashlib.sha256()
     for keys, value in jax.tree_util.tree_leaves_with_path(base):
         digest.update(f"{jax.tree_util.keystr(keys)} {value.shape};".encode())

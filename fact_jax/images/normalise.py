@@ -27,10 +27,15 @@ def check_normalisation(name: str) -> str:
 
 
 def normalise(images: UInt8[Array | np.ndarray, "b y x 3"], name: str) -> Float[Array, "b y x 3"]:
-    """uint8 pixels to float32, ``(pixel / 255 - mean) / std``.
+    """Turns uint8 pixels into the network's float32 input, ``(pixel / 255 - mean) / std``.
 
-    One grey channel becomes three. Raises UserError for floats, which may be normalised already,
-    and for other numbers of channels.
+    Args:
+      images: pixels from 0 to 255; one grey channel becomes three.
+      name: 'imagenet', 'inception' ([-1, 1]) or 'none' ([0, 1]).
+
+    Raises:
+      UserError: the pixels are floats, which may be normalised already, or the number of channels
+        or the name is another one.
     """
     kind: Any = getattr(images, "dtype", type(images).__name__)
     if isinstance(kind, str) or not jnp.issubdtype(kind, jnp.integer):

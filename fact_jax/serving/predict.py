@@ -46,9 +46,16 @@ def _logits(
 class Predictor:
     """A ViT with a task's changes, merged into its weights where possible, once and in float32.
 
-    Batches of at most `batch_size` images are split over as many of the machine's devices as divide
-    `batch_size`. Raises UserError if the factors were trained for a model of another shape or other
-    settings (`check_fits`, which also compares the weights if it is given their checksum).
+    Args:
+      model: the network, as `load_vit` gives it.
+      base: its parameters.
+      task: the content of a factor file, as `load_factors` gives it.
+      batch_size: most images of a batch, which is split over as many of the machine's devices as
+        divide it.
+
+    Raises:
+      UserError: the factors were trained for a model of another shape or with other settings. The
+        weights are not compared; `check_fits` does so, given their checksum.
     """
 
     def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):

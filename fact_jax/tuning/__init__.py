@@ -37,6 +37,7 @@ METHODS: dict[str, type] = {
     "noah": NOAH,
     "noah_subnet": NOAHSubnet,
 }
+"""The classes of all methods, by the names that configs and factor files use."""
 
 __all__ = [
     "METHODS",

@@ -23,10 +23,14 @@ class FacTTK:
 
     Slice i of the net has the core ``C @ P[:, i]`` [r in, r out]; i counts block by block.
 
-    `mlp_cores` says how a block's MLP uses its cores. 'released' copies the released code, which
-    reshapes the [r, r, g] cores of fc1 (and of fc2, transposed) to [r, g r] without a permutation,
-    so that each slice takes r/g columns of all g cores: its checkpoints and results need this.
-    'formula' gives each slice its own core, as the paper writes it. Both have the same size.
+    Attributes:
+      rank: r.
+      scale: the increments' strength s.
+      mlp_cores: how a block's MLP uses its cores. 'released' copies the released code, which
+        reshapes the [r, r, g] cores of fc1 (and of fc2, transposed) to [r, g r] without a
+        permutation, so that each slice takes r/g columns of all g cores: its checkpoints and
+        results need this. 'formula' gives each slice its own core, as the paper writes it. Both
+        have the same size.
     """
 
     rank: int = setting(32, SIZE)

@@ -18,7 +18,12 @@ from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_blo
 
 @dataclasses.dataclass(frozen=True)
 class FacTTT:
-    """Tensor-train factors U [d, r], S [l, 12, r, r] and V [r, d]: 2 d r + 12 L r^2 numbers."""
+    """Tensor-train factors U [d, r], S [l, 12, r, r] and V [r, d]: 2 d r + 12 L r^2 numbers.
+
+    Attributes:
+      rank: r.
+      scale: the increments' strength s.
+    """
 
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)

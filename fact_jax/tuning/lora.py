@@ -23,9 +23,13 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 class LoRA:
     """A [l, in, r], as PyTorch's Linear begins, and B [l, r, out], zero, for each of `sites`.
 
-    `sites` are names of the six dense sites with commas between them. With `shared_input` they
-    have one A in common, so they must read the same input. This is NOAH's form, with "q,k,v": A and
-    B begin as N(0, 0.02), because the constructor of its net ends by drawing every Linear anew.
+    Attributes:
+      rank: r.
+      scale: the increments' strength s.
+      sites: names of the six dense sites (q, k, v, o, fc1, fc2) with commas between them.
+      shared_input: whether they share one A, and so must read the same input. This is NOAH's form,
+        with "q,k,v": A and B begin as N(0, 0.02), because the constructor of its net ends by
+        drawing every Linear anew.
     """
 
     rank: int = setting(8, SIZE)

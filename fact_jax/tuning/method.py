@@ -34,12 +34,14 @@ class Method(Protocol):
     def scale(self) -> float: ...
 
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
-        """Fresh factors, float32. Methods that train the ViT's own weights start from `base`, and
-        raise UserError without it."""
+        """Draws fresh factors, float32.
+
+        Methods that train the ViT's own weights start from `base`, and raise UserError without it.
+        """
         ...
 
     def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
-        """The changes to the ViT that these factors stand for."""
+        """Makes the changes to the ViT that these factors stand for, at a scale (None: its own)."""
         ...
 
 
