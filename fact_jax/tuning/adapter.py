@@ -21,10 +21,13 @@ _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
 class Adapter:
     """``z + up(act(down(z)))`` of a branch's output z: L (2 d h + h + d) numbers a place.
 
-    `placement` 'noah': behind the MLP, QuickGELU, weights N(0, 0.02) and biases zero, so that it
-    does not begin at zero (the constructor of NOAH's net ends by drawing every Linear anew).
-    'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two deviations, biases
-    zero. `scale` is not used.
+    Attributes:
+      width: h.
+      placement: 'noah': behind the MLP, QuickGELU, weights N(0, 0.02) and biases zero, so that it
+        does not begin at zero (the constructor of NOAH's net ends by drawing every Linear anew).
+        'houlsby': behind attention and MLP, GELU, weights N(0, 0.01) cut at two deviations, biases
+        zero.
+      scale: not used.
     """
 
     width: int = setting(8, SIZE)

@@ -21,10 +21,13 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 class AdaptFormer:
     """``x + mlp(norm(x)) + s up(relu(down(x)))``, x not normalised; `up` begins at zero.
 
-    `form` 'adaptformer' has biases, L (2 d h + h + d) numbers, and with `layer_norm` a LayerNorm of
-    its own (2 L d more); the released code has s = 0.1. 'petl' has neither, 2 L d h numbers.
-    `layer_norm_eps` is the epsilon of that LayerNorm, 1e-5 as in the released code (PyTorch's
-    default). None takes the ViT's epsilon, as the factor files of earlier versions need it.
+    Attributes:
+      width: h.
+      scale: s; the released code has 0.1.
+      form: 'adaptformer' has biases, L (2 d h + h + d) numbers; 'petl' has none, 2 L d h numbers.
+      layer_norm: whether form 'adaptformer' has a LayerNorm of its own (2 L d more).
+      layer_norm_eps: the epsilon of that LayerNorm, 1e-5 as in the released code (PyTorch's
+        default). None takes the ViT's epsilon, as the factor files of earlier versions need it.
     """
 
     width: int = setting(8, SIZE)

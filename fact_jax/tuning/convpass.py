@@ -23,8 +23,13 @@ _PARTS = ("down", "up", "down_bias", "up_bias", "conv", "conv_bias")
 class Convpass:
     """``z + s up(act(conv(act(down(y)))))`` of a branch's normalised input y, QuickGELU.
 
-    Each bypass has 2 d h + d + 2 h + 9 h^2 numbers. `up` begins at zero, the convolution as the
-    identity, or with `xavier` Xavier-uniform. `attention_only` is the paper's Convpass-attn.
+    Each bypass has 2 d h + d + 2 h + 9 h^2 numbers, and `up` begins at zero.
+
+    Attributes:
+      width: h.
+      scale: s.
+      attention_only: whether the bypass of the MLP is left out: the paper's Convpass-attn.
+      xavier: whether the convolution begins Xavier-uniform, instead of as the identity.
     """
 
     width: int = setting(8, SIZE)

@@ -23,8 +23,11 @@ from fact_jax.tuning.slices import mlp_slices, slices_per_block
 class FacTShared:
     """U [n, d, r], S [l, 12, r, r] and V [n, r, d]: 2 n d r + 12 L r^2 numbers.
 
-    `share` 'layer': the slices of a layer share U and V, n = L. 'kind': the slices of a kind (all
-    queries, ...) share them, n = 12.
+    Attributes:
+      rank: r.
+      scale: the increments' strength s.
+      share: which slices share U and V: 'layer', those of a layer, n = L; 'kind', those of a kind
+        (all queries, ...), n = 12.
     """
 
     rank: int = setting(4, SIZE)

@@ -90,12 +90,23 @@ def _prompts(tokens: Array, used: Bool[Array, "l w"]) -> Prompts:
 class NOAH:
     """The supernet, and how it is searched; the settings have the names of the released code.
 
-    Each family takes one of `widths` in each of its first blocks, whose number is one of `depths`
-    (empty: quarters of the ViT's depth). The search runs `generations` of `population`
-    architectures: `mutations` and `crossovers` of the best `parents` so far (all, while there are
-    fewer), the others random. An architecture counts at most `limit` numbers, including
-    `prompt_positions` of width d (0: as many as the largest width). A mutation changes a family
-    with `mutation_probability`, and then its depth with `depth_probability`. `scale` is not used.
+    Attributes:
+      families: prompts, LoRA and adapters.
+      widths: of which each family takes one in each of its first blocks.
+      depths: of which each family takes one, as the number of these blocks; empty: quarters of the
+        ViT's depth.
+      supernet_epochs: epochs of the supernet.
+      supernet_learning_rate: its learning rate.
+      limit: most numbers of an architecture, including `prompt_positions` times d.
+      prompt_positions: positions of the released code's prompt; 0: as many as the largest width.
+      population: architectures of a generation.
+      parents: how many of the best so far have offspring (all, while there are fewer).
+      mutations: architectures of a generation that are mutated parents.
+      crossovers: architectures of a generation that are crossed parents; the rest is random.
+      generations: of the search.
+      mutation_probability: of a family to change in a mutation.
+      depth_probability: of a family that changes to change its depth.
+      scale: not used.
     """
 
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")

@@ -21,8 +21,13 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 class RepAdapter:
     """``y + s up(down(y))`` of a branch's normalised input y; `up` is cut into groups.
 
-    Each bottleneck has d h + h + d h / groups + d numbers; group i of the outputs reads group i of
-    the h hidden values. `up` begins at zero. `attention_only` leaves out the one before the MLP.
+    Each bottleneck has d h + h + d h / groups + d numbers, and `up` begins at zero.
+
+    Attributes:
+      width: h.
+      groups: of `up`; group i of the outputs reads group i of the h hidden values.
+      scale: s.
+      attention_only: whether the bottleneck before the MLP is left out.
     """
 
     width: int = setting(8, SIZE)
