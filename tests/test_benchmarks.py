@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 
 import fact_jax
-from benchmarks import (
-    ceiling,
-    check_device,
-    evaluate,
-    plot_performance,
-    scaling,
-    step,
-    step_alternatives,
-    sweep,
-)
+from benchmarks.devices import check_device, scaling
+from benchmarks.plots import plot_performance
+from benchmarks.speed import ceiling, evaluate, step, step_alternatives, sweep
 from fact_jax import get_variant
 
 TINY = ("--variant", "vit_mini", "--image_size", "32", "--rounds", "1")

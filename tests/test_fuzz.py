@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from benchmarks import fuzz, fuzz_mutate
-from benchmarks.fuzz_target import Target
+from benchmarks.robustness import fuzz, fuzz_mutate
+from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
 
 

@@ -10,8 +10,8 @@ import pytest
 from jax.lax import Precision
 from jaxprs import equations
 
-from benchmarks import numerics, numerics_accuracy
-from benchmarks.emulation import MODES, emulate
+from benchmarks.accuracy import numerics, numerics_accuracy
+from benchmarks.accuracy.emulation import MODES, emulate
 from fact_jax import (
     Adaptation,
     FacTTK,

@@ -7,9 +7,10 @@ import sys
 import pytest
 from PIL import Image
 
-from benchmarks import cells, plot_compare
-from benchmarks import compare as all_methods
-from benchmarks.quickstart import compare
+from benchmarks.accuracy import cells
+from benchmarks.accuracy import compare as all_methods
+from benchmarks.accuracy.quickstart import compare
+from benchmarks.plots import plot_compare
 
 
 def result(method, accuracy):

@@ -10,8 +10,8 @@ import pytest
 from places import ROOT
 
 import fact_jax
-from benchmarks import comparison
-from benchmarks.plot_compare import NAMES
+from benchmarks.accuracy import comparison
+from benchmarks.plots.plot_compare import NAMES
 
 
 def python_of(page):

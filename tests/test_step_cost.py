@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.tpu_compile import matrix_flops
+from benchmarks.devices.tpu_compile import matrix_flops
 from fact_jax import FacTTT, UserError, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 

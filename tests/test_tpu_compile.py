@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.tpu_compile import CHIP_GIB, collectives, known_rows, largest, matrix_flops
+from benchmarks.devices.tpu_compile import CHIP_GIB, collectives, known_rows, largest, matrix_flops
 from fact_jax import UserError
 
 ROOT = Path(__file__).parents[1]

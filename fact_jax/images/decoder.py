@@ -27,8 +27,8 @@ from fact_jax.text import printable_line
 # of which it cannot decode; pictures come in these.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
-# What Pillow's plugins have been seen to raise on mutated files (benchmarks/fuzz.py), and their
-# siblings. A warning is among them only where a caller's filter makes it an error.
+# What Pillow's plugins have been seen to raise on mutated files (benchmarks/robustness/fuzz.py),
+# and their siblings. A warning is among them only where a caller's filter makes it an error.
 _RAISED = (
     *(OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, SyntaxError),
     *(RuntimeError, EOFError, MemoryError, BufferError, AssertionError, struct.error, zlib.error),

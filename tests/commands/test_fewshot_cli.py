@@ -16,7 +16,7 @@ from rich.console import Console
 from run_command import run_command
 from safetensors.numpy import load_file
 
-from benchmarks import fewshot as benchmark
+from benchmarks.accuracy import fewshot as benchmark
 from configs import compare, fewshot, fewshot_tt
 from fact_jax import UserError
 from fact_jax.cli import fewshot as command_module

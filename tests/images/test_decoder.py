@@ -81,7 +81,7 @@ def test_errors_of_other_kinds_have_a_reason_too(error, monkeypatch):
 
 
 def test_mutated_files_of_every_format_are_decoded_or_refused():
-    """benchmarks/fuzz.py tries more of them."""
+    """benchmarks/robustness/fuzz.py tries more of them."""
     rng = random.Random(0)
     for kind in ("PNG", "JPEG", "GIF", "BMP", "PPM", "QOI", "WEBP", "AVIF", "JPEG2000", "TIFF"):
         data = encoded(NOISE, kind)

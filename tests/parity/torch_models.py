@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.torch_peers import prepare_torchvision
+from benchmarks.speed.torch_peers import prepare_torchvision
 from fact_jax import ViTConfig
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from report_results import result, write
 
-from benchmarks import report as benchmark
+from benchmarks.speed import report as benchmark
 from fact_jax.report.page import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, benchmark.BROWSERS)), None)

@@ -14,7 +14,7 @@ from etils import epath
 from report_results import result, strip, write
 from run_command import run_command
 
-from benchmarks.report import METHODS, make
+from benchmarks.speed.report import METHODS, make
 from fact_jax.data import VTAB
 from fact_jax.errors import UserError
 from fact_jax.report.blocks import Cell, Column, Details, Figure, Notice, Row, Table

@@ -1,5 +1,5 @@
 """Cells that fail, memory that does not suffice, checkpoints that are damaged: what becomes of the
-others. The commands themselves are killed by benchmarks/faults.py."""
+others. The commands themselves are killed by benchmarks/robustness/faults.py."""
 
 import errno
 import gc

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fuzz_mutate
-from benchmarks.fuzz_target import Target
+from benchmarks.robustness import fuzz_mutate
+from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
 from fact_jax.report.blocks import Block, Details, Figure
 from fact_jax.report.html import page

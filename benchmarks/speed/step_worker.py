@@ -1,4 +1,4 @@
-"""One system of `benchmarks/step.py`, alone in a process: its last line is its result as JSON.
+"""One system of `step.py`, alone in a process: its last line is its result as JSON.
 
     python -m benchmarks.step_worker NAME [--batch 8] [--dtype float32] [--steps 3] [--count]
 
@@ -197,7 +197,7 @@ def run_torch(s: dict[str, Any], batch: int, dtype: str, steps: int) -> dict[str
     import torch
     from torch.nn import functional as F
 
-    from benchmarks.torch_peers import build
+    from benchmarks.speed.torch_peers import build
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = s.get("rate", 0.0)

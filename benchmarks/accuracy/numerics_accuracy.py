@@ -1,4 +1,4 @@
-"""Part 3 of `benchmarks/numerics.py`: accuracy of FacT-TT in each numerics setting.
+"""Part 3 of `numerics.py`: accuracy of FacT-TT in each numerics setting.
 
 The quickstart's three tasks and settings (vit_mini, 20 epochs, rates chosen earlier on val200),
 trained on train800val200 and measured on test; nothing is chosen here. With DINOv2-S weights also
@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.emulation import BFLOAT16, REFERENCE, TF32, TPU_DEFAULT, Setting, emulate
+from benchmarks.accuracy.emulation import BFLOAT16, REFERENCE, TF32, TPU_DEFAULT, Setting, emulate
 from configs import quickstart
 from fact_jax import ViT, features, load_vit
 from fact_jax.data import DataSettings, Examples, get_task, open_task

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save
 
-from benchmarks import fuzz_mutate
-from benchmarks.fuzz_target import Target
+from benchmarks.robustness import fuzz_mutate
+from benchmarks.robustness.fuzz_target import Target
 from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.reference import reference_tensors

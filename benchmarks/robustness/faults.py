@@ -5,7 +5,7 @@
 With --only the other trials that are in FILE.json stay there.
 
 The command of a user (`python -m experiments.vtab`) runs in subprocesses on the sweep of
-benchmarks/faults_bench.py. After each fault the same command runs again, until it is done. The
+faults_bench.py. After each fault the same command runs again, until it is done. The
 results are then compared with those of a sweep that nothing happened to: every number but times,
 the factors' numbers and the pictures must be equal, and no result that was there may have been
 written again.
@@ -30,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.faults_bench import (  # noqa: E402,F401
+from benchmarks.robustness.faults_bench import (  # noqa: E402,F401
     LIMIT,
     ROOT,
     SMALL,
@@ -53,7 +53,7 @@ from benchmarks.faults_bench import (  # noqa: E402,F401
     trained_otherwise,
     wait_for,
 )
-from benchmarks.faults_stop import stop
+from benchmarks.robustness.faults_stop import stop
 
 
 def _moment(b: Bench, workdir: Path, old: set[str], how: str) -> Callable[[], bool]:

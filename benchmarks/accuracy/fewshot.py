@@ -16,7 +16,7 @@ from pathlib import Path
 from etils import epath
 from rich.console import Console
 
-from benchmarks import cells
+from benchmarks.accuracy import cells
 from configs import fewshot
 from fact_jax.cli.local import run_sweep
 from fact_jax.report.fewshot import draw_few_shot, few_shot_table

@@ -1,4 +1,4 @@
-"""The trial of benchmarks/faults.py that stops sweeps by SIGINT and SIGTERM at random moments."""
+"""The trial of faults.py that stops sweeps by SIGINT and SIGTERM at random moments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.faults_bench import (
+from benchmarks.robustness.faults_bench import (
     SMALL,
     Bench,
     Done,

@@ -1,4 +1,4 @@
-"""The pictures of docs/performance.md, from what benchmarks/step.py and scaling.py have written.
+"""The pictures of docs/performance.md, from what step.py and scaling.py have written.
 
     python -m benchmarks.plot_performance [--step FILE] [--scaling FILE] [--out docs]
 

@@ -3,7 +3,7 @@
     python -m benchmarks.step [--batch 8] [--rounds 3] [--dtype float32] [--only NAMES] [--out FILE]
 
 --variant and --image_size make another network of ours; the peers are ViT-B/16 at 224 pixels only.
-Every system runs in a process of its own (`benchmarks/step_worker.py`), in `--rounds` rounds one
+Every system runs in a process of its own (`step_worker.py`), in `--rounds` rounds one
 after the other, so that a noisy minute hits them all; a system's time is the mean step of its best
 round. A step is forward, backward and AdamW; ours are timed within a call of several, as training
 runs them, the peers' and full fine-tuning's one by one. Memory is the process's largest resident
@@ -32,7 +32,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step_worker import FORWARD, OURS, PEERS
+from benchmarks.speed.step_worker import FORWARD, OURS, PEERS
 
 Systems = dict[str, dict[str, Any]]
 # Measured before the others, should the time not suffice for all.

@@ -26,8 +26,8 @@ import traceback
 import warnings
 from pathlib import Path
 
-from benchmarks import fuzz_data, fuzz_files, fuzz_results
-from benchmarks.fuzz_target import Target
+from benchmarks.robustness import fuzz_data, fuzz_files, fuzz_results
+from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
 
 TARGETS: dict[str, Target] = {

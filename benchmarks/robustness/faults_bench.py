@@ -1,4 +1,4 @@
-"""The sweep that benchmarks/faults.py breaks: its command, and its right outcome.
+"""The sweep that faults.py breaks: its command, and its right outcome.
 
 The command takes this file as its config: the bundled model, an offline task, a linear probe and
 FacT-TT with grids and NOAH, 12 cells in stacks of two.
@@ -22,10 +22,10 @@ from safetensors import safe_open
 
 from configs import quickstart
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "epochs_run", "environment")  # what may differ in a result
 LIMIT = 900  # seconds that one command may take
-FAR = "from benchmarks import faults_bench; faults_bench.patched({what!r})"
+FAR = "from benchmarks.robustness import faults_bench; faults_bench.patched({what!r})"
 
 
 def get_config() -> ConfigDict:
@@ -132,7 +132,7 @@ class Bench:
         command = [
             sys.executable,
             *how,
-            "--config=benchmarks/faults_bench.py",
+            "--config=benchmarks/robustness/faults_bench.py",
             f"--workdir={workdir}",
         ]
         log = (self.folder / f"{workdir.name}-{time.monotonic_ns()}.log").open("w+")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import cells
+from benchmarks.accuracy import cells
 from configs import compare
 from fact_jax.cli.local import run_sweep
 from fact_jax.report.tables import comparison_table, print_table

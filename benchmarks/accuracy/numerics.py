@@ -4,12 +4,12 @@
 
 1. errors: features and factor gradients in each setting against float32 with 'highest'.
 2. increments: how much of a small increment's effect is left where weights are rounded.
-3. accuracy (`benchmarks/numerics_accuracy.py`): FacT-TT trained and evaluated in each setting on
+3. accuracy (`numerics_accuracy.py`): FacT-TT trained and evaluated in each setting on
    the offline suite; needs TFDS with TensorFlow, and is left out with a line where there is none.
 
 On a CPU every float32 product is a true float32 product, so the defaults of a TPU (one pass of
 bfloat16 numbers), its 'high' (three) and of a GPU (TensorFloat-32) are emulated there by rounding
-the operands of every product, forward and backward (`benchmarks/emulation.py`). On other devices
+the operands of every product, forward and backward (`emulation.py`). On other devices
 only TensorFloat-32 is emulated, next to what the device does. Without --dinov2 the rows of that
 model are left out.
 """
@@ -32,7 +32,15 @@ from rich.console import Console
 from rich.table import Table
 
 import fact_jax.data.offline
-from benchmarks.emulation import BFLOAT16, REFERENCE, TF32, TPU_DEFAULT, TPU_HIGH, Setting, emulate
+from benchmarks.accuracy.emulation import (
+    BFLOAT16,
+    REFERENCE,
+    TF32,
+    TPU_DEFAULT,
+    TPU_HIGH,
+    Setting,
+    emulate,
+)
 from fact_jax import FacTTT, ViT, features, get_variant, load_vit, merge
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
@@ -255,7 +263,7 @@ def main() -> None:
     if "accuracy" in parts and missing:
         console.print(f"No accuracy: {', '.join(missing)} is not installed, the tasks need it.")
     elif "accuracy" in parts:
-        from benchmarks import numerics_accuracy
+        from benchmarks.accuracy import numerics_accuracy
 
         seeds = [int(seed) for seed in args.seeds.split(",")]
         record["accuracy"] = numerics_accuracy.measure(seeds, args.dinov2, console)

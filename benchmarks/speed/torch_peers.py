@@ -1,4 +1,4 @@
-"""The peers of `benchmarks/step.py` in PyTorch, on a ViT written as timm 0.4's.
+"""The peers of `step.py` in PyTorch, on a ViT written as timm 0.4's.
 
 `fact`: FacT-TT in the structure of the released code (every site projects its own input through U,
 V acts after the dropout, nothing is merged). `full`: every parameter trained. `lora`: Hugging Face

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks import fuzz_mutate
-from benchmarks.fuzz_target import Target
+from benchmarks.robustness import fuzz_mutate
+from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
 from fact_jax.data import cache, get_task
 from fact_jax.data.sources.few_shot_lists import find_lists

@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plot_compare import NAMES, numbers
+from benchmarks.plots.plot_compare import NAMES, numbers
 from fact_jax.report.statistics import stat
 
 SEEDS = (0, 1, 2)

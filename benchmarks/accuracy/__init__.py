@@ -1,0 +1,1 @@
+"""Accuracy of methods and of numerics on what can be had offline."""

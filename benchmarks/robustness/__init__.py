@@ -1,0 +1,1 @@
+"""Faults: kills, full disks and corrupt files in sweeps; mutated files against the readers."""
