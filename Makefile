@@ -21,7 +21,8 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-# These and the comparisons compile as a user's process does, with all of XLA's optimisations.
+# Every benchmark with its smallest settings is among these. They and the comparisons compile as a
+# user's process does, with all of XLA's optimisations.
 test-slow: $(READY)
 	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m slow
 

@@ -10,8 +10,6 @@ import pytest
 from jax.lax import Precision
 from jaxprs import equations
 
-from benchmarks.accuracy import numerics, numerics_accuracy
-from benchmarks.accuracy.emulation import MODES, emulate
 from fact_jax import (
     Adaptation,
     FacTTK,
@@ -21,10 +19,7 @@ from fact_jax import (
     ViT,
     ViTConfig,
     features,
-    load_vit,
-    merge,
 )
-from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.dense import adapted_dense
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import make_programs
@@ -280,106 +275,3 @@ def test_unknown_settings_are_refused(small_config):
         small_config.replace(precision="medium")
     with pytest.raises(UserError, match="dtype is 'float16'"):
         small_config.replace(dtype="float16")
-
-
-# The benchmark's emulation of other devices (benchmarks/emulation.py).
-
-
-def rounded(x, bits):
-    """To `bits` bits after the leading one, ties to even, in numpy."""
-    mantissa, exponent = np.frexp(np.asarray(x, np.float64))
-    return np.ldexp(np.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
-
-
-@pytest.mark.parametrize(("mode", "bits"), [("bf16", 7), ("tf32", 10)])
-def test_emulated_products_round_their_operands_forward_and_backward(mode, bits):
-    rng = np.random.default_rng(0)
-    x, w, g = (rng.normal(size=s).astype("f4") for s in ((5, 6), (6, 4), (5, 4)))
-
-    def f(x, w):
-        y, pullback = jax.vjp(lambda x, w: x @ w, x, w)
-        return y, *pullback(jnp.asarray(g))
-
-    y, by_x, by_w = jax.jit(emulate(f, mode))(x, w)
-    xr, wr, gr = (rounded(v, bits) for v in (x, w, g))
-    for actual, expected in ((y, xr @ wr), (by_x, gr @ wr.T), (by_w, xr.T @ gr)):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(y - x @ w).max() > 1e-4
-
-
-def test_three_passes_of_bfloat16_are_nearly_float32():
-    rng = np.random.default_rng(0)
-    x, w = (rng.normal(size=s).astype("f4") for s in ((50, 60), (60, 40)))
-    exact = x.astype("f8") @ w
-
-    def error(mode):
-        y = jax.jit(emulate(jnp.matmul, mode))(x, w)
-        return np.linalg.norm(y - exact) / np.linalg.norm(exact)
-
-    assert error("bf16_x3") < 2e-5 < 2e-4 < error("tf32") < 1e-3 < error("bf16") < 1e-2
-
-
-def test_emulation_reaches_every_default_product_of_a_training_epoch(small_vit, monkeypatch):
-    """It changes nothing with exact products."""
-    epoch, arguments = programs(small_vit, METHODS[0])["training"]
-    emulated = jax.make_jaxpr(emulate(epoch, "bf16"))(*arguments)
-    assert set(precisions(equations(emulated.jaxpr))) == {Precision.HIGHEST}
-    # Rematerialisation has such equations of its own, of all 23 bits.
-    rounding = [e for e in equations(emulated.jaxpr) if e.params.get("mantissa_bits") == 7]
-    default = precisions(equations(jax.make_jaxpr(epoch)(*arguments).jaxpr)).count(None)
-    assert len(rounding) == 2 * default
-
-    monkeypatch.setitem(MODES, "exact", lambda product, x, y: product(x, y))
-    fresh = [jax.tree.map(jnp.copy, arguments) for _ in range(2)]  # donated
-    plain, same = (
-        jax.jit(emulate(epoch, mode))(*a)[1] for mode, a in zip((None, "exact"), fresh, strict=True)
-    )
-    np.testing.assert_allclose(plain, same, rtol=1e-6)
-
-
-# The benchmark's arithmetic (benchmarks/numerics.py, benchmarks/numerics_accuracy.py).
-
-
-def test_benchmark_scales_increments_to_the_ratio_asked_for():
-    model, base = load_vit("vit_mini")
-    images, labels = numerics.fashion(3, 32)
-    assert images.shape == (3, 32, 32, 3)
-    case = numerics.Case("", model, base, images, labels)
-    for ratio in (1.0, 2.0**-8):
-        factors = numerics.trainable_for(case, ratio)["factors"]
-        adaptation = numerics.METHOD.adaptation(factors, model.config)
-        # By the merged weights, site by site.
-        before, after = (b["Transformer"]["encoderblock"] for b in (base, merge(base, adaptation)))
-        pairs = [(before[m][n]["kernel"], after[m][n]["kernel"]) for m, n in SITES.values()]
-        squares = [(np.sum((a - b) ** 2), np.sum(b**2)) for b, a in pairs]
-        change, size = np.sum(squares, axis=0)
-        assert np.sqrt(change / size) == pytest.approx(ratio, rel=1e-3)
-    assert numerics.relative_error({"a": np.array([3.0, 4.5])}, {"a": np.array([3.0, 4.0])}) == 0.1
-
-
-def test_benchmark_pairs_equal_tasks_and_seeds():
-    def row(task, seed, trained, accuracy):
-        return {
-            "variant": "v",
-            "task": task,
-            "seed": seed,
-            "trained": trained,
-            "evaluated": "e",
-            "merged": True,
-            "accuracy": accuracy,
-            "changed": 1.0,
-        }
-
-    rows = [
-        row("a", 0, "float32", 90.0),
-        row("a", 0, "other", 91.0),
-        row("a", 1, "float32", 80.0),
-        row("a", 1, "other", 83.0),
-        row("b", 0, "float32", 10.0),
-        row("b", 0, "other", 10.0),
-    ]
-    first, second = numerics_accuracy.summary(rows)
-    assert (first["difference"], first["error"]) == (0.0, 0.0)
-    assert second["accuracy"] == {"a": (87.0, 4.0), "b": (10.0, None)}
-    assert second["difference"] == pytest.approx(4 / 3)
-    assert second["error"] == pytest.approx(np.std([1, 3, 0], ddof=1) / 3**0.5)

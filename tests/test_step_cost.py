@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import product_flops
 
-from benchmarks.devices.tpu_compile import matrix_flops
 from fact_jax import FacTTT, UserError, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 
@@ -71,7 +71,7 @@ def test_the_products_of_a_traced_step_are_those_of_a_frozen_base(dropout, bound
     factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
     images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
     traced = jax.make_jaxpr(jax.value_and_grad(loss_of(config, method, dropout)))
-    ratio = matrix_flops(traced(factors, base, images).jaxpr) / BATCH / products(config)
+    ratio = product_flops(traced(factors, base, images).jaxpr) / BATCH / products(config)
     print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
     assert 1.5 < ratio <= bound
 
@@ -96,7 +96,7 @@ def test_the_first_block_s_input_has_no_gradient():
         return (features(ViT(config), base, images, method.adaptation(factors, config)) ** 2).sum()
 
     without, asked = (
-        matrix_flops(jax.make_jaxpr(jax.grad(loss, argnums=which))(factors, images, base).jaxpr)
+        product_flops(jax.make_jaxpr(jax.grad(loss, argnums=which))(factors, images, base).jaxpr)
         for which in (0, (0, 1))
     )
     n, d, r = config.num_tokens, config.width, method.rank

@@ -5,13 +5,15 @@ its standard error over the seeds, `commands` what was run, `seconds` the time o
 replaces its own cells in an existing file and leaves the others.
 """
 
-from __future__ import annotations
-
+import argparse
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from benchmarks.common import write_json
 from fact_jax.report.statistics import stat
 from fact_jax.report.tables import architectures_tried
 
@@ -29,6 +31,21 @@ _KEPT = (
 )
 
 
+def add_changes(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Options that change settings of a config; lists have commas."""
+    for name in names:
+        parser.add_argument(f"--{name}", type=int if name in ("epochs", "image_size") else str)
+
+
+def change(config: ConfigDict, args: argparse.Namespace, *names: str) -> str:
+    """Sets what was given in the config, and returns it as words of a command."""
+    given = {name: getattr(args, name) for name in names if getattr(args, name)}
+    for name, value in given.items():
+        many = name in ("shots", "seeds")
+        config[name] = tuple(map(int, value.split(","))) if many else value
+    return "".join(f" --{name} {value}" for name, value in given.items())
+
+
 def cell_of(result: dict[str, Any], environment: int) -> dict[str, Any]:
     """The entries of a result that are kept; `environment` is its place in the record's list."""
     cell = {name: result[name] for name in _KEPT}
@@ -43,16 +60,16 @@ def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for method in dict.fromkeys(c["method"] for c in cells):
         for task in dict.fromkeys(c["task"] for c in cells):
-            own = [c for c in cells if (c["method"], c["task"]) == (method, task)]
-            if not own:
+            group = [c for c in cells if (c["method"], c["task"]) == (method, task)]
+            if not group:
                 continue
-            mean, error, _ = stat([c["accuracy"] for c in own])
+            mean, error, _ = stat([c["accuracy"] for c in group])
             sizes = {
-                name: statistics.fmean(c[name] for c in own)
+                name: statistics.fmean(c[name] for c in group)
                 for name in ("num_factors", "factor_file_bytes")
             }
             row = {"method": method, "task": task, "mean": mean, "error": error}
-            rows.append({**row, "seeds": len(own), "grid_size": own[0]["grid_size"], **sizes})
+            rows.append({**row, "seeds": len(group), "grid_size": group[0]["grid_size"], **sizes})
     return rows
 
 
@@ -84,6 +101,5 @@ def write(path: Path, command: str, results: list[dict[str, Any]]) -> dict[str, 
         "cells": together,
         "environments": environments,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(path, record)
     return record

@@ -6,15 +6,13 @@ Accuracy on test in %, mean ± standard error over the seeds. The mean of severa
 each seed first, so that its error is that of the mean.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_tables
 from benchmarks.plots.plot_compare import NAMES, numbers
 from fact_jax.report.statistics import stat
 
@@ -51,10 +49,10 @@ TABLES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 
 def accuracy(cells: list[dict[str, Any]], tasks: tuple[str, ...]) -> tuple[float, float]:
     """Mean over tasks and seeds of one method's cells, and its standard error over the seeds."""
-    found = {(c["task"], c["seed"]): c["accuracy"] for c in cells}
-    if absent := {(t, seed) for t in tasks for seed in SEEDS} - found.keys():
+    accuracies = {(c["task"], c["seed"]): c["accuracy"] for c in cells}
+    if absent := {(t, seed) for t in tasks for seed in SEEDS} - accuracies.keys():
         raise SystemExit(f"{cells[0]['method']}: no result of task and seed {min(absent)}.")
-    return stat([statistics.fmean(found[t, seed] for t in tasks) for seed in SEEDS])[:2]
+    return stat([statistics.fmean(accuracies[t, seed] for t in tasks) for seed in SEEDS])[:2]
 
 
 def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str:
@@ -71,25 +69,20 @@ def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str
         size = statistics.fmean(c["num_factors"] for c in methods[method])
         texts = [f"{mean:.1f} ± {error:.1f}" for mean, error in rows[method]]
         lines.append("| " + " | ".join([NAMES[method], numbers(size), *texts]) + " |")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
-def with_tables(page: str) -> str:
-    """The page with each table written anew behind its mark `<!-- name -->`."""
-    for name, (file, columns) in TABLES.items():
-        table = table_of(json.loads((RESULTS / file).read_text()), columns)
-        page, count = re.subn(
-            rf"(<!-- {name} -->\n)(?:\|.*\n)*", lambda m, t=table: f"{m[1]}{t}\n", page
-        )
-        if count != 1:
-            raise SystemExit(f"{PAGE} has {count} marks <!-- {name} -->; expected one.")
-    return page
+def tables() -> dict[str, str]:
+    """The Markdown table of each mark in the page."""
+    return {
+        name: table_of(json.loads((RESULTS / file).read_text()), columns)
+        for name, (file, columns) in TABLES.items()
+    }
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    PAGE.write_text(with_tables(PAGE.read_text()))
-    print(f"Wrote the tables of {PAGE}.")
+    write_tables(PAGE, tables())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Products with a precision of their own ('high', 'highest') stay, as they do on t
 Sums are true float32; a device's own order of summation is not emulated.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -14,11 +14,7 @@ only TensorFloat-32 is emulated, next to what the device does. Without --dinov2 
 model are left out.
 """
 
-from __future__ import annotations
-
-import argparse
 import importlib.util
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +37,7 @@ from benchmarks.accuracy.emulation import (
     Setting,
     emulate,
 )
+from benchmarks.common import option_parser, write_json
 from fact_jax import FacTTT, ViT, features, get_variant, load_vit, merge
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
@@ -74,16 +71,16 @@ def fashion(count: int, size: int) -> tuple[jax.Array, jax.Array]:
 
 
 def cases(dinov2: str) -> list[Case]:
-    found = [Case("vit_mini, 32 px", *load_vit("vit_mini"), *fashion(16, 32))]
+    chosen = [Case("vit_mini, 32 px", *load_vit("vit_mini"), *fashion(16, 32))]
     if dinov2:
         model, base = load_vit("dinov2_s14", dinov2)
-        found += [
+        chosen += [
             Case(f"dinov2_s14, {size} px", model, base, *fashion(count, size))
             for size, count in ((98, 16), (224, 4))
         ]
     model = ViT(get_variant("vit_b16"))
     base = init_base(model.config, jax.random.key(0))
-    return [*found, Case("vit_b16, random weights, 224 px", model, base, *fashion(2, 224))]
+    return [*chosen, Case("vit_b16, random weights, 224 px", model, base, *fashion(2, 224))]
 
 
 def trainable_for(case: Case, ratio: float) -> dict:
@@ -210,9 +207,9 @@ def measure_increments(case: Case) -> list[dict[str, Any]]:
 
 
 def error_table(rows: list[dict]) -> Table:
-    table = Table(title="Relative error against float32 with 'highest'", title_justify="left")
-    for name in ("model", "setting", "features, merged", "features, two paths", "gradients"):
-        table.add_column(name)
+    columns = ("model", "setting", "features, merged", "features, two paths", "gradients")
+    title = "Relative error against float32 with 'highest'"
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         numbers = (row[k] for k in ("features_merged", "features_two_path", "gradients"))
         table.add_row(row["case"], row["setting"], *(f"{x:.1e}" for x in numbers))
@@ -220,11 +217,9 @@ def error_table(rows: list[dict]) -> Table:
 
 
 def increment_table(rows: list[dict]) -> Table:
-    table = Table(
-        title="An increment's effect on the features: kept, and noise", title_justify="left"
-    )
-    for name in ("model", "setting", "increment / weight", "merged", "two paths"):
-        table.add_column(name)
+    columns = ("model", "setting", "increment / weight", "merged", "two paths")
+    title = "An increment's effect on the features: kept, and noise"
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         size = f"1/{1 / row['ratio']:.0f}" if row["ratio"] < 1 else "1"
         cells = (f"{row[f'{p}_kept']:.2f}, {row[f'{p}_noise']:.2g}" for p in ("merged", "two_path"))
@@ -233,11 +228,10 @@ def increment_table(rows: list[dict]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__)
     parser.add_argument("--dinov2", default="", help="weights of dinov2_s14 (safetensors)")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--parts", default="errors,increments,accuracy")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     started, console = time.time(), Console(width=140)
     parts = args.parts.split(",")
@@ -263,7 +257,7 @@ def main() -> None:
     if "accuracy" in parts and missing:
         console.print(f"No accuracy: {', '.join(missing)} is not installed, the tasks need it.")
     elif "accuracy" in parts:
-        from benchmarks.accuracy import numerics_accuracy
+        from benchmarks.accuracy import numerics_accuracy  # needs TensorFlow
 
         seeds = [int(seed) for seed in args.seeds.split(",")]
         record["accuracy"] = numerics_accuracy.measure(seeds, args.dinov2, console)
@@ -271,8 +265,7 @@ def main() -> None:
     record["seconds"] = time.time() - started
     console.print(f"{record['seconds']:.0f} s on {record['environment']['device']}.")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

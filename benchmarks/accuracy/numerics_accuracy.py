@@ -6,8 +6,6 @@ a short training of it (6 epochs of 256 images of fashion at 98 pixels, one seed
 what evaluating in other numerics does to a larger net.
 """
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 
@@ -28,14 +26,7 @@ from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
-from fact_jax.training.trial import (
-    Hyper,
-    alone,
-    init_trial,
-    logits_of,
-    make_epoch,
-    train_set,
-)
+from fact_jax.training.trial import Hyper, alone, init_trial, logits_of, make_epoch, train_set
 
 BATCH, CHUNK = 64, 500  # images of a step, and of a prediction
 # Trained in, then evaluated in (setting, are the increments merged?).
@@ -186,16 +177,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="Accuracy on test, %, of FacT-TT", title_justify="left")
-    for name in (
-        "model",
-        "trained in",
-        "evaluated in",
-        "accuracy ± s.e.",
-        "difference ± s.e.",
-        "predictions changed",
-    ):
-        shown.add_column(name)
+    columns = ("model", "trained in", "evaluated in", "accuracy ± s.e.", "difference ± s.e.")
+    title = "Accuracy on test, %, of FacT-TT"
+    shown = Table(*columns, "predictions changed", title=title, title_justify="left")
 
     def text(mean: float, error: float | None, sign: str = "") -> str:
         return f"{mean:{sign}.2f}" + ("" if error is None else f" ± {error:.2f}")

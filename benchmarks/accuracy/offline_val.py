@@ -9,17 +9,14 @@ Trains on train800 and measures on val200; the test images are never read. 200 i
 of 85 % has a sampling error of 2.5 points.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.common import option_parser, store
 from fact_jax import get_variant
 from fact_jax.backbone.vit import ViT, features, init_base
 from fact_jax.data import DataSettings, Examples, Task, get_task, open_task
@@ -120,7 +117,7 @@ class Trainer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__)
     parser.add_argument("--weights", default="", help="a .npz file, 'random', or '' for bundled")
     parser.add_argument("--tasks", default="digits,fashion,location")
     parser.add_argument("--run", action="append", required=True)
@@ -129,7 +126,6 @@ def main() -> None:
     parser.add_argument("--drop_path_rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data_dir", default=None)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     trainer = Trainer(args.weights, args)
     size = trainer.model.config.image_size
@@ -149,11 +145,7 @@ def main() -> None:
                 accuracy = trainer.tune(kind, values, task, train, val)
             rows.append({"task": name, "run": run, "val200": accuracy})
             print(f"{name:10} {run:24} {accuracy:5.1f} %", flush=True)
-    if args.out:
-        settings = {k: str(v) for k, v in vars(args).items()}
-        record = {"settings": settings, "rows": rows, "environment": environment()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    store(args, {"rows": rows, "environment": environment()})
 
 
 if __name__ == "__main__":

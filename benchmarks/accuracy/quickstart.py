@@ -8,10 +8,6 @@ seeds alone, and with the sampling error of the test images added (as if the two
 tested on different images, which is more than they deserve).
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import option_parser, write_json
 from configs import quickstart
 from fact_jax.cli.local import run_sweep
 from fact_jax.report.statistics import stat
@@ -45,14 +42,13 @@ def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if method != BASELINE and error is not None and base_error is not None:
             sampling = sum(p * (100 - p) for p in (mean, base)) / tested[task]
             seeds = math.hypot(error, base_error)
+            both = math.hypot(seeds, math.sqrt(sampling))
             row |= {
                 "difference": mean - base,
                 "error_seeds": seeds,
-                "error_seeds_and_sampling": math.hypot(seeds, math.sqrt(sampling)),
+                "error_seeds_and_sampling": both,
                 "ratio_seeds": _ratio(mean - base, seeds),
-                "ratio_seeds_and_sampling": _ratio(
-                    mean - base, math.hypot(seeds, math.sqrt(sampling))
-                ),
+                "ratio_seeds_and_sampling": _ratio(mean - base, both),
             }
         rows.append(row)
     return rows
@@ -80,10 +76,9 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, out=Path("benchmarks/results/quickstart.json"))
     parser.add_argument("--workdir", default="runs/quickstart_seeds")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quickstart.json"))
     args = parser.parse_args()
     config = quickstart.get_config()
     config.seeds = tuple(int(seed) for seed in args.seeds.split(","))
@@ -99,8 +94,7 @@ def main() -> None:
         "settings": {r["cell"]: r["settings"] for r in results},
         "environment": results[0]["environment"],
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(args.out, record)
     console.print(f"Wrote {args.out}.")
 
 

@@ -11,30 +11,27 @@ dropout and stochastic depth. An error is |device - CPU| / |CPU| over all number
 is 1 if one is past its bound, or if a program fails.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fact_jax import ViT, features, get_variant
-from fact_jax.backbone.vit import init_base
+from benchmarks.common import CLASSES, option_parser, store
+from benchmarks.network import network, training
+from fact_jax import ViT, features
 from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment
-from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
-from fact_jax.training.trial import Hyper, init_trial, logits_of, make_epoch, train_set
+from fact_jax.training.mesh import fetch, make_mesh
+from fact_jax.training.trial import logits_of
 from fact_jax.tuning import METHODS
 
-CLASSES, RATE = 100, 0.1
+RATE = 0.1
 RANKS = {"fact_tt": 16, "fact_tk": 32}
 # float32 sums in another order; bfloat16 has 8 bits, and errors of all layers add up (on a CPU
 # 0.01 to 0.02).
@@ -43,30 +40,34 @@ BOUNDS = {"float32": 1e-4, "bfloat16": 0.05}
 Numbers = dict[str, np.ndarray]
 
 
-def measure(
-    a: argparse.Namespace, device: jax.Device, name: str, noise: bool, dtype: str, attention: str
-) -> Numbers:
+class Case(NamedTuple):
+    """A method, with or without dropout, in a compute type, with a kind of attention."""
+
+    method: str
+    dropout: bool
+    dtype: str = "float32"
+    attention: str = "xla"
+
+
+def measure(a: argparse.Namespace, device: jax.Device, case: Case) -> Numbers:
     """Logits [b, c], loss [1] and factor gradients [number of factors] on this device."""
-    config = get_variant(a.variant).replace(
-        dtype=dtype, attention=attention, depth=a.depth, precision="highest"
+    config = network(a).replace(
+        dtype=case.dtype, attention=case.attention, depth=a.depth, precision="highest"
     )
-    config = config.replace(image_size=a.image_size or config.image_size)
-    model, method, mesh = ViT(config), METHODS[name](rank=RANKS[name]), make_mesh(a.batch, [device])
-    rng = np.random.default_rng(0)
-    shape = (a.batch, config.image_size, config.image_size, 3)
-    images = rng.integers(0, 255, shape, dtype=np.uint8)
-    labels = (np.arange(a.batch) % CLASSES).astype(np.int32)
-    base, state = (
-        init_base(config, jax.random.key(0)),
-        init_trial(model, method, 0, CLASSES, CLASSES),
+    model, method = ViT(config), METHODS[case.method](rank=RANKS[case.method])
+    epoch, arguments = training(
+        model, method, a.batch, make_mesh(a.batch, [device]), rate=RATE if case.dropout else None
     )
+    base, states, data, *_ = arguments
     # Fresh factors have increments of zero, and most gradients are zero there.
+    rng = np.random.default_rng(0)
     factors = jax.tree.map(
-        lambda x: np.asarray(x) + 0.05 * rng.normal(size=x.shape).astype(np.float32),
-        state.trainable["factors"],
+        lambda x: jax.device_put(
+            np.asarray(x) + 0.05 * rng.normal(size=x.shape).astype(np.float32), x.sharding
+        ),
+        states.trainable["factors"],
     )
-    state = state.replace(trainable={**state.trainable, "factors": factors})
-    base, here = put(base, replicated(mesh)), put(state.trainable, replicated(mesh))
+    arguments[1] = states.replace(trainable={**states.trainable, "factors": factors})
 
     @jax.jit
     def logits(base, trainable, images):
@@ -74,73 +75,69 @@ def measure(
         x = features(model, base, normalise(images, "imagenet"), adaptation)
         return logits_of(trainable["head"], x, CLASSES)
 
-    rate = np.float32(RATE) if noise else None
-    hyper = Hyper(np.float32(1e-3), np.float32(1e-4), np.float32(1), rate, rate)
-    trial = (state, train_set(images, labels, CLASSES), hyper, np.int32(0))
-    epoch = make_epoch(model, method, "imagenet", a.batch, mesh)
-    found = {} if noise else {"logits": logits(base, here, put(images, replicated(mesh)))}
-    states, losses = epoch(
-        base, *(stack([x], mesh) for x in trial), np.int32(0), np.int32(1)
-    )  # the first epoch, of one step
+    numbers = {}
+    if not case.dropout:
+        trial = jax.tree.map(lambda x: x[0], arguments[1].trainable)
+        numbers["logits"] = fetch(logits(base, trial, data.images[0]))
+    states, losses = epoch(*arguments)
     gradients = jax.tree.leaves(states.moments.mu["factors"])
     flat = np.concatenate([np.ravel(x) for x in fetch(gradients)])
-    return {**fetch(found), "loss": fetch(losses).ravel(), "gradients": flat}
+    return {**numbers, "loss": fetch(losses).ravel(), "gradients": flat}
 
 
-def compare(reference: Numbers, found: Numbers) -> dict[str, float]:
+def compare(reference: Numbers, measured: Numbers) -> dict[str, float]:
     """Relative errors by name."""
     return {
-        name: float(np.linalg.norm(found[name] - x) / np.linalg.norm(x))
+        name: float(np.linalg.norm(measured[name] - x) / np.linalg.norm(x))
         for name, x in reference.items()
     }
 
 
+def row(a: argparse.Namespace, device: jax.Device, case: Case, reference: Numbers) -> dict:
+    """The errors of a case on this device, and whether they are within the bound."""
+    try:
+        errors = compare(reference, measure(a, device, case))
+    except (RuntimeError, ValueError) as error:  # the other programs are still of interest
+        text = " ".join(str(error).split())[:300]
+        return {**case._asdict(), "failed": f"{type(error).__name__}: {text}", "passed": False}
+    # A NaN is not below the bound.
+    passed = all(error <= BOUNDS[case.dtype] for error in errors.values())
+    return {**case._asdict(), "errors": errors, "bound": BOUNDS[case.dtype], "passed": passed}
+
+
+def table_of(rows: list[dict[str, Any]], title: str) -> Table:
+    """A line for each row."""
+    quantities = ("logits", "loss", "gradients")
+    table = Table(*Case._fields, *quantities, "bound", "", title=title)
+    for r in rows:
+        errors = [f"{r['errors'][q]:.1e}" if q in r.get("errors", {}) else "" for q in quantities]
+        verdict = "passed" if r["passed"] else r.get("failed", "TOO FAR")
+        table.add_row(*(str(r[c]) for c in Case._fields), *errors, str(r.get("bound", "")), verdict)
+    return table
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
+    parser = option_parser(__doc__, "variant", "image_size", "batch")
     parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
     kinds = [("float32", "xla"), ("bfloat16", "xla")]
     kinds += [("bfloat16", "cudnn")] if device.platform == "gpu" else []
-    cases = list(product(RANKS, (False, True)))
-
-    def row(case: tuple[str, bool], kind: tuple[str, str], reference: Numbers) -> dict[str, Any]:
-        name, noise = case
-        about = {"method": name, "dropout": noise, "dtype": kind[0], "attention": kind[1]}
-        try:
-            errors = compare(reference, measure(a, device, *case, *kind))
-        except Exception as error:  # the other programs are still of interest
-            text = " ".join(str(error).split())[:300]
-            return {**about, "failed": f"{type(error).__name__}: {text}", "passed": False}
-        # A NaN is not below the bound.
-        passed = all(error <= BOUNDS[kind[0]] for error in errors.values())
-        return {**about, "errors": errors, "bound": BOUNDS[kind[0]], "passed": passed}
-
-    def store() -> None:
-        if a.out:
-            settings = {k: v for k, v in vars(a).items() if k != "out"}
-            content = {"settings": settings, "rows": rows, "environment": environment()}
-            a.out.write_text(json.dumps(content, indent=1) + "\n")
-
+    plain = [Case(*pair) for pair in product(RANKS, (False, True))]
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of the time is XLA's compiling
-        references = pool.map(lambda case: measure(a, cpu, *case, "float32", "xla"), cases)
-        known = dict(zip(cases, references, strict=True))
-        for one in pool.map(lambda x: row(*x, known[x[0]]), product(cases, kinds)):
+        references = dict(
+            zip(plain, pool.map(lambda case: measure(a, cpu, case), plain), strict=True)
+        )
+        cases = [
+            (case._replace(dtype=dtype, attention=attention), references[case])
+            for case, (dtype, attention) in product(plain, kinds)
+        ]
+        for one in pool.map(lambda pair: row(a, device, *pair), cases):
             rows.append(one)
-            store()  # at once, should the time not suffice for the rest
-    columns = ("method", "dropout", "dtype", "attention")
-    quantities = ("logits", "loss", "gradients")
-    table = Table(*columns, *quantities, "bound", "", title=f"{device.device_kind} against the CPU")
-    for r in rows:
-        errors = [f"{r['errors'][q]:.1e}" if q in r.get("errors", {}) else "" for q in quantities]
-        verdict = "passed" if r["passed"] else r.get("failed", "TOO FAR")
-        table.add_row(*(str(r[c]) for c in columns), *errors, str(r.get("bound", "")), verdict)
-    Console(width=140).print(table)
+            # At once, should the time not suffice for the rest.
+            store(a, {"rows": rows, "environment": environment()})
+    Console(width=140).print(table_of(rows, f"{device.device_kind} against the CPU"))
     if not all(r["passed"] for r in rows):
         raise SystemExit(1)
 

@@ -16,8 +16,6 @@ best that can be had is a time proportional to the work. On an accelerator as ma
 taken as there are. A value that does not fit the memory is left out with a line.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -25,13 +23,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-CLASSES = 100
+from benchmarks.common import option_parser, store
+from benchmarks.network import network, training
+from fact_jax import FacTTT, ViT
+from fact_jax.sweep.versions import environment
+from fact_jax.training.mesh import make_mesh
+
 COUNTS = (1, 2, 4, 8)
 SWEEPS = {  # the title of each
     "rank": "rank",
@@ -55,39 +59,16 @@ def values_of(sweep: str, batch: int) -> list[int]:
 
 def prepare(a: argparse.Namespace, sweep: str, value: int):
     """Compiles a function that trains one step: it and the row so far; None at the sweep's end."""
-    import jax
-    import numpy as np
-
-    from fact_jax import FacTTT, ViT, get_variant
-    from fact_jax.backbone.vit import init_base
-    from fact_jax.training.mesh import make_mesh, put, replicated, stack
-    from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
-
-    config = get_variant(a.variant).replace(dtype=a.dtype, remat=a.remat, attention=a.attention)
-    config = config.replace(
-        image_size=a.image_size or config.image_size,
-        depth=value if sweep == "depth" else config.depth,
-    )
     batch = value if sweep == "images" else a.batch
     trials = value if sweep in ("trials", "devices") else 1
     count = value if sweep in ("devices", "split") else 1
     if count > len(jax.devices()) or (sweep == "split" and batch % count):
         return None
+    config = network(a)
+    model = ViT(config.replace(depth=value) if sweep == "depth" else config)
+    method = FacTTT(value if sweep == "rank" else a.rank)
     mesh = make_mesh(batch, jax.devices()[:count], trials)
-    model, method = ViT(config), FacTTT(value if sweep == "rank" else a.rank)
-    program = make_epoch(model, method, "imagenet", batch, mesh)
-
-    rng = np.random.default_rng(0)
-    shape = (batch, config.image_size, config.image_size, 3)
-    images = rng.integers(0, 255, shape, dtype=np.uint8)
-    labels = (np.arange(batch) % CLASSES).astype(np.int32)
-    hyper = jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, a.rate, a.rate))
-    base = put(init_base(config, jax.random.key(0)), replicated(mesh))
-    states = [init_trial(model, method, t, CLASSES, CLASSES) for t in range(trials)]
-    data = stack([train_set(images, labels, CLASSES)] * trials, mesh)
-    seeds = stack([np.int32(t) for t in range(trials)], mesh)
-    arguments = [base, stack(states, mesh), data, stack([hyper] * trials, mesh), seeds]
-    arguments += [np.int32(0), np.int32(1)]  # the first epoch, of one step
+    program, arguments = training(model, method, batch, mesh, trials=trials, rate=a.rate)
     lowered = program.lower(*arguments)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -105,9 +86,6 @@ def prepare(a: argparse.Namespace, sweep: str, value: int):
 
 def worker(a: argparse.Namespace) -> dict[str, Any]:
     """The rows of one sweep."""
-    import jax
-
-    from fact_jax.sweep.versions import environment
 
     def within_memory(call) -> Any:
         """The value of the call, or the message of memory that did not suffice."""
@@ -122,8 +100,8 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
     values = values_of(a.sweep, a.batch)
     # On a CPU compiling two at a time would take the cores from each other.
     with ThreadPoolExecutor(1 if jax.default_backend() == "cpu" else len(values)) as pool:
-        found = pool.map(lambda v: within_memory(lambda: prepare(a, a.sweep, v)), values)
-        for value, prepared in zip(values, list(found), strict=True):
+        compiled = pool.map(lambda v: within_memory(lambda: prepare(a, a.sweep, v)), values)
+        for value, prepared in zip(values, list(compiled), strict=True):
             if isinstance(prepared, tuple) and (message := within_memory(prepared[0])):
                 prepared = message
             if prepared is None:
@@ -154,30 +132,24 @@ def worker(a: argparse.Namespace) -> dict[str, Any]:
 
 def call(sweep: str, arguments: list[str]) -> dict[str, Any]:
     """The worker's result; eight host-platform devices where the devices are the variable."""
-    environment = dict(os.environ)
+    variables = dict(os.environ)
     if sweep in ("devices", "split"):  # the flag concerns the CPU only
         flag = f"--xla_force_host_platform_device_count={max(COUNTS)}"
-        environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flag}".strip()
+        variables["XLA_FLAGS"] = f"{variables.get('XLA_FLAGS', '')} {flag}".strip()
     command = [sys.executable, "-m", "benchmarks.scaling", *arguments, "--sweep", sweep]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise SystemExit(f"The sweep over {SWEEPS[sweep]} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--batch", type=int, default=8, help="images a step of each trial")
-    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser = option_parser(
+        __doc__, "variant", "image_size", "batch", "dtype", "remat", "attention", "rounds"
+    )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, help="of dropout and drop path; none by default")
-    parser.add_argument("--remat", default="none", choices=["none", "attention", "block"])
-    parser.add_argument("--attention", default="xla", choices=["xla", "cudnn"])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help=f"of {';'.join(SWEEPS)}, with ';' between them")
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--sweep", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.sweep:
@@ -186,19 +158,16 @@ def main() -> None:
     names = [n.strip() for n in a.only.split(";") if n.strip()] or list(SWEEPS)
     if unknown := set(names) - set(SWEEPS):
         parser.error(f"--only has {', '.join(unknown)}; known are {', '.join(SWEEPS)}")
-    console, sweeps, environment = Console(width=110), {}, None
+    console, sweeps = Console(width=110), {}
     for name in names:
-        found = call(name, sys.argv[1:])
-        # Not asked for here: that would take memory of the GPU that the workers need.
-        own = found.pop("environment")
-        environment = environment or own
-        sweeps[name] = {"title": SWEEPS[name], **found}
-        for line in found["left_out"]:
+        measured = call(name, sys.argv[1:])
+        # The worker's: to ask here would take memory of the GPU that the workers need.
+        about = measured.pop("environment")
+        sweeps[name] = {"title": SWEEPS[name], **measured}
+        for line in measured["left_out"]:
             console.print(f"{SWEEPS[name]}: left out {line}", markup=False, highlight=False)
-        if a.out:  # at once, should the time not suffice for the rest
-            settings = {k: v for k, v in vars(a).items() if k not in ("out", "sweep", "only")}
-            content = {"settings": settings, "sweeps": sweeps, "environment": environment}
-            a.out.write_text(json.dumps(content, indent=1) + "\n")
+        # At once, should the time not suffice for the rest.
+        store(a, {"sweeps": sweeps, "environment": about}, "sweep", "only")
     console.print(table_of(sweeps))
 
 

@@ -18,230 +18,45 @@ its new self, all others stay. Every row holds the commit that it was compiled f
 of what else was there.
 """
 
-from __future__ import annotations
-
-import argparse
-import functools
 import importlib.metadata
 import json
-import math
 import os
-import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.extend
-import jax.numpy as jnp
-from jax.interpreters.partial_eval import dce_jaxpr
-from jax.sharding import NamedSharding
 from rich.console import Console
 from rich.table import Table
 
-from fact_jax import Adaptation, ViT, get_variant
+from benchmarks.common import option_parser, write_json
+from benchmarks.devices.tpu_programs import (
+    BATCH,
+    EVAL_BATCH,
+    PADDED_CLASSES,
+    RANK,
+    TOPOLOGIES,
+    TRAIN_IMAGES,
+    VARIANT,
+    compile_epoch,
+    compile_evaluation,
+    make_model,
+    slice_devices,
+)
 from fact_jax.backbone.config import REMATS
-from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.sweep.versions import environment
-from fact_jax.training.evaluation import make_programs
-from fact_jax.training.mesh import batch_sharded, make_mesh, replicated, trial_sharded
-from fact_jax.training.trial import Hyper, TrainSet, init_trial, make_epoch
-from fact_jax.tuning import METHODS
 
 PARTS = ("trials", "unrolled", "split", "evaluation", "capacity")
-TOPOLOGIES = {8: "v5e:2x4", 16: "v5e:4x4"}
 # Of a v5e's 16 GiB (cloud.google.com/tpu/docs/v5e) the compiler leaves a program 15.75 ("exceeds
 # available HBM (15.75G)" is its refusal). Held here against arguments, results, temporary and code.
 CHIP_GIB = 15.75
-VARIANT, RANK, TRAIN_IMAGES, BATCH, EVAL_BATCH = "vit_b16", 16, 1000, 64, 256
 BATCH_UNIT = 32  # steps of the search for the largest batch
 # Where the searches for the largest begin: near the result, since a compilation takes minutes.
 FIRST = {
     "trials": {"none": 3, "attention": 4, "block": 13},
     "batch": {"none": 224, "attention": 288, "block": 768},
 }
-NUM_CLASSES, PADDED_CLASSES = 47, 397  # DTD in a sweep of all 19 tasks
-METHOD = METHODS["fact_tt"](rank=RANK)
-_COLLECTIVE = re.compile(
-    r"= (?P<type>.*?) (?P<kind>all-reduce|all-gather|all-to-all|reduce-scatter|"
-    r"collective-permute|collective-broadcast|ragged-all-to-all)(?:-start)?\("
-)
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
-_ARRAY = re.compile(r"\b([a-z]+)(\d+)\w*\[([\d,]*)\]")
-
-
-def slice_devices(chips: int) -> list[Any]:
-    """Compile-only devices of a v5e slice; of the 8-chip one if there are fewer."""
-    from jax.experimental import topologies
-
-    name = TOPOLOGIES.get(chips, TOPOLOGIES[8])
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[:chips]
-
-
-def struct(tree: Any, sharding: NamedSharding | None = None, lead: tuple[int, ...] = ()) -> Any:
-    """A tree of arrays or shapes as abstract arguments, with further leading axes."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, sharding=sharding), tree
-    )
-
-
-def make_model(remat: str = "none", unroll: bool = False) -> tuple[ViT, Any]:
-    """The model, and its base's shapes."""
-    model = ViT(get_variant(VARIANT).replace(dtype="bfloat16", remat=remat, unroll=unroll))
-    return model, jax.eval_shape(lambda: init_base(model.config, jax.random.key(0)))
-
-
-def trial_state(model: ViT) -> Any:
-    return jax.eval_shape(lambda: init_trial(model, METHOD, 0, NUM_CLASSES, PADDED_CLASSES))
-
-
-@functools.cache
-def compile_epoch(
-    chips: int, trials: int, batch: int = BATCH, remat: str = "none", unroll: bool = False
-) -> dict[str, Any]:
-    """Training of stacked trials.
-
-    The loop over an epoch's steps counts once: all figures are of one step.
-    """
-    mesh = make_mesh(batch, slice_devices(chips), trials)
-    model, base = make_model(remat, unroll)
-    number, integer = struct(jnp.float32(0)), struct(jnp.int32(0))
-    side, images = model.config.image_size, max(TRAIN_IMAGES, batch)
-    data = TrainSet(
-        jax.ShapeDtypeStruct((images, side, side, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((images,), jnp.int32),
-        integer,
-        integer,
-    )
-    hyper = Hyper(number, number, number, dropout_rate=number, drop_path_rate=number)
-    stacks = (trial_state(model), data, hyper, integer)
-    every = replicated(mesh)
-    arguments = (
-        struct(base, every),
-        *struct(stacks, trial_sharded(mesh), (trials,)),
-        *struct((integer, integer), every),
-    )
-    epoch = make_epoch(model, METHOD, "imagenet", batch, mesh)
-    result = compile_program(epoch, arguments, (1,) if unroll else (1, model.config.depth - 2))
-    labels = {"trials": trials, "batch": batch, "remat": remat}
-    name = "training step, unrolled" if unroll else "training step"
-    return {"program": name, **labels, "mesh": dict(mesh.shape), **result}
-
-
-def compile_evaluation(chips: int) -> Iterator[dict[str, Any]]:
-    """Merging, and prediction whose batch is split over all chips."""
-    mesh = make_mesh(EVAL_BATCH, slice_devices(chips))
-    model, shapes = make_model()
-    every, side = replicated(mesh), model.config.image_size
-    trainable = struct(trial_state(model).trainable, every)
-    base, number = struct(shapes, every), struct(jnp.float32(0), every)
-    images = jax.ShapeDtypeStruct(
-        (EVAL_BATCH, side, side, 3), jnp.uint8, sharding=batch_sharded(mesh)
-    )
-    merged, predict = make_programs(model, METHOD, "imagenet")
-    classes, trips = struct(jnp.int32(0), every), (model.config.depth - 2,)
-    for name, program, arguments, loops in (
-        ("merging", merged, (base, trainable["factors"], number), ()),
-        ("prediction", predict, ((base, Adaptation()), trainable["head"], classes, images), trips),
-    ):
-        labels = {"trials": 1, "batch": EVAL_BATCH if name == "prediction" else 0}
-        result = compile_program(program, arguments, loops)
-        yield {"program": name, **labels, "mesh": dict(mesh.shape), **result}
-
-
-def matrix_flops(jaxpr) -> int:
-    """2 x multiplications of all dots and convolutions on all chips; while loops count once.
-
-    XLA's own count takes the body of every loop once, also that of the scan over the layers.
-    Products that nothing reads, such as gradients of frozen kernels, are left out, as XLA does.
-    """
-    total = 0
-    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name in ("dot_general", "conv_general_dilated"):
-            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
-            if name == "dot_general":
-                (contracted, _), _ = params["dimension_numbers"]
-                terms = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-            else:
-                terms = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out) * terms
-        if name == "factor_product":  # backbone/dense.py's
-            terms = equation.invars[0].aval.shape[-1]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * terms
-        times = params["length"] if name == "scan" else 1
-        if name == "shard_map":  # its shapes are those of one shard
-            times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
-        total += times * sum(
-            matrix_flops(inner) for inner in jax.extend.core.jaxprs_in_params(params)
-        )
-    return total
-
-
-def collectives(hlo: str, trips: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Each collective of a compiled program: kind, bytes, how often a step runs it, origin.
-
-    `trips` are the turns of the program's nested loops, outermost first.
-    """
-    for match in filter(None, map(_COLLECTIVE.search, hlo.splitlines())):
-        arrays, op = _ARRAY.findall(match["type"]), _OP_NAME.search(match.string)
-        size = sum(
-            int(bits) * math.prod(int(n) for n in shape.split(",") if n) // 8
-            for _, bits, shape in arrays
-        )
-        yield {
-            "kind": match["kind"],
-            "dtypes": sorted({kind + bits for kind, bits, _ in arrays}),
-            "arrays": len(arrays),
-            "bytes": size,
-            "times": math.prod(trips[: op[1].count("while/body") if op else 0]),
-            "op": op and op[1],
-        }
-
-
-def compile_program(program: Any, arguments: tuple, trips: tuple[int, ...]) -> dict[str, Any]:
-    """Compiles a jitted program: its numbers, or {"refused": message} if memory is too small."""
-    traced = program.trace(*arguments)
-    started = time.perf_counter()
-    try:
-        compiled = traced.lower(lowering_platforms=("tpu",)).compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return {
-            "refused": str(error).split("\n\n")[0],
-            "compile_seconds": time.perf_counter() - started,
-        }
-    seconds = time.perf_counter() - started
-    memory, hlo = compiled.memory_analysis(), compiled.as_text()
-    cost = compiled.cost_analysis() or {}
-    sizes = {
-        "arguments": memory.argument_size_in_bytes,
-        # Donated arguments are counted as arguments.
-        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        "temporary": memory.temp_size_in_bytes,
-        "code": memory.generated_code_size_in_bytes,
-    }
-    gib = {key: value / 2**30 for key, value in sizes.items()}
-    return {
-        "gib_per_chip": {
-            **gib,
-            "total": sum(gib.values()),
-            # The compiler's own figure of what lives at once; without gaps between the buffers.
-            "peak": memory.peak_memory_in_bytes / 2**30,
-        },
-        "matrix_flops_all_chips": matrix_flops(traced.jaxpr.jaxpr),
-        # Both of one chip, with the body of every loop counted once.
-        "xla_flops_loops_once": cost.get("flops"),
-        "xla_bytes_accessed_loops_once": cost.get("bytes accessed"),
-        # Instructions that the compiler itself repeats in order to save memory.
-        "recomputed_by_compiler": len(re.findall(r"^ *%?\S+\.remat\S* = ", hlo, re.MULTILINE)),
-        "collectives": list(collectives(hlo, trips)),
-        "compile_seconds": seconds,
-    }
 
 
 def largest(
@@ -278,19 +93,19 @@ def capacity(remat: str, axis: str) -> dict[str, Any]:
 
     _, base = make_model()
     constant = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(base)) / 2**30
-    found = largest(
+    search = largest(
         lambda size: compiled(size).get("gib_per_chip", {}).get("total"),
         FIRST[axis][remat],
         1 if axis == "trials" else BATCH_UNIT,
         constant,
     )
-    tried = {size: compiled(size) for size in found["gib"]}
+    tried = {size: compiled(size) for size in search["gib"]}
     return {
         "program": f"{axis} on a chip",
         "remat": remat,
-        **found,
+        **search,
         "refused": {size: r["refused"] for size, r in tried.items() if "refused" in r},
-        "recomputed_by_compiler": tried.get(found["largest"], {}).get("recomputed_by_compiler"),
+        "recomputed_by_compiler": tried.get(search["largest"], {}).get("recomputed_by_compiler"),
         "compile_seconds": {size: r["compile_seconds"] for size, r in tried.items()},
     }
 
@@ -336,14 +151,13 @@ def known_rows(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
     """The parts trials, split and evaluation: one row a program and mesh."""
-    table = Table(
-        title=f"Compiled for {kind} ({CHIP_GIB:g} GiB a chip): FacT-TT rank {RANK}, {VARIANT}, "
+    title = (
+        f"Compiled for {kind} ({CHIP_GIB:g} GiB a chip): FacT-TT rank {RANK}, {VARIANT}, "
         f"bfloat16, batch {BATCH}, evaluation batch {EVAL_BATCH}"
     )
     columns = ("program", "trials", "mesh trial x data", "GiB a chip: arguments", "temporary")
     more = ("all", "matrix TFLOPs, all chips", "collectives of one run of it", "compiled in s")
-    for column in (*columns, *more):
-        table.add_column(column)
+    table = Table(*columns, *more, title=title)
     for r in rows:
         gib = r["gib_per_chip"]
         texts = [
@@ -366,9 +180,8 @@ def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
 
 
 def capacity_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="What fits one chip (GiB of all sizes compiled; - is refused)")
-    for column in ("what", "remat", "largest", "GiB", "compiled in s"):
-        table.add_column(column)
+    title = "What fits one chip (GiB of all sizes compiled; - is refused)"
+    table = Table("what", "remat", "largest", "GiB", "compiled in s", title=title)
     for r in rows:
         texts = [f"{x}: {'-' if y is None else f'{y:.2f}'}" for x, y in r["gib"].items()]
         table.add_row(
@@ -382,10 +195,7 @@ def capacity_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="FacT's programs compiled for TPU v5e, without one."
-    )
-    parser.add_argument("--out", type=Path, help="JSON file to write, or to add rows to")
+    parser = option_parser("FacT's programs compiled for TPU v5e, without one.")
     parser.add_argument("--programs", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     args = parser.parse_args()
     # Before the first use of a device: libtpu shall neither look for a TPU in the cloud's metadata
@@ -425,8 +235,7 @@ def main() -> None:
         rows = [r for r in rows if name_of(r) != name_of(row)] + [row]
         console.print(f"{name_of(row)}: done", highlight=False, markup=False)
         if args.out:  # at once: what is done stays if a later compilation is broken off
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(record | {"results": rows}, indent=1) + "\n")
+            write_json(args.out, record | {"results": rows})
     console.print(program_table([r for r in rows if "mesh" in r], kind))
     console.print(capacity_table([r for r in rows if "largest" in r]))
 

@@ -1,12 +1,11 @@
 """docs/compare.png, from benchmarks/results/compare_quickstart.json: methods down, tasks across."""
 
-from __future__ import annotations
-
-import argparse
-import json
 import statistics
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
+from benchmarks.plots.drawing import command, plt
 from fact_jax.report.palette import GRID, INK, SOFT, styles
 
 NAMES = {
@@ -38,13 +37,34 @@ def numbers(value: float) -> str:
     return f"{value / 1e3:.0f}K" if value < 999_500 else f"{value / 1e6:.1f}M"
 
 
+def _names(axes: Axes, methods: list[str], sizes: dict[str, float]) -> None:
+    """Each method's name and numbers, left of the first panel."""
+    axes.set_yticks(range(len(methods)), [""] * len(methods))
+    beside = axes.get_yaxis_transform()  # x from the panel's edge, y by method
+    for y, method in enumerate(methods):
+        fact = method.startswith("fact_")
+        style = {
+            "transform": beside,
+            "va": "center",
+            "fontsize": 9.5,
+            "color": INK if fact else SOFT,
+            "fontweight": "bold" if fact else "normal",
+        }
+        axes.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
+        axes.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
+    axes.text(
+        -0.05,
+        len(methods) - 0.2,
+        "numbers\nstored",
+        transform=beside,
+        ha="right",
+        fontsize=8.5,
+        color=SOFT,
+    )
+
+
 def draw(record: dict, path: Path) -> None:
     """Methods by their mean over the tasks, dots with the standard error over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = {(r["method"], r["task"]): r for r in record["rows"]}
     tasks = list(dict.fromkeys(task for _, task in rows))
     methods = list(dict.fromkeys(method for method, _ in rows))
@@ -81,40 +101,12 @@ def draw(record: dict, path: Path) -> None:
         axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.margins(x=0.09)
-    names = axes[0, 0]
-    names.set_yticks(range(len(methods)), [""] * len(methods))
-    beside = names.get_yaxis_transform()  # x from the panel's edge, y by method
-    for y, method in enumerate(methods):
-        fact = method.startswith("fact_")
-        style = {
-            "transform": beside,
-            "va": "center",
-            "fontsize": 9.5,
-            "color": INK if fact else SOFT,
-            "fontweight": "bold" if fact else "normal",
-        }
-        names.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
-        names.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
-    names.text(
-        -0.05,
-        len(methods) - 0.2,
-        "numbers\nstored",
-        transform=beside,
-        ha="right",
-        fontsize=8.5,
-        color=SOFT,
-    )
+    _names(axes[0, 0], methods, sizes)
     figure.savefig(path, dpi=160)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    results = Path("benchmarks/results")
-    parser.add_argument("--record", type=Path, default=results / "compare_quickstart.json")
-    parser.add_argument("--out", type=Path, default=Path("docs/compare.png"))
-    args = parser.parse_args()
-    draw(json.loads(args.record.read_text()), args.out)
-    print(f"Wrote {args.out}.")
+    command(__doc__, draw, "compare_quickstart.json", "docs/compare.png")
 
 
 if __name__ == "__main__":

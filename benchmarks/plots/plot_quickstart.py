@@ -1,11 +1,8 @@
 """The picture of the README, docs/quickstart.png, from benchmarks/results/quickstart.json."""
 
-from __future__ import annotations
-
-import argparse
-import json
 from pathlib import Path
 
+from benchmarks.plots.drawing import command, plt
 from fact_jax.report.palette import method_style
 
 NAMES = {"linear": "linear probe", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK"}
@@ -13,11 +10,6 @@ NAMES = {"linear": "linear probe", "fact_tt": "FacT-TT", "fact_tk": "FacT-TK"}
 
 def draw(record: dict, path: Path) -> None:
     """Grouped bars, accuracy in % with the standard error over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     rows = {(r["task"], r["method"]): r for r in record["rows"]}
     tasks = list(dict.fromkeys(task for task, _ in rows))
     methods = [m for m in NAMES if (tasks[0], m) in rows]
@@ -49,12 +41,7 @@ def draw(record: dict, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", type=Path, default=Path("benchmarks/results/quickstart.json"))
-    parser.add_argument("--out", type=Path, default=Path("docs/quickstart.png"))
-    args = parser.parse_args()
-    draw(json.loads(args.record.read_text()), args.out)
-    print(f"Wrote {args.out}.")
+    command(__doc__, draw, "quickstart.json", "docs/quickstart.png")
 
 
 if __name__ == "__main__":

@@ -4,26 +4,22 @@ The command takes this file as its config: the bundled model, an offline task, a
 FacT-TT with grids and NOAH, 12 cells in stacks of two.
 """
 
-from __future__ import annotations
-
-import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from safetensors import safe_open
 
+from benchmarks.robustness.faults_files import results
 from configs import quickstart
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("seconds", "epochs_run", "environment")  # what may differ in a result
 LIMIT = 900  # seconds that one command may take
 FAR = "from benchmarks.robustness import faults_bench; faults_bench.patched({what!r})"
 
@@ -192,98 +188,13 @@ class Bench:
         return lost
 
 
-def results(workdir: Path) -> dict[str, Any]:
-    """All of each result but times, and digests of the files that belong to it."""
-    found = {}
-    for path in sorted(workdir.glob("results/*.json")):
-        result = json.loads(path.read_text())
-        own = {k: v for k, v in result.items() if k not in TIMES}
-        own["pictures"] = digest((workdir / f"examples/{path.stem}.jpg").read_bytes())
-        # Not the file as such: its metadata are in any order.
-        with safe_open(workdir / f"factors/{path.stem}.safetensors", "np") as file:
-            own["metadata"] = file.metadata()
-            own["factors"] = {k: digest(file.get_tensor(k).tobytes()) for k in file.keys()}  # noqa: SIM118
-        found[path.stem] = own
-    return found
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def trained_otherwise(log: Path, killed: bool) -> list[str]:
-    """The trainings that several runs on one work directory did not do just once between them;
-    the epochs of one that was killed are not in their log."""
-    epochs: dict[str, int] = {}
-    wanted = {}
-    for line in log.read_text().splitlines():
-        name, wanted[name], own = json.loads(line)
-        epochs[name] = epochs.get(name, 0) + own
-    return [
-        f"{name}: {n} epochs were trained, not {wanted[name]}"
-        for name, n in epochs.items()
-        if n > wanted[name] or (n < wanted[name] and not killed)
-    ]
-
-
-def stamps(workdir: Path) -> dict[str, tuple[int, int]]:
-    paths = workdir.glob("results/*.json")
-    return {p.stem: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
-
-
-def again(before: dict, after: dict) -> list[str]:
-    return [f"{cell} was written again" for cell in before if after.get(cell) != before[cell]]
-
-
-def files(workdir: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(workdir):
-        yield from (f"{folder}/{name}" for name in (*folders, *names))
-
-
-def temporary(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return "orbax-checkpoint-tmp" in path or (name.startswith(".") and name.count(".") > 2)
-
-
 def wait_for(process: subprocess.Popen, seen: Callable[[], bool]) -> bool:
-    """Until it is so; False if the command ended before."""
+    """Waits until it is so; False if the command ended before."""
     while process.poll() is None:
         if seen():
             return True
         time.sleep(0.002)
     return False
-
-
-def steps(workdir: Path) -> set[str]:
-    """The epochs' checkpoints that are whole."""
-    paths = workdir.glob("checkpoints/*/*/*")
-    return {str(p) for p in paths if p.name.isdigit()}
-
-
-def reached(workdir: Path) -> dict[str, int]:
-    """The last epoch of each training that is not finished."""
-    found: dict[str, int] = {}
-    for path in map(Path, steps(workdir)):
-        key = str(path.parent)
-        found[key] = max(found.get(key, 0), int(path.name))
-    return found
-
-
-def has(workdir: Path, pattern: str) -> Callable[[], bool]:
-    return lambda: any(workdir.glob(pattern))
-
-
-def fill(path: Path) -> None:
-    try:
-        with path.open("wb", buffering=0) as file:
-            for size in (1 << 16, 1 << 12, 1):
-                while True:
-                    try:
-                        file.write(b"\0" * size)
-                    except OSError:
-                        break
-    except OSError:
-        pass
 
 
 def said(done: Done, words: str) -> list[str]:
@@ -298,16 +209,3 @@ def last_words(done: Done) -> str:
     """The last paragraph that a command printed."""
     text = " ".join(done.text[done.text.rfind("error: ") :].split())
     return f"status {done.status}, {text[:160]}"
-
-
-def damage_file(b: Bench, path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how == "flipped bit" and content:
-        content[len(content) // 2] ^= 1
-    elif how == "cut short":
-        del content[len(content) // 2 :]
-    elif how == "zeros":
-        content = bytearray(len(content))
-    elif how == "garbage":
-        content = bytearray(b.random.randbytes(len(content)))
-    path.write_bytes(content)

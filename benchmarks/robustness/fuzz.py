@@ -9,13 +9,9 @@ that dies. Each target runs in a process of its own with a limit on its memory a
 Exits with 1 if there was a violation.
 """
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
-import importlib.metadata
 import json
-import platform
 import random
 import resource
 import subprocess
@@ -26,15 +22,13 @@ import traceback
 import warnings
 from pathlib import Path
 
+from benchmarks.common import option_parser, write_json
 from benchmarks.robustness import fuzz_data, fuzz_files, fuzz_results
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
+from fact_jax.sweep.versions import environment
 
-TARGETS: dict[str, Target] = {
-    **fuzz_files.TARGETS,
-    **fuzz_results.TARGETS,
-    **fuzz_data.TARGETS,
-}
+TARGETS: dict[str, Target] = {**fuzz_files.TARGETS, **fuzz_results.TARGETS, **fuzz_data.TARGETS}
 
 _SECONDS, _BYTES = 2.0, 500 << 20
 _HANGS = 300  # seconds after which the watchdog ends the process; the machine may be busy
@@ -160,12 +154,11 @@ def _others(path: Path) -> dict[str, dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__)
     parser.add_argument("--only", default=",".join(TARGETS), help="targets, with commas")
     parser.add_argument("--cases", type=int, default=3000, help="number of cases of a target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="only this case, its file kept")
-    parser.add_argument("--out", type=Path, help="JSON file of the numbers")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.worker:
@@ -178,14 +171,13 @@ def main() -> None:
         results[name] = run(name, a.seed, max(1, round(a.cases * TARGETS[name].share)))
         print_table({name: results[name]})
     if a.out:
-        versions = {m: importlib.metadata.version(m) for m in ("jax", "numpy", "safetensors")}
         record = {
             "seed": a.seed,
             "limits": {"seconds": _SECONDS, "megabytes": _BYTES >> 20},
-            "versions": {"python": platform.python_version(), **versions},
+            "environment": environment(),
             "targets": {**_others(a.out), **results},
         }
-        a.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(a.out, record)
     if any(result["violations"] for result in results.values()):
         sys.exit(1)
 

@@ -1,7 +1,5 @@
 """Targets of the fuzzer: pictures in every format that is read, lists, and the data cache."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json

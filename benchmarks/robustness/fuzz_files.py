@@ -1,7 +1,5 @@
 """Targets of the fuzzer: weight files and factor files in every format that is read."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -16,6 +14,7 @@ from safetensors.numpy import save
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
+from fact_jax.files.download import BUNDLED
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.tensors import open_tensors
@@ -78,8 +77,6 @@ def _released() -> list[bytes]:
 
 
 def _weights() -> list[bytes]:
-    from fact_jax.files.download import BUNDLED
-
     return [BUNDLED["vit_mini"].read_bytes()]
 
 

@@ -3,8 +3,6 @@
 Every function takes a `random.Random` first, so that a case is made again from its seed.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import json

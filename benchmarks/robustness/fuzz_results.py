@@ -1,7 +1,5 @@
 """Target of the fuzzer: the JSON of a finished cell, through the sweep's reader and the report."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -10,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.made_up import result
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
@@ -31,22 +30,8 @@ _HOSTILE: tuple[Any, ...] = (
 )
 
 
-def _result() -> dict[str, Any]:
+def _seeds() -> list[bytes]:
     """A result with everything that this version stores."""
-    settings = {
-        "task": "digits",
-        "method": "noah",
-        "seed": 0,
-        "variant": "vit_mini",
-        "image_size": 32,
-        "protocol": "val",
-        "epochs": 3,
-        "rank": 4,
-        "weights_sha256": "ab" * 32,
-        "train_limit": 0,
-        "eval_limit": 0,
-        "mock_data": False,
-    }
     search = {
         "families": ["prompts", "lora", "adapters"],
         "best": [[1, 0], [2, 4], [0, 3]],
@@ -54,45 +39,23 @@ def _result() -> dict[str, Any]:
         "parameters": 10,
         "history": [{"best": 70.0, "tried": 5}],
     }
-    return {
-        "cell": _CELL,
-        "method": "noah",
-        "task": "digits",
-        "protocol": "val",
-        "variant": "vit_mini",
-        "group": "offline",
-        "seed": 0,
-        "accuracy": 80.0,
-        "accuracy_last_epoch": 80.0,
-        "scale": 1.0,
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-4,
-        "selection": {"scale=0.1": 70.0, "scale=1": 71.0, "scale=10": None},
-        "grid_size": 3,
-        "factor_file_bytes": 9999,
-        "search": search,
-        "num_factors": 1000,
-        "num_head": 1290,
-        "num_train": 1000,
-        "num_test": 797,
-        "losses": [3.0, 2.0, 1.0],
-        "test_accuracies": [70.0, None, 80.0],
-        "epochs_run": 3,
-        "stack": {"runs": 1},
-        "seconds": {"train": 1.0, "cell": 2.0},
-        "settings": settings,
-        "data": {"builder": "offline", "used_version": "1.0.0", "mapped": True, "note": "n"},
-        "environment": {"python": "3.11.7", "device": "1 x cpu"},
-        "weights": "w",
-        "class_names": ["a", "b", "c"],
-        "per_class_accuracy": [90.0, 70.0, None],
-        "confusion": [[0, 0, 9], [0, 1, 1], [1, 1, 7], [1, 2, 3]],
-        "examples": {"file": "examples/x.jpg", "size": 8, "true": [0], "predicted": [1]},
-    }
-
-
-def _seeds() -> list[bytes]:
-    return [json.dumps(_result()).encode()]
+    made = result(
+        *("digits", "noah", 0, 80.0),
+        variant="vit_mini",
+        selection={"scale=0.1": 70.0, "scale=1": 71.0, "scale=10": None},
+        grid_size=3,
+        search=search,
+        test_accuracies=[70.0, None, 80.0],
+        stack={"runs": 1},
+        settings={"rank": 4, "image_size": 32},
+        data={"note": "n"},
+        weights="w",
+        class_names=["a", "b", "c"],
+        per_class_accuracy=[90.0, 70.0, None],
+        confusion=[[0, 0, 9], [0, 1, 1], [1, 1, 7], [1, 2, 3]],
+        examples={"file": "examples/x.jpg", "size": 8, "true": [0], "predicted": [1]},
+    )
+    return [json.dumps(made).encode()]
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
@@ -164,10 +127,10 @@ def _load(path: Path) -> None:
         raise AssertionError("the sound result was left out")
     if not study.refused:
         _report(study)
-    result = store.read_record(_CELL, complete=True)
+    record = store.read_record(_CELL, complete=True)
     for aside in (folder / "results").glob("*.unreadable-*"):
         aside.unlink()
-    if study.refused or result is None:
+    if study.refused or record is None:
         raise UserError(study.refused[0] if study.refused else "incomplete")
 
 

@@ -1,7 +1,5 @@
 """A target of the fuzzer: one kind of file and its reader."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

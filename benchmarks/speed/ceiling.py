@@ -7,9 +7,6 @@
 what rematerialisation computes again is not counted) over its time.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import option_parser, write_json
 from fact_jax.sweep.versions import environment
 
 
@@ -41,11 +39,9 @@ def matrix_rate(size: int, rounds: int, chain: int = 8) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = option_parser(__doc__, "rounds", rounds=10)
     parser.add_argument("--size", type=int, default=8192)
-    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--step", type=Path)
-    parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     ceiling = matrix_rate(a.size, a.rounds)
     table = Table("what", "TFLOP/s", "of the ceiling")
@@ -59,13 +55,8 @@ def main() -> None:
                 table.add_row(name, f"{rate / 1e12:.2f}", f"{shares[name]:.2f}")
     Console().print(table)
     if a.out:
-        content = {
-            "size": a.size,
-            "flops_per_s": ceiling,
-            "shares": shares,
-            "environment": environment(),
-        }
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+        content = {"size": a.size, "flops_per_s": ceiling, "shares": shares}
+        write_json(a.out, {**content, "environment": environment()})
     if a.step and not shares:
         raise SystemExit(f"No share of the ceiling: {a.step} has no system with useful_flops.")
 

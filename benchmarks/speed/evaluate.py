@@ -19,17 +19,13 @@ start of the next; a transfer after the start is not in it). On a CPU decoding a
 the cores, so that predicting is slower while decoding, and the first number has that in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -39,7 +35,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from fact_jax import FacTTT, ViT, get_variant
+from benchmarks.common import CLASSES, option_parser, store
+from benchmarks.network import network
+from fact_jax import FacTTT, ViT
 from fact_jax.backbone.vit import init_base
 from fact_jax.images.pipeline import decode, map_ahead
 from fact_jax.sweep.versions import environment
@@ -48,7 +46,7 @@ from fact_jax.training.evaluation import make_programs
 from fact_jax.training.mesh import batch_sharded, make_mesh, put, replicated
 from fact_jax.training.trial import init_trial
 
-CLASSES, WIDTH, HEIGHT, DIFFERENT = 100, 500, 375, 64
+WIDTH, HEIGHT, DIFFERENT = 500, 375, 64
 
 
 def pictures(count: int) -> list[bytes]:
@@ -114,71 +112,85 @@ class Watch:
         return total
 
 
-def measure(a: argparse.Namespace) -> dict[str, Any]:
-    config = get_variant(a.variant).replace(dtype=a.dtype)
-    size = a.image_size or config.image_size
-    config = config.replace(image_size=size)
-    model, method = ViT(config), FacTTT(16)
-    mesh = make_mesh(a.batch)
-    base = put(init_base(config, jax.random.key(0)), replicated(mesh))
-    trainable = put(init_trial(model, method, 0, CLASSES, CLASSES).trainable, replicated(mesh))
-    watch = Watch()
-    with mock.patch.object(evaluation, "make_programs", watch.programs):
-        evaluate = evaluation.make_evaluate(model, method, "imagenet", a.batch, mesh)
-    files = pictures(a.images)
-    in_memory = list(decoded(files, size, a.batch, a.threads))
-    labels = np.zeros(a.batch, np.int32)
+class Pipeline:
+    """A network and pictures, and the stages of evaluating the one on the others."""
 
-    def run(batches: Iterable[np.ndarray]) -> None:
+    def __init__(self, a: argparse.Namespace):
+        config = network(a)
+        self.size, self.batch, self.threads = config.image_size, a.batch, a.threads
+        model, method, mesh = ViT(config), FacTTT(16), make_mesh(a.batch)
+        self._base = put(init_base(config, jax.random.key(0)), replicated(mesh))
+        state = init_trial(model, method, 0, CLASSES, CLASSES)
+        self._trainable = put(state.trainable, replicated(mesh))
+        self.watch = Watch()
+        with mock.patch.object(evaluation, "make_programs", self.watch.programs):
+            self._evaluate = evaluation.make_evaluate(model, method, "imagenet", a.batch, mesh)
+        merged, self._predict = make_programs(model, method, "imagenet")
+        self._weights = merged(self._base, self._trainable["factors"], 1.0)
+        self.files = pictures(a.images)
+        self._in_memory = list(decoded(self.files, self.size, a.batch, a.threads))
+        self._on_device = [
+            jax.device_put(
+                np.pad(x, ((0, a.batch - len(x)), (0, 0), (0, 0), (0, 0))), batch_sharded(mesh)
+            )
+            for x in self._in_memory
+        ]
+
+    def _run(self, batches: Iterable[np.ndarray]) -> None:
+        labels = np.zeros(self.batch, np.int32)
         labelled = ((images, labels[: len(images)]) for images in batches)
-        _, total = evaluate(base, trainable, 1.0, CLASSES, labelled)
-        if total != len(files):
-            raise RuntimeError(f"{total} of {len(files)} images were evaluated")
+        _, total = self._evaluate(self._base, self._trainable, 1.0, CLASSES, labelled)
+        if total != len(self.files):
+            raise RuntimeError(f"{total} of {len(self.files)} images were evaluated")
 
-    merged, predict = make_programs(model, method, "imagenet")
-    weights = merged(base, trainable["factors"], 1.0)
-    on_device = [
-        jax.device_put(
-            np.pad(x, ((0, a.batch - len(x)), (0, 0), (0, 0), (0, 0))), batch_sharded(mesh)
-        )
-        for x in in_memory
-    ]
+    def decode(self, threads: int) -> None:
+        for _ in decoded(self.files, self.size, self.batch, threads):
+            pass
 
-    def alone() -> None:
+    def predict(self) -> None:
+        """One batch is dispatched ahead, as in a sweep."""
         last = None
-        for images in on_device:
-            current = predict(weights, trainable["head"], np.int32(CLASSES), images)
+        for images in self._on_device:
+            current = self._predict(
+                self._weights, self._trainable["head"], np.int32(CLASSES), images
+            )
             if last is not None:
                 np.asarray(last)
             last = current
         np.asarray(last)
 
-    def drain(threads: int) -> None:
-        for _ in decoded(files, size, a.batch, threads):
-            pass
+    def from_memory(self) -> None:
+        self._run(self._in_memory)
 
-    cores = os.cpu_count() or 1
+    def streamed(self) -> None:
+        self._run(decoded(self.files, self.size, self.batch, self.threads))
+
+
+def measure(a: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each stage in all rounds, and what follows from the best ones."""
+    pipeline, cores = Pipeline(a), os.cpu_count() or 1
     counts = sorted({min(2**i, cores) for i in range(cores.bit_length() + 1)})
     stages: dict[str, Callable[[], Any]] = {
-        f"decode alone, {n} thread{'s' if n > 1 else ''}": functools.partial(drain, n)
+        f"decode alone, {n} thread{'s' if n > 1 else ''}": functools.partial(pipeline.decode, n)
         for n in counts
     }
-    stages["predict alone"] = alone
-    stages["from memory"] = lambda: run(in_memory)
-    stages["streamed"] = lambda: run(decoded(files, size, a.batch, a.threads))
-    alone()  # these two compile
-    run(in_memory)
+    stages["predict alone"] = pipeline.predict
+    stages["from memory"] = pipeline.from_memory
+    stages["streamed"] = pipeline.streamed
+    pipeline.predict()  # these two compile
+    pipeline.from_memory()
     seconds: dict[str, list[float]] = {name: [] for name in stages}
     idle: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(a.rounds):
         for name, stage in stages.items():
-            watch.idle(0.0)
+            pipeline.watch.idle(0.0)
             start = time.perf_counter()
             stage()
             seconds[name].append(time.perf_counter() - start)
-            idle[name].append(watch.idle(start))
+            idle[name].append(pipeline.watch.idle(start))
     best = {name: min(times) for name, times in seconds.items()}
     idle_seconds = idle["streamed"][seconds["streamed"].index(best["streamed"])]
+    files = pipeline.files
     return {
         "stages": {
             name: {"seconds": seconds[name], "images_per_s": len(files) / best[name]}
@@ -194,38 +206,29 @@ def measure(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
+    parser = option_parser(__doc__, "variant", "image_size", "batch", "dtype", "rounds", batch=64)
     parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, help="that decode; the executor's default if none")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    found, console = measure(a), Console(width=100)
+    measured, console = measure(a), Console(width=100)
     table = Table("stage", "images/s", "ms an image")
-    for name, stage in found["stages"].items():
+    for name, stage in measured["stages"].items():
         rate = stage["images_per_s"]
         table.add_row(name, f"{rate:.1f}", f"{1000 / rate:.2f}")
     console.print(table)
-    competition = " (the same cores decode: mostly that)" if found["shared_cores"] else ""
+    competition = " (the same cores decode: mostly that)" if measured["shared_cores"] else ""
     lines = [
-        f"{a.images} JPEG files of {WIDTH} x {HEIGHT}, {found['jpeg_bytes'] / 1e3:.0f} KB each; "
-        f"{found['cores']} cores",
-        f"the device waits: {found['wait_share']:.1%} of the streamed time, by 1 - predict alone / "
-        f"streamed{competition}",
-        f"no prediction under way: {found['idle_share']:.1%} of the streamed time, measured",
+        f"{a.images} JPEG files of {WIDTH} x {HEIGHT}, {measured['jpeg_bytes'] / 1e3:.0f} KB each; "
+        f"{measured['cores']} cores",
+        f"the device waits: {measured['wait_share']:.1%} of the streamed time, by "
+        f"1 - predict alone / streamed{competition}",
+        f"no prediction under way: {measured['idle_share']:.1%} of the streamed time, measured",
         "cores needed to decode as fast as the network predicts: "
-        f"{found['decode_cores_to_keep_up']:.2f}",
+        f"{measured['decode_cores_to_keep_up']:.2f}",
     ]
     for line in lines:
         console.print(line, highlight=False)
-    if a.out:
-        settings = {k: v for k, v in vars(a).items() if k != "out"}
-        content = {"settings": settings, **found, "environment": environment()}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+    store(a, {**measured, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -7,11 +7,7 @@ so, and the page says it in red), writes their report, and opens it in headless 
 playwright and a chromium; without them only bytes and seconds of writing are measured).
 """
 
-from __future__ import annotations
-
-import argparse
 import io
-import json
 import shutil
 import statistics
 import tempfile
@@ -24,6 +20,8 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import option_parser, write_json
+from benchmarks.made_up import result
 from fact_jax.data import VTAB, Task
 from fact_jax.report.page import write_report
 from fact_jax.report.published import published
@@ -58,13 +56,13 @@ def make(folder: Path, tasks: list[str] | None = None, seeds: tuple[int, ...] = 
         if tasks and task.name not in tasks:
             continue
         noise = rng.normal(0, 0.5, (len(METHODS), len(seeds)))
-        for (method, (row, numbers)), own in zip(METHODS.items(), noise, strict=True):
-            for seed, shift in zip(seeds, own, strict=True):
+        for (method, (row, _)), shifts in zip(METHODS.items(), noise, strict=True):
+            for seed, shift in zip(seeds, shifts, strict=True):
                 target = published()["vtab1k"][row]["tasks"][task.name] + shift
-                result = _result(task, method, numbers, seed, float(np.clip(target, 1, 99.5)), rng)
-                _write(folder / "results" / f"{result['cell']}.json", result)
-                jpeg = _tiles(result["examples"], rng)
-                (folder / result["examples"]["file"]).write_bytes(jpeg)
+                cell = _result(task, method, seed, float(np.clip(target, 1, 99.5)), rng)
+                write_json(folder / "results" / f"{cell['cell']}.json", cell)
+                jpeg = _tiles(cell["examples"], rng)
+                (folder / cell["examples"]["file"]).write_bytes(jpeg)
                 count += 1
     failed = {
         "cell": "synthetic-dtd-ssf-seed0",
@@ -76,12 +74,8 @@ def make(folder: Path, tasks: list[str] | None = None, seeds: tuple[int, ...] = 
         "traceback": "Traceback (most recent call last):\n  (made up)\n",
         "command": "python -m experiments.vtab --config=configs/ssf.py --config.tasks=dtd",
     }
-    _write(folder / "failures" / f"{failed['cell']}.json", failed)
+    write_json(folder / "failures" / f"{failed['cell']}.json", failed)
     return count
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def _confusion(task: Task, accuracy: float, rng: np.random.Generator) -> np.ndarray:
@@ -107,9 +101,9 @@ def _confusion(task: Task, accuracy: float, rng: np.random.Generator) -> np.ndar
 
 
 def _result(
-    task: Task, method: str, numbers: int, seed: int, accuracy: float, rng: np.random.Generator
+    task: Task, method: str, seed: int, accuracy: float, rng: np.random.Generator
 ) -> dict[str, Any]:
-    cell = f"synthetic-{task.name}-{method}-seed{seed}"
+    """A made-up cell of about this accuracy, in %."""
     counts = _confusion(task, accuracy, rng)
     accuracy = 100 * float(np.trace(counts)) / task.test_size
     totals, right = counts.sum(1), np.diag(counts)
@@ -118,79 +112,43 @@ def _result(
     losses = (0.05 + 3 * np.exp(-steps / pace) + rng.normal(0, 0.01, EPOCHS) ** 2).tolist()
     tests = (accuracy * (1 - 0.6 * np.exp(-steps / 20)) + rng.normal(0, 0.3, EPOCHS)).tolist()
     tests[-1] = accuracy
-    head = (WIDTH + 1) * task.num_classes
+    numbers, head = METHODS[method][1], (WIDTH + 1) * task.num_classes
     selection = {
         f"scale={s:g}": accuracy - 2 * abs(np.log10(s)) + float(rng.normal(0, 0.7)) for s in SCALES
     }
-    wrong, correct = (
-        np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool)),
-        np.nonzero(right)[0],
-    )
+    grid = {} if method == "linear" else {"selection": selection, "grid_size": len(SCALES)}
+    cell = f"synthetic-{task.name}-{method}-seed{seed}"
+    wrong = np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool))
     wrong = rng.permutation(wrong)[:8].tolist()
-    correct = rng.permutation(correct)[:8].tolist()
-    return {
-        "synthetic": True,
-        "cell": cell,
-        "method": method,
-        "task": task.name,
-        "protocol": "val",
-        "variant": "vit_b16",
-        "group": task.group,
-        "seed": seed,
-        "accuracy": accuracy,
-        "accuracy_last_epoch": accuracy,
-        "scale": 1.0,
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-4,
-        "selection": selection if method != "linear" else {},
-        "grid_size": 1 if method == "linear" else len(SCALES),
-        "search": None,
-        "num_factors": numbers,
-        "num_head": head,
-        "factor_file_bytes": 4 * (numbers + head) + 900,
-        "num_train": 1000,
-        "num_test": task.test_size,
-        "losses": losses,
-        "test_accuracies": [a if e % 10 == 0 else None for e, a in zip(steps, tests, strict=True)],
-        "epochs_run": EPOCHS,
-        "seconds": {"train": 100.0, "evaluate": 10.0, "cell": 120.0},
-        "settings": {
-            "task": task.name,
-            "method": method,
-            "seed": seed,
-            "variant": "vit_b16",
-            "image_size": 224,
-            "protocol": "val",
-            "epochs": EPOCHS,
-            "train_limit": 0,
-            "eval_limit": 0,
-            "mock_data": False,
-            "weights_sha256": "0" * 64,
-        },
-        "data": {
-            "task": task.name,
-            "builder": task.builder,
-            "requested_version": task.versions,
-            "used_version": "0.0.0",
-            "mapped": False,
-            "note": "synthetic",
-            "mock": False,
-            "resize": "PIL bicubic, aspect ratio not kept",
-            "jpeg_quality": None,
-        },
-        "environment": environment(),
-        "class_names": [f"class {i}" for i in range(task.num_classes)],
-        "confusion": [[int(t), int(p), int(counts[t, p])] for t, p in np.argwhere(counts)],
-        "per_class_accuracy": [
+    correct = rng.permutation(np.nonzero(right)[0])[:8].tolist()
+    return result(
+        *(task.name, method, seed, accuracy),
+        **grid,
+        synthetic=True,
+        cell=cell,
+        group=task.group,
+        num_factors=numbers,
+        num_head=head,
+        factor_file_bytes=4 * (numbers + head) + 900,
+        num_test=task.test_size,
+        losses=losses,
+        test_accuracies=[a if e % 10 == 0 else None for e, a in zip(steps, tests, strict=True)],
+        epochs_run=EPOCHS,
+        settings={"epochs": EPOCHS},
+        data={"builder": task.builder, "requested_version": task.versions, "note": "synthetic"},
+        environment=environment(),
+        class_names=[f"class {i}" for i in range(task.num_classes)],
+        confusion=[[int(t), int(p), int(counts[t, p])] for t, p in np.argwhere(counts)],
+        per_class_accuracy=[
             100 * float(r) / int(n) if n else None for r, n in zip(right, totals, strict=True)
         ],
-        "examples": {
+        examples={
             "file": f"examples/{cell}.jpg",
             "size": TILE,
             "true": [t for t, _ in wrong] + correct,
             "predicted": [p for _, p in wrong] + correct,
         },
-    }
+    )
 
 
 def _tiles(examples: dict[str, Any], rng: np.random.Generator) -> bytes:
@@ -236,8 +194,7 @@ def open_page(page: Path, rounds: int = 5, picture: Path | None = None) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
+    parser = option_parser(__doc__)
     parser.add_argument("--workdir", type=Path, help="keeps the results and the report there")
     parser.add_argument("--picture", type=Path, help="a PNG of the page's top, as in docs/")
     parser.add_argument("--tasks", default="", help="some of VTAB's, for a quick try")
@@ -270,7 +227,7 @@ def main() -> None:
     table.add_row("is written in", f"{written:.0f} s", "")
     console.print(table)
     if a.out:
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(a.out, content)
         console.print(f"Wrote {a.out}.")
 
 

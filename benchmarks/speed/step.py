@@ -18,8 +18,6 @@ rematerialisation computes again is in it. `useful_flops` are those of the same 
 rematerialisation and with XLA's attention: what the result needs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -32,8 +30,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed.step_worker import FORWARD, OURS, PEERS
+from benchmarks.common import option_parser, store
+from benchmarks.speed.systems import FORWARD, OURS, PEERS
+from fact_jax.sweep.versions import environment
 
+NO_SETTINGS = ("only", "no_flops")
 Systems = dict[str, dict[str, Any]]
 # Measured before the others, should the time not suffice for all.
 FIRST = (
@@ -54,16 +55,15 @@ def nvidia() -> bool:
 
 def plain(name: str) -> str:
     """The system of ours that computes the same with nothing twice and no fused kernel."""
-    own = {k: v for k, v in OURS[name].items() if k not in ("remat", "attention")}
-    return next(other for other, settings in OURS.items() if settings == own)
+    return ", ".join(word for word in name.split(", ") if "=" not in word)
 
 
-def call(name: str, a: argparse.Namespace, *more: str, **environment: str) -> dict[str, Any]:
+def call(name: str, a: argparse.Namespace, *more: str, **variables: str) -> dict[str, Any]:
     """The worker's result; {"error": last line} if it failed."""
     command = [sys.executable, "-m", "benchmarks.step_worker", name, "--batch", str(a.batch)]
     command += ["--dtype", a.dtype, "--steps", str(a.steps), "--variant", a.variant]
     command += ["--image_size", str(a.image_size), *more]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode:
         return {"error": lines[-1] if lines else f"exit status {done.returncode}"}
@@ -74,7 +74,7 @@ def count(names: list[str], a: argparse.Namespace, console: Console) -> Systems:
     """FLOPs of those of ours, each program counted once and several at a time."""
     ours = [name for name in names if name in OURS]
     # Of cudnn's kernel XLA knows no FLOPs.
-    whole = {name for name in ours if "attention" not in OURS[name]}
+    whole = {name for name in ours if "attention=cudnn" not in name}
     programs = [FORWARD, *dict.fromkeys([*map(plain, ours), *whole])] if ours else []
 
     def one(name: str) -> dict[str, Any]:
@@ -87,67 +87,53 @@ def count(names: list[str], a: argparse.Namespace, console: Console) -> Systems:
             console.print(f"{name}: FLOPs left out: {result['error']}", markup=False)
     flops = {name: result["flops"] for name, result in results.items() if "flops" in result}
     counted: Systems = {name: {} for name in ours}
-    for name, found in counted.items():
+    for name, measured in counted.items():
         if plain(name) in flops:
-            found["useful_flops"] = flops[plain(name)]
+            measured["useful_flops"] = flops[plain(name)]
         if name in whole & flops.keys():
-            found["flops"] = flops[name]
+            measured["flops"] = flops[name]
             if FORWARD in flops:
-                found["flops_over_forward"] = flops[name] / flops[FORWARD]
+                measured["flops_over_forward"] = flops[name] / flops[FORWARD]
     return counted
 
 
 def compare(systems: Systems, batch: int) -> None:
     """Adds images/s, and the ratios to PyTorch's where that is measured."""
-    for name, found in systems.items():
-        best = min(found["seconds"])
+    for name, measured in systems.items():
+        best = min(measured["seconds"])
         kind = "evaluation" if "evaluation" in name else "FacT-TT 16"
         reference = systems.get(f"torch: {kind}" + (", dropout" if "dropout" in name else ""))
-        found["images_per_s"] = batch / best
+        measured["images_per_s"] = batch / best
         if reference:
-            found["time_ratio"] = best / min(reference["seconds"])
-            found["memory_ratio"] = found["peak_bytes"] / reference["peak_bytes"]
-
-
-def store(systems: Systems, a: argparse.Namespace, environment: dict[str, Any] | None) -> None:
-    if a.out:
-        names = ("variant", "image_size", "batch", "dtype", "steps", "rounds")
-        settings = {name: getattr(a, name) for name in names}
-        content = {"settings": settings, "systems": systems, "environment": environment}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+            measured["time_ratio"] = best / min(reference["seconds"])
+            measured["memory_ratio"] = measured["peak_bytes"] / reference["peak_bytes"]
 
 
 def table_of(systems: Systems) -> Table:
     columns = ("images/s", "time / torch", "peak GB", "memory / torch")
     table = Table("system", *columns, "compile s", "FLOPs / forward")
 
-    def text(found: dict[str, Any], key: str, digits: int) -> str:
-        return f"{found[key]:.{digits}f}" if key in found else ""
+    def text(measured: dict[str, Any], key: str, digits: int) -> str:
+        return f"{measured[key]:.{digits}f}" if key in measured else ""
 
-    for name, found in systems.items():
+    for name, measured in systems.items():
         table.add_row(
             name,
-            text(found, "images_per_s", 2),
-            text(found, "time_ratio", 2),
-            f"{found['peak_bytes'] / 1e9:.2f}",
-            text(found, "memory_ratio", 2),
-            text(found, "compile_s", 1),
-            text(found, "flops_over_forward", 3),
+            text(measured, "images_per_s", 2),
+            text(measured, "time_ratio", 2),
+            f"{measured['peak_bytes'] / 1e9:.2f}",
+            text(measured, "memory_ratio", 2),
+            text(measured, "compile_s", 1),
+            text(measured, "flops_over_forward", 3),
         )
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--image_size", type=int, default=0, help="0: the variant's")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser = option_parser(__doc__, "variant", "image_size", "batch", "dtype", "rounds")
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="systems, names with ';' between them")
     parser.add_argument("--no_flops", action="store_true")
-    parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     console = Console(width=140)
     names = [n.strip() for n in a.only.split(";") if n.strip()] or [
@@ -164,9 +150,9 @@ def main() -> None:
 
     def with_flops() -> Systems:
         counted = counting.result() if counting.done() else {}
-        return {name: {**counted.get(name, {}), **found} for name, found in systems.items()}
+        return {name: {**counted.get(name, {}), **measured} for name, measured in systems.items()}
 
-    environment, failed = None, set()
+    about, failed = None, set()
     for i in range(a.rounds):
         for name in names:
             if name in failed:
@@ -176,24 +162,21 @@ def main() -> None:
                 console.print(f"{name}: left out: {result['error']}", markup=False)
                 failed.add(name)
                 continue
-            # Not asked for here: that would take memory of the GPU that the workers need.
-            environment = result.pop("environment", environment)
-            found = systems.setdefault(name, {})
-            found["seconds"] = [*found.get("seconds", []), *result.pop("seconds")]
-            found.update(result)
-            best = min(found["seconds"])
+            # The worker's: to ask here would take memory of the GPU that the workers need.
+            about = result.pop("environment", about)
+            measured = systems.setdefault(name, {})
+            measured["seconds"] = [*measured.get("seconds", []), *result.pop("seconds")]
+            measured.update(result)
+            best = min(measured["seconds"])
             console.print(f"round {i + 1}: {name}: {best:.2f} s a step", highlight=False)
             compare(systems, a.batch)
-            store(with_flops(), a, environment)
+            store(a, {"systems": with_flops(), "environment": about}, *NO_SETTINGS)
     counting.result()
     if not systems:
         raise SystemExit("Nothing was measured.")
-    if environment is None:  # PyTorch alone
-        from fact_jax.sweep import versions
-
-        environment = versions.environment()
     whole = with_flops()
-    store(whole, a, environment)
+    about = about or environment()  # PyTorch's workers say none
+    store(a, {"systems": whole, "environment": about}, *NO_SETTINGS)
     console.print(table_of({name: whole[name] for name in (*OURS, *PEERS) if name in whole}))
 
 

@@ -8,14 +8,9 @@ noisy minute hits them all; a time is the best of the rounds, over ours. Tempora
 are XLA's (the FLOPs from a program whose loop over the blocks is written out).
 """
 
-from __future__ import annotations
-
-import argparse
 import contextlib
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,13 +21,14 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import CLASSES, option_parser, store
 from fact_jax import FacTTT, ViT, features, get_variant
 from fact_jax.backbone import block, dense, vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import init_head, logits_of
 
-CLASSES, METHOD = 100, FacTTT(16)
+METHOD = FacTTT(16)
 
 
 def plain_autodiff(x, kernels, pairs):
@@ -96,12 +92,7 @@ def gradients(config, trainable, base, images, labels):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--out", type=Path)
-    a = parser.parse_args()
+    a = option_parser(__doc__, "variant", "batch", "rounds", rounds=4).parse_args()
     console, config = Console(markup=False), get_variant(a.variant)
     base = init_base(config, jax.random.key(0))
     factors = METHOD.init(jax.random.key(1), config)
@@ -147,10 +138,7 @@ def main() -> None:
         values = (row["time_ratio"], row["temporary_bytes"] / 1e9, row["flops_ratio"])
         table.add_row(name, *(f"{v:.2f}" for v in values))
     console.print(table)
-    if a.out:
-        settings = {"variant": a.variant, "batch": a.batch, "rounds": a.rounds, "dtype": "float32"}
-        content = {"settings": settings, "alternatives": rows, "environment": environment()}
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+    store(a, {"alternatives": rows, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -14,9 +14,6 @@ A shorter run also says what 100 epochs and whole test sets would take, as an es
 that is told to end (SIGTERM), from the cells that it had finished.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import tempfile
 import time
@@ -31,8 +28,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import option_parser, store
+from benchmarks.network import network, random_images
 from configs import tt_rank16
-from fact_jax import ViT, get_variant
+from fact_jax import ViT
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import stopping
 from fact_jax.cli.local import run_sweep
@@ -90,14 +89,7 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
             clock[str(kwargs.get("fun_name"))] += seconds
             compiled[str(kwargs.get("fun_name"))] += 1
 
-    vit = get_variant(config.variant).replace(
-        image_size=config.image_size,
-        dtype=config.dtype,
-        remat=config.remat,
-        attention=config.attention,
-    )
-    side = config.image_size
-    pool = np.random.default_rng(0).integers(0, 255, (1000, side, side, 3)).astype(np.uint8)
+    vit, pool = network(config), random_images(1000, config.image_size)
     base = init_base(vit, jax.random.key(0))
     jax.monitoring.register_event_duration_secs_listener(listen)
     with (
@@ -137,23 +129,32 @@ def whole(seconds: dict[str, float], epochs: int, fraction: float, share: float)
     return seconds["compile"] + (train + evaluate) / share + (seconds["other"] if share == 1 else 0)
 
 
+def tell(content: dict[str, Any], console: Console) -> None:
+    """Prints where the time went."""
+    seconds, stack = content["seconds"], content["stack"]
+    table = Table("part", "seconds", "share of wall")
+    for part, value in seconds.items():
+        table.add_row(part, f"{value:.1f}", f"{value / seconds['wall']:.1%}")
+    console.print(table)
+    done = f"{content['cells']} of {content['cells_planned']}"
+    console.print(f"{done} cells in stacks of {stack['trials']} on {stack['mesh']}")
+    console.print(f"compilations of the programs: {content['compilations']}")
+    console.print(", ".join(f"{name}: {rate:.1f}" for name, rate in content["rates"].items()))
+    estimate = content["estimated_seconds_of_100_epochs_and_whole_test_sets"]
+    console.print(f"estimate for {EPOCHS} epochs and the whole test sets: {estimate:.0f} s")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="vit_b16")
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--attention", default="xla", choices=["xla", "cudnn"])
-    parser.add_argument("--remat", default="none", choices=["none", "attention", "block"])
+    names = ("variant", "image_size", "batch", "dtype", "attention", "remat")
+    parser = option_parser(__doc__, *names, image_size=224, batch=64)
     parser.add_argument("--tasks", default="all")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--train_limit", type=int, default=0, help="images; 0: all 1,000")
     parser.add_argument("--test_fraction", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--eval_batch", type=int, default=256)
     parser.add_argument("--trials_per_device", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     a = parser.parse_args()
-    console, config = Console(), tt_rank16.get_config()
+    config = tt_rank16.get_config()
     config.update(
         variant=a.variant,
         image_size=a.image_size,
@@ -173,40 +174,25 @@ def main() -> None:
     seconds, compiled, results = run(config, a.test_fraction)
     if not results:
         raise SystemExit(f"Told to end before one of {cells} cells was finished.")
-    tested = sum(r["num_test"] for r in results)
-    steps = sum(r["epochs_run"] * (r["num_train"] // a.batch) for r in results)
-    table = Table("part", "seconds", "share of wall")
-    for part, value in seconds.items():
-        table.add_row(part, f"{value:.1f}", f"{value / seconds['wall']:.1%}")
-    console.print(table)
     programs = {name: compiled.get(f"jit({name})", 0) for name in ("epoch", "merged", "predict")}
-    rates = {
-        "training images/s": steps * a.batch / seconds["train"],
-        "test images/s": tested / seconds["evaluate"],
+    content = {
+        "seconds": seconds,
+        "compilations": programs,
+        "stack": results[0]["stack"],
+        "cells": len(results),
+        "cells_planned": cells,
+        "train_steps": sum(r["epochs_run"] * (r["num_train"] // a.batch) for r in results),
+        "test_images": sum(r["num_test"] for r in results),
     }
-    stack = results[0]["stack"]
-    done = f"{len(results)} of {cells}"
-    console.print(f"{done} cells in stacks of {stack['trials']} on {stack['mesh']}")
-    console.print(f"compilations of the programs: {programs}")
-    console.print(", ".join(f"{name}: {rate:.1f}" for name, rate in rates.items()))
+    content["rates"] = {
+        "training images/s": content["train_steps"] * a.batch / seconds["train"],
+        "test images/s": content["test_images"] / seconds["evaluate"],
+    }
     estimate = whole(seconds, a.epochs, a.test_fraction, len(results) / cells)
-    console.print(f"estimate for {EPOCHS} epochs and the whole test sets: {estimate:.0f} s")
-    if a.out:
-        settings = {k: v for k, v in vars(a).items() if k != "out"} | {"candidate_scales": 1}
-        content = {
-            "settings": settings,
-            "seconds": seconds,
-            "compilations": programs,
-            "stack": stack,
-            "cells": len(results),
-            "cells_planned": cells,
-            "train_steps": steps,
-            "test_images": tested,
-            "rates": rates,
-            "estimated_seconds_of_100_epochs_and_whole_test_sets": estimate,
-            "environment": environment(),
-        }
-        a.out.write_text(json.dumps(content, indent=1) + "\n")
+    content["estimated_seconds_of_100_epochs_and_whole_test_sets"] = estimate
+    tell(content, Console())
+    a.candidate_scales = 1
+    store(a, {**content, "environment": environment()})
 
 
 if __name__ == "__main__":

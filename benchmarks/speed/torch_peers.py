@@ -5,11 +5,16 @@ V acts after the dropout, nothing is merged). `full`: every parameter trained. `
 peft's LoRA of rank 8 on query and value, on transformers' ViT with its own fast attention.
 """
 
-from __future__ import annotations
+import argparse
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from benchmarks.common import CLASSES
+from benchmarks.speed.systems import System
+from benchmarks.speed.timing import WARM_UP, measure, peak_memory
 
 
 class Attention(nn.Module):
@@ -143,13 +148,46 @@ def lora(classes: int) -> nn.Module:
     return wrapped
 
 
-def build(name: str, classes: int, dropout: float, drop_path: float):
+def build(name: str, rate: float):
     """Builds a peer: logits of images [b, 3, y, x], parameters to train, the module."""
-    if name == "lora":
-        module = lora(classes)
+    if name == "peft LoRA 8":
+        module = lora(CLASSES)
         trained = [p for p in module.parameters() if p.requires_grad]
         return lambda x: module(pixel_values=x).logits, trained, module
-    module = ViT(classes, drop_path)
+    module = ViT(CLASSES, rate)
     if name == "full":
         return module, list(module.parameters()), module
-    return module, add_fact(module, 16, dropout), module
+    return module, add_fact(module, 16, rate), module
+
+
+def run(system: System, a: argparse.Namespace) -> dict[str, Any]:
+    """Times and memory of a peer's step, or of its evaluation."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logits, trained, module = build(system.program, system.rate or 0.0)
+    evaluates = system.program == "evaluation"
+    module.to(device).train(not evaluates)
+    optimizer = torch.optim.AdamW(trained, 1e-3, weight_decay=1e-4)
+    x = torch.randn(a.batch, 3, 224, 224, device=device)
+    y = torch.arange(a.batch, device=device) % CLASSES
+    half = torch.autocast(device, torch.bfloat16, enabled=a.dtype == "bfloat16")
+
+    def step():
+        if evaluates:
+            with torch.no_grad(), half:
+                logits(x).argmax(-1)
+        else:
+            with half:
+                loss = F.cross_entropy(logits(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(WARM_UP):
+        step()
+    if device == "cpu":
+        peak_memory(reset=True)
+    seconds = measure(step, a.steps, a.steps)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
+    return {"seconds": seconds, "peak_bytes": peak, "torch": torch.__version__}

@@ -16,7 +16,6 @@ from rich.console import Console
 from run_command import run_command
 from safetensors.numpy import load_file
 
-from benchmarks.accuracy import fewshot as benchmark
 from configs import compare, fewshot, fewshot_tt
 from fact_jax import UserError
 from fact_jax.cli import fewshot as command_module
@@ -371,27 +370,6 @@ def test_what_the_config_does_not_set_can_still_be_given(monkeypatch):
     cell = make_plan(config.value)[0]
     assert (cell.method.population, cell.method.limit) == (7, 640000)
     assert [c.learning_rate for c in cell.candidates] == [0.001, 0.005]
-
-
-@pytest.mark.slow
-def test_the_benchmark_writes_every_seed(tmp_path, monkeypatch):
-    out = tmp_path / "out.json"
-    arguments = ["--methods=linear", "--tasks=digits", "--shots=1", "--seeds=0,1", "--epochs=1"]
-    monkeypatch.setattr(
-        sys, "argv", ["x", *arguments, "--workdir", str(tmp_path / "work"), "--out", str(out)]
-    )
-    benchmark.main()
-    record, stored = json.loads(out.read_text()), results(tmp_path / "work")
-    (row,) = record["rows"]
-    assert (row["task"], row["method"]) == ("digits_1shot", "linear")
-    accuracies = [c["accuracy"] for c in record["cells"]]
-    assert accuracies == [stored[f"digits_1shot-linear-seed{seed}"]["accuracy"] for seed in (0, 1)]
-    assert row["mean"] == pytest.approx(np.mean(accuracies))
-    assert row["grid_size"] == 1
-    (command,) = record["commands"]
-    assert command.startswith("python -m benchmarks.fewshot --tasks digits")
-    assert all(f in command for f in ("--seeds 0,1", "--epochs 1", "--shots 1"))
-    assert (tmp_path / "work" / "fewshot.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How commands end by signals. benchmarks/robustness/faults_stop.py stops whole sweeps."""
+"""How commands end by signals. benchmarks/robustness/faults_signals.py stops whole sweeps."""
 
 import os
 import signal

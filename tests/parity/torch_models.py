@@ -9,13 +9,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.speed.torch_peers import prepare_torchvision
 from fact_jax import ViTConfig
 
 
 def import_timm():
-    """timm, beside a CPU build of PyTorch whose torchvision has no compiled operators."""
-    prepare_torchvision()
+    """timm, beside a CPU build of PyTorch whose torchvision has no compiled operators.
+
+    A torchvision that PyPI built for CUDA stops at the first operator that is not registered; timm
+    and transformers import it and use none of them.
+    """
+    try:
+        import torchvision
+    except ImportError:
+        pass
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        import torchvision  # noqa: F401
     import timm
 
     return timm

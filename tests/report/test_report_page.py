@@ -5,16 +5,13 @@ import json
 import os
 import re
 import statistics
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
 from etils import epath
-from report_results import result, strip, write
+from report_results import STUDY, result, strip, write, write_study
 from run_command import run_command
 
-from benchmarks.speed.report import METHODS, make
 from fact_jax.data import VTAB
 from fact_jax.errors import UserError
 from fact_jax.report.blocks import Cell, Column, Details, Figure, Notice, Row, Table
@@ -82,7 +79,7 @@ class Page(HTMLParser):
 def synthetic(tmp_path_factory):
     """The made-up study, two seeds: the work directory, its page, parsed, and its Markdown."""
     folder = tmp_path_factory.mktemp("synthetic")
-    make(folder, seeds=(0, 1))
+    write_study(folder)
     report = write_report([folder])
     html, text = ((report / name).read_text() for name in ("index.html", "report.md"))
     return folder, html, Page(html), text
@@ -97,7 +94,7 @@ def test_the_table_has_every_number(synthetic):
     head = table[1]
     assert len(head) == 1 + 1 + 2 + 3 + 19 + 4
     rows = {row[0]: row for row in table[2:]}
-    for method, (_, numbers) in METHODS.items():
+    for method, numbers in STUDY.items():
         cells = dict(zip(head, rows[method], strict=True))  # of equal heads ("mean") the last
         by_task = {
             t: [r["accuracy"] for r in results if (r["method"], r["task"]) == (method, t)]
@@ -521,20 +518,6 @@ def test_command(tmp_path):
     assert failed.returncode == 2
     assert "no folder 'results'" in failed.stderr
     assert "Traceback" not in failed.stderr
-
-
-@pytest.mark.slow
-def test_benchmark(tmp_path):
-    """It prints sizes and times, and leaves a record."""
-    out = tmp_path / "report.json"
-    command = [sys.executable, "-m", "benchmarks.report", "--tasks=kitti", f"--out={out}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    record = json.loads(out.read_text())
-    assert record["results"] == "synthetic: 15 cells"
-    assert 50_000 < record["page_bytes"] < record["folder_bytes"]
-    assert record["load_s"] is None or min(record["load_s"]) > 0
-    assert "opens in" in done.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

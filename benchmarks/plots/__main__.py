@@ -1,0 +1,10 @@
+"""All pictures of the README and the docs, from the stored results.
+
+python -m benchmarks.plots
+"""
+
+from benchmarks.plots import plot_compare, plot_performance, plot_quickstart
+
+if __name__ == "__main__":
+    for module in (plot_compare, plot_performance, plot_quickstart):
+        module.main()

@@ -1,0 +1,180 @@
+"""The last results in the tables of benchmarks/README.md, from the stored records.
+
+python -m benchmarks.readme
+"""
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PAGE, RESULTS = Path("benchmarks/README.md"), Path("benchmarks/results")
+# A table's row of a stored result: what goes before the last two columns, and the file.
+ROW = re.compile(
+    r"^(\|(?:[^|]*\|){3})[^|]*\[JSON\]\(results/([\w.]+)\)[^|]*\|[^|]*\|$", re.MULTILINE
+)
+
+Record = dict[str, Any]
+
+
+def _step(record: Record) -> str:
+    ours = record["systems"]["ours: FacT-TT 16, dropout"]
+    return (
+        f"FacT-TT with dropout: {min(ours['seconds']):.2f} s for {record['settings']['batch']} "
+        f"images, {ours['time_ratio']:.2f} of PyTorch's time, {ours['memory_ratio']:.2f} of its "
+        "memory"
+    )
+
+
+def _alternatives(record: Record) -> str:
+    ratios = {name: row["time_ratio"] for name, row in record["alternatives"].items()}
+    worst = max(ratios, key=ratios.__getitem__)
+    return f"of {len(ratios) - 1} alternatives the slowest, {worst}, takes {ratios[worst]:.2f} ×"
+
+
+def _evaluate(record: Record) -> str:
+    rate = record["stages"]["streamed"]["images_per_s"]
+    return f"{rate:.0f} images/s; no prediction under way in {record['idle_share']:.1%} of the time"
+
+
+def _sweep(record: Record) -> str:
+    wall = record["seconds"]["wall"]
+    shares = [
+        f"{part} {record['seconds'][part] / wall:.0%}" for part in ("train", "evaluate", "compile")
+    ]
+    programs = sum(record["compilations"].values())
+    return (
+        f"{record['cells']} tasks, {wall:.0f} s: {', '.join(shares)}; {programs} programs compiled"
+    )
+
+
+def _report(record: Record) -> str:
+    size, seconds = record["page_bytes"] / 1e6, statistics.median(record["load_s"])
+    return f"{record['results']}; {size:.2f} MB, opens in {seconds:.2f} s"
+
+
+def _quickstart(record: Record) -> str:
+    gains: dict[str, list[float]] = {}
+    for row in record["rows"]:
+        if "difference" in row:
+            gains.setdefault(row["method"], []).append(row["difference"])
+    texts = [f"{name} {statistics.fmean(values):+.1f}" for name, values in gains.items()]
+    return f"points over a linear probe, mean of three tasks: {', '.join(texts)}"
+
+
+def _methods(record: Record) -> str:
+    values: dict[str, list[float]] = {}
+    for row in record["rows"]:
+        values.setdefault(row["method"], []).append(row["mean"])
+    means = {name: statistics.fmean(v) for name, v in values.items()}
+    best = sorted(means, key=lambda name: -means[name])[:3]
+    texts = [f"{name} {means[name]:.1f} %" for name in best]
+    return f"the best means of {len(means)} methods: {', '.join(texts)}"
+
+
+def _numerics(record: Record) -> str:
+    errors = {
+        row["setting"]: row["features_merged"]
+        for row in record["errors"]
+        if row["case"] == "vit_mini, 32 px"
+    }
+    names = {
+        "bfloat16": "bfloat16",
+        "a TPU's default": "float32, default of a TPU (emulated)",
+        "TensorFloat-32": "float32, TensorFloat-32 (emulated)",
+    }
+    texts = [f"{name} {errors[setting]:.1e}" for name, setting in names.items()]
+    return f"relative error of vit_mini's features: {', '.join(texts)}"
+
+
+def _faults(record: Record) -> str:
+    rows = [row for trial in record.values() if trial != "left out" for row in trial["rows"]]
+    lost = sum(len(row["lost"]) for row in rows)
+    return f"{sum(row['times'] for row in rows)} faults of {len(rows)} kinds: {lost} losses"
+
+
+def _fuzz(record: Record) -> str:
+    targets = record["targets"].values()
+    cases, violations = (sum(t[key] for t in targets) for key in ("cases", "violations"))
+    slowest, most = (max(t[k] for t in targets) for k in ("longest_seconds", "most_megabytes"))
+    return f"{cases:,} files: {violations} violations; at most {slowest:.2f} s and {most:.0f} MB"
+
+
+def _scaling(record: Record) -> str:
+    def last(name: str) -> Record:
+        return record["sweeps"][name]["rows"][-1]
+
+    rank, trials = last("rank"), last("trials")
+    return (
+        f"rank {rank['value']} takes {rank['time_ratio']:.2f} × rank 1; {trials['value']} trials "
+        f"take {trials['time_ratio']:.2f} × one"
+    )
+
+
+def _tpu(record: Record) -> str:
+    rows = record["results"]
+    step = next(r for r in rows if r.get("mesh") == {"trial": 8, "data": 1})
+    most = {r["remat"]: r["largest"] for r in rows if r["program"] == "trials on a chip"}
+    return (
+        f"a trial on each chip of a v5e-8: {step['gib_per_chip']['total']:.2f} GiB, "
+        f"{len(step['collectives'])} collectives; a chip holds {most['none']} trials, "
+        f"{most['block']} with remat=block"
+    )
+
+
+RESULT: dict[str, Callable[[Record], str]] = {
+    "compare_dinov2.json": _methods,
+    "compare_quickstart.json": _methods,
+    "evaluate.json": _evaluate,
+    "faults.json": _faults,
+    "fewshot_quickstart.json": _methods,
+    "fuzz.json": _fuzz,
+    "numerics.json": _numerics,
+    "quickstart.json": _quickstart,
+    "report.json": _report,
+    "scaling.json": _scaling,
+    "step.json": _step,
+    "step_alternatives.json": _alternatives,
+    "sweep.json": _sweep,
+    "tpu_compile.json": _tpu,
+}
+
+
+def _commits(value: Any) -> Iterator[str]:
+    if not isinstance(value, dict | list):
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if key == "commit" and item:
+            yield item[:7] + "+" * item.endswith("+changes")
+        else:
+            yield from _commits(item)
+
+
+def commits(record: Record) -> str:
+    """The commits that a record was made of, shortened; "+" where the tree had changes."""
+    names = (f"`{commit}`" for commit in dict.fromkeys(_commits(record)))
+    return ", ".join(names) or "not recorded"
+
+
+def _row(match: re.Match[str]) -> str:
+    about, file = match.groups()
+    record = json.loads((RESULTS / file).read_text())
+    return f"{about} {RESULT[file](record)} ([JSON](results/{file})) | {commits(record)} |"
+
+
+def with_results(page: str) -> str:
+    """The page with the result and the commits of each stored record written anew."""
+    return ROW.sub(_row, page)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    PAGE.write_text(with_results(PAGE.read_text()))
+    print(f"Wrote the results of {PAGE}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of the programs; the library's tests import none of this."""

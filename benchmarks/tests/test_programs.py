@@ -1,0 +1,356 @@
+"""Every program runs to its end with its smallest settings, and says what it must."""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
+import pytest
+
+from benchmarks import network
+from benchmarks.devices import scaling, tpu_compile
+from benchmarks.plots import plot_performance
+from benchmarks.speed import step_alternatives, sweep
+from fact_jax import get_variant
+
+ROOT = Path(__file__).parents[2]
+TINY = "--variant vit_mini --image_size 32 --rounds 1"
+SWEEP = (
+    "--variant vit_mini --image_size 32 --tasks dtd,svhn,kitti --epochs 2 --batch 8 "
+    "--eval_batch 16 --train_limit 16 --test_fraction 0.001"
+)
+
+
+def numbers(tree):
+    if isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from numbers(value)
+    elif isinstance(tree, float):
+        yield tree
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a program's main; returns the JSON that it writes, whose numbers are all finite."""
+
+    def run(name, arguments, out="out.json"):
+        words = [name, *shlex.split(arguments), "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", words)
+        importlib.import_module(f"benchmarks.{name}").main()
+        content = json.loads((tmp_path / out).read_text())
+        environments = content.get("environments") or [content.get("environment")]
+        assert all(e["jax"] and e["device"] for e in environments)
+        assert all(math.isfinite(x) for x in numbers(content))
+        return content
+
+    return run
+
+
+# The names of the time when all programs stood in one folder.
+COMMANDS = (
+    *("ceiling", "check_device", "compare", "comparison", "evaluate", "faults", "fewshot", "fuzz"),
+    *("numerics", "offline_val", "plot_compare", "plot_performance", "plot_quickstart"),
+    *("quickstart", "report", "scaling", "step", "step_alternatives", "step_worker", "sweep"),
+    "tpu_compile",
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_name_no_folder(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def step_measures(content, out, tmp_path):
+    assert set(content["systems"]) == {"ours: linear", "ours: evaluation"}
+    assert "torch: full: left out: the peers are ViT-B/16" in out
+    for found in content["systems"].values():
+        assert found["useful_flops"] == found["flops"] > 1e6
+        assert 0.5 < found["flops_over_forward"] < 1
+        assert len(found["seconds"]) == 1
+        assert found["images_per_s"] == pytest.approx(2 / found["seconds"][0])
+        assert min(found["peak_bytes"], found["temporary_bytes"], found["compile_s"]) > 0
+    plot_performance.draw_step(content, tmp_path / "step.png")
+    assert (tmp_path / "step.png").stat().st_size > 10_000
+
+
+def scaling_measures(content, out, tmp_path):
+    assert list(content["sweeps"]) == ["split"]
+    split = content["sweeps"]["split"]
+    assert [row["value"] for row in split["rows"]] == [1, 2]
+    assert split["rows"][0]["time_ratio"] == split["rows"][0]["memory_ratio"] == 1
+    for row in split["rows"]:
+        assert row["images"] == 2
+        assert row["best_seconds"] == min(row["seconds"]) > 0
+        assert row["images_per_s"] == pytest.approx(2 / row["best_seconds"])
+        assert min(row["temporary_bytes"], row["compile_s"], row["memory_ratio"]) > 0
+    assert split["shared_cores"]
+    assert len(split["left_out"]) == 2  # a batch of 2 on 4 and on 8 devices
+    assert "they share" in out
+    content["sweeps"]["rank"] = {**split, "title": "rank", "shared_cores": None}
+    plot_performance.draw_scaling(content, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def evaluation_waits(content, out, tmp_path):
+    stages = content["stages"]
+    assert {"decode alone, 1 thread", "predict alone", "from memory", "streamed"} <= set(stages)
+    for stage in stages.values():
+        assert stage["images_per_s"] == pytest.approx(21 / min(stage["seconds"]))
+    ratio = stages["streamed"]["images_per_s"] / stages["predict alone"]["images_per_s"]
+    assert content["wait_share"] == pytest.approx(1 - ratio)
+    assert 0 < content["idle_share"] < 1
+    assert 20_000 < content["jpeg_bytes"] < 200_000
+
+
+def sweep_takes_its_parts(content, out, tmp_path):
+    assert content["compilations"] == {"epoch": 1, "merged": 1, "predict": 1}
+    assert content["cells"] == 3
+    assert content["train_steps"] == 3 * 2 * 2
+    assert content["test_images"] == 2 + 26 + 1
+    seconds = content["seconds"]
+    assert all(value > 0 for value in seconds.values())
+    parts = ("compile", "train", "evaluate", "other")
+    assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"])
+    assert content["settings"]["candidate_scales"] == 1
+    name = "estimated_seconds_of_100_epochs_and_whole_test_sets"
+    assert content[name] == pytest.approx(
+        seconds["compile"] + 50 * seconds["train"] + 1000 * seconds["evaluate"] + seconds["other"]
+    )
+
+
+def device_is_near(content, out, tmp_path):
+    """float32 on a CPU is the reference itself, and bfloat16 is near it."""
+    assert [r["dtype"] for r in content["rows"]] == 4 * ["float32", "bfloat16"]
+    for row in content["rows"]:
+        assert row["passed"]
+        names = {"loss", "gradients"} if row["dropout"] else {"logits", "loss", "gradients"}
+        assert set(row["errors"]) == names
+        exact = row["dtype"] == "float32"
+        assert max(row["errors"].values()) < (1e-7 if exact else 0.05)
+        assert exact or row["errors"]["gradients"] > 1e-4
+
+
+def report_is_measured(content, out, tmp_path):
+    assert content["results"] == "synthetic: 15 cells"
+    assert 50_000 < content["page_bytes"] < content["folder_bytes"]
+    assert content["load_s"] is None or min(content["load_s"]) > 0
+    assert "opens in" in out
+
+
+def methods_are_compared(content, out, tmp_path):
+    """Of two seeds."""
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("work/results/*.json")]
+    for row in content["rows"]:
+        cells = [r for r in results if (r["method"], r["task"]) == (row["method"], row["task"])]
+        assert row["mean"] == pytest.approx(sum(r["accuracy"] for r in cells) / 2)
+        assert row["num_factors"] == cells[0]["num_factors"]
+    (command,) = content["commands"]
+    assert "--tasks digits" in command
+    assert "--seeds 0,1" in command
+    assert "--epochs 1" in command
+
+
+def few_shots_are_compared(content, out, tmp_path):
+    methods_are_compared(content, out, tmp_path)
+    assert [row["task"] for row in content["rows"]] == ["digits_1shot"]
+    assert [cell["seed"] for cell in content["cells"]] == [0, 1]
+    assert (tmp_path / "work" / "fewshot.png").exists()
+
+
+def probe_is_compared(content, out, tmp_path):
+    assert {row["task"] for row in content["rows"]} == {"digits", "fashion", "location"}
+    assert all("difference" not in row for row in content["rows"])  # of one seed
+
+
+def settings_are_compared(content, out, tmp_path):
+    assert [row["run"] for row in content["rows"]] == ["pixels", "fact_tt:2:1:0.01", "full:0.001"]
+
+
+def files_are_refused(content, out, tmp_path):
+    assert [target["cases"] for target in content["targets"].values()] == [20, 20]
+    assert not any(target["violations"] for target in content["targets"].values())
+
+
+def numerics_are_measured(content, out, tmp_path):
+    assert {row["case"] for row in content["increments"]} == {"vit_mini, 32 px"}
+    assert content["accuracy"] is None
+
+
+SMALLEST = {
+    "speed.step": (
+        f"{TINY} --batch 2 --steps 1 --only 'ours: linear;ours: evaluation;torch: full'",
+        step_measures,
+    ),
+    "devices.scaling": (f"{TINY} --batch 2 --rank 4 --only split", scaling_measures),
+    "speed.evaluate": (f"{TINY} --images 21 --batch 8", evaluation_waits),
+    "speed.sweep": (SWEEP, sweep_takes_its_parts),
+    "devices.check_device": (
+        "--variant vit_mini --image_size 16 --depth 2 --batch 2",
+        device_is_near,
+    ),
+    "speed.report": ("--tasks kitti", report_is_measured),
+    "accuracy.compare": (
+        "--methods linear,fact_tk --tasks digits --seeds 0,1 --epochs 1 --workdir {0}/work",
+        methods_are_compared,
+    ),
+    "accuracy.fewshot": (
+        "--methods linear --tasks digits --shots 1 --seeds 0,1 --epochs 1 --workdir {0}/work",
+        few_shots_are_compared,
+    ),
+    "accuracy.quickstart": ("--seeds 0 --workdir {0}/work", probe_is_compared),
+    "accuracy.offline_val": (
+        "--tasks digits --epochs 1 --run pixels --run fact_tt:2:1:0.01 --run full:0.001",
+        settings_are_compared,
+    ),
+    "robustness.fuzz": ("--only npz,torch --cases 20", files_are_refused),
+    "accuracy.numerics": ("--parts increments", numerics_are_measured),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_smallest_run(run, tmp_path, capsys, name):
+    arguments, check = SMALLEST[name]
+    content = run(name, arguments.format(tmp_path))
+    check(content, capsys.readouterr().out, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "values", "images"),
+    [
+        ("rank", (1, 16), [2, 2]),
+        ("images", (1, 2), [1, 2]),
+        ("depth", (3, 6), [2, 2]),
+        ("trials", (1, 2), [2, 4]),
+    ],
+)
+def test_scaling_makes_a_step_of_every_value(monkeypatch, variable, values, images):
+    small = get_variant("vit_mini").replace(width=32, mlp_dim=64, depth=3)
+    monkeypatch.setattr(network, "get_variant", lambda name: small)
+    usual = {"dtype": "float32", "remat": "none", "attention": "xla", "image_size": 16}
+    a = SimpleNamespace(variant="small", batch=2, rank=4, rate=None, **usual)
+    rows = []
+    for value in values:
+        train, row = scaling.prepare(a, variable, value)
+        train()
+        train()  # its own arguments were donated
+        rows.append(row)
+    assert [row["images"] for row in rows] == images
+    assert rows[0]["temporary_bytes"] < rows[1]["temporary_bytes"]
+    assert scaling.prepare(a, "devices", len(jax.devices()) + 1) is None
+    assert scaling.prepare(a, "split", 4) is None  # a batch of 2
+
+
+@pytest.mark.slow
+def test_alternatives_of_a_step(monkeypatch, run):
+    names = (
+        "ours",
+        "plain autodiff of the merged product",
+        "the factors' gradients as autodiff writes them",
+        step_alternatives.UNROLLED,
+    )
+    some = {name: step_alternatives.ALTERNATIVES[name] for name in names}
+    monkeypatch.setattr(step_alternatives, "ALTERNATIVES", some)
+    shallow = get_variant("vit_mini").replace(depth=4)
+    monkeypatch.setattr(step_alternatives, "get_variant", {"vit_mini": shallow}.get)
+    content = run("speed.step_alternatives", "--variant vit_mini --batch 2 --rounds 1")
+    ours, plain, factors, unrolled = content["alternatives"].values()
+    assert unrolled["flops_ratio"] == pytest.approx(1, abs=1e-6)
+    assert unrolled["temporary_bytes"] != ours["temporary_bytes"]
+    assert factors["time_ratio"] > 0
+    assert factors["flops_ratio"] == pytest.approx(1, abs=0.01)
+    assert ours["time_ratio"] == ours["flops_ratio"] == 1
+    assert plain["flops_ratio"] > 1.2  # the gradients of d x d weights
+    assert min(ours["temporary_bytes"], plain["time_ratio"]) > 0
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch, run):
+    real = sweep.run_sweep
+
+    def stopped(config, workdir, console):
+        real(config, workdir, console, only=["dtd-fact_tt-seed42", "kitti-fact_tt-seed42"])
+        raise sweep.stopping.Terminated
+
+    monkeypatch.setattr(sweep, "run_sweep", stopped)
+    content = run("speed.sweep", SWEEP)
+    assert (content["cells"], content["cells_planned"]) == (2, 3)
+    seconds = content["seconds"]
+    assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
+        seconds["compile"] + 1.5 * (50 * seconds["train"] + 1000 * seconds["evaluate"])
+    )
+    monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.stopping.Terminated))
+    with pytest.raises(SystemExit, match="before one of 19 cells"):
+        run("speed.sweep", "--variant vit_mini --image_size 32", "none.json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "parts"),
+    [
+        ((), ("check_device", "step", "ceiling", "scaling", "evaluate", "sweep_short")),
+        (("sweep", "--remat", "block"), ("sweep",)),
+    ],
+)
+def test_all_of_it_in_one_call(tmp_path, mode, parts):
+    """benchmarks/gpu.sh on the CPU, with a tiny network."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", ROOT / "benchmarks/gpu.sh", tmp_path, *mode],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SMOKE": "1", "PATH": path, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {name if name == "check_device" else f"{name}_gpu" for name in parts}
+    assert {p.stem for p in tmp_path.glob("*.json")} == names
+    assert all(json.loads(p.read_text())["environment"] for p in tmp_path.glob("*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, the TPU compiler, is not installed (pip install 'jax[tpu]'; make tpu-compile)",
+)
+def test_compiles_for_v5e_8(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.tpu_compile", "--programs"]
+    parts = ["trials", "split", "evaluation"]
+    subprocess.run([*command, *parts, "--out", out], cwd=ROOT, check=True, timeout=1200)
+    results = json.loads(out.read_text())["results"]
+    assert all(r["gib_per_chip"]["total"] < tpu_compile.CHIP_GIB for r in results)
+
+    # One trial a chip: no chip speaks to another.
+    stacks = [r for r in results if r["program"] == "training step" and r["trials"] > 1]
+    assert [r["mesh"] for r in stacks] == [{"trial": n, "data": 1} for n in (8, 16)]
+    assert all(r["collectives"] == [] for r in stacks)
+
+    # One trial over all: sums of gradients, and nothing of the size of the images or of the model.
+    (split,) = (r for r in results if r["program"] == "training step" and r["trials"] == 1)
+    assert split["mesh"] == {"trial": 1, "data": 8}
+    assert {c["kind"] for c in split["collectives"]} == {"all-reduce"}
+    assert sum(c["times"] * c["bytes"] for c in split["collectives"]) < 10e6
+
+    evaluations = [r for r in results if r["program"] in ("merging", "prediction")]
+    assert len(evaluations) == 4
+    assert all(r["collectives"] == [] for r in evaluations)
+
+    # No d x d gradient of the frozen kernels, and eight trials are eight times one.
+    step, forward = split["matrix_flops_all_chips"], evaluations[1]["matrix_flops_all_chips"]
+    assert evaluations[1]["program"] == "prediction"
+    assert (step / 64) / (forward / 256) < 2.2
+    assert stacks[0]["matrix_flops_all_chips"] == pytest.approx(8 * step, rel=1e-3)
