@@ -85,12 +85,16 @@ class _Skipped(NamedTuple):
 
 
 class Storage(NamedTuple):
+    """The numbers of one or several tensors, a member of the zip file."""
+
     dtype: np.dtype
     key: str
     numel: int
 
 
 class Tensor(NamedTuple):
+    """A view of a storage."""
+
     storage: Storage
     offset: int
     shape: tuple[int, ...]

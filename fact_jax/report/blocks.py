@@ -25,11 +25,15 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
+    """A paragraph."""
+
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
+    """A list of sentences."""
+
     texts: Sequence[str]
 
 
@@ -67,6 +71,8 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """A row of a table; rows of published numbers look different."""
+
     cells: Sequence[Cell]
     published: bool = False
 
@@ -114,6 +120,8 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
+    """Lines of a command or a traceback."""
+
     text: str
 
 

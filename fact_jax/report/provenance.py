@@ -201,6 +201,7 @@ def failures(study: Study) -> list[Block]:
 
 
 def methods_of_counting(study: Study) -> Items:
+    """Sentences on how means, errors and tests are computed."""
     means = (
         "**Group mean**: the mean of the three group means, the figure that papers print. "
         "**Mean of 19**: the plain mean of the tasks, 2 to 3 points lower. "

@@ -147,6 +147,7 @@ def published_rows(study: Study) -> list[Published]:
 
 
 def short_name(task: str) -> str:
+    """A task's name as the heads of wide tables have it."""
     return _SHORT.get(task, task)
 
 

@@ -22,6 +22,7 @@ from fact_jax.tuning.method import SearchMethod
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list]:
+    """The items in lists of `size`; the last may be shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
 

@@ -33,14 +33,17 @@ def make_mesh(batch_size: int, devices=None, num_trials: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis, of images, cut over the mesh's axis `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def trial_sharded(mesh: Mesh) -> NamedSharding:
+    """The first axis, of trials, cut over the mesh's axis `trial`."""
     return NamedSharding(mesh, PartitionSpec("trial"))
 
 
