@@ -1,4 +1,4 @@
-"""What the site needs besides MkDocs: two pages of the root, links that leave docs/, a check.
+"""What the site needs besides MkDocs: pages of the root, links that leave docs/, a check, defaults.
 
 The check fails the build if a public name of the library is not in the API reference, as optax's
 docs/ext/coverage_check.py does.
@@ -20,6 +20,16 @@ AT_ROOT = {"changelog.md": ROOT / "CHANGELOG.md", "contributing.md": ROOT / "CON
 # Links such as [text](path#anchor), but not those with a scheme or with an anchor alone.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)(?=[)#])")
 ROOMS = ("backbone", "data", "files", "images", "report", "serving", "sweep", "training", "tuning")
+
+
+class Defaults(griffe.Extension):
+    """Shows ``rank: int = setting(16, SIZE)`` as ``rank: int = 16`` in signatures."""
+
+    def on_attribute_instance(self, *, attr, **_):
+        value = attr.value
+        if isinstance(value, griffe.ExprCall) and str(value.function) == "setting":
+            default = value.arguments[0]
+            attr.value = None if str(default).endswith("MISSING") else default
 
 
 def on_files(files, config):
