@@ -1,1 +1,1 @@
-"""The Vision Transformer and its weights."""
+"""The Vision Transformer: its shape, its forward pass, and the changes that it can apply."""

@@ -22,16 +22,19 @@ from fact_jax.errors import UserError
 class LowRank:
     """A low-rank increment of a dense kernel, ``increment = a @ b`` per group of output columns.
 
-    a: [..., d, g * r], b: [..., r, e / g]. Columns ``[j * e/g, (j+1) * e/g)`` of the increment are
-    ``a[:, j*r:(j+1)*r] @ b``, so that all groups share `b`. LoRA and a single FacT slice have
-    g = 1; FacT cuts fc1 along its output into g = 4 slices that share V, and query, key and value
-    together are g = 3. fc2, which FacT cuts along its input, is a plain pair whose `a` has 4d rows.
+    Columns ``[j * e/g, (j+1) * e/g)`` of the increment are ``a[:, j*r:(j+1)*r] @ b``, so that all
+    groups share `b`. LoRA and a single FacT slice have g = 1; FacT cuts fc1 along its output into
+    g = 4 slices that share V, and query, key and value together are g = 3. fc2, which FacT cuts
+    along its input, is a plain pair whose `a` has 4d rows.
 
-    With u: [..., d, r'], `a` is [..., r', g * r] and ``u @ a`` takes its place: the input is
-    projected once for all groups.
+    Attributes:
+      a: [..., d, g * r], or [..., r', g * r] if there is `u`.
+      b: [..., r, e / g].
+      u: [..., d, r'] or None; ``u @ a`` takes the place of `a`, so that the input is projected once
+        for all groups.
     """
 
-    a: Float[Array, "*l _ gr"]  # its rows are d, or the rank r' of u
+    a: Float[Array, "*l _ gr"]
     b: Float[Array, "*l r f"]
     u: Float[Array, "*l d rank"] | None = None
 
@@ -61,18 +64,27 @@ class LowRank:
 class Bottleneck:
     """A small network beside or behind a branch: ``f(x) = up(act(down(x)))`` over tokens.
 
-    With a kernel `conv`, ``up(act(conv(act(down(x)))))``: the convolution runs over the grid of
-    patches, and over the class token and each prompt token as images of one pixel. The activation
-    is 'none', 'relu', 'gelu' or 'quick_gelu'; `norm` is a LayerNorm of the input with the epsilon
-    `norm_eps`, by default the ViT's. In training the last hidden values go through dropout and,
-    with `drop_path`, the output through a stochastic depth of its own.
+    In training the last hidden values go through dropout.
+
+    Attributes:
+      down: [..., d, h].
+      up: [..., h, e].
+      down_bias: [..., h], or None.
+      up_bias: [..., e], or None.
+      norm: "scale" and "bias" [..., d] of a LayerNorm of the input, or None.
+      conv: the kernel [..., 3, 3, h, h] of ``up(act(conv(act(down(x)))))``, or None. It runs over
+        the grid of patches, and over the class token and each prompt token as images of one pixel.
+      conv_bias: [..., h], or None.
+      activation: 'none', 'relu', 'gelu' or 'quick_gelu'.
+      drop_path: whether the output goes through a stochastic depth of its own in training.
+      norm_eps: the epsilon of `norm`; None takes the ViT's.
     """
 
     down: Float[Array, "*l d h"]
     up: Float[Array, "*l h e"]
     down_bias: Float[Array, "*l h"] | None = None
     up_bias: Float[Array, "*l e"] | None = None
-    norm: dict[str, Array] | None = None  # "scale" and "bias" [*l, d]
+    norm: dict[str, Array] | None = None
     conv: Float[Array, "*l 3 3 h h"] | None = None
     conv_bias: Float[Array, "*l h"] | None = None
     activation: str = flax.struct.field(pytree_node=False, default="none")
@@ -121,8 +133,11 @@ class Affine:
 class Prompts:
     """Prompt tokens beside the image's; every block puts its own in the place of the last block's.
 
-    tokens: [l, p, d]. Where `kept` [l, p] is true, the token of the block before stays (zeros
-    before the first block). No query attends to tokens with `hidden` [l, p].
+    Attributes:
+      tokens: [l, p, d].
+      kept: [l, p], or None: where it is true, the token of the block before stays (zeros before the
+        first block).
+      hidden: [l, p], or None: no query attends to these tokens.
     """
 
     tokens: Float[Array, "*l p d"]
@@ -138,11 +153,15 @@ class Adaptation:
     layers of the MLP; `qkv` changes the first three at once, with g = 3. A site may have several.
     All but `patches`, `final` and `weights` have a leading axis [l, ...] that the ViT scans over.
 
-    bypasses: the bottlenecks that act in each place of BYPASSES, in their order.
-    affines: scale and shift of the output of each of the six sites, and of "norm1" and "norm2"
-      (before attention, before the MLP); `patches` and `final` act on the patch embedding and the
-      features.
-    weights: base parameters that replace the frozen ones, by their names joined with "/".
+    Attributes:
+      q: increments of the query's kernel; `k`, `v`, `o`, `fc1`, `fc2` and `qkv` are like it.
+      prompts: tokens beside the image's.
+      bypasses: the bottlenecks that act in each place of BYPASSES, in their order.
+      affines: scale and shift of the output of each of the six sites, and of "norm1" and "norm2"
+        (before attention, before the MLP).
+      patches: scale and shift of the patch embedding's output.
+      final: scale and shift of the features.
+      weights: base parameters that replace the frozen ones, by their names joined with "/".
     """
 
     q: LowRank | tuple[LowRank, ...] | None = None
@@ -216,8 +235,13 @@ def _several(pairs: LowRank | tuple[LowRank, ...] | None) -> tuple[LowRank, ...]
 
 
 def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
-    """Combines all changes: increments add up, prompts stand side by side, bypasses and affines act
-    one after the other. Raises UserError where two replace the same weights."""
+    """Combines all changes.
+
+    Increments add up, prompts stand side by side, bypasses and affines act one after the other.
+
+    Raises:
+      UserError: two of them replace the same weights.
+    """
     fields: dict[str, Any] = {}
     for name in (*SITES, "qkv"):
         pairs = tuple(pair for a in adaptations for pair in _several(getattr(a, name)))

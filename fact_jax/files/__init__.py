@@ -1,1 +1,1 @@
-"""Files from outside: the guards against hostile ones, and the reader of JSON."""
+"""Every file format: weights, factor files, JSON, and the guards against hostile files."""

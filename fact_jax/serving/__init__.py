@@ -1,1 +1,1 @@
-"""Using trained factors: prediction, and files for other code."""
+"""Trained factors in use: prediction, its inputs and outputs, and export to other code."""

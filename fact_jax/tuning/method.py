@@ -47,8 +47,11 @@ class Method(Protocol):
 
 @runtime_checkable
 class SearchMethod(Method, Protocol):
-    """A method whose architecture, widths [families, l], is searched for. Its adaptation takes one
-    as `choice`; the numbers below say how it is trained and searched (`sweep.evolution`)."""
+    """A method whose architecture, widths [families, l], is searched for.
+
+    Its adaptation takes one as `choice`; its settings say how it is trained and searched
+    (`sweep.evolution`).
+    """
 
     families: ClassVar[tuple[str, ...]]
     supernet_epochs: int

@@ -11,8 +11,13 @@ from fact_jax.tuning.method import Method
 
 
 def build(name: str, settings: dict[str, Any]) -> Method:
-    """The method of this name. "a+b" is a Combination, whose settings hold each part's settings
-    under the part's name. Raises UserError for unknown names and settings."""
+    """The method of this name.
+
+    "a+b" is a Combination, whose settings hold each part's settings under the part's name.
+
+    Raises:
+      UserError: there is no such name or setting, or a value is outside of its range.
+    """
     parts = name.split("+")
     if unknown := [part for part in parts if part not in METHODS]:
         raise UserError(f"There is no method {unknown[0]!r}; choose from {', '.join(METHODS)}.")
