@@ -48,7 +48,7 @@ docs: $(DOCS_READY)
 	$(BIN)/mkdocs build --strict
 
 docs-serve: $(DOCS_READY)
-	$(BIN)/mkdocs serve
+	$(BIN)/mkdocs serve --livereload
 
 # What benchmarks/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
 # .git: wheels, and the name of the commit.
