@@ -13,13 +13,24 @@ GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collection
 	Pillow prometheus-client protobuf psutil pygments pyyaml rich safetensors simplejson tensorstore \
 	treescope typing-extensions wadler-lindig zipp
 
-.PHONY: quickstart test test-slow parity parity-slow stored-parity lint docs docs-serve clean tpu-compile gpu-packages
+.PHONY: quickstart test test-random coverage test-slow parity parity-slow stored-parity lint docs \
+	docs-serve clean tpu-compile gpu-packages
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.vtab --config configs/quickstart.py --workdir runs/quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# The same in another order, of the files and in each file; SEED=N makes an order again.
+test-random: $(READY)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow" -p randomly \
+	  $(if $(SEED),--randomly-seed=$(SEED))
+
+# The share of the package's lines that `make test` runs, by file.
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --cov \
+	  --cov-report term:skip-covered
 
 # Every benchmark with its smallest settings is among these. They and the comparisons compile as a
 # user's process does, with all of XLA's optimisations.
