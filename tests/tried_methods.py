@@ -51,6 +51,8 @@ ALL = {
     "fact_shared_layer": FacTShared(2),
     "fact_shared_kind": FacTShared(2, share="kind"),
 }
+# One for each way in which a method changes the ViT.
+CHANGES = ["full", "adapter_houlsby", "lora_all", "ssf", "convpass", "repadapter", "vpt_deep"]
 EVERYTHING = Combination(
     tuple(
         (name, ALL[name])

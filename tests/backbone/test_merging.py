@@ -1,80 +1,40 @@
 """Adaptations that become weights: the same features, and the base as it was."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tried_methods import ALL, compiled, random_factors
 
-from fact_jax import Adaptation, UserError, ViT, absorb, features, merge
+from fact_jax import Adaptation, UserError, ViT, absorb, merge
 from fact_jax.backbone.adaptation import Bottleneck, combine
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.weights import checksum
-from fact_jax.tuning import (
-    METHODS,
-    NOAH,
-    SSF,
-    Adapter,
-    AdaptFormer,
-    BitFit,
-    Combination,
-    Convpass,
-    FacTCP,
-    FacTShared,
-    FacTTK,
-    FacTTT,
-    Full,
-    Linear,
-    LoRA,
-    NOAHSubnet,
-    RepAdapter,
-    VPTDeep,
-    VPTShallow,
-)
+from fact_jax.tuning import SSF, BitFit, Combination, FacTTT, LoRA, NOAHSubnet, RepAdapter
 
-MERGES = {
-    "linear": Linear(),
-    "full": Full(),
-    "bitfit": BitFit(),
-    "lora_qv": LoRA(3, scale=0.5),
-    "lora_all": LoRA(3, scale=0.5, sites="q,k,v,o,fc1,fc2"),
-    "lora_noah": LoRA(3, scale=0.5, sites="q,k,v", shared_input=True),
-    "ssf": SSF(),
-    "repadapter": RepAdapter(4, scale=0.5),
-    "repadapter_4_groups": RepAdapter(8, groups=4, scale=0.5),
-    "repadapter_attention": RepAdapter(4, scale=0.5, attention_only=True),
-    "fact_tt": FacTTT(3, scale=0.5),
-    "fact_tk": FacTTK(3, scale=0.5),
-    "fact_cp": FacTCP(3, scale=0.5),
-    "fact_shared_layer": FacTShared(2, scale=0.5),
-    "fact_shared_kind": FacTShared(2, scale=0.5, share="kind"),
+STAYS = {  # what does not merge, and where it stays
+    "adapter_noah": "after_mlp",
+    "adapter_houlsby": "after_attention, after_mlp",
+    "adaptformer": "across_mlp",
+    "adaptformer_norm": "across_mlp",
+    "adaptformer_petl": "across_mlp",
+    "convpass": "beside_attention, beside_mlp",
+    "convpass_attention": "beside_attention",
+    "vpt_shallow": "prompts",
+    "vpt_deep": "prompts",
 }
-STAYS = {  # and what is left of it
-    "adapter_noah": (Adapter(5), "after_mlp"),
-    "adapter_houlsby": (Adapter(5, "houlsby"), "after_attention, after_mlp"),
-    "adaptformer": (AdaptFormer(5), "across_mlp"),
-    "adaptformer_petl": (AdaptFormer(5, form="petl"), "across_mlp"),
-    "convpass": (Convpass(4), "beside_attention, beside_mlp"),
-    "convpass_attention": (Convpass(4, attention_only=True), "beside_attention"),
-    "vpt_shallow": (VPTShallow(3), "prompts"),
-    "vpt_deep": (VPTDeep(3), "prompts"),
-}
-
-
+MERGES = {name: method for name, method in ALL.items() if name not in STAYS}
+MERGES["repadapter_4_groups"] = RepAdapter(8, groups=4)
 CHOICE = np.array([[2, 0, 1], [1, 2, 0], [0, 1, 2]])  # prompts, LoRA, adapters of three blocks
 
 
-def test_every_method_is_tried_here():
-    tried = [*MERGES.values(), *(method for method, _ in STAYS.values()), NOAHSubnet.of(CHOICE)]
-    assert {type(method) for method in tried} == set(METHODS.values()) - {
-        NOAH
-    }  # NOAH's is a subnet
+def adaptation_of(method, config, base, seed=0):
+    return method.adaptation(random_factors(method, config, base, seed), config, 0.5)
 
 
-def test_of_noah_the_lora_merges(small_vit, images):
+def test_of_noah_s_subnet_the_lora_merges(small_vit, images):
     model, base = small_vit
     adaptation = adaptation_of(NOAHSubnet.of(CHOICE), model.config, base)
     with pytest.raises(UserError, match="it has prompts, after_mlp, which"):
@@ -84,25 +44,6 @@ def test_of_noah_the_lora_merges(small_vit, images):
     run = compiled(model)
     close(run(weights, images, rest), run(base, images, adaptation))
     assert checksum(weights) != checksum(base)
-
-
-def random_factors(method, config, base, seed=0):
-    rng = np.random.default_rng(seed)
-    structs = jax.eval_shape(lambda b: method.init(jax.random.key(0), config, b), base)
-    leaves = {
-        "/".join(k.key for k in keys): leaf
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(base)
-    }
-
-    def factor(name, shape):
-        start = leaves.get(name.rpartition("bitfit/")[2], float(name.endswith("_scale")))
-        return jnp.asarray(start + 0.2 * rng.normal(size=shape), jnp.float32)
-
-    return {name: factor(name, struct.shape) for name, struct in structs.items()}
-
-
-def adaptation_of(method, config, base, seed=0):
-    return method.adaptation(random_factors(method, config, base, seed), config)
 
 
 @pytest.fixture(scope="module")
@@ -120,29 +61,22 @@ def scaled_vit(small_vit):
     return ViT(config), {**base, "Transformer": encoder}
 
 
-@functools.cache
-def compiled(model):
-    return jax.jit(functools.partial(features, model))
-
-
 def close(actual, expected):
     """max |a - b| / max |b|"""
     error = np.abs(actual - expected).max() / np.abs(expected).max()
     assert error < 1e-4, error
 
 
-@pytest.mark.parametrize("name", MERGES)
-def test_merged_weights_give_the_adapted_features(name, small_vit, images):
-    check_merged(name, small_vit, images)
+# With LayerScale one of each kind of change.
+SCALED = ["bitfit", "lora_all", "ssf", "repadapter"]
 
 
-@pytest.mark.parametrize("name", ["bitfit", "lora_all", "ssf", "repadapter"])  # each kind of change
-def test_merged_weights_give_the_adapted_features_with_layer_scale(name, scaled_vit, images):
-    check_merged(name, scaled_vit, images)
-
-
-def check_merged(name, vit, images):
-    model, base = vit
+@pytest.mark.parametrize(
+    ("name", "vit"),
+    [*((name, "small_vit") for name in MERGES), *((name, "scaled_vit") for name in SCALED)],
+)
+def test_merged_weights_give_the_adapted_features(name, vit, images, request):
+    model, base = request.getfixturevalue(vit)
     adaptation = adaptation_of(MERGES[name], model.config, base)
     run, before = compiled(model), checksum(base)
     merged = merge(base, adaptation)
@@ -174,9 +108,9 @@ def test_merged_combinations_give_the_adapted_features(names, seed, small_vit, i
 @pytest.mark.parametrize("name", STAYS)
 def test_what_does_not_merge_is_refused_by_name(name, small_vit):
     model, base = small_vit
-    method, left = STAYS[name]
-    adaptation = adaptation_of(method, model.config, base)
-    with pytest.raises(UserError, match=rf"does not merge into the weights: it has {left}, which"):
+    adaptation = adaptation_of(ALL[name], model.config, base)
+    words = f"does not merge into the weights: it has {STAYS[name]}, which"
+    with pytest.raises(UserError, match=words):
         merge(base, adaptation)
     weights, rest = absorb(base, adaptation)
     assert checksum(weights) == checksum(base)
@@ -188,7 +122,7 @@ def test_a_combination_merges_as_far_as_it_can(scaled_vit, images):
     model, base = scaled_vit
     parts = [("bitfit", BitFit()), ("ssf", SSF())]
     parts += [(n, MERGES[n]) for n in ("fact_tt", "repadapter", "lora_all")]
-    parts += [(n, STAYS[n][0]) for n in ("convpass", "adapter_houlsby", "adaptformer", "vpt_deep")]
+    parts += [(n, ALL[n]) for n in ("convpass", "adapter_houlsby", "adaptformer", "vpt_deep")]
     adaptation = adaptation_of(Combination(tuple(parts)), model.config, base)
     run, before = compiled(model), checksum(base)
     weights, rest = absorb(base, adaptation)
