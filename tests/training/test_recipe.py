@@ -9,7 +9,7 @@ import pytest
 from fact_jax import FacTTT, features
 from fact_jax.errors import UserError
 from fact_jax.images.normalise import normalise
-from fact_jax.training.mesh import make_mesh, stack
+from fact_jax.training.mesh import make_mesh
 from fact_jax.training.mixing import erase, mix
 from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.training.trial import (
@@ -213,16 +213,6 @@ def test_fewer_images_than_a_batch_are_one_batch_of_just_these(
     assert moved.max() > 1e-4
 
 
-def test_what_lies_past_the_images_is_not_seen(small_vit, plain):
-    """Padding is zero by habit; here it is not."""
-    data = split(5, capacity=16)
-    data.images[5:], data.labels[5:] = 255, 1
-    noisy = plain(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
-    quiet = plain(small_vit[1], fresh(small_vit), split(5, capacity=16), HYPER, SEED, EPOCH)
-    for a, b in zip(jax.tree.leaves(noisy), jax.tree.leaves(quiet), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step):
     """The images of a short batch are mixed among themselves."""
     recipe = Recipe("sgd", mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=1.0)
@@ -246,38 +236,6 @@ def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step)
     for other_images, other_targets in ((mixed, hard), (unmixed, smoothed), (bare, targets)):
         other, _ = one_step(other_images[:count], other_targets[:count])
         assert abs(other - losses[0]) > 1e-4  # each of them shows
-
-
-def test_a_stack_of_37_and_of_74_images_is_each_alone(small_vit):
-    """NOAH's one-shot lists of Pets; batches of 64: one step of 37, one of 64."""
-    model, base = small_vit
-    recipe, batch = Recipe(mixup=0.8, cutmix=1.0, label_smoothing=0.1), 64
-    mesh = make_mesh(batch, jax.devices()[:1], 2)
-    sets = [split(37, 1, 128), split(74, 2, 128)]
-    states = [init_trial(model, METHOD, s, CLASSES, PADDED, base, recipe) for s in (0, 1)]
-    epoch = make_epoch(model, METHOD, "imagenet", batch, mesh, recipe)
-    together, losses = epoch(
-        base,
-        stack(states, mesh),
-        stack(sets, mesh),
-        stack([HYPER, HYPER], mesh),
-        np.array([0, 1], np.int32),
-        np.int32(EPOCH),
-        np.int32(1),
-    )
-    together, losses = jax.device_get((together, losses))
-    program = programs(small_vit, recipe, batch)
-    for t, capacity in enumerate((128, 128)):
-        own = init_trial(model, METHOD, t, CLASSES, PADDED, base, recipe)
-        state, alone_losses = program(
-            base, own, split((37, 74)[t], t + 1, capacity), HYPER, np.int32(t), np.int32(EPOCH)
-        )
-        assert losses[t, 0] == pytest.approx(float(alone_losses[0]), rel=1e-5)
-        for a, b in zip(
-            jax.tree.leaves(together.trainable), jax.tree.leaves(state.trainable), strict=True
-        ):
-            np.testing.assert_allclose(a[t], b, atol=2e-4)
-    assert abs(losses[0, 0] - losses[1, 0]) > 1e-4
 
 
 def test_sgd_and_adamw_make_other_programs_of_the_same_numbers(small_vit):
