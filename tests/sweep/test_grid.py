@@ -16,8 +16,6 @@ from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.files.weights import write_npz
 from fact_jax.images.normalise import normalise
 from fact_jax.serving.predict import Predictor
-from fact_jax.sweep import feed as feed_module
-from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.plan import Candidate, make_plan
 from fact_jax.tuning import NOAH, Combination, FacTTT, LoRA, NOAHSubnet, VPTDeep
 from fact_jax.tuning.registry import build, describe
@@ -177,70 +175,6 @@ def test_a_method_without_settings_is_not_called_unknown(tiny):
         make_plan(config)
 
 
-def test_the_grid_is_chosen_on_validation_data_alone(tiny, tmp_path, monkeypatch):
-    """Test images are read once, after the choice, and by the chosen candidate only."""
-    reads, evaluated, trained = [], [], []
-    opened, make_evaluate = feed_module.open_task, trainer_module.make_evaluate
-    train = trainer_module.Trainer.train
-
-    def open_spied(task, settings):
-        data = opened(task, settings)
-        stream = data.stream
-
-        def spy(split, batch_size, limit=None):
-            reads.append(split)
-            return stream(split, batch_size, limit)
-
-        data.stream = spy
-        return data
-
-    def evaluate_spied(*args):
-        make_evaluate(*args)
-
-        def evaluate(base, trainable, scale, num_classes, batches, choice, see):
-            count = sum(len(labels) for _, labels in batches)
-            evaluated.append((reads[-1], round(float(scale), 3)))
-            # The third of four candidates is the best on validation data.
-            return (40 if len(evaluated) == 3 else 20), count
-
-        return evaluate
-
-    def train_spied(self, runs, size, directory):
-        trained.extend((run.stage, run.split, run.candidate) for run in runs)
-        return train(self, runs, size, directory)
-
-    monkeypatch.setattr(feed_module, "open_task", open_spied)
-    monkeypatch.setattr(trainer_module, "make_evaluate", evaluate_spied)
-    monkeypatch.setattr(trainer_module.Trainer, "train", train_spied)
-    settings = {"rank": 2, "scales": (0.5, 2.0), "weight_decays": (0.0, 0.1)}
-    config = tiny("fact_tt", fact_tt=ConfigDict(settings), epochs=1)
-    (result,) = sweep(config, tmp_path / "work")
-    candidates = list(cell_of(config).candidates)
-    chosen = candidates[2]
-    assert trained == [
-        *(("selection", "train800", candidate) for candidate in candidates),
-        ("final", "train800val200", chosen),
-    ]
-    assert reads.count("test") == 1
-    assert reads[-1] == "test"
-    assert evaluated == [
-        *(("val200", candidate.scale) for candidate in candidates),
-        ("test", chosen.scale),
-    ]
-    assert result["grid_size"] == 4
-    assert {k: result[k] for k in Candidate._fields} == chosen._asdict()
-    third = 100 * 40 / 60
-    assert result["selection"] == pytest.approx(
-        {
-            "scale=0.5, weight_decay=0": 100 / 3,
-            "scale=0.5, weight_decay=0.1": 100 / 3,
-            "scale=2, weight_decay=0": third,
-            "scale=2, weight_decay=0.1": 100 / 3,
-        }
-    )
-    assert result["accuracy"] == pytest.approx(100 / 3)
-
-
 def test_candidates_reach_the_program(tiny, tmp_path):
     """A grid's final training is that of its choice alone, and the settings say the grid."""
     settings = {"rank": 2, "learning_rates": (0.0, 0.02), "scale": 2.0}
@@ -286,27 +220,6 @@ def test_a_combination_is_built_again_from_its_description(name):
     assert described == name
     assert build(described, json.loads(json.dumps(settings))) == built
     assert built.scale == 2.0
-
-
-def test_a_combinations_scale_multiplies_its_parts_own(small_config):
-    parts = {"fact_tt": FacTTT(2, 3.0), "lora": LoRA(2, 4.0, sites="q,v")}
-    both = Combination(tuple(parts.items()))
-    rng = np.random.default_rng(0)
-    factors = jax.tree.map(
-        lambda x: rng.normal(size=x.shape), both.init(jax.random.key(0), small_config)
-    )
-
-    def increment(method, factors, scale):
-        pairs = method.adaptation(factors, small_config, scale).site("v")
-        return sum(np.asarray(pair.increment()) for pair in pairs)
-
-    factors_of = {
-        name: {k.removeprefix(f"{name}/"): v for k, v in factors.items() if k.startswith(name)}
-        for name in parts
-    }
-    expected = increment(parts["fact_tt"], factors_of["fact_tt"], 1.5)
-    expected = expected + increment(parts["lora"], factors_of["lora"], 2.0)
-    np.testing.assert_allclose(increment(both, factors, 0.5), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,17 @@ import itertools
 import math
 import re
 
-import jax
 import pytest
 from ml_collections import ConfigDict
-from tried_methods import ALL, random_factors
 
 from configs import base, compare, fewshot, linear, quickstart, tt_rank16
-from fact_jax import UserError, get_variant
-from fact_jax.backbone.vit import init_base
+from fact_jax import UserError
 from fact_jax.cli.overrides import overridden
 from fact_jax.ranges import Each, OneOf, OrNone, Real, Whole, setting
 from fact_jax.sweep.plan import make_plan, schedule_warning
-from fact_jax.sweep.resolution import read_settings, resolve
+from fact_jax.sweep.resolution import resolve
 from fact_jax.sweep.settings import METHOD_SETTINGS, RUN_SETTINGS, SETTINGS, RunSettings
 from fact_jax.training.schedule import highest_share, learning_rate
-from fact_jax.tuning import NOAH
 
 NAN, INF = math.nan, math.inf
 
@@ -118,14 +114,6 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))
     assert list(same.as_stored.items()) == list(cell.as_stored.items())
     assert other.as_stored == {**cell.as_stored, "noise": 0.5}
-
-
-def test_a_cell_has_the_settings_of_the_sweep_where_its_method_has_none():
-    config = tt_rank16.get_config()
-    config.dropout_rate, config.fact_tt.epochs = 0.3, 50
-    sweep, cell = read_settings(config), make_plan(config)[0]
-    assert (sweep.run.dropout_rate, sweep.run.epochs, sweep.run.warmup_epochs) == (0.3, 100, 10)
-    assert cell.settings == dataclasses.replace(sweep.run, epochs=50, warmup_epochs=5)
 
 
 @pytest.mark.parametrize(
@@ -319,16 +307,6 @@ def test_what_acts_in_some_cells_is_said():
 def test_what_has_no_effect_is_said(changes, words):
     (note,) = overridden(config_of(changes), changes)
     assert words in note
-
-
-def test_methods_without_a_scale_say_so():
-    config = get_variant("vit_mini").replace(depth=2, width=16, num_heads=2, mlp_dim=32)
-    base = init_base(config, jax.random.key(0))
-    for method in (*ALL.values(), NOAH(depths=(1, 2))):
-        factors = random_factors(method, config, base)
-        once, twice = (method.adaptation(factors, config, scale) for scale in (1.0, 2.0))
-        acts = method.__dataclass_fields__["scale"].metadata.get("acts", True)
-        assert acts == any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), once, twice)))
 
 
 def test_a_list_of_candidates_hides_the_one_value():
