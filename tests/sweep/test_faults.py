@@ -1,12 +1,13 @@
-"""Cells that fail, memory that does not suffice, checkpoints that are damaged: what becomes of the
-others. The commands themselves are killed by benchmarks/robustness/faults.py."""
+"""Checkpoints that are damaged, what is told again when a run goes on, and full disks.
+
+The commands themselves are killed by benchmarks/robustness/faults.py.
+"""
 
 import errno
 import gc
 import json
 import random
 import shutil
-import threading
 import time
 from types import SimpleNamespace
 
@@ -17,67 +18,17 @@ import optax
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
-from report_results import result
 
 from configs import quickstart
-from fact_jax import UserError
 from fact_jax.cli.live import Scalars
-from fact_jax.sweep import group as group_module
-from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.evolution import search
-from fact_jax.sweep.faults import no_space, out_of_memory
+from fact_jax.sweep.faults import no_space
 from fact_jax.sweep.plan import make_plan
-from fact_jax.sweep.resolution import read_settings
-from fact_jax.sweep.runner import Runner
-from fact_jax.sweep.runs import Failure, Run, Trained
-from fact_jax.sweep.store import Store, Unwritable
+from fact_jax.sweep.runs import Run
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import PLAIN
 from fact_jax.training.run import UnreadableCheckpoint, train
-from fact_jax.training.trial import NonFiniteLoss, TrialState
-
-NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
-
-
-@pytest.mark.parametrize(("rank", "named"), [(16, False), (500, True)])
-def test_advice_for_want_of_memory_names_a_rank_beyond_the_vit_s_width(rank, named):
-    config = quickstart.get_config()
-    config.methods, config.fact_tt.rank = "fact_tt", rank
-    text = str(runner_module._advised(NO_MEMORY, make_plan(config)[0]))
-    words = "a smaller --config.fact_tt.rank (it is 500, and the ViT's width 128), --config.remat"
-    assert (words in text) == named
-
-
-class Fake:
-    """A stand-in for the trainer: no cell is trained, and some fail. `fails(seeds, size)` gives
-    the error of a training, or None."""
-
-    weights_sha256, padded_classes = "0" * 64, 397
-
-    def __init__(self, fails=lambda seeds, size: None, diverging=(), size=4):
-        self.fails, self.diverging, self.size, self.calls = fails, diverging, size, []
-
-    @property
-    def feed(self):
-        return self
-
-    def group_size(self, stages, cells):
-        return self.size
-
-    def data(self, task):
-        return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
-
-    def train(self, runs, size, directory):
-        seeds = [run.cell.seed for run in runs]
-        self.calls.append((seeds, size))
-        directory.mkdir(parents=True, exist_ok=True)
-        if error := self.fails(seeds, size):
-            raise error
-        bad = {seed: NonFiniteLoss("left the finite numbers") for seed in self.diverging}
-        return [
-            Trained(run, {}, [0.0], [float(run.cell.seed)], bad.get(run.cell.seed), 1, 1, {})
-            for run in runs
-        ]
+from fact_jax.training.trial import TrialState
 
 
 class Told:
@@ -91,286 +42,6 @@ class Told:
         pass
 
     epoch = waiting = start
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch):
-    """``sweep(trainer, seeds, only)``: ({seed: result}, {seed: error}, notes, work directory)."""
-
-    def store_result(store, trainer, trained, **_):
-        cell = trained.run.cell
-        out = result(cell.task, cell.method_name, cell.seed, factor_file_bytes=0)
-        out["settings"] = cell.stored_settings(trainer.weights_sha256)
-        store.write(store.factors_path(cell.name), b"")
-        store.write_json(store.result_path(out["cell"]), out)
-        return out
-
-    monkeypatch.setattr(group_module, "store_result", store_result)
-
-    def run(trainer, seeds=4, only=(), workdir=tmp_path / "work"):
-        config = quickstart.get_config()
-        config.update(tasks="digits", methods="fact_tt", seeds=tuple(range(seeds)))
-        config.fact_tt = ConfigDict({"rank": 4})
-        cells = make_plan(config)
-        told = Told()
-        store, command = Store(workdir, told.note), lambda name: f"run --cells={name}"
-        runner = Runner(read_settings(config), store, told, command, trainer)
-        seed_of = {cell.name: cell.seed for cell in cells}
-        before = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
-        outcomes = list(runner.run(cells, before, [cells[i].name for i in only]))
-        failed = [(seed_of[o.cell], o.error) for o in outcomes if isinstance(o, Failure)]
-        done = [seed_of[o["cell"]] for o in outcomes if not isinstance(o, Failure)]
-        assert len(failed) == len(dict(failed))  # each is told of once
-        assert len(done) == len(set(done))
-        return done, dict(failed), told.notes, workdir
-
-    return run
-
-
-def test_what_another_run_finished_meanwhile_is_not_trained(sweep, tmp_path):
-    """It is told of, from its result."""
-
-    class Beside(Fake):
-        """While it trains the first group, another run finishes the second."""
-
-        def train(self, runs, size, directory):
-            if len(self.calls) == 0:
-                self.calls.append("another run")
-                other = Fake(size=2)
-                sweep(other, only=(2, 3))
-                assert other.calls == [([2, 3], 2)]
-            return super().train(runs, size, directory)
-
-    trainer = Beside(size=2)
-    done, failed, *_ = sweep(trainer)
-    assert trainer.calls == ["another run", ([0, 1], 2)]
-    assert (done, failed) == ([0, 1, 2, 3], {})
-
-
-def test_runs_that_want_different_cells_of_a_group_train_it_one_after_the_other(sweep, monkeypatch):
-    """They would train the same stack in the same checkpoints."""
-    monkeypatch.setattr(runner_module, "POLL", 0.01)
-    inside, most, first = [], [], threading.Event()
-
-    class Slow(Fake):
-        def train(self, runs, size, directory):
-            inside.append(1)
-            most.append(len(inside))
-            first.set()
-            time.sleep(0.3)
-            inside.pop()
-            return super().train(runs, size, directory)
-
-    thread = threading.Thread(target=lambda: sweep(Slow(), only=(0,)))
-    thread.start()
-    first.wait()
-    done, *_ = sweep(Slow(), only=(1,))
-    thread.join()
-    assert 1 in done
-    assert most == [1] * len(most)
-
-
-def checkpoints(workdir):
-    return [p for p in (workdir / "checkpoints").glob("*/*") if "unreadable" not in p.name]
-
-
-def test_a_cell_that_raises_stops_no_other_and_leaves_a_record(sweep):
-    trainer = Fake(lambda seeds, size: ValueError("seed 2 is bad") if 2 in seeds else None)
-    done, failed, notes, workdir = sweep(trainer, 6)
-    assert done == [0, 1, 3, 4, 5]
-    assert list(failed) == [2]
-    assert "4 runs together, now each alone, after ValueError: seed 2 is bad." in notes
-    # The group, its cells one by one in stacks of the same size, the next group.
-    assert trainer.calls == [([0, 1, 2, 3], 4), *[([s], 4) for s in range(4)], ([4, 5], 4)]
-    (path,) = (workdir / "failures").iterdir()
-    record = json.loads(path.read_text())
-    assert record["cell"] == path.stem == "digits-fact_tt-seed2"
-    assert (record["error"], record["message"]) == ("ValueError", "seed 2 is bad")
-    assert "in train\n" in record["traceback"]
-    assert record["command"] == "run --cells=digits-fact_tt-seed2"
-    assert record["when"]
-    assert record["environment"]
-    # What made it fail has gone.
-    done, failed, _, _ = sweep(Fake(), 6)
-    assert (done, failed) == ([2], {})
-    assert not list((workdir / "failures").iterdir())
-
-
-def test_a_cell_is_not_blamed_for_what_another_of_its_group_does(sweep):
-    """Only one of them was asked for; the one at fault was not."""
-    trainer = Fake(lambda seeds, size: ValueError("seed 2 is bad") if 2 in seeds else None)
-    done, failed, _, _ = sweep(trainer, only=(1,))
-    assert (done, failed) == ([1], {})
-
-
-def test_a_cell_that_was_not_asked_for_does_not_fail(sweep):
-    done, failed, _, _ = sweep(Fake(diverging=(2,)), only=(1,))
-    assert (done, failed) == ([1], {})
-    done, failed, _, _ = sweep(Fake(diverging=(2,)))
-    assert (done, list(failed)) == ([0, 3], [2])
-
-
-def test_what_was_trained_along_is_kept_for_those_that_were_not_asked_for(sweep):
-    _, _, _, workdir = sweep(Fake(), only=(1,))
-    assert checkpoints(workdir)
-    sweep(Fake())
-    assert not checkpoints(workdir)
-
-
-def test_a_cell_that_diverges_keeps_its_checkpoints_and_has_no_traceback(sweep):
-    done, failed, _, workdir = sweep(Fake(diverging=(0,)))
-    assert (done, list(failed)) == ([1, 2, 3], [0])
-    assert checkpoints(workdir)
-    (path,) = (workdir / "failures").iterdir()
-    assert json.loads(path.read_text())["traceback"] == ""
-
-
-def test_memory_that_does_not_suffice_halves_the_stack_for_good(sweep):
-    trainer = Fake(lambda seeds, size: NO_MEMORY if size > 1 else None)
-    done, failed, notes, workdir = sweep(trainer, 6)
-    assert (sorted(done), failed) == (list(range(6)), {})
-    tried = [size for _, size in trainer.calls]
-    assert tried == [4, 2, *[1] * 6]  # the second group begins with what the first has learnt
-    assert [note for note in notes if "Out of memory with 4 runs together: going on with 2" in note]
-    assert not checkpoints(workdir)
-
-
-def test_what_waited_too_long_is_tried_again_together(sweep):
-    """Orbax waits by the time of day: a clock that is set ends its waiting."""
-    errors = [TimeoutError("timed out after 0.00 seconds")]
-    trainer = Fake(lambda seeds, size: errors.pop() if errors else None)
-    done, failed, notes, _ = sweep(trainer)
-    assert (done, failed) == ([0, 1, 2, 3], {})
-    assert trainer.calls == [([0, 1, 2, 3], 4)] * 2
-    assert "timed out after 0.00 seconds" in notes[0]
-
-
-def test_what_always_waits_too_long_fails(sweep):
-    trainer = Fake(lambda seeds, size: TimeoutError("still") if 1 in seeds else None)
-    done, failed, _, _ = sweep(trainer)
-    assert (done, list(failed)) == ([0, 2, 3], [1])
-    assert trainer.calls == [
-        *[([0, 1, 2, 3], 4)] * 2,
-        ([0], 4),
-        *[([1], 4)] * 2,
-        ([2], 4),
-        ([3], 4),
-    ]
-
-
-def test_one_cell_too_large_for_memory_fails_alone(sweep):
-    done, failed, _, _ = sweep(Fake(lambda seeds, size: NO_MEMORY if 0 in seeds else None))
-    assert (sorted(done), list(failed)) == ([1, 2, 3], [0])
-
-
-def test_one_that_fails_and_another_that_needs_memory_are_told_of_once(sweep):
-    trainer = Fake(lambda seeds, size: NO_MEMORY if size > 2 else None, diverging=(1,))
-    done, failed, _, _ = sweep(trainer)
-    assert (sorted(done), list(failed)) == ([0, 2, 3], [1])
-
-
-def test_a_failed_cell_does_not_keep_what_filled_the_memory(sweep):
-    import weakref
-
-    class Large:
-        pass
-
-    held = []
-
-    def fail(seeds, size):
-        large = Large()
-        held.append(weakref.ref(large))
-        try:
-            raise ValueError("with a large array in its frame")
-        except ValueError as error:
-            return error
-
-    _, failed, _, _ = sweep(Fake(fail), 1)
-    assert list(failed) == [0]  # and with it its traceback
-    assert [ref() for ref in held] == [None] * len(held)
-
-
-def test_a_full_disk_stops_the_sweep_and_fails_no_cell(sweep, tmp_path):
-    full = Fake(lambda seeds, size: OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(Unwritable, match="is full"):
-        sweep(full)
-    words = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: write: No space left on device")
-    with pytest.raises(Unwritable, match="is full"):
-        sweep(Fake(lambda seeds, size: words))
-    assert not list(tmp_path.glob("work/failures/*"))
-    assert sweep(Fake())[0] == [0, 1, 2, 3]
-
-
-def test_a_full_disk_elsewhere_is_not_the_work_directorys(sweep):
-    def cache(seeds, size):
-        error = UserError("Cannot write the decoded split to /cache: free the space")
-        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-        return error
-
-    with pytest.raises(UserError, match="^Cannot write the decoded split to /cache"):
-        sweep(Fake(cache))
-
-
-def test_data_that_may_not_be_read_fail_their_cell_only(sweep):
-    def forbidden(seeds, size):
-        return PermissionError(errno.EACCES, "Permission denied: /data/x") if 1 in seeds else None
-
-    done, failed, _, _ = sweep(Fake(forbidden))
-    assert (sorted(done), list(failed)) == ([0, 2, 3], [1])
-
-
-def test_a_claim_that_cannot_be_made_is_a_message(sweep, monkeypatch):
-    from fact_jax.sweep import claims
-
-    def refuse(*args):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(claims.os, "open", refuse)
-    with pytest.raises(UserError, match="cannot be written"):
-        sweep(Fake())
-
-
-def test_an_unreadable_checkpoint_is_set_aside_once_and_the_group_begins_again(sweep, tmp_path):
-    fails = []
-
-    class Unreadable(Fake):
-        def train(self, runs, size, directory):
-            if not fails:
-                directory.mkdir(parents=True, exist_ok=True)
-                fails.append(directory)
-                raise UnreadableCheckpoint(directory, ValueError("bad crc"))
-            return super().train(runs, size, directory)
-
-    done, failed, notes, _ = sweep(Unreadable())
-    assert (done, failed) == ([0, 1, 2, 3], {})
-    assert "cannot be read (bad crc)" in notes[0]
-    assert list(fails[0].parent.glob("*.unreadable-*"))
-
-
-def test_memory_that_does_not_suffice_to_load_a_checkpoint_is_no_damage(sweep):
-    class Tight(Fake):
-        def train(self, runs, size, directory):
-            if size > 2:
-                directory.mkdir(parents=True, exist_ok=True)
-                raise UnreadableCheckpoint(directory, NO_MEMORY) from NO_MEMORY
-            return super().train(runs, size, directory)
-
-    done, failed, notes, workdir = sweep(Tight())
-    assert (sorted(done), failed) == ([0, 1, 2, 3], {})
-    assert not any("cannot be read" in note for note in notes)
-
-
-def test_kinds_of_errors_are_found_down_the_chain():
-    outer = RuntimeError("outer")
-    outer.__cause__ = MemoryError()
-    assert out_of_memory(outer)
-    outer.__cause__ = OSError(errno.EDQUOT, "x")
-    assert no_space(outer)
-    assert not out_of_memory(outer)
-    assert not out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
-    loop = RuntimeError("its own cause")
-    loop.__cause__ = loop
-    assert not no_space(loop)
 
 
 class Stopped(Exception):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -123,42 +124,23 @@ def test_the_factor_file_is_the_subnets(whole, config):
     assert result["factor_file_bytes"] == path.stat().st_size
 
 
-def test_retraining_begins_anew_and_not_with_the_supernet(config, tmp_path):
-    """Another supernet changes nothing of the training where one architecture can be found."""
-    one = {
-        **SEARCH,
-        "widths": (1,),
-        "depths": (3,),
-        "population": 1,
-        "parents": 1,
-        "mutations": 0,
-        "crossovers": 0,
-        "generations": 1,
-    }
-    losses, fitness = [], []
-    for rate in (5e-3, 1.0):
-        config.noah = ConfigDict({**one, "supernet_learning_rate": rate})
-        (result,) = sweep(config, tmp_path / str(rate))
-        losses.append(result["losses"])
-        fitness.append(result["search"]["fitness"])
-    config.noah = ConfigDict(SEARCH)
-    assert losses[0] == losses[1]
-    assert fitness[0] != fitness[1]  # the supernets do differ
-
-
 def test_nothing_is_left_of_the_search_that_another_would_find(whole):
     workdir, *_ = whole
     assert not [p for p in (workdir / "checkpoints").rglob("*") if p.is_file()]
 
 
-def test_a_given_architecture_is_trained_without_a_search(config, tmp_path):
-    given = {"prompts": (1, 0, 2), "lora": (2, 1, 1), "adapters": (0, 1, 2)}
+def test_a_given_architecture_is_trained_as_after_a_search(whole, config, tmp_path):
+    """So retraining begins anew, and not with the supernet's factors."""
+    _, searched, *_ = whole
+    names = ("prompts", "lora", "adapters")
+    given = dict(zip(names, map(tuple, searched["search"]["best"]), strict=True))
     other = config.copy_and_resolve_references()
     other.methods = "noah_subnet"
     other.noah_subnet = ConfigDict({"per_task": {other.tasks: given}})
     (result,) = sweep(other, tmp_path)
     subnet = NOAHSubnet(**given)
     assert (result["search"], result["num_factors"]) == (None, subnet.count(VARIANTS["vit_tiny"]))
+    assert result["losses"] == searched["losses"]
     accuracy, task = predicted_accuracy(other, tmp_path, result)
     assert (task.method, accuracy) == (subnet, pytest.approx(result["accuracy"]))
     (again,) = sweep(other, tmp_path)  # found done
@@ -201,6 +183,19 @@ def stop_in(monkeypatch, stage, after):
     monkeypatch.setattr(local, "Bars", Stopping)
 
 
+def check_that_another_search_does_not_go_on(config, stopped, workdir):
+    """The state of a search belongs to its settings, as checkpoints do."""
+    shutil.copytree(stopped, workdir)
+    (state,) = (workdir / "checkpoints").rglob("search.json")
+    kept = json.loads(state.read_text())
+    kept["visited"] = [[[[2, 2, 2]] * 3, 1e6]]  # would be the best of any search that read it
+    state.write_text(json.dumps(kept))
+    other = config.copy_and_resolve_references()
+    other.noah.limit = 900
+    (result,) = sweep(other, workdir)
+    assert result["search"]["fitness"] <= 100
+
+
 @pytest.mark.parametrize(("stage", "after"), [("supernet", 1), ("search", 8), ("final", 2)])
 def test_stopped_anywhere_it_ends_as_if_never_stopped(
     whole, config, tmp_path, monkeypatch, stage, after
@@ -209,8 +204,8 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(
     with monkeypatch.context() as patch:
         stop_in(patch, stage, after)
         with pytest.raises(Stopped):
-            sweep(config, tmp_path)
-    states = list((tmp_path / "checkpoints").rglob("search.json"))
+            sweep(config, tmp_path / "work")
+    states = list((tmp_path / "work" / "checkpoints").rglob("search.json"))
     if stage == "supernet":
         assert not states
     else:
@@ -218,6 +213,8 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(
         done = json.loads(state.read_text())
         assert done["generation"] == (1 if stage == "search" else 3)
         assert done["history"] == expected["search"]["history"][: done["generation"]]
+    if stage == "search":
+        check_that_another_search_does_not_go_on(config, tmp_path / "work", tmp_path / "other")
     measured, fitness = [], trainer_module.Trainer.fitness
 
     def counted(self, trained):
@@ -225,32 +222,16 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(
         return lambda architecture: measured.append(architecture) or measure(architecture)
 
     monkeypatch.setattr(trainer_module.Trainer, "fitness", counted)
-    (result,) = sweep(config, tmp_path)
+    (result,) = sweep(config, tmp_path / "work")
     tried = expected["search"]["history"][-1]["tried"]
     assert len(measured) == {"supernet": tried, "search": tried - 6, "final": 0}[stage]
     for key in ("search", "accuracy", "losses", "num_factors", "settings"):
         assert result[key] == expected[key], key
     name = f"factors/{result['cell']}.safetensors"
-    mine, theirs = load_file(tmp_path / name), load_file(never / name)
+    mine, theirs = load_file(tmp_path / "work" / name), load_file(never / name)
     assert mine.keys() == theirs.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(mine[key], value)
-
-
-def test_another_search_does_not_go_on_with_this_one(config, whole, tmp_path, monkeypatch):
-    """Its state belongs to its settings, as checkpoints do."""
-    with monkeypatch.context() as patch:
-        stop_in(patch, "search", 8)
-        with pytest.raises(Stopped):
-            sweep(config, tmp_path)
-    (state,) = (tmp_path / "checkpoints").rglob("search.json")
-    kept = json.loads(state.read_text())
-    kept["visited"] = [[[[2, 2, 2]] * 3, 1e6]]  # would be the best of any search that read it
-    state.write_text(json.dumps(kept))
-    other = config.copy_and_resolve_references()
-    other.noah.limit = 900
-    (result,) = sweep(other, tmp_path)
-    assert result["search"]["fitness"] <= 100
 
 
 def test_the_command_prints_the_architecture(whole, config):

@@ -2,8 +2,6 @@
 
 import io
 import itertools
-import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from ml_collections import ConfigDict
 from report_results import rows_of
 from rich.console import Console
 
-from configs import base, quickstart, tt_paper, tt_rank16
+from configs import base, quickstart, tt_rank16
 from fact_jax import UserError, get_variant
 from fact_jax.data import VTAB
 from fact_jax.report.published import published
@@ -22,17 +20,14 @@ from fact_jax.report.tables import (
     vtab_means,
 )
 from fact_jax.sweep import feed as feed_module
-from fact_jax.sweep import group as group_module
-from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Runner
-from fact_jax.sweep.runs import Failure, Run, Trained
+from fact_jax.sweep.runs import Run
 from fact_jax.sweep.store import Store, absolute
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import NonFiniteLoss
 
 
 def test_the_base_config_is_the_protocol_of_the_facts():
@@ -70,30 +65,6 @@ def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
     names = [c.name for c in make_plan(config)]
     assert len(names) == len(set(names)) == 2 * 3 * 2
     assert len(make_plan(tt_rank16.get_config())) == 19
-
-
-def test_released_ranks_and_scales_are_planned():
-    cells = make_plan(tt_paper.get_config())
-    released = base.released("fact_tt")
-    assert {c.task: (c.method.rank, c.candidates[0].scale) for c in cells} == {
-        task: (s["rank"], s["scale"]) for task, s in released.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("method", "change", "words"),
-    [
-        ("linear", {"normalisation": "none"}, "has no setting"),
-        ("linear", {"batch_size": 16}, "has no setting"),
-        ("fact_tt", {"ranks": 3}, "has no setting"),
-        ("fact_tt", {"epochs": 0}, "epochs is 0"),
-    ],
-)
-def test_settings_that_would_not_act_are_refused(method, change, words):
-    config = quickstart.get_config()
-    config[method] = ConfigDict(change)
-    with pytest.raises(UserError, match=words):
-        make_plan(config)
 
 
 class Silent:
@@ -303,166 +274,6 @@ def test_a_table_of_several_seeds_gives_mean_and_error():
     expected = {"numbers": "61,440", "bytes": "2,048", "grid": "5"}
     assert {name: costs[name] for name in expected} == expected
     assert all(name in text for name in VTAB)
-
-
-def test_config_json_is_written_for_runs_that_pass_the_checks(tmp_path):
-    store = Store(tmp_path)
-    store.write_json(tmp_path / "a.json", {"x": (1, 2)})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2]}
-    assert not list(tmp_path.glob(".*"))
-
-
-class FakeTrainer:
-    """Trains nothing: scale 10 is the best; what `bad` names diverges."""
-
-    weights_sha256, padded_classes = "0" * 64, 397
-
-    def __init__(self, bad=()):
-        self.bad, self.calls, self.directories = bad, [], []
-
-    @property
-    def feed(self):
-        return self
-
-    def group_size(self, stages, method):
-        return 2
-
-    def data(self, task):
-        return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
-
-    def train(self, runs, size, directory):
-        self.calls.append(([(r.cell.seed, r.candidate.scale) for r in runs], directory.exists()))
-        self.directories.append(f"{directory.parent.name}/{directory.name}")
-        directory.mkdir(parents=True, exist_ok=True)
-        return [self.trained(run, run.candidate.scale) for run in runs]
-
-    def trained(self, run, scale):
-        error = NonFiniteLoss(f"bad {scale}") if (run.cell.seed, scale) in self.bad else None
-        return Trained(run, {}, [0.0], [scale if scale <= 10 else 0.0], error, 1000, 100, {})
-
-
-def sweep_with(trainer, workdir, results, scales=(1.0,), stop_after=None):
-    """(results of seeds 0, 1, 2 in groups of two, errors); stopped after storing so many."""
-    config = quickstart.get_config()
-    config.update(tasks="digits", methods="fact_tt", seeds=(0, 1, 2))
-    config.fact_tt = ConfigDict({"rank": 4, "scales": scales})
-    cells = make_plan(config)
-    store, sweep = Store(workdir), read_settings(config)
-    runner = Runner(sweep, store, Silent(), lambda name: f"run {name}", trainer)
-    results = {c.name: r for c, r in zip(cells, results, strict=True) if r is not None}
-    failures = []
-    for count, outcome in enumerate(runner.run(cells, results), 1):
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
-            continue
-        assert outcome["cell"] not in results  # what is stored stays
-        results[outcome["cell"]] = outcome["out"]
-        if count == stop_after:
-            break
-    return [results.get(cell.name) for cell in cells], failures
-
-
-@pytest.fixture(autouse=True)
-def _stored_in_short(monkeypatch, request):
-    """Cells that a FakeTrainer trained have no factors to store."""
-    if "spied" in request.fixturenames:
-        return
-
-    def store_result(store, trainer, trained, selection, **_):
-        cell = trained.run.cell
-        settings = cell.stored_settings(trainer.weights_sha256)
-        out = {"cell": cell.name, "out": (trained.run.candidate.scale, selection)}
-        store.write_json(store.result_path(cell.name), {**out, "settings": settings})
-        return out
-
-    monkeypatch.setattr(group_module, "store_result", store_result)
-
-
-def left_behind(workdir):
-    return len(list((workdir / "checkpoints").glob("*/*")))
-
-
-def test_groups_train_together_and_leave_no_checkpoints(tmp_path):
-    trainer = FakeTrainer()
-    results, failures = sweep_with(trainer, tmp_path, [None] * 3)
-    assert [seeds for seeds, _ in trainer.calls] == [[(0, 1.0), (1, 1.0)], [(2, 1.0)]]
-    assert results == [(1.0, {})] * 3
-    assert not failures
-    assert left_behind(tmp_path) == 0
-
-
-def test_programs_may_be_forgotten_between_groups(tmp_path, monkeypatch):
-    called_after = []
-    trainer = FakeTrainer()
-    monkeypatch.setattr(
-        runner_module, "free_programs", lambda: called_after.append(len(trainer.calls))
-    )
-    sweep_with(trainer, tmp_path, [None] * 3)
-    assert called_after == [1, 2]
-
-
-def test_a_group_that_was_stopped_while_it_was_stored_is_found_again(tmp_path):
-    results, _ = sweep_with(FakeTrainer(), tmp_path, [None] * 3, stop_after=1)
-    assert results == [(1.0, {}), None, None]
-    trainer = FakeTrainer()
-    results, _ = sweep_with(trainer, tmp_path, results)
-    assert trainer.calls == [([(0, 1.0), (1, 1.0)], True), ([(2, 1.0)], False)]
-    assert None not in results
-    assert left_behind(tmp_path) == 0
-
-
-def test_a_finished_group_is_not_trained_again(tmp_path):
-    trainer = FakeTrainer()
-    results, _ = sweep_with(trainer, tmp_path, ["stored", "stored", None])
-    assert trainer.calls == [([(2, 1.0)], False)]
-    assert results == ["stored", "stored", (1.0, {})]
-
-
-def test_all_candidates_of_a_group_then_its_final_trainings(tmp_path):
-    trainer = FakeTrainer(bad=[(1, 10.0)])
-    results, failures = sweep_with(trainer, tmp_path, [None] * 3, scales=(1.0, 10.0, 100.0))
-    assert [runs for runs, _ in trainer.calls] == [
-        [(0, 1.0), (0, 10.0)],
-        [(0, 100.0), (1, 1.0)],
-        [(1, 10.0), (1, 100.0)],
-        [(0, 10.0), (1, 1.0)],  # the candidate that diverged is not chosen
-        [(2, 1.0), (2, 10.0)],
-        [(2, 100.0)],
-        [(2, 10.0)],
-    ]
-    assert results[0] == (10.0, {"scale=1": 1.0, "scale=10": 10.0, "scale=100": 0.0})
-    assert results[1] == (1.0, {"scale=1": 1.0, "scale=10": None, "scale=100": 0.0})
-    assert not failures
-
-
-def test_checkpoints_lie_where_they_did(tmp_path):
-    """A sweep that 8fa6322 began finds them."""
-    trainer = FakeTrainer()
-    sweep_with(trainer, tmp_path, [None] * 3, scales=(1.0, 10.0))
-    assert trainer.directories == [
-        "digits-fact_tt-seed0-and-1-more/selection-48e5d3ff0a20",
-        "digits-fact_tt-seed1-and-1-more/selection-d50eac0179a0",
-        "digits-fact_tt-seed0-and-1-more/final-d30f59f1ee68",
-        "digits-fact_tt-seed2-and-1-more/selection-f71af1a57354",
-        "digits-fact_tt-seed2/final-0bfcdd906bc9",
-    ]
-
-
-def test_a_cell_that_fails_stops_no_other_and_is_found_again(tmp_path):
-    trainer = FakeTrainer(bad=[(0, 1.0)])
-    results, failures = sweep_with(trainer, tmp_path, [None] * 3)
-    assert results == [None, (1.0, {}), (1.0, {})]
-    assert [str(failure.error) for failure in failures] == ["bad 1.0"]
-    record = json.loads((tmp_path / "failures" / f"{failures[0].cell}.json").read_text())
-    assert record["message"] == "bad 1.0"
-    assert record["command"] == f"run {failures[0].cell}"
-    trainer.calls.clear()
-    sweep_with(trainer, tmp_path, results)
-    assert trainer.calls == [([(0, 1.0), (1, 1.0)], True)]
-    everywhere = FakeTrainer(bad=[(0, s) for s in (1.0, 2.0)])
-    results, failures = sweep_with(everywhere, tmp_path / "b", [None] * 3, scales=(1.0, 2.0))
-    assert results[0] is None
-    assert len(failures) == 1
 
 
 def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
