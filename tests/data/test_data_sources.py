@@ -18,9 +18,16 @@ from etils import epath
 from PIL import Image
 
 from fact_jax.data import VTAB, DataSettings, open_task
-from fact_jax.data.tasks import make_sizes, make_splits
+from fact_jax.data.tasks import make_splits
 
 SPLITS = ("train800", "val200", "test")
+
+
+def little(name, test, size, val="train[80:100]"):
+    """A task of 80, 20 and `size` examples; test_data_tasks.py has the published splits."""
+    sizes = {"train800": 80, "val200": 20, "train800val200": 100, "test": size}
+    splits = make_splits(val, test, train="train[:80]")
+    return dataclasses.replace(VTAB[name], splits=splits, sizes=sizes)
 
 
 def prepare_from(files, task, data_dir, image_size):
@@ -73,7 +80,7 @@ def tiled(image):
 def test_dsprites_hdf5(tmp_path):
     h5py = pytest.importorskip("h5py")
     rng = np.random.default_rng(0)
-    count = 1100  # of 737,280: the builder takes what the file holds
+    count = 130  # of 737,280: the builder takes what the file holds
     images = rng.integers(0, 2, (count, 64, 64), dtype=np.uint8)
     classes = np.stack([rng.integers(0, n, count) for n in (1, 3, 6, 40, 32, 32)], axis=1)
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
@@ -81,10 +88,8 @@ def test_dsprites_hdf5(tmp_path):
         file["latents/classes"] = classes.astype(np.int64)
         file["latents/values"] = classes.astype(np.float64)
     files = {"dsprites_ndarray_co1sh3sc6or40x32y32_64x64.hdf5": tmp_path / "source.hdf5"}
-    small = {"splits": make_splits("train[800:1000]", "train[1000:]"), "sizes": make_sizes(100)}
     for name, latent, width in (("dsprites_loc", 4, 2.0), ("dsprites_ori", 3, 2.5)):
-        task = dataclasses.replace(VTAB[name], **small)
-        data = prepare_from(files, task, tmp_path / "data", 64)
+        data = prepare_from(files, little(name, "train[100:]", 30), tmp_path / "data", 64)
         check(
             data,
             {
@@ -108,8 +113,8 @@ def test_smallnorb_binary_matrices(tmp_path):
     rng = np.random.default_rng(1)
     files, azimuths, elevations = {}, {}, {}
     for prefix, count in (
-        ("smallnorb-5x46789x9x18x6x2x96x96-training", 800),
-        ("smallnorb-5x01235x9x18x6x2x96x96-testing", 600),
+        ("smallnorb-5x46789x9x18x6x2x96x96-training", 80),
+        ("smallnorb-5x01235x9x18x6x2x96x96-testing", 60),
     ):
         pairs = rng.integers(0, 256, (count, 2, 96, 96), dtype=np.uint8)
         info = np.stack([rng.integers(0, n, count) for n in (10, 9, 18, 6)], axis=1)
@@ -123,7 +128,7 @@ def test_smallnorb_binary_matrices(tmp_path):
             path.write_bytes(gzip.compress(norb_matrix(array), 1))
             files[path.name] = path
     for name, truth in (("smallnorb_azi", azimuths), ("smallnorb_ele", elevations)):
-        task = dataclasses.replace(VTAB[name], sizes=make_sizes(300))  # split strings as published
+        task = little(name, "test[50%:]", 30, val="test[:20]")
         data = prepare_from(files, task, tmp_path / "data", 96)
         check(data, truth)
     check_order(data, "val200")
@@ -133,7 +138,7 @@ def test_svhn_cropped_mat(tmp_path):
     savemat = pytest.importorskip("scipy.io").savemat
     rng = np.random.default_rng(2)
     files, truth = {}, {}
-    for split, count in (("train", 1000), ("test", 50), ("extra", 3)):
+    for split, count in (("train", 100), ("test", 50), ("extra", 3)):
         images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
         digits = rng.integers(1, 11, (count, 1), dtype=np.uint8)  # 10 stands for digit 0
         path = tmp_path / f"{split}_32x32.mat"
@@ -141,9 +146,7 @@ def test_svhn_cropped_mat(tmp_path):
         files[path.name] = path
         for index in range(count):
             truth[images[..., index].tobytes()] = int(digits[index, 0]) % 10
-    splits = make_splits("train[800:1000]")
-    task = dataclasses.replace(VTAB["svhn"], splits=splits, sizes=make_sizes(50))
-    data = prepare_from(files, task, tmp_path / "data", 32)
+    data = prepare_from(files, little("svhn", "test", 50), tmp_path / "data", 32)
     check(data, truth)
     check_order(data)
     assert data.provenance["used_version"] == "3.1.0"
@@ -163,7 +166,7 @@ def test_cifar100_binary(tmp_path):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
 
-        for name, count in (("train.bin", 1000), ("test.bin", 60)):
+        for name, count in (("train.bin", 100), ("test.bin", 60)):
             rows = rng.integers(0, 256, (count, 2 + 3072), dtype=np.uint8)
             rows[:, 0], rows[:, 1] = rng.integers(0, 20, count), rng.integers(0, 100, count)
             add(name, rows.tobytes())  # coarse label, fine label, red, green, blue plane
@@ -172,10 +175,8 @@ def test_cifar100_binary(tmp_path):
                 truth[planes.transpose(1, 2, 0).tobytes()] = int(row[1])
         add("fine_label_names.txt", "\n".join(f"f{i}" for i in range(100)).encode())
         add("coarse_label_names.txt", "\n".join(f"c{i}" for i in range(20)).encode())
-    splits = make_splits("train[800:1000]")
-    task = dataclasses.replace(VTAB["cifar"], splits=splits, sizes=make_sizes(60))
     files = {"cifar-100-binary.tar.gz": tmp_path / "cifar-100-binary.tar.gz"}
-    data = prepare_from(files, task, tmp_path / "data", 32)
+    data = prepare_from(files, little("cifar", "test", 60), tmp_path / "data", 32)
     check(data, truth)
     check_order(data)
 
@@ -190,7 +191,7 @@ def test_clevr_scenes(tmp_path):
     count_truth, distance_truth = {}, {}
     path = tmp_path / "CLEVR_v1.0.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for split, count in (("train", 1000), ("val", 40), ("test", 2)):
+        for split, count in (("train", 100), ("val", 40), ("test", 2)):
             scenes, questions = [], []
             for index in range(count):
                 name = f"CLEVR_{split}_{index:06d}.png"
@@ -214,9 +215,8 @@ def test_clevr_scenes(tmp_path):
                 archive.writestr(
                     f"{root}/scenes/CLEVR_{split}_scenes.json", json.dumps({"scenes": scenes})
                 )
-    small = {"splits": make_splits("train[800:1000]", "validation"), "sizes": make_sizes(40)}
     for name, truth in (("clevr_count", count_truth), ("clevr_dist", distance_truth)):
-        task = dataclasses.replace(VTAB[name], **small)
+        task = little(name, "validation", 40)
         data = prepare_from({path.name: path}, task, tmp_path / "data", 12)
         check(data, truth)
     check_order(data)
@@ -229,7 +229,7 @@ def kitti_line(kind, z):
 def test_kitti_annotations(tmp_path):
     pytest.importorskip("cv2", reason="TFDS's KITTI builder decodes with opencv-python-headless")
     rng = np.random.default_rng(5)
-    videos, per_video = 30, 70  # 24 videos train, 3 validation, 3 test
+    videos, per_video = 30, 7  # 24 videos train, 3 validation, 3 test
     count = videos * per_video
     order = rng.permutation(count) + 1
     frames = [f"2011_09_26 drive_{i // per_video:04d} {i % per_video:010d}" for i in range(count)]
@@ -258,7 +258,7 @@ def test_kitti_annotations(tmp_path):
             label_archive.writestr(f"training/label_2/{index:06d}.txt", lines + "\n")
             near = [z for kind, z in objects if kind in ("Car", "Van", "Truck")]
             truth[pixels.tobytes()] = sum(min(near) > e for e in (8, 20)) if near else 3
-    task = dataclasses.replace(VTAB["kitti"], sizes=make_sizes(3 * per_video))
+    task = little("kitti", "test", 3 * per_video, val="validation[:20]")
     data = prepare_from(paths, task, tmp_path / "data", 10)
     check(data, truth)
     assert data.provenance["requested_version"] == "3.1.0"

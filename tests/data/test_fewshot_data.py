@@ -223,8 +223,8 @@ def test_offline_lists_come_from_train800_with_the_same_val_and_test(tmp_path):
         assert pairs(train) <= pairs(whole.load("train800"))
         assert pairs(data.load("train-seed1")) != pairs(train)
         for split, same in (("val", "val200"), ("test", "test")):
-            np.testing.assert_array_equal(data.load(split).images, whole.load(same).images)
-            np.testing.assert_array_equal(data.load(split).labels, whole.load(same).labels)
+            for ours, theirs in zip(data.load(split, 50), whole.load(same, 50), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_views_are_the_augmented_images_of_the_list(settings):
@@ -283,15 +283,6 @@ def test_cache_is_shared_where_the_images_are_the_same(settings, tmp_path):
         cropped = open_task(FOOD, dataclasses.replace(cached, resize="crop"))
         with pytest.raises(AssertionError):
             cropped.load("test")
-
-
-def test_draws_of_another_numpy_are_cached_apart(settings, tmp_path, monkeypatch):
-    cached = dataclasses.replace(settings, cache_dir=str(tmp_path))
-    for version, entries in (("2.4.6", 3), ("2.4.6", 3), ("9.0.0", 5)):
-        monkeypatch.setattr(np, "__version__", version)
-        for split in ("train-seed0", "val", "test"):  # the last is not drawn
-            open_task(FOOD, cached).load(split)
-        assert len(list(tmp_path.iterdir())) == entries
 
 
 def test_resize_is_one_of_two(settings):

@@ -261,15 +261,6 @@ def test_draws_of_another_numpy_are_cached_apart(coop, tmp_path, monkeypatch):
         assert len(list((tmp_path / "cache").iterdir())) == entries
 
 
-def test_coops_draws_are_cached_apart(coop, tmp_path):
-    cache = str(tmp_path / "cache")
-    tasks = [(PETS, seed) for seed in (0, 1)] + [(small("oxford_pets_4shot"), 0)]
-    plain = [read(opened(coop, task), f"train-seed{seed}") for task, seed in tasks]
-    for _ in range(2):
-        for (task, seed), expected in zip(tasks, plain, strict=True):
-            assert read(opened(coop, task, cache_dir=cache), f"train-seed{seed}") == expected
-
-
 def test_views_come_from_the_files_which_are_read_once(noah):
     data = opened(noah)
     first = data.views("train-seed1", 0)

@@ -189,11 +189,6 @@ def test_cmyk_jpeg_is_converted_by_pils_simple_formula():
     np.testing.assert_array_equal(pipeline.decode(data, 40), expected)
 
 
-def test_native_size_is_bit_equal():
-    image = picture(64, 64)
-    np.testing.assert_array_equal(pipeline.decode(encoded(image), 64), image)
-
-
 def test_binary_pixels_are_shown_black_and_white():
     image = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8)
     decoded = pipeline.decode(encoded(image), 64, binary=True)
