@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save
-from test_weight_files import timm
+from weight_layouts import timm
 
 from fact_jax import get_variant
 from fact_jax.backbone.vit import init_base
@@ -24,10 +24,11 @@ LOAD = """
 import sys
 from fact_jax import UserError, load_vit
 from fact_jax.files.weights import checksum
-try:
-    print(checksum(load_vit("vit_ti16", sys.argv[1])[1]))
-except UserError as error:
-    print("error:", error)
+for name in sys.argv[1:]:
+    try:
+        print(checksum(load_vit("vit_ti16", name)[1]))
+    except UserError as error:
+        print("error:", error)
 """
 
 
@@ -78,11 +79,12 @@ def base():
     return init_base(get_variant("vit_ti16"), jax.random.key(0))
 
 
-def load(name, env):
-    command = [sys.executable, "-c", LOAD, name]
+def load(env, *names):
+    """The checksum of each repository's weights, or the error, from a process of its own."""
+    command = [sys.executable, "-c", LOAD, *names]
     run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
+    return run.stdout.splitlines()
 
 
 @pytest.fixture
@@ -117,23 +119,23 @@ def hub(base, tmp_path):
     server.server_close()
 
 
-@pytest.mark.parametrize("name", ["shards", "pytorch"])
-def test_shards_and_pytorch_files(base, hub, name):
-    assert load(f"hf:owner/{name}", hub[1]) == checksum(base)
-    assert sorted(Hub.served) == sorted(Hub.repositories[f"owner/{name}"])
+def test_shards_and_pytorch_files(base, hub):
+    names = ("owner/shards", "owner/pytorch")
+    assert load(hub[1], *(f"hf:{name}" for name in names)) == [checksum(base)] * 2
+    assert sorted(Hub.served) == sorted(n for name in names for n in Hub.repositories[name])
 
 
 def test_a_repository_is_fetched_once_and_used_without_a_network(base, hub):
     server, env = hub
-    assert load("hf:owner/vit", env) == checksum(base)
-    assert load("hf:owner/vit@main", env) == checksum(base)
+    *sums, none = load(env, "hf:owner/vit", "hf:owner/vit@main", "hf:owner/none")
+    assert sums == [checksum(base)] * 2
     assert sorted(Hub.served) == ["config.json", "model.safetensors"]
-    assert "RepositoryNotFound" in load("hf:owner/none", env)
+    assert "RepositoryNotFound" in none
     server.shutdown()
     server.server_close()
-    assert load("hf:owner/vit", env) == checksum(base)
-    answer = load("hf:owner/none", env)
-    assert answer.startswith("error:")
-    assert "hf:owner/none" in answer
-    assert "give the folder's path" in answer
-    assert "expected hf:owner/name" in load("hf:a/b/c", env)
+    known, none, wrong = load(env, "hf:owner/vit", "hf:owner/none", "hf:a/b/c")
+    assert known == checksum(base)
+    assert none.startswith("error:")
+    assert "hf:owner/none" in none
+    assert "give the folder's path" in none
+    assert "expected hf:owner/name" in wrong

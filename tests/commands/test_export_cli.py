@@ -1,0 +1,113 @@
+"""`python -m experiments.export` as a user runs it, on the bundled ViT."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from run_command import run_command
+from written_factors import assert_same, written
+
+import fact_jax
+from fact_jax import FacTTK, FacTTT, get_variant, load_factors, load_vit
+from fact_jax.files.factors import check_fits
+from fact_jax.files.torch_zip import TorchZip
+from fact_jax.files.weights import checksum, write_npz
+
+
+def export(*arguments):
+    return run_command("experiments.export", *arguments)
+
+
+def test_export_to_the_pytorch_code_and_back(tmp_path):
+    config, (_, base) = get_variant("vit_mini"), load_vit("vit_mini")
+    tree = written(
+        tmp_path / "f.safetensors",
+        FacTTK(4, 0.5),
+        config,
+        variant="vit_mini",
+        weights_sha256=checksum(base),
+        normalisation="imagenet",
+    )
+    out = export("--factors", tmp_path / "f.safetensors", "--out", tmp_path / "f.pt")
+    assert out.returncode == 0, out.stderr
+    assert "scale 0.5" in out.stderr
+    assert "rank 4" in out.stderr
+    assert "FacTc" in TorchZip(tmp_path / "f.pt").shapes
+    from fact_jax.files.download import BUNDLED
+
+    back = tmp_path / "back.safetensors"
+    out = export(
+        *("--factors", tmp_path / "f.pt", "--scale", 0.5, "--method", "tk", "--out", back),
+        *("--variant", "vit_mini", "--weights", BUNDLED["vit_mini"]),
+    )
+    assert out.returncode == 0, out.stderr
+    task = load_factors(back)
+    assert task.method == FacTTK(4, 0.5)
+    assert_same(task, tree)
+    check_fits(task, config, checksum(base))
+    assert (task.metadata["image_size"], task.metadata["normalisation"]) == (32, "imagenet")
+    out = export("--factors", back, "--out", tmp_path / "again.safetensors")
+    assert out.returncode == 2
+    assert "is a factor file of fact-jax already" in out.stderr
+
+
+def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
+    model, base = load_vit("vit_mini")
+    tree = written(tmp_path / "f.safetensors", FacTTT(4, 0.1), model.config, variant="vit_mini")
+    merged = tmp_path / "merged.npz"
+    out = export("--factors", tmp_path / "f.safetensors", "--out", merged)
+    assert out.returncode == 0, out.stderr
+    with np.load(merged) as arrays:
+        np.testing.assert_array_equal(arrays["head/kernel"], tree["head"]["kernel"])
+        np.testing.assert_array_equal(arrays["head/bias"], tree["head"]["bias"])
+    again, weights = load_vit("vit_mini", merged)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    adaptation = FacTTT(4, 0.1).adaptation(tree["factors"], model.config)
+    expected = fact_jax.features(model, base, images, adaptation)
+    np.testing.assert_allclose(fact_jax.features(again, weights, images), expected, atol=1e-4)
+    assert np.abs(expected - fact_jax.features(model, base, images)).max() > 0.1
+    out = export("--variant", "vit_mini", "--out", tmp_path / "weights.npz")
+    assert out.returncode == 0, out.stderr
+    assert checksum(load_vit("vit_mini", tmp_path / "weights.npz")[1]) == checksum(base)
+
+
+def test_increments_are_not_merged_into_other_weights_unless_it_is_wanted(tmp_path):
+    model, base = load_vit("vit_mini")
+    written(
+        tmp_path / "f.safetensors",
+        FacTTT(4, 0.1),
+        model.config,
+        variant="vit_mini",
+        weights_sha256=checksum(base),
+    )
+    write_npz(tmp_path / "o.npz", model.config, jax.tree.map(lambda x: x * 1.001, base))
+    merged = tmp_path / "new" / "merged.npz"
+    arguments = [
+        *("--factors", tmp_path / "f.safetensors", "--weights", tmp_path / "o.npz"),
+        *("--out", merged),
+    ]
+    out = export(*arguments)
+    assert out.returncode == 2
+    assert "trained on other weights" in out.stderr
+    assert not merged.exists()
+    out = export(*arguments, "--any_weights")
+    assert out.returncode == 0, out.stderr
+    assert merged.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--factors", "none.pt", "--out", "README.md/x.pt"], "README.md/x.pt cannot be written"),
+        (["--out", "~/none.onnx"], str(Path("~/none.onnx").expanduser())),
+        (["--out", "x.onnx"], "must end in .pt"),
+        (["--out", "x.pt"], "Without --factors"),
+        (["--out", "x.npz"], "--variant"),
+    ],
+)
+def test_export_mistakes_are_answered_in_a_paragraph(arguments, words):
+    out = export(*arguments)
+    assert out.returncode == 2
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
