@@ -3,7 +3,6 @@
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 from places import ROOT
+from run_command import run_command
 
 from fact_jax import UserError, command_line, extras
 from fact_jax.cli import arguments, configs, main, report
@@ -185,12 +185,7 @@ def test_command_lines_in_messages_are_those_of_the_user_s_start(monkeypatch):
 
 
 def test_help_lists_the_command_s_own_flags_and_the_configs():
-    out = subprocess.run(
-        [sys.executable, "-m", "experiments.vtab", "--config.epochs=x", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    out = run_command("experiments.vtab", "--config.epochs=x", "--help")
     assert out.returncode == 0, out.stderr
     for word in (
         "python -m experiments.vtab --config quickstart",

@@ -151,9 +151,10 @@ def swept(config, workdir):
     return console.export_text()
 
 
-def test_all_five_sets_without_augmentation(tmp_path, tiny):
-    out = swept(small("fact_tt,plain", tiny, **MOCK_DATA), tmp_path)
-    check_sets(SETS, out, tmp_path, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
+def test_two_sets_without_augmentation(tmp_path, tiny):
+    names = ("food101", "oxford_pets")
+    out = swept(small("fact_tt,plain", tiny, tasks=",".join(names), **MOCK_DATA), tmp_path)
+    check_sets(names, out, tmp_path, False, 16, 24, 2 * 24 * 16 + 12 * 3 * 16**2)
 
 
 def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
@@ -181,7 +182,7 @@ def test_noah_trains_on_a_list_and_searches_on_val(tmp_path, tiny):
     assert (result["num_train"], result["num_test"]) == (16, 24)
 
 
-METHODS = "fact_tt,vpt_deep+adapter"
+METHODS = "linear,fact_tt"
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ class Stopping(local.Bars):
 
     def epoch(self, done, losses, accuracies):
         super().epoch(done, losses, accuracies)
-        if (self.method, done) == ("vpt_deep+adapter", 2):
+        if (self.method, done) == ("fact_tt", 2):
             raise Stopped
 
 
@@ -333,30 +334,6 @@ def test_without_shots_the_tasks_name_theirs():
     config = fewshot_tt.get_config()
     config.update({"tasks": "digits_4shot", "shots": (), "seeds": (0,)})
     assert [cell.task for cell in make_plan(config)] == ["digits_4shot"]
-
-
-def test_all_methods_with_one_word():
-    cells = make_plan(fewshot.get_config("all,plain"))
-    assert {cell.method_name for cell in cells} == set(compare.SMALL)
-    assert len(cells) == 16 * 5 * 5 * 3
-    assert not any(cell.settings.augment for cell in cells)
-    for cell in cells:
-        (candidate,) = cell.candidates
-        rate = {"full": 5e-4, "repadapter": 1e-3}.get(cell.method_name, 5e-3)
-        assert candidate.learning_rate == rate
-        assert cell.settings.decay_vectors == (cell.method_name == "repadapter")
-
-
-def test_quickstart_is_compares_settings_with_nothing_to_choose():
-    cells = make_plan(fewshot.get_config("quickstart"))
-    assert len(cells) == 16 * 3 * 5 * 3
-    theirs = {cell.method_name: cell for cell in make_plan(compare.get_config())}
-    for cell in cells:
-        (middle,), three = cell.candidates, theirs[cell.method_name].candidates
-        assert middle == three[1]
-        assert cell.settings.epochs == theirs[cell.method_name].settings.epochs
-        if cell.method_name != "noah":
-            assert cell.method == theirs[cell.method_name].method
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
