@@ -307,12 +307,12 @@ def test_the_data_command_says_what_a_folder_holds(flat):
     assert "bee/3.png: it is no image of a known format" in words
 
 
-def sweep_config(root, tiny=(), **changes):
+def sweep_config(root, tiny=None, **changes):
     config = quickstart.get_config()
     config.update(
         tasks="folder_pets", methods="linear,fact_tt", data_dir=str(root), epochs=2, warmup_epochs=0
     )
-    config.update(tiny, **changes)
+    config.update(tiny or {}, **changes)
     config.linear.update(epochs=30, learning_rate=0.1)
     config.fact_tt.learning_rates = (1e-2, 1e-3)  # chosen on 'val'
     return config
