@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.accuracy import cells
 from benchmarks.common import option_parser, write_json
 from configs import quickstart
 from fact_jax.cli.local import run_sweep
@@ -66,22 +67,22 @@ def print_table(rows: list[dict[str, Any]], console: Console) -> None:
         table.add_column(name, justify="right")
     for row in rows:
         error = "" if row["error"] is None else f" ± {row['error']:.2f}"
-        cells = [row["task"], row["method"], f"{row['mean']:.2f}{error}"]
+        texts = [row["task"], row["method"], f"{row['mean']:.2f}{error}"]
         if "difference" in row:
-            cells.append(f"{row['difference']:+.2f}")
+            texts.append(f"{row['difference']:+.2f}")
             for key in ("ratio_seeds", "ratio_seeds_and_sampling"):
-                cells.append("-" if row[key] is None else f"{row[key]:.1f}")
-        table.add_row(*cells)
+                texts.append("-" if row[key] is None else f"{row[key]:.1f}")
+        table.add_row(*texts)
     console.print(table)
 
 
 def main() -> None:
-    parser = option_parser(__doc__, out=Path("benchmarks/results/quickstart.json"))
+    parser = option_parser(__doc__, seeds="0,1,2", out=Path("benchmarks/results/quickstart.json"))
     parser.add_argument("--workdir", default="runs/quickstart_seeds")
-    parser.add_argument("--seeds", default="0,1,2")
+    cells.add_changes(parser, "seeds", "tasks", "epochs")
     args = parser.parse_args()
     config = quickstart.get_config()
-    config.seeds = tuple(int(seed) for seed in args.seeds.split(","))
+    cells.change(config, args, "seeds", "tasks", "epochs")
     console = Console()
     results = run_sweep(config, args.workdir, console)
     rows = compare(results)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 from rich.table import Table
 
@@ -80,7 +81,8 @@ def measure(a: argparse.Namespace, device: jax.Device, case: Case) -> Numbers:
         trial = jax.tree.map(lambda x: x[0], arguments[1].trainable)
         numbers["logits"] = fetch(logits(base, trial, data.images[0]))
     states, losses = epoch(*arguments)
-    gradients = jax.tree.leaves(states.moments.mu["factors"])
+    first_moments = optax.tree_utils.tree_get(states.moments, "mu")
+    gradients = jax.tree.leaves(first_moments["factors"])
     flat = np.concatenate([np.ravel(x) for x in fetch(gradients)])
     return {**numbers, "loss": fetch(losses).ravel(), "gradients": flat}
 
