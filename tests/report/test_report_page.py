@@ -186,11 +186,11 @@ def test_confusions_and_worst_classes(synthetic):
     for true, predicted, n in (x for r in of for x in r["confusion"] if x[0] != x[1]):
         counts[true, predicted] = counts.get((true, predicted), 0) + n
     tables = [t for t in page.tables if t[0][0] == "true class"]
-    assert len(tables) == 7  # tasks of more than 20 classes
+    assert len(tables) == 1  # of more than 20 classes
     rows = next(t for t in tables if t[1][2] == str(max(counts.values())))
     assert all(n.isdigit() for _, _, n, _ in rows[1:])
     worst = [t for t in page.tables if t[0][:2] == ["class", "mean"]]
-    assert len(worst) == 19
+    assert len(worst) == 3
     means = [float(row[1]) for row in worst[0][1:]]
     assert means == sorted(means)
 
