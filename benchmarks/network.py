@@ -11,7 +11,8 @@ from benchmarks.common import CLASSES
 from fact_jax import ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.mesh import make_mesh, put, replicated, stack
-from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, train_set
 from fact_jax.tuning.method import Method
 
 
@@ -51,20 +52,22 @@ def training(
       base: frozen weights, or their shapes; by default random ones.
 
     Returns:
-      The jitted program, and [base, states, data, hypers, seeds, number of the epoch, steps]. It
+      The jitted program, and [base, states, trials, number of the epoch, steps]. It
       gives (states, losses), and is given the states' memory.
     """
     mesh = mesh or make_mesh(batch, jax.devices()[:1], trials)
     images = np.tile(random_images(batch, model.config.image_size), (steps, 1, 1, 1))
     labels = np.tile(np.arange(batch, dtype=np.int32) % CLASSES, steps)
     hyper = jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))
+    step, data = (
+        TrainStep(model, method, "imagenet", batch, mesh),
+        train_set(images, labels, CLASSES),
+    )
     stacks = (
-        [init_trial(model, method, t, CLASSES, CLASSES) for t in range(trials)],
-        [train_set(images, labels, CLASSES)] * trials,
-        [hyper] * trials,
-        [np.int32(t) for t in range(trials)],
+        [step.init(t, CLASSES, CLASSES) for t in range(trials)],
+        [Trial(data, hyper, np.int32(t)) for t in range(trials)],
     )
     if base is None:
         base = put(init_base(model.config, jax.random.key(0)), replicated(mesh))
     arguments = [base, *(stack(trees, mesh) for trees in stacks), np.int32(0), np.int32(steps)]
-    return make_epoch(model, method, "imagenet", batch, mesh), arguments
+    return step.program, arguments

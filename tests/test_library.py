@@ -17,7 +17,8 @@ from fact_jax.files.factors import TrainedTask
 from fact_jax.serving.predict import affordable_batch
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import Recipe
-from fact_jax.training.trial import Hyper, init_trial, make_epoch, train_set
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, train_set
 
 CONFIG = ViTConfig(width=8, depth=3, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
 METHOD = FacTTT(rank=2)
@@ -146,12 +147,12 @@ def test_jvp_through_the_vit(vit, pictures, name):
 def program(method, model, base, recipe):
     """The training program of one trial, as a jaxpr."""
     mesh = make_mesh(4, num_trials=1)
-    epoch = make_epoch(model, method, "imagenet", 4, mesh, recipe)
-    state = init_trial(model, method, 0, 3, 5, base, recipe)
+    step = TrainStep(model, method, "imagenet", 4, mesh, recipe)
+    state = step.init(0, 3, 5, base)
     data = train_set(np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.int32), 3)
     hyper = Hyper(*np.float32([1e-3, 1e-4, 1.0, 0.1, 0.1]))
-    stacks = (stack([tree], mesh) for tree in (state, data, hyper, np.int32(0)))
-    return state, jax.make_jaxpr(epoch)(base, *stacks, np.int32(0), np.int32(2))
+    stacks = (stack([tree], mesh) for tree in (state, Trial(data, hyper, np.int32(0))))
+    return state, jax.make_jaxpr(step.program)(base, *stacks, np.int32(0), np.int32(2))
 
 
 MIXED = Recipe("sgd", False, mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=0.2)
@@ -174,13 +175,13 @@ def test_an_epoch_has_no_nan_of_its_own(vit):
     """`jax_debug_nans` would end at one. Two of the three steps of this stack are not taken."""
     model, base = vit
     mesh = make_mesh(2)
-    epoch = make_epoch(model, METHOD, "imagenet", 2, mesh)
-    state = init_trial(model, METHOD, 0, 3, 5, base)
+    step = TrainStep(model, METHOD, "imagenet", 2, mesh)
     data = train_set(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32), 3, capacity=6)
     hyper = Hyper(*np.float32([1e-3, 1e-4, 1.0, 0.1, 0.1]))
-    stacks = [stack([tree], mesh) for tree in (state, data, hyper, np.int32(0))]
+    trees = (step.init(0, 3, 5), Trial(data, hyper, np.int32(0)))
+    stacks = [stack([tree], mesh) for tree in trees]
     with jax.debug_nans(True):
-        _, losses = epoch(base, *stacks, np.int32(0), np.int32(3))
+        _, losses = step.program(base, *stacks, np.int32(0), np.int32(3))
     assert losses.shape == (1, 3)
     assert losses[0, 0] > 0
     np.testing.assert_array_equal(losses[0, 1:], 0)

@@ -1,5 +1,6 @@
 """Compute type and precision of matrix products: what is float32, and what the settings reach."""
 
+import functools
 import itertools
 
 import jax
@@ -22,16 +23,10 @@ from fact_jax import (
 )
 from fact_jax.backbone.dense import adapted_dense
 from fact_jax.backbone.vit import init_base
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import (
-    Hyper,
-    alone,
-    init_trial,
-    logits_of,
-    make_epoch,
-    train_set,
-)
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, logits_of, train_set
 
 METHODS = [FacTTT(4), FacTTK(4)]
 
@@ -41,18 +36,24 @@ def programs(small_vit, method, **numerics):
     model, base = small_vit
     model = ViT(model.config.replace(**numerics))
     mesh = make_mesh(4, jax.devices()[:1])
-    epoch = alone(make_epoch(model, method, "none", 4, mesh), 4, mesh)
-    merged, predict = make_programs(model, method, "none")
+    step = TrainStep(model, method, "none", 4, mesh)
+    config = model.config
     images = np.zeros((8, 16, 16, 3), np.uint8)
     data = train_set(images, np.zeros(8, np.int32), 3)
-    state = init_trial(model, method, 0, 3, 3)
+    state = step.init(0, 3, 3)
     hyper = Hyper(*map(jnp.float32, (1e-3, 1e-4, 1, 0.1, 0.1)))
     plain = hyper._replace(dropout_rate=None, drop_path_rate=None)
     return {
-        "training": (epoch, (base, state, data, hyper, 0, 0)),
-        "training without dropout": (epoch, (base, state, data, plain, 0, 0)),
-        "merging": (merged, (base, state.trainable["factors"], 1.0)),
-        "prediction": (predict, ((base, Adaptation()), state.trainable["head"], 3, images)),
+        "training": (step.alone, (base, state, Trial(data, hyper, 0), 0)),
+        "training without dropout": (step.alone, (base, state, Trial(data, plain, 0), 0)),
+        "merging": (
+            functools.partial(merged, method, config),
+            (base, state.trainable["factors"], 1.0),
+        ),
+        "prediction": (
+            functools.partial(predict, config, "none"),
+            (Merged(base, Adaptation(), state.trainable["head"]), 3, images),
+        ),
         # No dropout asked for: the increment is merged within the step.
         "merged features": (
             lambda base, factors: features(
@@ -259,12 +260,12 @@ def test_the_merge_itself_is_float32(small_vit):
     """An increment of 1e-4 of the weights is in the merged weights of a bfloat16 model."""
     model, base = small_vit
     method = FacTTT(4)
-    merged, _ = make_programs(ViT(model.config.replace(dtype="bfloat16")), method, "none")
+    config = model.config.replace(dtype="bfloat16")
     factors = method.init(jax.random.key(0), model.config)
     factors["V"] = jax.random.normal(jax.random.key(1), factors["V"].shape)
     kernel = base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["kernel"]
     expected = 1e-4 * method.adaptation(factors, model.config).fc1.increment()
-    weights, _ = merged(base, factors, 1e-4)
+    weights, _ = merged(method, config, base, factors, scale=1e-4)
     after = weights["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]
     assert after["kernel"].dtype == jnp.float32
     np.testing.assert_allclose(after["kernel"] - kernel, expected, atol=1e-7)

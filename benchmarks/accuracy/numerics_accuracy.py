@@ -23,10 +23,11 @@ from fact_jax.data.tasks import TEST, TRAIN_VAL
 from fact_jax.images.normalise import normalise
 from fact_jax.report.statistics import stat
 from fact_jax.sweep.plan import Cell, make_plan
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
-from fact_jax.training.trial import Hyper, alone, init_trial, logits_of, make_epoch, train_set
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, logits_of, train_set
 
 BATCH, CHUNK = 64, 500  # images of a step, and of a prediction
 # Trained in, then evaluated in (setting, are the increments merged?).
@@ -58,25 +59,29 @@ class Trainer:
     def train(self, cell: Cell, setting: Setting, data: Examples) -> dict:
         """The trained pytree of a cell."""
         s, model = cell.settings, self._model(setting)
+        step = TrainStep(model, cell.method, self.normalisation, BATCH, self.mesh)
         if setting not in self._programs:
-            epoch = make_epoch(model, cell.method, self.normalisation, BATCH, self.mesh)
-            self._programs[setting] = jax.jit(emulate(alone(epoch, BATCH, self.mesh), setting.mode))
+            self._programs[setting] = jax.jit(emulate(step.alone, setting.mode))
         classes = get_task(cell.task).num_classes
         split = train_set(*data, classes)
-        state = init_trial(model, cell.method, cell.seed, classes, 16)
+        state = step.init(cell.seed, classes, 16)
         for e in range(s.epochs):
             rate = learning_rate(
                 e, peak=s.learning_rate, epochs=s.epochs, warmup_epochs=s.warmup_epochs
             )
             numbers = (rate, s.weight_decay, 1.0, s.dropout_rate, s.drop_path_rate)
             hyper = Hyper(*map(jnp.float32, numbers))
-            state, _ = self._programs[setting](self.base, state, split, hyper, cell.seed, e)
+            trial = Trial(split, hyper, cell.seed)
+            state, _ = self._programs[setting](self.base, state, trial, e)
         return jax.block_until_ready(state.trainable)
 
     def predict(self, cell: Cell, trainable: dict, setting: Setting, merge: bool, images):
         """Classes [n], by the evaluation's own programs, or with both paths apart."""
         model, method = self._model(setting), cell.method
-        merged, predict = make_programs(model, method, self.normalisation)
+
+        def merged_path(weights, head, num_classes, images):
+            trained = Merged(*weights, head)
+            return predict(model.config, self.normalisation, trained, num_classes, images)
 
         def two_path(base, trainable, num_classes, images):
             adaptation = method.adaptation(trainable["factors"], model.config)
@@ -86,11 +91,12 @@ class Trainer:
 
         name, classes = (setting, merge), np.int32(get_task(cell.task).num_classes)
         if name not in self._programs:
-            program = emulate(predict, setting.mode) if merge else two_path
+            program = emulate(merged_path, setting.mode) if merge else two_path
             self._programs[name] = jax.jit(program)
         weights, rest = self.base, trainable
         if merge:
-            weights, rest = merged(self.base, trainable["factors"], 1.0), trainable["head"]
+            weights = merged(method, model.config, self.base, trainable["factors"], 1.0)
+            rest = trainable["head"]
         pad = -len(images) % CHUNK
         images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
         chunks = [

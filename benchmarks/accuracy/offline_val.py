@@ -26,13 +26,12 @@ from fact_jax.images.normalise import normalise
 from fact_jax.sweep.versions import environment
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.schedule import learning_rate
+from fact_jax.training.step import TrainStep
 from fact_jax.training.trial import (
     Hyper,
-    alone,
+    Trial,
     init_head,
-    init_trial,
     logits_of,
-    make_epoch,
     train_set,
 )
 from fact_jax.tuning import METHODS
@@ -58,7 +57,7 @@ class Trainer:
         else:
             self.model, self.base = load_vit(VARIANT, weights or None)
         self.args, self.mesh = args, make_mesh(BATCH)
-        self._epochs: dict = {}
+        self._steps: dict = {}
 
     def _rate(self, epoch: int, peak: float) -> float:
         n = self.args.epochs
@@ -75,17 +74,17 @@ class Trainer:
         rank = {} if name == "linear" else {"rank": int(numbers[0])}
         scale = 1.0 if name == "linear" else numbers[1]
         method = METHODS[name](**rank)
-        if method not in self._epochs:
-            epoch = make_epoch(self.model, method, NORMALISATION, BATCH, self.mesh)
-            self._epochs[method] = alone(epoch, BATCH, self.mesh)
+        if method not in self._steps:
+            self._steps[method] = TrainStep(self.model, method, NORMALISATION, BATCH, self.mesh)
+        step = self._steps[method]
         n = task.num_classes
         data = train_set(train.images, train.labels, n)
-        state = init_trial(self.model, method, self.args.seed, n, n)
+        state = step.init(self.args.seed, n, n)
         for e in range(self.args.epochs):
             rates = (self.args.dropout_rate, self.args.drop_path_rate)
             hyper = Hyper(self._rate(e, numbers[-1]), 1e-4, scale, *rates)
             hyper = jax.tree.map(jnp.float32, hyper)
-            state, _ = self._epochs[method](self.base, state, data, hyper, self.args.seed, e)
+            state, _ = step.alone(self.base, state, Trial(data, hyper, self.args.seed), e)
         adaptation = method.adaptation(state.trainable["factors"], self.model.config, scale)
         return self._accuracy(self.base, state.trainable, adaptation, val, n)
 

@@ -59,7 +59,7 @@ def measure(a: argparse.Namespace, device: jax.Device, case: Case) -> Numbers:
     epoch, arguments = training(
         model, method, a.batch, make_mesh(a.batch, [device]), rate=RATE if case.dropout else None
     )
-    base, states, data, *_ = arguments
+    base, states, trials, *_ = arguments
     # Fresh factors have increments of zero, and most gradients are zero there.
     rng = np.random.default_rng(0)
     factors = jax.tree.map(
@@ -79,7 +79,7 @@ def measure(a: argparse.Namespace, device: jax.Device, case: Case) -> Numbers:
     numbers = {}
     if not case.dropout:
         trial = jax.tree.map(lambda x: x[0], arguments[1].trainable)
-        numbers["logits"] = fetch(logits(base, trial, data.images[0]))
+        numbers["logits"] = fetch(logits(base, trial, trials.data.images[0]))
     states, losses = epoch(*arguments)
     first_moments = optax.tree_utils.tree_get(states.moments, "mu")
     gradients = jax.tree.leaves(first_moments["factors"])

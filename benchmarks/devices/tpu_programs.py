@@ -13,9 +13,10 @@ from jax.sharding import NamedSharding
 from benchmarks.devices.tpu_counts import collectives, matrix_flops
 from fact_jax import Adaptation, ViT, get_variant
 from fact_jax.backbone.vit import init_base
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated, trial_sharded
-from fact_jax.training.trial import Hyper, TrainSet, init_trial, make_epoch
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, TrainSet, Trial
 from fact_jax.tuning import METHODS
 
 TOPOLOGIES = {8: "v5e:2x4", 16: "v5e:4x4"}
@@ -46,7 +47,8 @@ def make_model(remat: str = "none", unroll: bool = False) -> tuple[ViT, Any]:
 
 
 def trial_state(model: ViT) -> Any:
-    return jax.eval_shape(lambda: init_trial(model, METHOD, 0, NUM_CLASSES, PADDED_CLASSES))
+    step = TrainStep(model, METHOD, "imagenet", BATCH, make_mesh(BATCH, slice_devices(1)))
+    return jax.eval_shape(lambda: step.init(0, NUM_CLASSES, PADDED_CLASSES))
 
 
 @functools.cache
@@ -68,15 +70,15 @@ def compile_epoch(
         integer,
     )
     hyper = Hyper(number, number, number, dropout_rate=number, drop_path_rate=number)
-    stacks = (trial_state(model), data, hyper, integer)
+    stacks = (trial_state(model), Trial(data, hyper, integer))
     every = replicated(mesh)
     arguments = (
         struct(base, every),
         *struct(stacks, trial_sharded(mesh), (trials,)),
         *struct((integer, integer), every),
     )
-    epoch = make_epoch(model, METHOD, "imagenet", batch, mesh)
-    result = compile_program(epoch, arguments, (1,) if unroll else (1, model.config.depth - 2))
+    program = TrainStep(model, METHOD, "imagenet", batch, mesh).program
+    result = compile_program(program, arguments, (1,) if unroll else (1, model.config.depth - 2))
     labels = {"trials": trials, "batch": batch, "remat": remat}
     name = "training step, unrolled" if unroll else "training step"
     return {"program": name, **labels, "mesh": dict(mesh.shape), **result}
@@ -92,11 +94,11 @@ def compile_evaluation(chips: int) -> Iterator[dict[str, Any]]:
     images = jax.ShapeDtypeStruct(
         (EVAL_BATCH, side, side, 3), jnp.uint8, sharding=batch_sharded(mesh)
     )
-    merged, predict = make_programs(model, METHOD, "imagenet")
-    classes, trips = struct(jnp.int32(0), every), (model.config.depth - 2,)
+    config, classes = model.config, struct(jnp.int32(0), every)
+    trained, trips = Merged(base, Adaptation(), trainable["head"]), (config.depth - 2,)
     for name, program, arguments, loops in (
-        ("merging", merged, (base, trainable["factors"], number), ()),
-        ("prediction", predict, ((base, Adaptation()), trainable["head"], classes, images), trips),
+        ("merging", merged, (METHOD, config, base, trainable["factors"], number), ()),
+        ("prediction", predict, (config, "imagenet", trained, classes, images), trips),
     ):
         labels = {"trials": 1, "batch": EVAL_BATCH if name == "prediction" else 0}
         result = compile_program(program, arguments, loops)

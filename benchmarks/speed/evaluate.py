@@ -42,9 +42,9 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.images.pipeline import decode, map_ahead
 from fact_jax.sweep.versions import environment
 from fact_jax.training import evaluation
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Evaluator, Merged, predict
 from fact_jax.training.mesh import batch_sharded, make_mesh, put, replicated
-from fact_jax.training.trial import init_trial
+from fact_jax.training.step import TrainStep
 
 WIDTH, HEIGHT, DIFFERENT = 500, 375, 64
 
@@ -88,21 +88,17 @@ class Watch:
         self._starts: list[float] = []
         self._ends: list[Future[float]] = []
 
-    def programs(self, *arguments: Any):
-        """`make_programs`, whose predictions are watched."""
-        merged, predict = make_programs(*arguments)
+    def predict(self, *inputs: Any) -> jax.Array:
+        """`evaluation.predict`, watched."""
 
         def end(out: jax.Array) -> float:
             out.block_until_ready()
             return time.perf_counter()
 
-        def watched(*inputs: Any) -> jax.Array:
-            self._starts.append(time.perf_counter())
-            out = predict(*inputs)
-            self._ends.append(self._pool.submit(end, out))
-            return out
-
-        return merged, watched
+        self._starts.append(time.perf_counter())
+        out = predict(*inputs)
+        self._ends.append(self._pool.submit(end, out))
+        return out
 
     def idle(self, start: float) -> float:
         """Seconds since `start` in which none was under way; forgets all."""
@@ -119,14 +115,12 @@ class Pipeline:
         config = network(a)
         self.size, self.batch, self.threads = config.image_size, a.batch, a.threads
         model, method, mesh = ViT(config), FacTTT(16), make_mesh(a.batch)
-        self._base = put(init_base(config, jax.random.key(0)), replicated(mesh))
-        state = init_trial(model, method, 0, CLASSES, CLASSES)
-        self._trainable = put(state.trainable, replicated(mesh))
-        self.watch = Watch()
-        with mock.patch.object(evaluation, "make_programs", self.watch.programs):
-            self._evaluate = evaluation.make_evaluate(model, method, "imagenet", a.batch, mesh)
-        merged, self._predict = make_programs(model, method, "imagenet")
-        self._weights = merged(self._base, self._trainable["factors"], 1.0)
+        base = init_base(config, jax.random.key(0))
+        state = TrainStep(model, method, "imagenet", a.batch, mesh).init(0, CLASSES, CLASSES)
+        on_mesh = put((base, state.trainable), replicated(mesh))
+        self._merge = functools.partial(Merged.of, method, config, *on_mesh, 1.0)
+        self.watch, self._evaluator = Watch(), Evaluator(config, "imagenet", a.batch, mesh)
+        self._merged = self._merge()
         self.files = pictures(a.images)
         self._in_memory = list(decoded(self.files, self.size, a.batch, a.threads))
         self._on_device = [
@@ -139,7 +133,8 @@ class Pipeline:
     def _run(self, batches: Iterable[np.ndarray]) -> None:
         labels = np.zeros(self.batch, np.int32)
         labelled = ((images, labels[: len(images)]) for images in batches)
-        _, total = self._evaluate(self._base, self._trainable, 1.0, CLASSES, labelled)
+        with mock.patch.object(evaluation, "predict", self.watch.predict):
+            _, total = self._evaluator.count(self._merge(), CLASSES, labelled)
         if total != len(self.files):
             raise RuntimeError(f"{total} of {len(self.files)} images were evaluated")
 
@@ -151,8 +146,8 @@ class Pipeline:
         """One batch is dispatched ahead, as in a sweep."""
         last = None
         for images in self._on_device:
-            current = self._predict(
-                self._weights, self._trainable["head"], np.int32(CLASSES), images
+            current = predict(
+                self._evaluator.config, "imagenet", self._merged, np.int32(CLASSES), images
             )
             if last is not None:
                 np.asarray(last)

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.common import CLASSES, option_parser, store
 from fact_jax import FacTTT, ViT, features, get_variant
-from fact_jax.backbone import block, dense, vit
+from fact_jax.backbone import block, blocks, dense, vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import init_head, logits_of
@@ -41,8 +41,9 @@ def two_paths(x, kernels, pairs):
     return [x @ w.astype(x.dtype) + z for w, z in zip(kernels, increments, strict=True)]
 
 
-def one_scan(config, x, weights, changes, noise, collect, blocks=vit._blocks):
-    return blocks(config, x, weights, changes, noise, True)[0], None
+class OneScan(blocks.Blocks):
+    def __call__(self, x):
+        return super()._scan(x, 0, self.config.depth)[0][:, 0], None
 
 
 def token_major(config, q, k, v, hidden):
@@ -62,8 +63,8 @@ ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "plain autodiff of the merged product": (dense, "_merged", plain_autodiff),
     "two paths instead of a merged product": (dense, "_merged", two_paths),
     "the factors' gradients as autodiff writes them": (dense, "_times", jnp.matmul),
-    "all blocks in the scan, the last for all tokens": (vit, "_blocks", one_scan),
-    "keep whatever autodiff asks for": (vit, "_policy", keep_all),
+    "all blocks in the scan, the last for all tokens": (vit, "Blocks", OneScan),
+    "keep whatever autodiff asks for": (blocks, "_policy", keep_all),
     "GELU by erfc (jax.nn.gelu)": (block, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
     "attention on [b, n, h, d]": (block, "_attention", token_major),
     UNROLLED: None,  # a setting of the ViT

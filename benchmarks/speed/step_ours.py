@@ -1,6 +1,7 @@
 """The systems of fact-jax in `step.py`."""
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from benchmarks.speed.timing import WARM_UP, measure, peak_memory
 from fact_jax import Adaptation, FacTTK, FacTTT, Linear, ViT, ViTConfig, features
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Merged, predict
 from fact_jax.training.trial import init_head, logits_of
 
 METHODS = {"FacT-TT 16": FacTTT(16), "FacT-TK 32": FacTTK(32), "linear": Linear()}
@@ -37,10 +38,10 @@ def _scaled(images: jax.Array) -> jax.Array:
 
 def evaluation(model: ViT, base: Any, batch: int) -> Program:
     """Prediction with merged weights, as a sweep evaluates."""
-    _, predict = make_programs(model, FacTTT(16), "imagenet")
     head = init_head(jax.random.key(0), model.config.width, CLASSES, CLASSES)
     images = jax.device_put(random_images(batch, model.config.image_size))
-    return Program(predict, ((base, Adaptation()), head, CLASSES, images))
+    program = jax.jit(functools.partial(predict, model.config, "imagenet"))
+    return Program(program, (Merged(base, Adaptation(), head), CLASSES, images))
 
 
 def forward(model: ViT, base: Any, batch: int) -> Program:

@@ -98,12 +98,17 @@ class Bottleneck:
 
 
 # Where a Bottleneck f acts: x is the residual stream, y the normalised input of attention or MLP,
-# z what the branch adds to the stream (after LayerScale and stochastic depth).
+# z what the branch adds to the stream (after LayerScale and stochastic depth). They act in this
+# order.
 BYPASSES: dict[str, str] = {
-    **{f"before_{part}": "y + f(y) in the place of y" for part in ("attention", "mlp")},
-    **{f"beside_{part}": "z + f(y) in the place of z" for part in ("attention", "mlp")},
-    **{f"across_{part}": "z + f(x) in the place of z" for part in ("attention", "mlp")},
-    **{f"after_{part}": "z + f(z) in the place of z" for part in ("attention", "mlp")},
+    f"{when}_{part}": what
+    for part in ("attention", "mlp")
+    for when, what in {
+        "before": "y + f(y) in the place of y",
+        "beside": "z + f(y) in the place of z",
+        "across": "z + f(x) in the place of z",
+        "after": "z + f(z) in the place of z",
+    }.items()
 }
 
 

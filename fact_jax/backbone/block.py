@@ -3,6 +3,8 @@
 Letters: `b` batch, `n` tokens, `h` heads or hidden values, `d` width, `p` prompts.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from fact_jax.backbone.adaptation import (
+    BYPASSES,
     NORMS,
     SITES,
     Adaptation,
@@ -20,7 +23,6 @@ from fact_jax.backbone.adaptation import (
     LowRank,
     Prompts,
     over_last,
-    override,
 )
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
@@ -29,7 +31,7 @@ from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
 class Noise(NamedTuple):
     """Randomness of training: a key, and two rates, which may be traced; None is off."""
 
-    key: Array
+    key: Array | None = None
     dropout_rate: float | Array | None = None
     drop_path_rate: float | Array | None = None
 
@@ -117,6 +119,7 @@ def _attention(
     return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
 
 
+_LAYER_SCALES = {"attention": "LayerScale_0", "mlp": "LayerScale_1"}
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "none": lambda x: x,
     "relu": jax.nn.relu,
@@ -125,28 +128,108 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _drop_path(y: Array, rate: float | Array, key: Array) -> Array:
-    """Stochastic depth, which drops y for whole images."""
-    keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    mask = jax.random.bernoulli(key, keep, (y.shape[0], 1, 1))
-    return jnp.where(mask, y.astype(jnp.float32) / keep, 0).astype(y.dtype)
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One pre-norm block, ``Block(config, weights, changes, noise)(x)``.
 
+    The tokens are the class token, the prompts if there are any, and the patches.
 
-def _bottleneck(
-    config: ViTConfig,
-    f: Bottleneck,
-    x: Array,
-    num_prompts: int,
-    noise: Noise | None,
-    keys: Iterator[Array],
-) -> Array:
-    """Applies f to tokens x [b, n, d], or to the class token alone, [b, 1, d]."""
-    act = _ACTIVATIONS[f.activation]
-    z = x if f.norm is None else norm(config, f.norm, x, f.norm_eps)
-    z = z @ f.down.astype(x.dtype)
-    z = act(z if f.down_bias is None else z + over_last(f.down_bias, z))
-    if f.conv is not None:
-        kernel = f.conv.astype(x.dtype)
+    Attributes:
+      weights, changes: those of this block, without the layer axis.
+      class_only: whether the output is the class token alone.
+    """
+
+    config: ViTConfig
+    weights: dict[str, Any]
+    changes: Adaptation
+    noise: Noise = Noise()
+    class_only: bool = False
+
+    def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
+        """Tokens [b, n, d] -> [b, n, d] ([b, 1, d]), and the outputs of the six sites by name."""
+        prompts = self.changes.prompts
+        x = x if prompts is None else self._prompted(prompts, x)
+
+        y = self._norm("norm1", x)
+        q, k, v = self._qkv(self._bypassed("before_attention", y))
+        if self.class_only:
+            x, y = x[:, :1], y[:, :1]
+        hidden = None if prompts is None else prompts.hidden
+        attended = checkpoint_name(_attention(self.config, q, k, v, hidden), "attended")
+        (o,) = self._dense(("o",), attended)
+        x = checkpoint_name(x + self._branch("attention", x, y, o), "middle")
+
+        y = self._norm("norm2", x)
+        (fc1,) = self._dense(("fc1",), self._bypassed("before_mlp", y))
+        fc1 = checkpoint_name(fc1, "fc1")
+        activated = _gelu(fc1) if self.config.gelu == "exact" else jax.nn.gelu(fc1)
+        (fc2,) = self._dense(("fc2",), activated)
+        x = x + self._branch("mlp", x, y, fc2)
+        return x, dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return self._affine(name, norm(self.config, self.weights[NORMS[name]], x))
+
+    def _affine(self, name: str, y: Array) -> Array:
+        affine = self.changes.affines.get(name)
+        return y if affine is None else affine(y)
+
+    @property
+    def _together(self) -> bool:
+        """Whether one increment changes query, key and value, and nothing else does."""
+        changes = self.changes
+        apart = self.class_only or changes.q or changes.k or changes.v
+        return isinstance(changes.qkv, LowRank) and not apart
+
+    def _qkv(self, y: Array) -> list[Array]:
+        """Query, key and value of tokens y; with `class_only` the class token's query alone."""
+        if self._together:
+            outputs = self._dense(("q", "k", "v"), y)
+        else:
+            (q,) = self._dense(("q",), y[:, :1] if self.class_only else y)
+            outputs = [q, *self._dense(("k",), y), *self._dense(("v",), y)]
+        return [checkpoint_name(y, name) for y, name in zip(outputs, "qkv", strict=True)]
+
+    def _dense(self, sites: tuple[str, ...], y: Array) -> list[Array]:
+        """Outputs of dense sites that share their input."""
+        layers = [self.weights[SITES[name][0]][SITES[name][1]] for name in sites]
+        pairs = self.changes.qkv if len(sites) > 1 else self.changes.site(sites[0])
+        key = self._keys.get("".join(sites))
+        outputs = adapted_dense(y, layers, pairs, self.noise.dropout_rate, key)
+        return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
+
+    def _branch(self, part: str, x: Array, y: Array, z: Array) -> Array:
+        """What attention or MLP adds to the stream x, for its input y and its output z."""
+        if self.config.layer_scale:
+            z = z * over_last(self.weights[_LAYER_SCALES[part]], z)
+        z = self._drop_path(part, z)
+        z = self._bypassed(f"beside_{part}", z, y)
+        z = self._bypassed(f"across_{part}", z, x)
+        return self._bypassed(f"after_{part}", z)
+
+    def _bypassed(self, place: str, z: Array, x: Array | None = None) -> Array:
+        """Adds the bottlenecks of a place to z; their input is x, or else the sum so far."""
+        for i, f in enumerate(self.changes.bypasses.get(place, ())):
+            z = z + self._bottleneck(f, z if x is None else x, f"{place} {i}")
+        return z
+
+    def _bottleneck(self, f: Bottleneck, x: Array, name: str) -> Array:
+        """Applies f to tokens x [b, n, d], or to the class token alone, [b, 1, d]."""
+        act = _ACTIVATIONS[f.activation]
+        z = x if f.norm is None else norm(self.config, f.norm, x, f.norm_eps)
+        z = z @ f.down.astype(x.dtype)
+        z = act(z if f.down_bias is None else z + over_last(f.down_bias, z))
+        if f.conv is not None:
+            z = self._convolved(f.conv.astype(x.dtype), z)
+            z = act(z if f.conv_bias is None else z + over_last(f.conv_bias, z))
+        z = self._dropout(f"{name} dropout", z)
+        z = checkpoint_name(z, RANK_VALUES) @ f.up.astype(x.dtype)
+        z = z if f.up_bias is None else z + over_last(f.up_bias, z)
+        return self._drop_path(f"{name} path", z) if f.drop_path else z
+
+    def _convolved(self, kernel: Array, z: Array) -> Array:
+        """Convolves the grid of patches; for it the other tokens are images of one pixel."""
+        num_prompts = 0 if self.changes.prompts is None else self.changes.prompts.tokens.shape[0]
         single, grid = z[:, : 1 + num_prompts], z[:, 1 + num_prompts :]
         z = single @ kernel[1, 1]  # an image of one pixel sees the kernel's centre only
         if side := math.isqrt(grid.shape[1]):
@@ -155,107 +238,58 @@ def _bottleneck(
                 image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             z = jnp.concatenate([z, image.reshape(grid.shape)], axis=1)
-        z = act(z if f.conv_bias is None else z + over_last(f.conv_bias, z))
-    if noise is not None and noise.dropout_rate is not None:
-        z = dropout(z, noise.dropout_rate, next(keys))
-    z = checkpoint_name(z, RANK_VALUES) @ f.up.astype(x.dtype)
-    z = z if f.up_bias is None else z + over_last(f.up_bias, z)
-    if f.drop_path and noise is not None and noise.drop_path_rate is not None:
-        z = _drop_path(z, noise.drop_path_rate, next(keys))
-    return z
+        return z
 
+    def _prompted(self, prompts: Prompts, x: Array) -> Array:
+        """Puts the block's prompts after the class token of x [b, 1 + p + n, d]."""
+        p = prompts.tokens.shape[0]
+        tokens = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
+        tokens = self._dropout("prompts", tokens)
+        if prompts.kept is not None:
+            tokens = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], tokens)
+        return jnp.concatenate([x[:, :1], tokens, x[:, 1 + p :]], axis=1)
 
-def _prompted(x: Array, prompts: Prompts, noise: Noise | None, keys: Iterator[Array]) -> Array:
-    """Puts a block's prompts after the class token of x [b, 1 + p + n, d]."""
-    p = prompts.tokens.shape[0]
-    tokens = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
-    if noise is not None and noise.dropout_rate is not None:
-        tokens = dropout(tokens, noise.dropout_rate, next(keys))
-    if prompts.kept is not None:
-        tokens = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], tokens)
-    return jnp.concatenate([x[:, :1], tokens, x[:, 1 + p :]], axis=1)
+    def _dropout(self, name: str, z: Array) -> Array:
+        rate = self.noise.dropout_rate
+        return z if rate is None else dropout(z, rate, self._keys[name])
 
+    def _drop_path(self, name: str, y: Array) -> Array:
+        """Stochastic depth, which drops y for whole images."""
+        rate = self.noise.drop_path_rate
+        if rate is None:
+            return y
+        keep = 1.0 - jnp.asarray(rate, jnp.float32)
+        mask = jax.random.bernoulli(self._keys[name], keep, (y.shape[0], 1, 1))
+        return jnp.where(mask, y.astype(jnp.float32) / keep, 0).astype(y.dtype)
 
-def block(
-    config: ViTConfig,
-    class_only: bool,
-    x: Array,
-    weights: dict[str, Any],
-    changes: Adaptation,
-    noise: Noise | None,
-) -> tuple[Array, dict[str, Array]]:
-    """One pre-norm block, [b, n, d] -> [b, n, d], and the outputs of its six sites by name.
+    @functools.cached_property
+    def _keys(self) -> dict[str, Array]:
+        """Keys by the name of what draws with them.
 
-    The tokens are the class token, the prompts if there are any, and the patches. With `class_only`
-    the output is the class token alone, [b, 1, d].
-    """
-    keys = iter(() if noise is None else jax.random.split(noise.key, 8))
-    # Keys of parts that only some methods have: the other methods' random numbers do not change.
-    # They begin at 8, because fold_in(key, i) is split(key, 8)[i].
-    more = (jax.random.fold_in(noise.key, i) for i in range(8, 100)) if noise else iter(())
-    rate = None if noise is None else noise.dropout_rate
-    weights = override(weights, changes.weights)
-    num_prompts = 0 if changes.prompts is None else changes.prompts.tokens.shape[0]
+        A name's place in its list decides its random numbers, and every stored result depends on
+        them: what draws from now on is named last. Parts that only some methods have begin at 8, so
+        that the others' numbers do not depend on them.
+        """
+        key, depth = self.noise.key, self.noise.drop_path_rate is not None
+        if key is None:
+            return {}
+        sites = ("qkv",) if self._together else ("q", "k", "v")
+        attention, mlp = (("attention",), ("mlp",)) if depth else ((), ())
+        names = (*sites, "o", *attention, "fc1", "fc2", *mlp)
+        # fold_in(key, i) is split(key, 8)[i].
+        more = {name: jax.random.fold_in(key, i) for i, name in enumerate(self._drawing(), 8)}
+        return {**dict(zip(names, jax.random.split(key, 8), strict=False)), **more}
 
-    def normed(name: str, x: Array) -> Array:
-        y = norm(config, weights[NORMS[name]], x)
-        return changes.affines[name](y) if name in changes.affines else y
-
-    def dense(y: Array, names: tuple[str, ...], pairs: tuple[LowRank, ...]) -> list[Array]:
-        layers = [weights[SITES[name][0]][SITES[name][1]] for name in names]
-        key = None if noise is None else next(keys)
-        outputs = adapted_dense(y, layers, pairs, None if noise is None else rate, key)
-        return [
-            changes.affines[name](out) if name in changes.affines else out
-            for name, out in zip(names, outputs, strict=True)
-        ]
-
-    def branch(y: Array, name: str) -> Array:
-        if config.layer_scale:
-            y = y * over_last(weights[name], y)
-        if noise is not None and noise.drop_path_rate is not None:
-            y = _drop_path(y, noise.drop_path_rate, next(keys))
-        return y
-
-    def bypasses(place: str, x: Array, total: Array) -> Array:
-        for f in changes.bypasses.get(place, ()):
-            total = total + _bottleneck(config, f, x, num_prompts, noise, more)
-        return total
-
-    def behind(part: str, x: Array, y: Array, z: Array) -> Array:
-        """The sum added to the stream x, for a branch's input y and output z."""
-        total = bypasses(f"across_{part}", x, bypasses(f"beside_{part}", y, z))
-        for f in changes.bypasses.get(f"after_{part}", ()):
-            total = total + _bottleneck(config, f, total, num_prompts, noise, more)
-        return total
-
-    def before(part: str, y: Array) -> Array:
-        for f in changes.bypasses.get(f"before_{part}", ()):
-            y = y + _bottleneck(config, f, y, num_prompts, noise, more)
-        return y
-
-    if changes.prompts is not None:
-        x = _prompted(x, changes.prompts, noise, more)
-    normal = normed("norm1", x)
-    y = before("attention", normal)
-    if class_only:
-        x, normal, first = x[:, :1], normal[:, :1], y[:, :1]
-        (q,) = dense(first, ("q",), changes.site("q"))
-        (k,) = dense(y, ("k",), changes.site("k"))
-        (v,) = dense(y, ("v",), changes.site("v"))
-    elif isinstance(changes.qkv, LowRank) and not (changes.q or changes.k or changes.v):
-        q, k, v = dense(y, ("q", "k", "v"), (changes.qkv,))
-    else:
-        q, k, v = (dense(y, (name,), changes.site(name))[0] for name in "qkv")
-    q, k, v = (checkpoint_name(y, name) for y, name in zip((q, k, v), "qkv", strict=True))
-    hidden = None if changes.prompts is None else changes.prompts.hidden
-    attended = checkpoint_name(_attention(config, q, k, v, hidden), "attended")
-    (o,) = dense(attended, ("o",), changes.site("o"))
-    x = checkpoint_name(x + behind("attention", x, normal, branch(o, "LayerScale_0")), "middle")
-    normal = normed("norm2", x)
-    (fc1,) = dense(before("mlp", normal), ("fc1",), changes.site("fc1"))
-    fc1 = checkpoint_name(fc1, "fc1")
-    y = _gelu(fc1) if config.gelu == "exact" else jax.nn.gelu(fc1)
-    (fc2,) = dense(y, ("fc2",), changes.site("fc2"))
-    x = x + behind("mlp", x, normal, branch(fc2, "LayerScale_1"))
-    return x, dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
+    def _drawing(self) -> Iterator[str]:
+        """Names of the changes that draw random numbers."""
+        dropout, path = (
+            rate is not None for rate in (self.noise.dropout_rate, self.noise.drop_path_rate)
+        )
+        if dropout and self.changes.prompts is not None:
+            yield "prompts"
+        for place in BYPASSES:
+            for i, f in enumerate(self.changes.bypasses.get(place, ())):
+                if dropout:
+                    yield f"{place} {i} dropout"
+                if f.drop_path and path:
+                    yield f"{place} {i} path"

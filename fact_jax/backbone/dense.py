@@ -68,6 +68,7 @@ def _low_rank(
     widths: Sequence[int],
     rate: float | Array | None = None,
     key: Array | None = None,
+    *,
     named: bool = True,
 ) -> list[Array]:
     """``x @ increment`` in pieces of these widths, through the rank-r values and their dropout.

@@ -3,14 +3,12 @@
 Parameter names are those of the Google `.npz` files, with the blocks stacked: a leaf under
 `Transformer/encoderblock` has a leading layer axis. Attention kernels are stored as plain matrices
 [l, d, d] (heads contiguous), so that the six dense sites of the blocks are the paper's 12 L x d x d
-tensor. The first and the last block stand outside the scan over the others: the first needs no
-gradient of its input, and of the last only the class token is read.
-Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
+tensor. Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
 """
 
 import contextlib
 import functools
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import flax.linen as nn
 import jax
@@ -19,90 +17,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, over_last, override
-from fact_jax.backbone.block import Noise, block, norm
+from fact_jax.backbone.block import Noise, norm
+from fact_jax.backbone.blocks import Blocks, by_layer
 from fact_jax.backbone.checks import check_adaptation, check_base, check_images, check_number
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.dense import RANK_VALUES
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.ranges import SHARE
 
 Images = Float[Array | np.ndarray, "b y x 3"]
-
-# Names of the values that a block keeps for the backward pass besides its input (setting `remat`).
-# The rest is computed again: it is elementwise, of rank r, or a slice of the stacked weights, which
-# would be a copy of the model.
-_KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
-
-
-def _policy(config: ViTConfig) -> Any:
-    policies = jax.checkpoint_policies
-    if config.remat == "block":
-        return policies.nothing_saveable
-    if config.attention == "xla":
-        probabilities = ("probabilities",) if config.remat == "none" else ()
-        return policies.save_only_these_names(*_KEPT, *probabilities)
-
-    def fused(primitive: Any, *_: Any, **params: Any) -> Any:
-        """Keeps the kernel's output and row sums, which have no name before its gradient."""
-        return primitive.name.startswith("dot_product_attention_fwd")
-
-    by_name = policies.save_only_these_names(*(name for name in _KEPT if name != "attended"))
-    return policies.save_from_both_policies(by_name, fused)
-
-
-def _layer(tree: Any, i: int | Array) -> Any:
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), tree)
-
-
-def _blocks(
-    config: ViTConfig,
-    x: Array,
-    weights: dict[str, Any],
-    adaptation: Adaptation,
-    noise: Noise | None,
-    collect: bool,
-) -> tuple[Array, Any]:
-    """Runs all blocks, [b, n, d] -> class token [b, d]; `collect` adds every block's outputs."""
-    depth = config.depth
-    if noise is not None:
-        rate, path = noise.dropout_rate, noise.drop_path_rate
-        noise = Noise(
-            jax.random.split(noise.key, depth),
-            None if rate is None else jnp.broadcast_to(rate, depth),
-            None if path is None else jnp.linspace(0.0, 1.0, depth, dtype=jnp.float32) * path,
-        )
-
-    def run(
-        x: Array, i: int | Array, changes: Any, class_only: bool = False, in_loop: bool = False
-    ) -> tuple[Array, Any]:
-        def one(x: Array, weights: Any, i: int | Array, *changes: Any) -> Any:
-            # A layer's weights are read inside the loop: sliced outside, they would be copied.
-            return block(config, class_only, x, _layer(weights, i), *changes)
-
-        # Outside a loop XLA would identify the recomputed values with the first ones and keep them.
-        one = jax.checkpoint(one, policy=_policy(config), prevent_cse=not in_loop)
-        x, outputs = one(x, weights, i, *changes)
-        return x, {**outputs, "tokens": x} if collect else None
-
-    def middle(x: Array, layer: Any) -> tuple[Array, Any]:
-        i, changes = layer
-        return run(x, i, changes, in_loop=not config.unroll)
-
-    changes = (adaptation, noise)
-    if collect:
-        x, outputs = jax.lax.scan(
-            middle, x, (jnp.arange(depth, dtype=jnp.int32), changes), unroll=config.unroll
-        )
-        return x[:, 0], outputs
-    if depth > 1:
-        x, _ = run(x, 0, _layer(changes, 0))
-    if depth > 2:
-        inner = jax.tree.map(lambda leaf: leaf[1:-1], changes)
-        x, _ = jax.lax.scan(
-            middle, x, (jnp.arange(1, depth - 1, dtype=jnp.int32), inner), unroll=config.unroll
-        )
-    x, _ = run(x, depth - 1, _layer(changes, depth - 1), class_only=True)
-    return x[:, 0], None
 
 
 @functools.partial(jax.jit, static_argnames=("config", "collect"))
@@ -111,7 +33,8 @@ def _forward(
     base: dict[str, Any],
     images: Array,
     adaptation: Adaptation,
-    noise: Noise | None,
+    noise: Noise,
+    *,
     collect: bool,
 ) -> tuple[Float[Array, "b d"], Any]:
     """Features and, with `collect`, every block's outputs.
@@ -135,7 +58,8 @@ def _forward(
     if blocks.prompts is not None:  # empty places, which the blocks fill
         places = jnp.zeros((b, blocks.prompts.tokens.shape[1], config.width), x.dtype)
         x = jnp.concatenate([x[:, :1], places, x[:, 1:]], axis=1)
-    x, outputs = _blocks(config, x, encoder["encoderblock"], blocks, noise, collect)
+    noise = by_layer(noise, config.depth)
+    x, outputs = Blocks(config, encoder["encoderblock"], blocks, noise, collect)(x)
     x = norm(config, encoder["encoder_norm"], x.astype(jnp.float32))
     return x if adaptation.final is None else adaptation.final(x), outputs
 
@@ -231,11 +155,13 @@ class ViT(nn.Module):
         check_adaptation(adaptation, (config.depth, config.width, config.mlp_dim))
         check_number("dropout_rate", dropout_rate, SHARE)
         check_number("drop_path_rate", drop_path_rate, SHARE)
-        noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate) if train else None
+        noise = Noise()
+        if train:
+            noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate)
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         x: Array
         with _precision(config):
-            x, outputs = _forward(config, base, images, adaptation, noise, collect)
+            x, outputs = _forward(config, base, images, adaptation, noise, collect=collect)
         if collect:
             self.sow("intermediates", "blocks", outputs)
         return x
@@ -248,6 +174,13 @@ def _precision(config: ViTConfig) -> Any:
     return jax.default_matmul_precision(config.precision)
 
 
+class Rates(TypedDict, total=False):
+    """Rates of the noise of training, which may be traced; None leaves that noise out."""
+
+    dropout_rate: float | Array | None
+    drop_path_rate: float | Array | None
+
+
 def features(
     model: ViT,
     base: dict[str, Any],
@@ -255,8 +188,7 @@ def features(
     adaptation: Adaptation | None = None,
     *,
     key: Array | None = None,
-    dropout_rate: float | Array | None = None,
-    drop_path_rate: float | Array | None = None,
+    **rates: Unpack[Rates],
 ) -> Float[Array, "b d"]:
     """Computes the features of images: the class token after the final norm, float32 [b, d].
 
@@ -270,9 +202,9 @@ def features(
         they are equal and a multiple of the patch size: the position table is interpolated.
       adaptation: the changes of a task; None for the frozen ViT.
       key: switches on the noise of training, dropout and stochastic depth, each at its rate.
-      dropout_rate: of dropout in rank space; may be traced. None leaves dropout out of the program,
-        which is cheaper.
-      drop_path_rate: of stochastic depth in the last block; the blocks before have less.
+      **rates: `dropout_rate` of dropout in rank space, and `drop_path_rate` of stochastic depth in
+        the last block (the blocks before have less). They may be traced. None, the default, leaves
+        that noise out of the program, which is cheaper without dropout.
 
     Raises:
       UserError: images, base or adaptation have shapes or types that do not fit the model, or a
@@ -284,8 +216,7 @@ def features(
         images,
         adaptation,
         key is not None,
-        dropout_rate,
-        drop_path_rate,
+        **rates,
         rngs=None if key is None else {"dropout": key},
     )
     return jnp.asarray(x)

@@ -4,6 +4,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -89,7 +90,7 @@ def help_text(text: str) -> str:
     return "\n\n".join(parts)
 
 
-def _described(flag: flags.Flag) -> str:
+def _described(flag: flags.Flag[Any]) -> str:
     """A flag as `--help` shows it: its name, its use and its default."""
     values = "|".join(getattr(flag.parser, "enum_values", ()))
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={values or flag.name.upper()}"

@@ -13,6 +13,7 @@ A merged .npz is a plain ViT with the task's head (Google layout), as timm and F
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -36,7 +37,7 @@ def define_flags() -> None:
     arguments.define_factor_flags()
 
 
-def print_differences(vit: dict, console: Console) -> None:
+def print_differences(vit: dict[str, Any], console: Console) -> None:
     """Prints the settings that the PyTorch code's ViT, timm's, has otherwise and no file holds."""
     for name, timm in TIMM.items():
         if (value := vit.get(name, timm)) != timm:

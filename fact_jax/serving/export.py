@@ -11,6 +11,7 @@ from fact_jax.files.factors import TrainedTask, check_classes, check_fits, to_by
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum, write_npz
+from fact_jax.tuning.method import Base
 
 
 def torch_file(task: TrainedTask) -> bytes:
@@ -28,7 +29,7 @@ def torch_file(task: TrainedTask) -> bytes:
     return torch_bytes(reference_tensors(task.method, task.factors, task.head))
 
 
-def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict | None) -> bytes:
+def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: Base | None) -> bytes:
     """Our factor file of a task that was read from a file of the PyTorch code.
 
     It names that code's preprocessing (ImageNet normalisation, resized to the ViT's image size).
@@ -48,7 +49,7 @@ def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: dict |
 
 
 def npz_file(
-    config: ViTConfig, base: dict, task: TrainedTask | None = None, any_weights: bool = False
+    config: ViTConfig, base: Base, task: TrainedTask | None = None, any_weights: bool = False
 ) -> bytes:
     """`base` in the Google layout; with a task, its increments are merged and its head is included.
 

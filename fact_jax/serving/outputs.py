@@ -36,7 +36,9 @@ def read_class_names(path: Path, num_classes: int) -> list[str]:
     return names
 
 
-def logits_bytes(suffix: str, logits: np.ndarray, rows: Sequence[str], classes: Sequence[str]):
+def logits_bytes(
+    suffix: str, logits: np.ndarray, rows: Sequence[str], classes: Sequence[str]
+) -> bytes:
     """The content of a file of logits [n, c]: `.npy`, or `.csv` with a column per class."""
     if suffix == ".npy":
         buffer = io.BytesIO()

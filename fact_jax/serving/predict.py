@@ -3,28 +3,17 @@
 import functools
 from collections.abc import Iterable, Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fact_jax.backbone.adaptation import Adaptation, over_last
 from fact_jax.backbone.checks import check_images
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.merging import absorb
-from fact_jax.backbone.vit import ViT, features
+from fact_jax.backbone.vit import ViT
 from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.ranges import Whole, check
-from fact_jax.training.mesh import batch_sharded, make_mesh, replicated
-from fact_jax.tuning.method import Method
-
-
-# Module-level functions, so that predictors of one method and model share their programs.
-@functools.partial(jax.jit, static_argnames=("method", "config"))
-def _merged(
-    method: Method, config: ViTConfig, base: dict, factors: dict
-) -> tuple[dict, Adaptation]:
-    return absorb(base, method.adaptation(factors, config))
+from fact_jax.training.evaluation import Merged, logits, one_ahead
+from fact_jax.training.mesh import make_mesh, put, replicated
+from fact_jax.tuning.method import Base
 
 
 def affordable_batch(config: ViTConfig, image_size: int, devices: int) -> int:
@@ -32,15 +21,6 @@ def affordable_batch(config: ViTConfig, image_size: int, devices: int) -> int:
     tokens = (image_size // config.patch_size) ** 2 + 1
     most = max(2**30 // (4 * config.num_heads * tokens**2), 1)  # 4 bytes a score
     return max(devices, min(64, devices << (most.bit_length() - 1)))
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _logits(
-    config: ViTConfig, merged: tuple[dict, Adaptation], head: dict, images: jax.Array
-) -> jax.Array:
-    x = features(ViT(config), merged[0], images, merged[1])
-    logits = jnp.matmul(x, head["kernel"], precision="highest")
-    return logits + over_last(head["bias"], logits)
 
 
 class Predictor:
@@ -58,13 +38,14 @@ class Predictor:
         weights are not compared; `check_fits` does so, given their checksum.
     """
 
-    def __init__(self, model: ViT, base: dict, task: TrainedTask, batch_size: int = 64):
+    def __init__(self, model: ViT, base: Base, task: TrainedTask, batch_size: int = 64):
         check("batch_size", batch_size, Whole(1))
         check_fits(task, model.config, None, any_weights=True)
         self.model, self.task, self.batch_size = model, task, batch_size
         self._mesh = make_mesh(batch_size)
-        weights = _merged(task.method, model.config, base, task.factors)
-        self._weights, self._head = jax.device_put((weights, task.head), replicated(self._mesh))
+        trainable = {"factors": task.factors, "head": task.head}
+        trained = Merged.of(task.method, model.config, base, trainable)
+        self._trained: Merged = put(trained, replicated(self._mesh))
 
     def logits(self, images: Float[np.ndarray, "n y x 3"]) -> Float[np.ndarray, "n c"]:
         """float32 logits of normalised images, which may be a memory map.
@@ -81,20 +62,10 @@ class Predictor:
         A batch is padded to the largest so far, so that one program serves equal batches and a
         shorter last one. It is dispatched before the logits of the previous batch are awaited.
         """
-        pending: tuple[jax.Array, int] | None = None
-        rows = 0
-        for images in batches:
-            images, devices = np.asarray(images), self._mesh.size
-            check_images(self.model.config, images)
-            rows = max(rows, -(-len(images) // devices) * devices)
-            pad = rows - len(images)
-            padded = np.pad(
-                images.astype(np.float32, copy=False), ((0, pad), (0, 0), (0, 0), (0, 0))
-            )
-            padded = jax.device_put(padded, batch_sharded(self._mesh))
-            logits = _logits(self.model.config, self._weights, self._head, padded)
-            if pending is not None:
-                yield np.asarray(pending[0])[: pending[1]]
-            pending = logits, len(images)
-        if pending is not None:
-            yield np.asarray(pending[0])[: pending[1]]
+        program = functools.partial(logits, self.model.config, self._trained)
+        return one_ahead(program, map(self._checked, batches), self._mesh)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        check_images(self.model.config, images)
+        return images.astype(np.float32, copy=False)

@@ -102,7 +102,8 @@ class Claims:
 
 def _read(path: epath.Path) -> str | None:
     try:
-        return path.read_bytes()[:200].decode(errors="replace")
+        text: str = path.read_bytes()[:200].decode(errors="replace")
+        return text
     except FileNotFoundError:
         return None
 

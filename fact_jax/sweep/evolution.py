@@ -74,6 +74,7 @@ def search(
     seed: int,
     load: Callable[[], dict[str, Any] | None],
     save: Callable[[dict[str, Any]], None],
+    *,
     on_generation: Callable[[int, float], None] = lambda done, best: None,
 ) -> dict[str, Any]:
     """Searches for the fittest architecture; {"best", "fitness", "parameters", "history"}.

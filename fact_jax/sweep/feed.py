@@ -1,5 +1,7 @@
 """The data of a sweep's runs, stacked on the devices."""
 
+from typing import Any, TypeVar
+
 import numpy as np
 from jax.sharding import Mesh
 
@@ -10,6 +12,7 @@ from fact_jax.sweep.settings import SweepSettings
 from fact_jax.training.mesh import stack
 from fact_jax.training.trial import TrainSet, train_set
 
+T = TypeVar("T")
 VTAB_TRAIN_SIZE = 1000
 
 
@@ -20,7 +23,7 @@ class Feed:
         self._settings = sweep.data
         self._data: dict[str, TaskData] = {}
         self._splits: dict[tuple[str, str], Examples] = {}
-        self._stacked: tuple[list, TrainSet, list[int]] | None = None
+        self._stacked: tuple[list[Any], TrainSet, list[int]] | None = None
 
     def data(self, task: str) -> TaskData:
         """The opened task; UserError if its data are missing."""
@@ -91,5 +94,5 @@ class Feed:
         return limit or max(number, VTAB_TRAIN_SIZE)
 
 
-def _padded(items: list, size: int) -> list:
+def _padded(items: list[T], size: int) -> list[T]:
     return [*items, *[items[-1]] * (size - len(items))]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
@@ -20,8 +20,10 @@ from fact_jax.training.mesh import make_mesh
 from fact_jax.training.trial import NonFiniteLoss
 from fact_jax.tuning.method import SearchMethod
 
+T = TypeVar("T")
 
-def batches(items: Sequence[Any], size: int) -> Iterator[list]:
+
+def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     """The items in lists of `size`; the last may be shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
@@ -32,8 +34,10 @@ class Group:
 
     def __init__(self, store: Store, trainer: Trainer, cells: list[Cell], size: int):
         self.store, self.trainer, self.cells, self.size = store, trainer, cells, size
-        self._cells = {cell.name: cell for cell in cells}
         self._directories: list[epath.Path] = []
+        self._scores: dict[str, dict[Candidate, float]] = {cell.name: {} for cell in cells}
+        self._errors: dict[str, NonFiniteLoss] = {}  # of cells that are not told of yet
+        self._searches: dict[str, dict[str, Any]] = {}
 
     def run(self, finished: Collection[str]) -> Iterator[dict[str, Any] | Failure]:
         """Selects (where there is a choice), trains, evaluates and stores; yields each outcome.
@@ -42,54 +46,69 @@ class Group:
         stopped while it stored finds its checkpoints again.
         """
         started = time.perf_counter()
-        scores: dict[str, dict[Candidate, float]] = {cell.name: {} for cell in self.cells}
-        errors: dict[str, NonFiniteLoss] = {}
+        finals = self._select()
+        yield from self._failures(finished)
+        if isinstance(self.cells[0].method, SearchMethod):
+            finals = self._with_architectures(finals)
+            yield from self._failures(finished)
+        for trained in self._train(finals):
+            name = trained.run.cell.name
+            if name in finished:
+                continue
+            if trained.error is not None:
+                yield Failure(name, trained.error)
+            else:
+                yield self._stored(trained, (time.perf_counter() - started) / len(self.cells))
+        self.clean()
+
+    def _select(self) -> list[Run]:
+        """The final runs: of each cell the candidate that is best on validation data, the first of
+        equals. A candidate that diverges is not chosen."""
         for trained in self._train(candidates(self.cells)):
             name = trained.run.cell.name
             if trained.error is None:
-                scores[name][trained.run.candidate] = trained.accuracies[-1]
-            else:  # a candidate that diverges is not chosen
-                errors[name] = trained.error
+                self._scores[name][trained.run.candidate] = trained.accuracies[-1]
+            else:
+                self._errors[name] = trained.error
         finals = []
         for cell in self.cells:
-            measured = scores[cell.name]
-            if len(cell.candidates) == 1:
-                finals.append(Run(cell, "final", cell.candidates[0]))
-            elif measured:
-                # The first of equals: max() keeps the earliest.
-                finals.append(Run(cell, "final", max(measured, key=measured.__getitem__)))
-            elif cell.name not in finished:
-                yield Failure(cell.name, errors[cell.name])
-        searches: dict[str, dict[str, Any]] = {}
-        if isinstance(self.cells[0].method, SearchMethod):
-            chosen, finals = {run.cell.name: run for run in finals}, []
-            for trained in self._train([run._replace(stage="supernet") for run in chosen.values()]):
-                name = trained.run.cell.name
-                if trained.error is not None:
-                    if name not in finished:
-                        yield Failure(name, trained.error)
-                    continue
-                searches[name] = self._search(trained)
-                finals.append(chosen[name]._replace(choice=searches[name]["best"]))
-        for trained in self._train(finals):
-            cell = trained.run.cell
-            if cell.name in finished:
-                continue
-            if trained.error is not None:
-                yield Failure(cell.name, trained.error)
+            scores = self._scores[cell.name]
+            if len(cell.candidates) == 1 or scores:
+                best = max(scores, key=scores.__getitem__, default=cell.candidates[0])
+                finals.append(Run(cell, "final", best))
+                self._errors.pop(cell.name, None)
+        return finals
+
+    def _with_architectures(self, finals: list[Run]) -> list[Run]:
+        """The final runs with the best architecture that is found in each cell's supernet."""
+        chosen, found = {run.cell.name: run for run in finals}, []
+        for trained in self._train([run._replace(stage="supernet") for run in finals]):
+            name = trained.run.cell.name
+            if trained.error is None:
+                self._searches[name] = self._search(trained)
+                found.append(chosen[name]._replace(choice=self._searches[name]["best"]))
             else:
-                grid = cell.candidates if len(cell.candidates) > 1 else ()
-                selection = {cell.label(c): scores[cell.name].get(c) for c in grid}
-                seconds = (time.perf_counter() - started) / len(self.cells)
-                yield store_result(
-                    self.store,
-                    self.trainer,
-                    trained,
-                    selection=selection,
-                    searched=searches.get(cell.name),
-                    seconds=seconds,
-                )
-        self.clean()
+                self._errors[name] = trained.error
+        return found
+
+    def _failures(self, finished: Collection[str]) -> Iterator[Failure]:
+        """Yields the errors of cells that have no final run."""
+        for name in list(self._errors):
+            error = self._errors.pop(name)
+            if name not in finished:
+                yield Failure(name, error)
+
+    def _stored(self, trained: Trained, seconds: float) -> dict[str, Any]:
+        cell = trained.run.cell
+        grid = cell.candidates if len(cell.candidates) > 1 else ()
+        return store_result(
+            self.store,
+            self.trainer,
+            trained,
+            selection={cell.label(c): self._scores[cell.name].get(c) for c in grid},
+            searched=self._searches.get(cell.name),
+            seconds=seconds,
+        )
 
     def clean(self) -> None:
         """Removes the checkpoints if all of the cells' results are there. Others, that failed or

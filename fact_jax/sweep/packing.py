@@ -37,6 +37,7 @@ def device_bytes(device: jax.Device) -> int:
 def most_per_device(
     config: ViTConfig,
     batch_size: int,
+    *,
     state_bytes: int,
     base_bytes: int,
     device: jax.Device,

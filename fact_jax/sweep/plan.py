@@ -69,7 +69,8 @@ class Cell:
     @property
     def as_stored(self) -> dict[str, Any]:
         """The settings as they are read back from a result, with lists for tuples."""
-        return json.loads(json.dumps(self.all_settings))
+        stored: dict[str, Any] = json.loads(json.dumps(self.all_settings))
+        return stored
 
     def stored_settings(self, weights_sha256: str) -> dict[str, Any]:
         """The `settings` of a result: all that it depends on."""

@@ -21,12 +21,13 @@ from fact_jax.sweep.runs import Failure, Progress, candidates
 from fact_jax.sweep.settings import SweepSettings
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
+from fact_jax.training.checkpoint import UnreadableCheckpoint
 from fact_jax.training.mesh import agree
-from fact_jax.training.run import UnreadableCheckpoint
 
 POLL = 2.0  # seconds between looks at what other runs do
 
 Outcome = dict[str, Any] | Failure
+Kind = tuple[Any, ...]
 
 
 def _one_line(error: BaseException) -> str:
@@ -53,7 +54,7 @@ def _advised(error: Exception, cell: Cell) -> Exception:
     return advised
 
 
-def _kind(cell: Cell) -> tuple:
+def _kind(cell: Cell) -> Kind:
     """Cells of one kind can train in one program, epoch by epoch."""
     s = cell.settings
     left_out = (s.dropout_rate == 0, s.drop_path_rate == 0)
@@ -76,7 +77,7 @@ class Runner:
     ):
         self.store, self.progress, self.rerun = store, progress, rerun
         self.trainer = trainer or Trainer(sweep, progress)
-        self._fits: dict[tuple, int] = {}  # runs together, of kinds that were too many for memory
+        self._fits: dict[Kind, int] = {}  # runs together, of kinds that were too many for memory
         # Groups that were tried again as they are. Orbax waits by the time of day, so that a clock
         # that is set ends its waiting.
         self._late: set[frozenset[str]] = set()
@@ -128,7 +129,7 @@ class Runner:
         Finished cells count, too: without them the stacks would change, and with the stacks the
         last bits of results.
         """
-        kinds: dict[tuple, list[int]] = {}
+        kinds: dict[Kind, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(_kind(cell), []).append(i)
         groups = []

@@ -7,7 +7,7 @@ from fact_jax.data import get_task
 from fact_jax.sweep.evolution import Architecture
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Candidate, Cell
-from fact_jax.training.trial import NonFiniteLoss
+from fact_jax.training.trial import NonFiniteLoss, Trainable
 from fact_jax.tuning.method import SearchMethod
 
 
@@ -63,7 +63,7 @@ class Trained(NamedTuple):
     """The outcome of a run; the factors and the head are on the host."""
 
     run: Run
-    trainable: dict
+    trainable: Trainable
     losses: list[float]
     accuracies: list[float]
     error: NonFiniteLoss | None

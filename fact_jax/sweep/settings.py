@@ -112,7 +112,7 @@ class RunSettings:
     eval_limit: int = setting(0, _IMAGES, "test images at most; 0: all", column=12)
     mock_data: bool = setting(False, Flag(), "whether examples are random", column=13)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.warmup_epochs is None:
             tenth = min(WARMUP_EPOCHS, self.epochs // WARMUP_EPOCHS)
             object.__setattr__(self, "warmup_epochs", tenth)

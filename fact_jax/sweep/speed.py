@@ -1,7 +1,7 @@
 """How fast this machine trains, measured in a few seconds."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def measure_speed(config: ViTConfig, batch_size: int) -> Speed:
     pixels = np.full((images, small.image_size, small.image_size, 3), 0.01, np.float32)
     base = jax.tree.map(lambda x: jnp.asarray(np.full(x.shape, 0.01, x.dtype)), base)
 
-    def total(pixels: jax.Array, base: dict) -> jax.Array:
+    def total(pixels: jax.Array, base: dict[str, Any]) -> jax.Array:
         return features(ViT(small), base, pixels).sum()
 
     step = jax.jit(jax.grad(total))

@@ -1,15 +1,15 @@
 """Trains groups of runs: the frozen model, its compiled programs, and the data they share."""
 
-import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from fact_jax.data import get_task
+from fact_jax.backbone.adaptation import Prompts
+from fact_jax.data import Examples, get_task
 from fact_jax.data.catalog import all_tasks
 from fact_jax.errors import UserError
 from fact_jax.files.download import find_weights
@@ -21,19 +21,14 @@ from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell, task_names
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.sweep.settings import SweepSettings
-from fact_jax.training.evaluation import make_evaluate
+from fact_jax.training.evaluation import Evaluator, Merged, See
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
-from fact_jax.training.recipe import Recipe
-from fact_jax.training.run import train
+from fact_jax.training.run import Outcome, Training
 from fact_jax.training.schedule import learning_rate
-from fact_jax.training.trial import (
-    Hyper,
-    TrialState,
-    init_trial,
-    make_epoch,
-    num_steps,
-)
-from fact_jax.tuning import Method, count_parameters
+from fact_jax.training.step import Stepped, TrainStep
+from fact_jax.training.trial import Hyper, Trainable, Trial, TrialState
+from fact_jax.tuning import count_parameters
+from fact_jax.tuning.method import Base, Factors
 
 
 def _array(architecture: Architecture | None) -> np.ndarray | None:
@@ -56,22 +51,23 @@ class Trainer:
         self.model, self.base = load_vit(sweep.run.variant, self.weights, **changes)
         self.weights_sha256 = checksum(self.base)
         devices = len(jax.devices())
-        self.eval_batch = -(-sweep.eval_batch_size // devices) * devices  # some for each
-        self.eval_mesh = make_mesh(self.eval_batch)
+        batch = -(-sweep.eval_batch_size // devices) * devices  # some for each
+        self.evaluator = Evaluator(
+            self.model.config, sweep.run.normalisation, batch, make_mesh(batch)
+        )
         # One head size for all tasks, so that neither the programs nor the checkpoints of a cell
         # depend on which other tasks run with it (but for a folder of more classes than those).
         names = task_names(sweep.tasks, sweep.shots)
         folders = [self.feed.task(name) for name in names if get_task(name).folder]
         self.padded_classes = max(task.num_classes for task in (*all_tasks().values(), *folders))
-        self._bases: dict[Mesh, dict] = {}
-        self._epochs: dict[tuple[Method, Mesh, Recipe, bool], Callable] = {}
-        self._evaluations: dict[Method, Callable] = {}
+        self._bases: dict[Mesh, Base] = {}
+        self._steps: dict[TrainStep, TrainStep] = {}
 
     def group_size(self, stages: list[int], cells: list[Cell]) -> int:
         """Trials to stack for stages of so many runs each of these cells, by devices and memory."""
         settings, method, config = cells[0].settings, cells[0].method, self.model.config
 
-        def begin(base):
+        def begin(base: Base) -> tuple[Factors, Prompts | None]:
             factors = method.init(jax.random.key(0), config, base)
             return factors, method.adaptation(factors, config).prompts
 
@@ -98,136 +94,173 @@ class Trainer:
 
     def train(self, runs: list[Run], size: int, directory: epath.Path) -> list[Trained]:
         """Trains the runs in one stack of `size` trials and measures each."""
-        settings = runs[0].cell.settings
-        mesh = make_mesh(settings.batch_size, num_trials=size)
-        data, num_train = self.feed.stack(runs, size, mesh)
-        steps = [num_steps(number, settings.batch_size) for number in num_train]
-        recipe, supernet = runs[0].cell.recipe, runs[0].stage == "supernet"
-        program, base = self._training(runs[0].cell, mesh, supernet)
-        stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs that nobody reads
-        seeds = stack([np.int32(run.cell.seed) for run in stacked], mesh)
-        seconds = {"train": 0.0, "evaluate": 0.0}
-        counted, totals, findings = {"epochs": 0}, {}, {}
+        return RunStack(self, runs, size).train(directory)
 
-        def fresh(run: Run) -> TrialState:
-            classes = self.feed.task(run.cell.task).num_classes
-            cell, padded = run.cell, self.padded_classes
-            return init_trial(
-                self.model, cell.method, cell.seed, classes, padded, self.base, recipe
-            )
-
-        def hyper(run: Run, e: int) -> Hyper:
-            s = run.cell.settings
-            rate = learning_rate(
-                e, peak=run.peak_rate, epochs=run.epochs, warmup_epochs=s.warmup_epochs
-            )
-            rates = (s.dropout_rate or None, s.drop_path_rate or None)  # 0: left out
-            numbers = Hyper(rate, run.candidate.weight_decay, run.candidate.scale, *rates)
-            return jax.tree.map(np.float32, numbers)._replace(choice=_array(run.choice))
-
-        def epoch(states: TrialState, e: int):
-            nonlocal data
-            t = time.perf_counter()
-            if settings.augment:
-                data = self.feed.views(runs, e, data, mesh)
-            hypers = stack([hyper(run, e) for run in stacked], mesh)
-            out = program(base, states, data, hypers, seeds, np.int32(e), np.int32(max(steps)))
-            jax.block_until_ready(out)
-            seconds["train"] += time.perf_counter() - t
-            counted["epochs"] += 1
-            return out
-
-        def evaluate(i: int, trainable: dict) -> float:
-            t, cell = time.perf_counter(), runs[i].cell
-            limit = cell.settings.eval_limit or None
-            batches = self.feed.data(cell.task).stream(runs[i].eval_split, self.eval_batch, limit)
-            classes = self.feed.task(cell.task).num_classes
-            findings[i] = Findings(classes)
-            scale, choice = np.float32(runs[i].candidate.scale), _array(runs[i].choice)
-            correct, totals[i] = self._evaluation(cell.method)(
-                trainable, scale, classes, batches, choice, findings[i].add
-            )
-            seconds["evaluate"] += time.perf_counter() - t
-            return 100.0 * correct / totals[i]
-
-        epochs = runs[0].epochs
-        self.progress.start(runs, epochs)
-        outcome = train(
-            epoch,
-            stack([fresh(run) for run in stacked], mesh),
-            epochs=epochs,
-            steps=steps,
-            directory=directory,
-            settings=[
-                {**run.cell.all_settings, **run.candidate._asdict(), "stage": run.stage}
-                for run in runs
-            ],
-            evaluate=None if supernet else evaluate,
-            eval_every=settings.eval_every if settings.protocol == "paper" else 0,
-            on_epoch=self.progress.epoch,
+    def step(self, cell: Cell, mesh: Mesh, sampled: bool) -> TrainStep:
+        """The training step of a cell; equal ones are the same object, with its program."""
+        settings = cell.settings
+        step = TrainStep(
+            self.model,
+            cell.method,
+            settings.normalisation,
+            settings.batch_size,
+            mesh,
+            cell.recipe,
+            sampled,
         )
-        for i, run in enumerate(runs):
-            if run.stage == "final" and i not in findings and outcome.errors[i] is None:
-                evaluate(i, outcome.trainable[i])  # done before the sweep was stopped
-        details = {
-            # Epochs of the final training that this process ran; others came from a checkpoint.
-            "epochs_run": counted["epochs"],
-            "stack": {"runs": len(runs), "trials": size, "mesh": dict(mesh.shape)},
-            "seconds": {part: value / len(runs) for part, value in seconds.items()},  # its share
-        }
-        return [
-            Trained(
-                run,
-                outcome.trainable[i],
-                outcome.losses[i].tolist(),
-                outcome.accuracies[i].tolist(),
-                outcome.errors[i],
-                num_train[i],
-                # A candidate resumed after its evaluation has counted nothing itself.
-                totals.get(i)
-                or self.feed.data(run.cell.task).size(
-                    run.eval_split, run.cell.settings.eval_limit or None
-                ),
-                details,
-                findings.get(i),
-            )
-            for i, run in enumerate(runs)
-        ]
+        return self._steps.setdefault(step, step)
+
+    def batches(self, run: Run) -> Iterator[Examples]:
+        """The images that a run is measured on."""
+        limit = run.cell.settings.eval_limit or None
+        return self.feed.data(run.cell.task).stream(
+            run.eval_split, self.evaluator.batch_size, limit
+        )
+
+    def count(
+        self,
+        run: Run,
+        trainable: Trainable,
+        batches: Iterable[Examples],
+        see: See | None = None,
+    ) -> tuple[int, int]:
+        """Numbers of right predictions and of images of a trained run (`Evaluator.count`)."""
+        cell, mesh = run.cell, self.evaluator.mesh
+        trained = Merged.of(
+            cell.method,
+            self.model.config,
+            self.on(mesh),
+            put(trainable, replicated(mesh)),
+            np.float32(run.candidate.scale),
+            choice=_array(run.choice),
+        )
+        classes = self.feed.task(cell.task).num_classes
+        return self.evaluator.count(trained, classes, batches, see)
 
     def fitness(self, trained: Trained) -> Callable[[Architecture], float]:
         """Accuracy in % on the validation split by architecture, all with these factors."""
-        run, cell = trained.run, trained.run.cell
-        limit = cell.settings.eval_limit or None
-        batches = list(self.feed.data(cell.task).stream(run.eval_split, self.eval_batch, limit))
-        classes, evaluate = self.feed.task(cell.task).num_classes, self._evaluation(cell.method)
+        batches = list(self.batches(trained.run))
 
         def accuracy(architecture: Architecture) -> float:
-            scale, choice = np.float32(run.candidate.scale), _array(architecture)
-            correct, total = evaluate(trained.trainable, scale, classes, batches, choice)
+            run = trained.run._replace(choice=architecture)
+            correct, total = self.count(run, trained.trainable, batches)
             return 100.0 * correct / total
 
         return accuracy
 
-    def _on(self, mesh: Mesh) -> dict:
+    def on(self, mesh: Mesh) -> Base:
         """The frozen weights on a mesh; in one process, meshes of the same devices share a copy."""
         if mesh not in self._bases:
             there = list(self._bases.values()) if jax.process_count() == 1 else []
             self._bases[mesh] = put(there[0] if there else self.base, replicated(mesh))
         return self._bases[mesh]
 
-    def _training(self, cell: Cell, mesh: Mesh, supernet: bool) -> tuple[Callable, dict]:
-        key = (cell.method, mesh, cell.recipe, supernet)
-        if key not in self._epochs:
-            data = (cell.settings.normalisation, cell.settings.batch_size)
-            self._epochs[key] = make_epoch(
-                self.model, cell.method, *data, mesh, cell.recipe, supernet
-            )
-        return self._epochs[key], self._on(mesh)
 
-    def _evaluation(self, method: Method) -> Callable:
-        if method not in self._evaluations:
-            evaluate = make_evaluate(
-                self.model, method, self.sweep.run.normalisation, self.eval_batch, self.eval_mesh
-            )
-            self._evaluations[method] = functools.partial(evaluate, self._on(self.eval_mesh))
-        return self._evaluations[method]
+class RunStack:
+    """Runs of one kind that train together, in one stack of `size` trials."""
+
+    def __init__(self, trainer: Trainer, runs: list[Run], size: int):
+        self._trainer, self._feed, self._runs = trainer, trainer.feed, runs
+        first = runs[0]
+        self._settings, self._epochs = first.cell.settings, first.epochs
+        self._supernet = first.stage == "supernet"
+        self._mesh = make_mesh(self._settings.batch_size, num_trials=size)
+        self._step = trainer.step(first.cell, self._mesh, self._supernet)
+        self._base = trainer.on(self._mesh)
+        self._stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs nobody reads
+        self._data, self._num_train = self._feed.stack(runs, size, self._mesh)
+        self._steps = [int(self._step.num_steps(number)) for number in self._num_train]
+        self._seeds = stack([np.int32(run.cell.seed) for run in self._stacked], self._mesh)
+        self._findings: dict[int, Findings] = {}
+        self._totals: dict[int, int] = {}  # images of each evaluation
+        self._seconds = {"train": 0.0, "evaluate": 0.0}
+        self._epochs_run = 0
+
+    def train(self, directory: epath.Path) -> list[Trained]:
+        """Trains the runs, from their checkpoint in the directory if there is one."""
+        settings, progress = self._settings, self._trainer.progress
+        training = Training(
+            self._epoch,
+            self._epochs,
+            self._steps,
+            [
+                {**run.cell.all_settings, **run.candidate._asdict(), "stage": run.stage}
+                for run in self._runs
+            ],
+            evaluate=None if self._supernet else self._evaluate,
+            eval_every=settings.eval_every if settings.protocol == "paper" else 0,
+            on_epoch=progress.epoch,
+        )
+        progress.start(self._runs, self._epochs)
+        states = stack([self._fresh(run) for run in self._stacked], self._mesh)
+        outcome = training.run(states, directory)
+        for i, run in enumerate(self._runs):
+            if run.stage == "final" and i not in self._findings and outcome.errors[i] is None:
+                self._evaluate(i, outcome.trainable[i])  # done before the sweep was stopped
+        return [self._trained(i, outcome) for i in range(len(self._runs))]
+
+    def _fresh(self, run: Run) -> TrialState:
+        trainer, classes = self._trainer, self._feed.task(run.cell.task).num_classes
+        return self._step.init(run.cell.seed, classes, trainer.padded_classes, trainer.base)
+
+    def _hyper(self, run: Run, e: int) -> Hyper:
+        """The numbers of a run in epoch e."""
+        s = run.cell.settings
+        rate = learning_rate(
+            e, peak=run.peak_rate, epochs=run.epochs, warmup_epochs=s.warmup_epochs
+        )
+        rates = (s.dropout_rate or None, s.drop_path_rate or None)  # 0: left out
+        numbers = Hyper(rate, run.candidate.weight_decay, run.candidate.scale, *rates)
+        hyper: Hyper = jax.tree.map(np.float32, numbers)
+        return hyper._replace(choice=_array(run.choice))
+
+    def _epoch(self, states: TrialState, e: int) -> Stepped:
+        start = time.perf_counter()
+        if self._settings.augment:
+            self._data = self._feed.views(self._runs, e, self._data, self._mesh)
+        hypers = stack([self._hyper(run, e) for run in self._stacked], self._mesh)
+        trials = Trial(self._data, hypers, self._seeds)
+        steps = np.int32(max(self._steps))
+        out: Stepped = self._step.program(self._base, states, trials, np.int32(e), steps)
+        jax.block_until_ready(out)
+        self._seconds["train"] += time.perf_counter() - start
+        self._epochs_run += 1
+        return out
+
+    def _evaluate(self, i: int, trainable: Trainable) -> float:
+        """The accuracy of the i-th run in %."""
+        start, run = time.perf_counter(), self._runs[i]
+        self._findings[i] = Findings(self._feed.task(run.cell.task).num_classes)
+        batches = self._trainer.batches(run)
+        see = self._findings[i].add
+        correct, self._totals[i] = self._trainer.count(run, trainable, batches, see)
+        self._seconds["evaluate"] += time.perf_counter() - start
+        return 100.0 * correct / self._totals[i]
+
+    def _trained(self, i: int, outcome: Outcome) -> Trained:
+        run = self._runs[i]
+        details = {
+            # Epochs of the final training that this process ran; others came from a checkpoint.
+            "epochs_run": self._epochs_run,
+            "stack": {
+                "runs": len(self._runs),
+                "trials": len(self._stacked),
+                "mesh": dict(self._mesh.shape),
+            },
+            "seconds": {k: v / len(self._runs) for k, v in self._seconds.items()},  # its share
+        }
+        num_eval = self._totals.get(i)
+        if not num_eval:  # resumed after its evaluation
+            limit = run.cell.settings.eval_limit or None
+            num_eval = self._feed.data(run.cell.task).size(run.eval_split, limit)
+        return Trained(
+            run=run,
+            trainable=outcome.trainable[i],
+            losses=outcome.losses[i].tolist(),
+            accuracies=outcome.accuracies[i].tolist(),
+            error=outcome.errors[i],
+            num_train=self._num_train[i],
+            num_eval=num_eval,
+            details=details,
+            findings=self._findings.get(i),
+        )

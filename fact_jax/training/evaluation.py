@@ -1,87 +1,143 @@
-"""Accuracy of a trained trial on a stream of images, at the frozen network's cost."""
+"""Predictions of a trained trial at the frozen network's cost, and their accuracy."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.merging import absorb
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.images.normalise import normalise
-from fact_jax.training.mesh import batch_sharded, fetch, put, replicated
-from fact_jax.training.trial import adaptation_of, logits_of
-from fact_jax.tuning.method import Method
+from fact_jax.training.mesh import batch_sharded, fetch, put
+from fact_jax.training.trial import Head, Trainable, adaptation_of, logits_of
+from fact_jax.tuning.method import Base, Factors, Method, Scale
+
+See = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # of images, labels, predictions
 
 
-def make_programs(
-    model: ViT, method: Method, normalisation: str
-) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-    """The two jitted programs of an evaluation.
+class Merged(NamedTuple):
+    """A trained ViT for predictions: the weights with all changes that merge, the others, the head.
 
-    ``merged(base, factors, scale, choice)`` gives `base` with the changes that merge, and the other
-    changes; ``predict(merged, head, num_classes, images)`` gives the classes [b] of images uint8
-    [b, y, x, 3].
+    Changes are merged once and in float32, whatever the network computes in.
     """
 
-    @jax.jit
-    def merged(base, factors, scale, choice=None):
-        return absorb(base, adaptation_of(method, factors, model.config, scale, choice))
+    weights: Base
+    rest: Adaptation
+    head: Head
 
-    @jax.jit
-    def predict(merged, head, num_classes, images):
-        weights, rest = merged
-        x = features(model, weights, normalise(images, normalisation), rest)
-        return jnp.argmax(logits_of(head, x, num_classes), axis=-1)
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        config: ViTConfig,
+        base: Base,
+        trainable: Trainable,
+        scale: Scale | np.floating[Any] = None,
+        *,
+        choice: Any = None,
+    ) -> "Merged":
+        """The trained ViT of factors and a head; they and the base lie on the same devices."""
+        weights, rest = merged(method, config, base, trainable["factors"], scale, choice=choice)
+        return cls(weights, rest, trainable["head"])
 
-    return merged, predict
+
+# Module-level functions, so that trials of one method and model share their programs.
+@functools.partial(jax.jit, static_argnames=("method", "config"))
+def merged(
+    method: Method,
+    config: ViTConfig,
+    base: Base,
+    factors: Factors,
+    scale: Scale = None,
+    *,
+    choice: Any = None,
+) -> tuple[Base, Adaptation]:
+    """The base with the changes that merge, and the other changes."""
+    return absorb(base, adaptation_of(method, factors, config, scale, choice))
 
 
-def make_evaluate(
-    model: ViT, method: Method, normalisation: str, batch_size: int, mesh: Mesh
-) -> Callable[..., tuple[int, int]]:
-    """``evaluate(base, trainable, scale, num_classes, batches, choice, see) -> (correct, total)``.
+@functools.partial(jax.jit, static_argnames="config")
+def logits(config: ViTConfig, trained: Merged, images: jax.Array) -> jax.Array:
+    """float32 logits [b, c] of normalised images [b, y, x, 3]."""
+    x = features(ViT(config), trained.weights, images, trained.rest)
+    return logits_of(trained.head, x)
 
-    `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]), and
-    ``see(images, labels, predicted)`` is called with each. Each call merges into the weights what
-    can be merged, once and in float32. Batches are padded to `batch_size`, so that one program
-    serves every split; the next batch is dispatched before the last is awaited.
+
+@functools.partial(jax.jit, static_argnames=("config", "normalisation"))
+def predict(
+    config: ViTConfig,
+    normalisation: str,
+    trained: Merged,
+    num_classes: int | np.int32,
+    images: jax.Array,
+) -> jax.Array:
+    """The predicted classes int32 [b] of images uint8 [b, y, x, 3]."""
+    x = features(ViT(config), trained.weights, normalise(images, normalisation), trained.rest)
+    return jnp.argmax(logits_of(trained.head, x, num_classes), axis=-1)
+
+
+def one_ahead(
+    program: Callable[[jax.Array], jax.Array],
+    batches: Iterable[np.ndarray],
+    mesh: Mesh,
+    rows: int = 0,
+) -> Iterator[np.ndarray]:
+    """Yields ``program(images)`` of each batch; each is dispatched before the last is awaited.
+
+    A batch is padded to `rows`, or to the largest so far if that is more, so that one program
+    serves equal batches and a shorter last one. It is split over the mesh's axis `data`.
     """
+    pending: tuple[jax.Array, int] | None = None
+    for images in batches:
+        rows = max(rows, -(-len(images) // mesh.size) * mesh.size)
+        padded = np.pad(images, ((0, rows - len(images)), (0, 0), (0, 0), (0, 0)))
+        outputs = program(put(padded, batch_sharded(mesh)))
+        if pending is not None:
+            yield fetch(pending[0])[: pending[1]]
+        pending = outputs, len(images)
+    if pending is not None:
+        yield fetch(pending[0])[: pending[1]]
 
-    merged, predict = make_programs(model, method, normalisation)
 
-    def evaluate(
-        base: dict,
-        trainable: dict,
-        scale: float,
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Counts right predictions. All batches are padded to `batch_size`, for one program."""
+
+    config: ViTConfig
+    normalisation: str
+    batch_size: int
+    mesh: Mesh
+
+    def count(
+        self,
+        trained: Merged,
         num_classes: int,
         batches: Iterable[Any],
-        choice: Any = None,
-        see: Callable[..., None] = lambda images, labels, predicted: None,
+        see: See | None = None,
     ) -> tuple[int, int]:
-        factors, head = put((trainable["factors"], trainable["head"]), replicated(mesh))
-        weights = merged(base, factors, scale, choice)
+        """Numbers of right predictions and of images.
+
+        `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]), and
+        ``see(images, labels, predicted)`` is called with each.
+        """
+        program = functools.partial(
+            predict, self.config, self.normalisation, trained, np.int32(num_classes)
+        )
+        labelled, copies = itertools.tee(batches)
+        images_only = (images for images, _ in copies)
+        predictions = one_ahead(program, images_only, self.mesh, self.batch_size)
         correct = total = 0
-        pending: tuple[jax.Array, np.ndarray, np.ndarray] | None = None
-
-        def settle() -> int:
-            if pending is None:
-                return 0
-            on_device, images, labels = pending
-            predicted = fetch(on_device)[: len(labels)]
-            see(images, labels, predicted)
-            return int((predicted == labels).sum())
-
-        for images, labels in batches:
-            pad = batch_size - len(images)
-            padded = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-            padded = put(padded, batch_sharded(mesh))
-            predicted = predict(weights, head, np.int32(num_classes), padded)
-            correct += settle()
-            pending = (predicted, images, np.asarray(labels))
+        for (images, labels), predicted in zip(labelled, predictions, strict=True):
+            if see is not None:
+                see(images, labels, predicted)
+            correct += int((predicted == labels).sum())
             total += len(labels)
-        return correct + settle(), total
-
-    return evaluate
+        return correct, total

@@ -15,7 +15,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(batch_size: int, devices=None, num_trials: int = 1) -> Mesh:
+def make_mesh(
+    batch_size: int, devices: Sequence[jax.Device] | None = None, num_trials: int = 1
+) -> Mesh:
     """A mesh for stacks of `num_trials` trials, by default of one.
 
     The axis `trial` takes as many of the devices as divide `num_trials` evenly, because trials do
@@ -52,7 +54,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def one(x):
+    def one(x: Any) -> jax.Array:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fact_jax.training.trial import Integer
+
 _AREA = (0.02, 1 / 3)  # share of the image that an erased box covers
 _RATIO = (0.3, 1 / 0.3)  # height by width of an erased box
 _ATTEMPTS = 10  # draws of a box's shape before an image is left alone
@@ -24,30 +26,41 @@ class Draw(NamedTuple):
     label: Float[Array, ""]
 
 
+def soft_targets(
+    labels: Int[Array, " b"],
+    valid: Bool[Array, " b"],
+    num_classes: Integer,
+    padded_classes: int,
+    smoothing: float,
+) -> Float[Array, "b c"]:
+    """Distributions over the classes, with `smoothing` spread over the first `num_classes`.
+
+    The other classes, padding, have the target zero. A row that is not valid has the target zero
+    everywhere, so that its cross-entropy is zero.
+    """
+    off = smoothing / jnp.asarray(num_classes, jnp.float32)
+    real = jnp.arange(padded_classes, dtype=jnp.int32) < num_classes
+    targets = jax.nn.one_hot(labels, padded_classes, dtype=jnp.float32) * (1.0 - smoothing) + off
+    return jnp.where(valid[:, None] & real[None], targets, 0.0)
+
+
 def mix(
     key: jax.Array,
     images: Float[Array, "b y x 3"],
-    labels: Int[Array, " b"],
+    targets: Float[Array, "b c"],
     valid: Bool[Array, " b"],
-    num_classes: int | jax.Array,
-    padded_classes: int,
-    mixup: float = 0.8,
-    cutmix: float = 1.0,
-    smoothing: float = 0.1,
+    *,
+    mixup: float,
+    cutmix: float,
 ) -> tuple[Float[Array, "b y x 3"], Float[Array, "b c"]]:
-    """The batch mixed with itself reversed, and the soft targets.
+    """The batch mixed with itself reversed, and its targets.
 
     `mixup` and `cutmix` are the alphas of the Beta distributions, Python numbers; 0 turns one off.
     With both on, each is chosen half of the time. One weight is drawn for the whole batch. Only
     valid rows are reversed, among themselves: the first mixes with the last valid one, and so on;
     a row in the middle, or alone, meets itself and does not change. A row that is not valid keeps
-    its image and has the target zero, so that its cross-entropy is zero. Smoothing spreads
-    `smoothing` over the first `num_classes` classes; the others, padding, have the target zero.
+    its image and its target.
     """
-    off = smoothing / jnp.asarray(num_classes, jnp.float32)
-    real = jnp.arange(padded_classes, dtype=jnp.int32) < num_classes
-    targets = jax.nn.one_hot(labels, padded_classes, dtype=jnp.float32) * (1.0 - smoothing) + off
-    targets = jnp.where(valid[:, None] & real[None], targets, 0.0)
     if mixup <= 0 and cutmix <= 0:
         return images, targets
     partner = _reversed(valid)
@@ -55,11 +68,8 @@ def mix(
     pixels, label = draw(key, images.shape[1], images.shape[2], mixup, cutmix)
     pixels = pixels.astype(images.dtype)
     mixed = images * pixels[None] + images[partner] * (1 - pixels)[None]
-    mixed = jnp.where(
-        (valid & (partner != jnp.arange(len(valid), dtype=jnp.int32)))[:, None, None, None],
-        mixed,
-        images,
-    )
+    moves = valid & (partner != jnp.arange(len(valid), dtype=jnp.int32))
+    mixed = jnp.where(moves[:, None, None, None], mixed, images)
     return mixed, targets * label + targets[partner] * (1 - label)
 
 
@@ -111,24 +121,24 @@ def erase(
     The box's area and ratio are drawn up to ten times, until it is smaller than the image.
     """
     b, height, width, _ = images.shape
-    keys = jax.random.split(key, 6)
+    key_area, key_ratio, key_which, key_top, key_left, key_noise = jax.random.split(key, 6)
     shape = (b, _ATTEMPTS)
     uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
-    area = uniform(keys[0], shape, minval=_AREA[0], maxval=_AREA[1]) * height * width
+    area = uniform(key_area, shape, minval=_AREA[0], maxval=_AREA[1]) * height * width
     low, high = jnp.log(jnp.array(_RATIO, jnp.float32))
-    ratio = jnp.exp(uniform(keys[1], shape, minval=low, maxval=high))
+    ratio = jnp.exp(uniform(key_ratio, shape, minval=low, maxval=high))
     h, w = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
     fits = (h < height) & (w < width)
     first = jnp.argmax(fits, axis=1)[:, None]
     h, w = (jnp.take_along_axis(v, first, axis=1)[:, 0].astype(jnp.int32) for v in (h, w))
-    erased = (uniform(keys[2], (b,)) < rate) & fits.any(axis=1)
-    top = jax.random.randint(keys[3], (b,), 0, jnp.maximum(height - h + 1, 1), jnp.int32)
-    left = jax.random.randint(keys[4], (b,), 0, jnp.maximum(width - w + 1, 1), jnp.int32)
+    erased = (uniform(key_which, (b,)) < rate) & fits.any(axis=1)
+    top = jax.random.randint(key_top, (b,), 0, jnp.maximum(height - h + 1, 1), jnp.int32)
+    left = jax.random.randint(key_left, (b,), 0, jnp.maximum(width - w + 1, 1), jnp.int32)
 
     def inside(length: int, start: jax.Array, extent: jax.Array) -> jax.Array:
         at = jnp.arange(length, dtype=jnp.int32)[None]
         return (at >= start[:, None]) & (at < (start + extent)[:, None])
 
     box = inside(height, top, h)[:, :, None] & inside(width, left, w)[:, None, :]
-    noise = jax.random.normal(keys[5], images.shape, images.dtype)
+    noise = jax.random.normal(key_noise, images.shape, images.dtype)
     return jnp.where((box & erased[:, None, None])[..., None], noise, images)

@@ -31,7 +31,7 @@ class Recipe:
     label_smoothing: float = setting(0.0, SHARE)
     erasing: float = setting(0.0, Real(0, 1))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_fields(self)
 
     @property
@@ -46,22 +46,28 @@ class Recipe:
             return optax.adamw(rate, weight_decay=decay, mask=mask)
         return optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(rate, momentum=0.9))
 
-    def init(self, trainable: dict) -> optax.OptState:
+    def init(self, trainable: dict[str, Any]) -> optax.OptState:
         """Moments before the first step; they depend on neither the rate nor the decay."""
         return self.optimiser(0.0, 0.0).init(trainable)
 
     def update(
-        self, trainable: dict, grads: dict, moments: optax.OptState, rate: Any, decay: Any
-    ) -> tuple[dict, optax.OptState]:
+        self,
+        trainable: dict[str, Any],
+        grads: dict[str, Any],
+        moments: optax.OptState,
+        rate: Any,
+        decay: Any,
+    ) -> tuple[dict[str, Any], optax.OptState]:
         """Trained arrays and moments after one step."""
         # optax's Adam raises a float to an integer power: strict promotion refuses that, and x64
         # makes it float64.
         with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
             updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
-        return optax.apply_updates(trainable, updates), moments
+        trained: dict[str, Any] = optax.apply_updates(trainable, updates)
+        return trained, moments
 
 
-def _matrices(trainable: dict) -> dict:
+def _matrices(trainable: dict[str, Any]) -> Any:
     """Mask of the leaves that decay if vectors do not: all but biases, scales and shifts."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: not str(keys[-1].key).endswith(("bias", "scale", "shift")), trainable

@@ -15,12 +15,13 @@ from jaxprs import equations
 
 from fact_jax import Adaptation, FacTTT, LowRank, ViT, ViTConfig, features, normalise
 from fact_jax.backbone.adaptation import SITES
-from fact_jax.backbone.block import Noise, block
+from fact_jax.backbone.block import Block, Noise
 from fact_jax.backbone.dense import dropout
 from fact_jax.backbone.vit import init_base
-from fact_jax.training.evaluation import make_programs
+from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, train_set
 
 CONFIG = ViTConfig(width=8, depth=4, num_heads=2, mlp_dim=32, patch_size=4, image_size=8)
 RANK, RATE = 4, 0.3
@@ -209,9 +210,8 @@ def test_a_block_projects_its_tokens_once_for_query_key_and_value():
     n, d = CONFIG.num_tokens, CONFIG.width
 
     noise = Noise(jax.random.key(0), RATE, RATE)
-    jaxpr = jax.make_jaxpr(lambda x: block(CONFIG, False, x, weights, adaptation, noise)[0])(
-        jnp.zeros((2, n, d))
-    )
+    block = Block(CONFIG, weights, adaptation, noise)
+    jaxpr = jax.make_jaxpr(lambda x: block(x)[0])(jnp.zeros((2, n, d)))
     shapes = [
         [v.aval.shape for v in e.invars]
         for e in equations(jaxpr.jaxpr)
@@ -245,12 +245,16 @@ def test_without_a_key_the_rates_do_not_act(small_vit, images):
 
 def test_the_evaluation_programs_draw_no_random_number(small_vit):
     model, base, method, factors = random_setup(small_vit)
-    merged, predict = make_programs(model, method, "none")
+    config = model.config
     head = {"kernel": jnp.zeros((24, 3)), "bias": jnp.zeros(3)}
     uint8 = jnp.zeros((2, 16, 16, 3), jnp.uint8)
     texts = [
-        str(jax.make_jaxpr(merged)(base, factors, 1.0)),
-        str(jax.make_jaxpr(predict)((base, Adaptation()), head, 3, uint8)),
+        str(jax.make_jaxpr(merged, (0, 1))(method, config, base, factors, scale=1.0)),
+        str(
+            jax.make_jaxpr(predict, (0, 1))(
+                config, "none", Merged(base, Adaptation(), head), 3, uint8
+            )
+        ),
     ]
     assert not any("random" in text or "threefry" in text for text in texts)
     trained = jax.make_jaxpr(
@@ -263,7 +267,7 @@ def test_each_training_step_and_epoch_has_its_own_masks(small_vit):
     """All images are one image, and nothing is learnt: the losses differ by the masks alone."""
     model, base, method, factors = random_setup(small_vit)
     mesh = make_mesh(4, jax.devices()[:1])
-    program = alone(make_epoch(model, method, "none", 4, mesh), 4, mesh)
+    step = TrainStep(model, method, "none", 4, mesh)
     image = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3)).astype(np.uint8)
     data = train_set(np.repeat(image, 24, 0), np.zeros(24, np.int32), 3)
     # Of 3 blocks only two are ever dropped: two steps may well drop as much.
@@ -271,10 +275,11 @@ def test_each_training_step_and_epoch_has_its_own_masks(small_vit):
         hyper = Hyper(*map(jnp.float32, (0, 0, 1, *rates)))
         losses = []
         for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-            state = init_trial(model, method, 0, 3, 3)
+            state = step.init(0, 3, 3)
             trainable = {**state.trainable, "factors": jax.tree.map(jnp.copy, factors)}  # donated
             state = dataclasses.replace(state, trainable=trainable)
-            losses.extend(np.asarray(program(base, state, data, hyper, seed, epoch)[1]))
+            trial = Trial(data, hyper, seed)
+            losses.extend(np.asarray(step.alone(base, state, trial, epoch)[1]))
         assert len(losses) == 18
         gaps = np.sum(np.diff(np.sort(losses)) > 1e-5)
         assert gaps == 0 if different == 0 else gaps >= different, rates

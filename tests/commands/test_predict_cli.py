@@ -126,9 +126,9 @@ def test_the_predictor_takes_any_number_of_images(mini, trained, expected):
 )
 def test_only_a_shorter_last_batch_is_padded(monkeypatch, mini, trained, expected, batches, rows):
     predictor = Predictor(*mini, load_factors(trained / "f.safetensors"), batch_size=10**12)
-    program, shapes = predict_module._logits, []
+    program, shapes = predict_module.logits, []
     monkeypatch.setattr(
-        predict_module, "_logits", lambda *a: shapes.append(len(a[-1])) or program(*a)
+        predict_module, "logits", lambda *a: shapes.append(len(a[-1])) or program(*a)
     )
     images = np.load(trained / "x.npy")[: sum(batches)]
     logits = list(predictor.stream(np.split(images, np.cumsum(batches)[:-1])))

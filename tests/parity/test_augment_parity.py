@@ -153,9 +153,9 @@ def test_mixed_batches_are_timms(mixup, cutmix, compare):
             mock.patch.object(timm_mixup, "rand_bbox", return_value=box),
         ):
             expected = theirs(nchw(pixels), torch.from_numpy(labels))
-        found, targets = mixing.mix(
-            key, pixels, labels, np.ones(8, bool), 5, 7, mixup=mixup, cutmix=cutmix
-        )
+        valid = np.ones(8, bool)
+        soft = mixing.soft_targets(labels, valid, 5, 7, 0.1)
+        found, targets = mixing.mix(key, pixels, soft, valid, mixup=mixup, cutmix=cutmix)
         compare(
             {"images": nchw(np.asarray(found)).numpy(), "targets": np.asarray(targets)[:, :5]},
             {"images": expected[0].numpy(), "targets": expected[1].numpy()},

@@ -25,15 +25,8 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.recipe import PLAIN
 from fact_jax.training.schedule import learning_rate
-from fact_jax.training.trial import (
-    Hyper,
-    TrialState,
-    alone,
-    epoch_key,
-    logits_of,
-    make_epoch,
-    train_set,
-)
+from fact_jax.training.step import TrainStep, epoch_key
+from fact_jax.training.trial import Hyper, Trial, TrialState, logits_of, train_set
 
 OUTPUTS = Path(__file__).parent / "outputs.npz"
 # True float32 products also where a device's default is less.
@@ -231,7 +224,7 @@ class TrainCase:
     def order(self) -> np.ndarray:
         """Rows of the split in the order in which they are drawn, [epochs, examples].
 
-        The same calls of jax.random that make_epoch makes with an epoch's key; PyTorch is fed
+        The same calls of jax.random that TrainStep.order makes with an epoch's key; PyTorch is fed
         these batches.
         """
 
@@ -246,8 +239,7 @@ class TrainCase:
     def ours(self, base, trainable, images, labels) -> dict[str, np.ndarray]:
         """{"losses" [50], "U", "V", ..., "kernel", "bias"}, the latter ones after the last step."""
         mesh = make_mesh(self.batch_size, jax.devices()[:1])
-        epoch = make_epoch(ViT(self.config), self.method, "imagenet", self.batch_size, mesh)
-        epoch = alone(epoch, self.batch_size, mesh)
+        step = TrainStep(ViT(self.config), self.method, "imagenet", self.batch_size, mesh)
         data = train_set(images, labels, self.classes, self.capacity)
         pad = self.padded_classes - self.classes
         head = {
@@ -265,7 +257,7 @@ class TrainCase:
                 dropout_rate=jnp.float32(0),
                 drop_path_rate=jnp.float32(0),
             )
-            state, epoch_losses = epoch(base, state, data, hyper, self.seed, e)
+            state, epoch_losses = step.alone(base, state, Trial(data, hyper, self.seed), e)
             losses.append(epoch_losses[: self.examples // self.batch_size])
         head = state.trainable["head"]
         final = {

@@ -162,7 +162,7 @@ def test_parents_are_the_best_so_far_of_all_generations(monkeypatch):
         best.append((set(used), value))
         used.clear()
 
-    search(where, fitness, 0, lambda: None, lambda state: None, on_generation)
+    search(where, fitness, 0, lambda: None, lambda state: None, on_generation=on_generation)
     expected = set(sorted(tried[:20], key=toy, reverse=True)[:5])
     assert best[0][0] == set()
     for parents, value in best[1:]:

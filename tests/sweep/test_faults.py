@@ -25,9 +25,10 @@ from fact_jax.sweep.evolution import search
 from fact_jax.sweep.faults import no_space
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Run
+from fact_jax.training.checkpoint import UnreadableCheckpoint
 from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import PLAIN
-from fact_jax.training.run import UnreadableCheckpoint, train
+from fact_jax.training.run import Training
 from fact_jax.training.trial import TrialState
 
 
@@ -65,16 +66,14 @@ def training(directory, told=None, stop=None, init=lambda tree: jax.tree.map(jnp
         if done == stop:
             raise Stopped
 
-    return train(
+    return Training(
         epoch,
-        states,
         epochs=4,
         steps=[3, 3],
-        directory=epath.Path(directory),
         settings=[{}, {}],
         evaluate=lambda t, tree: float(tree["factors"]["U"].sum()),
         on_epoch=on_epoch,
-    )
+    ).run(states, epath.Path(directory))
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,9 @@ def test_a_search_that_goes_on_tells_of_all_generations():
     def run(state):
         told.clear()
         fitness = lambda a: float(a[0][0])  # noqa: E731
-        search(space, fitness, 0, lambda: state, save, lambda *told_of: told.append(told_of))
+
+        tell = lambda *told_of: told.append(told_of)  # noqa: E731
+        search(space, fitness, 0, lambda: state, save, on_generation=tell)
 
     run(None)
     whole = list(told)

@@ -22,7 +22,7 @@ from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store, Unwritable
-from fact_jax.training.run import UnreadableCheckpoint
+from fact_jax.training.checkpoint import UnreadableCheckpoint
 from fact_jax.training.trial import NonFiniteLoss
 
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")

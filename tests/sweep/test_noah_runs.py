@@ -48,7 +48,7 @@ def whole(config, tmp_path_factory):
     """(work directory, result, what was trained, what was read, what was told) of a sweep."""
     trained, reads, programs, told = [], [], [], []
     opened, train = feed_module.open_task, trainer_module.Trainer.train
-    make_epoch, workdir = trainer_module.make_epoch, tmp_path_factory.mktemp("whole")
+    step, workdir = trainer_module.Trainer.step, tmp_path_factory.mktemp("whole")
 
     def open_spied(task, settings):
         data = opened(task, settings)
@@ -65,9 +65,9 @@ def whole(config, tmp_path_factory):
         trained.extend(runs)
         return train(self, runs, size, directory)
 
-    def make_spied(*args):
-        programs.append(args[-1])  # whether it samples
-        return make_epoch(*args)
+    def step_spied(self, cell, mesh, sampled):
+        programs.append(sampled)
+        return step(self, cell, mesh, sampled)
 
     class Spied(local.Bars):
         def start(self, runs, epochs):
@@ -77,7 +77,7 @@ def whole(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed_module, "open_task", open_spied)
         patch.setattr(trainer_module.Trainer, "train", train_spied)
-        patch.setattr(trainer_module, "make_epoch", make_spied)
+        patch.setattr(trainer_module.Trainer, "step", step_spied)
         patch.setattr(local, "Bars", Spied)
         (result,) = sweep(config, workdir)
     return workdir, result, trained, reads, programs, told

@@ -79,26 +79,20 @@ def spied(monkeypatch, tmp_path):
     """A runner whose programs are replaced by spies; (runner factory, calls)."""
     calls = {"epochs": [], "evaluations": [], "reads": []}
 
-    def make_epoch(model, method, normalisation, batch_size, mesh, recipe, sampled):
-        def epoch(base, states, data, hypers, seeds, number, steps):
-            calls["epochs"].append(
-                (data.num_examples.tolist(), hypers, (seeds.tolist(), int(number)), int(steps))
-            )
-            return states, np.zeros((len(seeds), data.images.shape[1] // batch_size), np.float32)
+    def epoch(step, base, states, trials, number, steps):
+        data, hypers, seeds = trials
+        calls["epochs"].append(
+            (data.num_examples.tolist(), hypers, (seeds.tolist(), int(number)), int(steps))
+        )
+        return states, np.zeros((len(seeds), data.images.shape[1] // step.batch_size), np.float32)
 
-        return epoch
+    def count(trainer, run, trainable, batches, see):
+        total, scale = sum(len(labels) for _, labels in batches), run.candidate.scale
+        calls["evaluations"].append((total, scale))
+        return int(total * (0.9 if scale == 1.0 else 0.5)), total  # highest for scale 1
 
-    def make_evaluate(model, method, normalisation, batch_size, mesh):
-        def evaluate(base, trainable, scale, num_classes, batches, choice, see=None):
-            count = sum(len(labels) for _, labels in batches)
-            calls["evaluations"].append((count, float(scale)))
-            # The accuracy is highest for scale 1.
-            return int(count * (0.9 if float(scale) == 1.0 else 0.5)), count
-
-        return evaluate
-
-    monkeypatch.setattr(trainer_module, "make_epoch", make_epoch)
-    monkeypatch.setattr(trainer_module, "make_evaluate", make_evaluate)
+    monkeypatch.setattr(trainer_module.TrainStep, "program", epoch)
+    monkeypatch.setattr(trainer_module.Trainer, "count", count)
     opened = feed_module.open_task
 
     def open_task(task, settings):

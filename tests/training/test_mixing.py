@@ -22,9 +22,14 @@ def batch():
 ALL = np.ones(B, bool)
 
 
+def soft_and_mixed(key, images, labels, valid, number, mixup=0.8, cutmix=1.0, smoothing=0.1):
+    targets = mixing.soft_targets(labels, valid, number, PADDED, smoothing)
+    return mixing.mix(key, images, targets, valid, mixup=mixup, cutmix=cutmix)
+
+
 @cache
 def compiled_mix(**settings):
-    return jax.jit(partial(mixing.mix, padded_classes=PADDED, **settings))
+    return jax.jit(partial(soft_and_mixed, **settings))
 
 
 def mixed(batch, seed, valid=ALL, **settings):
@@ -142,7 +147,7 @@ def test_mixing_works_for_a_stack_of_trials(batch):
     labels = np.minimum(labels, 2)
 
     def one(key, number):
-        return mixing.mix(key, images, labels, ALL, number, PADDED)
+        return soft_and_mixed(key, images, labels, ALL, number)
 
     stacked = jax.jit(jax.vmap(one))(keys, classes)
     for t in range(2):

@@ -10,18 +10,10 @@ from fact_jax import FacTTT, features
 from fact_jax.errors import UserError
 from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.mixing import erase, mix
+from fact_jax.training.mixing import erase, mix, soft_targets
 from fact_jax.training.recipe import PLAIN, Recipe
-from fact_jax.training.trial import (
-    Hyper,
-    alone,
-    epoch_key,
-    init_trial,
-    logits_of,
-    make_epoch,
-    num_steps,
-    train_set,
-)
+from fact_jax.training.step import TrainStep, epoch_key
+from fact_jax.training.trial import Hyper, Trial, logits_of, train_set
 from fact_jax.tuning import SSF, Adapter
 
 RATE, DECAY = 0.1, 0.3
@@ -116,7 +108,8 @@ def test_twenty_steps_of_optax_have_the_bits_of_the_steps_written_out(optimizer,
 def test_spared_are_the_vectors_of_a_method(small_vit, method):
     """One-dimensional in the released code, [l, d] here: biases, scales, shifts."""
     model, base = small_vit
-    trainable = init_trial(model, method, 0, 3, 3, base).trainable
+    step = TrainStep(model, method, "none", 8, make_mesh(8))
+    trainable = step.init(0, 3, 3, base).trainable
     zero = jax.tree.map(jnp.zeros_like, trainable)
     recipe = Recipe("sgd", decay_vectors=False)
     after, _ = recipe.update(trainable, zero, recipe.init(trainable), 1.0, 0.5)
@@ -148,17 +141,16 @@ def split(count, seed=0, capacity=None):
     return train_set(images, rng.integers(0, CLASSES, count).astype(np.int32), CLASSES, capacity)
 
 
+def step_of(small_vit, recipe, batch=BATCH, trials=1):
+    mesh = make_mesh(batch, jax.devices()[:1], trials)
+    return TrainStep(small_vit[0], METHOD, "imagenet", batch, mesh, recipe)
+
+
 def fresh(small_vit, seed=SEED):
     """V is no longer zero, so that every factor has a gradient."""
-    model, base = small_vit
-    state = init_trial(model, METHOD, seed, CLASSES, PADDED, base, Recipe("sgd"))
+    state = step_of(small_vit, Recipe("sgd")).init(seed, CLASSES, PADDED)
     state.trainable["factors"]["V"] = 0.1 + state.trainable["factors"]["V"]
     return state
-
-
-def programs(small_vit, recipe, batch=BATCH):
-    mesh = make_mesh(batch, jax.devices()[:1])
-    return alone(make_epoch(small_vit[0], METHOD, "imagenet", batch, mesh, recipe), batch, mesh)
 
 
 def order(count, capacity):
@@ -195,16 +187,20 @@ def assert_same_step(actual, expected, loss, expected_loss):
 
 @pytest.fixture(scope="module")
 def plain(small_vit):
-    return programs(small_vit, Recipe("sgd"))
+    step = step_of(small_vit, Recipe("sgd"))
+
+    def epoch(data):
+        return step.alone(small_vit[1], fresh(small_vit), Trial(data, HYPER, SEED), EPOCH)
+
+    return epoch
 
 
 @pytest.mark.parametrize("capacity", [5, 16])
 def test_fewer_images_than_a_batch_are_one_batch_of_just_these(
     small_vit, plain, one_step, capacity
 ):
-    assert num_steps(5, BATCH) == 1
     data = split(5, capacity=capacity)
-    state, losses = plain(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
+    state, losses = plain(data)
     images = normalise(data.images[:5], "imagenet")
     expected = one_step(images, np.eye(PADDED)[data.labels[:5]])
     assert_same_step(state.trainable, expected[1], losses[0], expected[0])
@@ -218,32 +214,30 @@ def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step)
     recipe = Recipe("sgd", mixup=0.8, cutmix=1.0, label_smoothing=0.1, erasing=1.0)
     count, capacity = 5, 16
     data = split(count, capacity=capacity)
-    program = programs(small_vit, recipe)
-    state, losses = program(small_vit[1], fresh(small_vit), data, HYPER, SEED, EPOCH)
+    step, trial = step_of(small_vit, recipe), Trial(data, HYPER, SEED)
+    state, losses = step.alone(small_vit[1], fresh(small_vit), trial, EPOCH)
     rows, key_steps = order(count, capacity)
     rows = np.concatenate([rows, np.arange(count, BATCH)])
     key, valid = jax.random.fold_in(key_steps, 0), np.arange(BATCH) < count
     images, labels = normalise(data.images[rows], "imagenet"), data.labels[rows]
     erased = erase(jax.random.fold_in(key, 2), images, 1.0)
-    mixed, targets = mix(
-        jax.random.fold_in(key, 3), erased, labels, valid, CLASSES, PADDED, 0.8, 1.0, 0.1
-    )
+    soft = soft_targets(labels, valid, CLASSES, PADDED, 0.1)
+    both, mixing_key = {"mixup": 0.8, "cutmix": 1.0}, jax.random.fold_in(key, 3)
+    mixed, targets = mix(mixing_key, erased, soft, valid, **both)
     expected = one_step(mixed[:count], targets[:count])
     assert_same_step(state.trainable, expected[1], losses[0], expected[0])
     hard = np.eye(PADDED)[labels]
-    unmixed, smoothed = mix(key, erased, labels, valid, CLASSES, PADDED, 0.0, 0.0, 0.1)
-    bare, _ = mix(jax.random.fold_in(key, 3), images, labels, valid, CLASSES, PADDED, 0.8, 1.0, 0.1)
-    for other_images, other_targets in ((mixed, hard), (unmixed, smoothed), (bare, targets)):
+    bare, _ = mix(mixing_key, images, soft, valid, **both)
+    for other_images, other_targets in ((mixed, hard), (erased, soft), (bare, targets)):
         other, _ = one_step(other_images[:count], other_targets[:count])
         assert abs(other - losses[0]) > 1e-4  # each of them shows
 
 
 def test_sgd_and_adamw_make_other_programs_of_the_same_numbers(small_vit):
     """A recipe is part of a cell's kind: its moments are the optimiser's own."""
-    model, base = small_vit
     numbers = []
     for recipe in (Recipe("sgd"), PLAIN):
-        state = init_trial(model, METHOD, 0, CLASSES, PADDED, base, recipe)
+        state = step_of(small_vit, recipe).init(0, CLASSES, PADDED)
         numbers.append(len(jax.tree.leaves(state.moments)) / len(jax.tree.leaves(state.trainable)))
     assert numbers[0] == 1  # the momentum
     assert numbers[1] > 2  # two moments, and a count of steps

@@ -12,17 +12,12 @@ from orbax.checkpoint import v1 as ocp
 from fact_jax import FacTTT, Linear, features
 from fact_jax.images.normalise import normalise
 from fact_jax.training import run as run_module
-from fact_jax.training.evaluation import make_evaluate
+from fact_jax.training.evaluation import Evaluator, Merged
 from fact_jax.training.mesh import make_mesh, stack
-from fact_jax.training.run import train
+from fact_jax.training.run import Training
 from fact_jax.training.schedule import learning_rate
-from fact_jax.training.trial import (
-    Hyper,
-    alone,
-    init_trial,
-    make_epoch,
-    train_set,
-)
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, train_set
 
 METHOD = FacTTT(4)
 NO_DROP = dict(dropout_rate=jnp.float32(0), drop_path_rate=jnp.float32(0))
@@ -42,14 +37,13 @@ def make_run(small_vit, split, *, method=METHOD, batch=8, capacity=48, padded=5,
     """(epoch(state, e), fresh state)"""
     model, base = small_vit
     mesh = make_mesh(batch, jax.devices()[:1])
-    program = alone(make_epoch(model, method, "inception", batch, mesh), batch, mesh)
-    data = train_set(*split, 3, capacity)
-    hyper = hyper or Hyper(jnp.float32(1e-2))
+    step = TrainStep(model, method, "inception", batch, mesh)
+    trial = Trial(train_set(*split, 3, capacity), hyper or Hyper(jnp.float32(1e-2)), 7)
 
     def epoch(state, e):
-        return program(base, state, data, hyper, 7, e)
+        return step.alone(base, state, trial, e)
 
-    return epoch, init_trial(model, method, 7, 3, padded)
+    return epoch, step.init(7, 3, padded)
 
 
 def test_the_learning_rate_of_all_100_epochs():
@@ -89,14 +83,14 @@ def test_padding_changes_nothing(small_vit, split):
     hyper = Hyper(jnp.float32(0.01), **NO_DROP)
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
-    program = alone(make_epoch(model, METHOD, "none", 8, mesh), 8, mesh)
+    step = TrainStep(model, METHOD, "none", 8, mesh)
     data = train_set(*split, 3, 48)
     outcomes = []
     for padded, fill in ((3, 0), (9, 0), (9, 255)):
         images = data.images.copy()
         images[40:] = fill
-        state = init_trial(model, METHOD, 7, 3, padded)
-        state, _ = program(base, state, data._replace(images=images), hyper, 7, 0)
+        trial = Trial(data._replace(images=images), hyper, 7)
+        state, _ = step.alone(base, step.init(7, 3, padded), trial, 0)
         head = state.trainable["head"]
         assert not np.any(head["kernel"][:, 3:])
         outcomes.append((state.trainable["factors"], head["kernel"][:, :3]))
@@ -109,14 +103,13 @@ def test_padding_changes_nothing(small_vit, split):
 def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
     """The losses of the batches from one state differ with the epoch's key, and only with it."""
     losses = {}
-    for name, *key in [("a", 7, 0), ("again", 7, 0), ("next", 7, 1), ("other seed", 8, 0)]:
+    for name, seed, e in [("a", 7, 0), ("again", 7, 0), ("next", 7, 1), ("other seed", 8, 0)]:
         model, base = small_vit
         mesh = make_mesh(8, jax.devices()[:1])
-        program = alone(make_epoch(model, METHOD, "none", 8, mesh), 8, mesh)
+        step = TrainStep(model, METHOD, "none", 8, mesh)
         hyper = Hyper(jnp.float32(0), **NO_DROP)  # nothing learnt, nothing dropped: the order alone
-        state = init_trial(model, METHOD, 7, 3, 3)
-        data = train_set(*split, 3)
-        losses[name] = np.asarray(program(base, state, data, hyper, *key)[1])
+        trial = Trial(train_set(*split, 3), hyper, seed)
+        losses[name] = np.asarray(step.alone(base, step.init(7, 3, 3), trial, e)[1])
     np.testing.assert_array_equal(losses["a"], losses["again"])
     assert np.abs(losses["a"] - losses["next"]).max() > 1e-3
     assert np.abs(losses["a"] - losses["other seed"]).max() > 1e-3
@@ -135,12 +128,12 @@ def test_linear_trains_only_the_head(small_vit, split):
 def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split, compiled):
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
-    epoch = make_epoch(model, METHOD, "none", 8, mesh)
-    program, state = alone(epoch, 8, mesh), init_trial(model, METHOD, 0, 3, 5)
+    step = TrainStep(model, METHOD, "none", 8, mesh)
+    state = step.init(0, 3, 5)
     for seed, n, scale in ((0, 40, 0.1), (1, 24, 10.0)):
         data = train_set(split[0][:n], split[1][:n], 3 - seed, 40)
         hyper = Hyper(*map(jnp.float32, (1e-3, 0.0, scale, 0.1 * seed, 0.2)))
-        state, losses = program(base, state, data, hyper, seed, 0)
+        state, losses = step.alone(base, state, Trial(data, hyper, seed), 0)
         assert (losses > 0).sum() == n // 8
     assert [name for name in compiled if "epoch" in name] == ["jit(epoch)"]
 
@@ -149,14 +142,15 @@ def make_stack(small_vit, split, seeds=(7,), scales=(1.0,)):
     """(epoch(states, e), fresh states) of trials on the same split, batches of 8."""
     model, base = small_vit
     mesh = make_mesh(8, jax.devices()[:1])
-    program = make_epoch(model, METHOD, "inception", 8, mesh)
-    data = stack([train_set(*split, 3, 48)] * len(seeds), mesh)
-    hypers = stack([Hyper(np.float32(1e-2), scale=np.float32(scale)) for scale in scales], mesh)
+    step = TrainStep(model, METHOD, "inception", 8, mesh)
+    hypers = [Hyper(np.float32(1e-2), scale=np.float32(scale)) for scale in scales]
+    data = train_set(*split, 3, 48)
+    trials = stack([Trial(data, *both) for both in zip(hypers, np.int32(seeds), strict=True)], mesh)
 
     def epoch(states, e):
-        return program(base, states, data, hypers, np.array(seeds, np.int32), e, 5)
+        return step.program(base, states, trials, e, 5)
 
-    return epoch, stack([init_trial(model, METHOD, seed, 3, 5) for seed in seeds], mesh)
+    return epoch, stack([step.init(seed, 3, 5) for seed in seeds], mesh)
 
 
 def flat(state):
@@ -170,17 +164,15 @@ def run_train(small_vit, split, directory, stop_after=None, epochs=6):
         if done == stop_after:
             raise KeyboardInterrupt
 
-    out = train(
+    out = Training(
         epoch,
-        state,
         epochs=epochs,
         steps=[5],
-        directory=epath.Path(directory),
         settings=[{}],
         evaluate=lambda t, trained: float(flat(trained).sum()),
         eval_every=2,
         on_epoch=on_epoch,
-    )
+    ).run(state, epath.Path(directory))
     return out.trainable[0], out.losses[0], out.accuracies[0]
 
 
@@ -239,15 +231,8 @@ def test_an_evaluation_that_fails_costs_no_training(small_vit, split, tmp_path):
             evaluated.append(t)
             return 50.0 + t
 
-        return train(
-            epoch,
-            jax.tree.map(jnp.copy, states),
-            epochs=2,
-            steps=[5, 5],
-            directory=epath.Path(tmp_path / "x"),
-            settings=[{}, {}],
-            evaluate=evaluate,
-        )
+        training = Training(epoch, epochs=2, steps=[5, 5], settings=[{}, {}], evaluate=evaluate)
+        return training.run(jax.tree.map(jnp.copy, states), epath.Path(tmp_path / "x"))
 
     with pytest.raises(OSError, match="test images"):
         run(broken=1)
@@ -267,14 +252,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_settings(small_vit, split
         state, losses = epoch(state, e)
         return state, losses.at[0, 2].set(jnp.inf) if e == 1 else losses
 
-    out = train(
-        broken,
-        state,
-        epochs=3,
-        steps=[5],
-        directory=epath.Path(tmp_path / "x"),
-        settings=[{"task": "dtd", "scale": 100}],
-    )
+    settings = [{"task": "dtd", "scale": 100}]
+    training = Training(broken, epochs=3, steps=[5], settings=settings)
+    out = training.run(state, epath.Path(tmp_path / "x"))
     assert re.search(r"inf at step 7 \(epoch 1\)\..* with task=dtd, scale=100", str(out.errors[0]))
 
 
@@ -287,14 +267,8 @@ def test_an_update_that_is_not_finite_is_not_stored(small_vit, split, tmp_path):
         state.trainable["head"]["bias"] *= jnp.nan
         return state, losses
 
-    out = train(
-        broken,
-        state,
-        epochs=1,
-        steps=[5],
-        directory=epath.Path(tmp_path / "x"),
-        settings=[{}],
-    )
+    training = Training(broken, epochs=1, steps=[5], settings=[{}])
+    out = training.run(state, epath.Path(tmp_path / "x"))
     assert re.search(r"non-finite at step 4 \(epoch 0\)", str(out.errors[0]))
 
 
@@ -302,14 +276,8 @@ def test_a_nan_in_the_base_reaches_the_loss(small_vit, split, tmp_path):
     model, base = small_vit
     broken = {**base, "cls": base["cls"] * np.nan}
     epoch, state = make_stack((model, broken), split)
-    out = train(
-        epoch,
-        state,
-        epochs=1,
-        steps=[5],
-        directory=epath.Path(tmp_path / "x"),
-        settings=[{}],
-    )
+    training = Training(epoch, epochs=1, steps=[5], settings=[{}])
+    out = training.run(state, epath.Path(tmp_path / "x"))
     assert re.search(r"nan at step 0 \(epoch 0\)", str(out.errors[0]))
 
 
@@ -324,11 +292,12 @@ def test_evaluation_counts_every_image_once_with_merged_weights(small_vit, split
     head = {"kernel": kernel, "bias": -adapted.mean(0) @ kernel}
     predicted = np.argmax(adapted @ head["kernel"][:, :3] + head["bias"][None, :3], -1)
     assert len(set(predicted.tolist())) > 1
-    evaluate = make_evaluate(model, METHOD, "none", 16, make_mesh(16, jax.devices()[:1]))
+    evaluator = Evaluator(model.config, "none", 16, make_mesh(16, jax.devices()[:1]))
     batches = [(images[i : i + 16], labels[i : i + 16]) for i in range(0, 40, 16)]
     trainable = {"factors": factors, "head": head}
+    trained = Merged.of(METHOD, model.config, base, trainable, 0.3)
     correct = int((predicted == labels).sum())
-    assert evaluate(base, trainable, 0.3, 3, batches) == (correct, 40)
+    assert evaluator.count(trained, 3, batches) == (correct, 40)
     # Labels equal to the predictions: all correct, none of the padding counted.
     perfect = [(images[i : i + 16], predicted[i : i + 16]) for i in range(0, 40, 16)]
-    assert evaluate(base, trainable, 0.3, 3, perfect) == (40, 40)
+    assert evaluator.count(trained, 3, perfect) == (40, 40)

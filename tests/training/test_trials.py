@@ -25,43 +25,42 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
-from fact_jax.training.run import train
-from fact_jax.training.trial import Hyper, NonFiniteLoss, init_trial, make_epoch, train_set
+from fact_jax.training.run import Training
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, NonFiniteLoss, Trial, train_set
 
 CONFIG = ViTConfig(width=24, depth=4, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
 TPU = json.loads((ROOT / "benchmarks/results/tpu_compile.json").read_text())
 METHOD, BATCH = FacTTT(4), 8
 
 
+def step_on(mesh):
+    return TrainStep(ViT(CONFIG), METHOD, "none", BATCH, mesh)
+
+
 def numbered(t):
-    """Split (of 32 or 40 images), hyperparameters and fresh state of trial t."""
+    """Trial t, of 32 or 40 images, and its fresh state."""
     rng = np.random.default_rng(t)
     count = 32 + 8 * (t % 2)
     images = rng.integers(0, 255, (count, 16, 16, 3)).astype(np.uint8)
     split = train_set(images, rng.integers(0, 3, count).astype(np.int32), 3, 40)
     hyper = Hyper(*map(np.float32, (1e-3 * (t + 1), 1e-4, 1.0 + t, 0.1, 0.1)))
-    return split, hyper, init_trial(ViT(CONFIG), METHOD, t, 3, 5)
+    state = step_on(make_mesh(BATCH, jax.devices()[:1])).init(t, 3, 5)
+    return Trial(split, hyper, np.int32(t)), state
 
 
 @functools.cache
 def program(num_trials, devices):
     """(the compiled epoch of as many trials on these devices, its mesh)."""
     mesh = make_mesh(BATCH, devices, num_trials)
-    epoch = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
-    return epoch.lower(*arguments(range(num_trials), mesh)).compile(), mesh
+    program = step_on(mesh).program
+    return program.lower(*arguments(range(num_trials), mesh)).compile(), mesh
 
 
 def arguments(trials, mesh):
-    splits, hypers, states = zip(*map(numbered, trials), strict=True)
-    return (
-        put(init_base(CONFIG, jax.random.key(0)), replicated(mesh)),
-        stack(states, mesh),
-        stack(splits, mesh),
-        stack(hypers, mesh),
-        np.array(trials, np.int32),
-        3,
-        5,
-    )
+    trials, states = zip(*map(numbered, trials), strict=True)
+    base = put(init_base(CONFIG, jax.random.key(0)), replicated(mesh))
+    return base, stack(states, mesh), stack(trials, mesh), 3, 5
 
 
 def one_epoch(trials, devices):
@@ -106,13 +105,10 @@ def test_programs_are_forgotten_before_linux_runs_out_of_mappings():
 def test_an_epoch_takes_the_place_of_the_states_it_is_given():
     """Donation: factors, head and moments are not there twice."""
     mesh = make_mesh(BATCH, jax.devices()[:1])
-    split, hyper, state = numbered(0)
-    states, data, hypers = (stack([x], mesh) for x in (state, split, hyper))
-    base = put(init_base(CONFIG, jax.random.key(0)), replicated(mesh))
-    epoch = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
-    new, _ = epoch(base, states, data, hypers, np.array([0], np.int32), 3, 5)
+    base, states, trials, *numbers = arguments([0], mesh)
+    new, _ = step_on(mesh).program(base, states, trials, *numbers)
     assert all(x.is_deleted() for x in jax.tree.leaves(states))
-    assert not any(x.is_deleted() for x in jax.tree.leaves((base, data, new)))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((base, trials, new)))
 
 
 def test_a_stack_on_one_device_is_its_trials_alone():
@@ -131,8 +127,9 @@ def test_a_stack_on_one_device_is_its_trials_alone():
 
 EIGHT = """
 import jax, numpy as np, re
-from fact_jax.training.evaluation import make_evaluate
-from test_trials import CONFIG, METHOD, ViT, farthest, init_base, make_mesh, one_epoch, part
+from fact_jax.training.evaluation import Evaluator, Merged
+from fact_jax.training.mesh import put, replicated
+from test_trials import CONFIG, METHOD, farthest, init_base, make_mesh, one_epoch, part
 devices = jax.devices()
 assert len(devices) == 8
 collectives = lambda text: set(re.findall("all-reduce|all-gather|all-to-all|permute", text))
@@ -160,8 +157,9 @@ batches = [(images[i : i + 16], np.zeros(len(images[i : i + 16]), np.int32)) for
 trainable = jax.tree.map(lambda x: x[0], eight[0].trainable)
 base, counts = init_base(CONFIG, jax.random.key(0)), []
 for count in (1, 8):  # devices that share the batches of an evaluation
-    evaluate = make_evaluate(ViT(CONFIG), METHOD, "none", 16, make_mesh(16, devices[:count]))
-    counts.append(evaluate(base, trainable, 1.0, 3, batches))
+    mesh = make_mesh(16, devices[:count])
+    trained = Merged.of(METHOD, CONFIG, *put((base, trainable), replicated(mesh)), 1.0)
+    counts.append(Evaluator(CONFIG, "none", 16, mesh).count(trained, 3, batches))
 assert abs(counts[0][0] - counts[1][0]) <= 1 and counts[0][1] == counts[1][1] == 40
 for name, error in errors.items():
     print(f"one of eight on eight devices, and {name}: {error:.1e} of an array's largest number")
@@ -184,14 +182,10 @@ def test_eight_trials_on_eight_devices_never_speak_and_are_bit_equal():
 
 def test_a_trial_that_fails_does_not_stop_the_others(tmp_path):
     mesh = make_mesh(BATCH, jax.devices()[:1])
-    splits, hypers, states = zip(*map(numbered, (0, 1)), strict=True)
-    hypers = (hypers[0]._replace(scale=np.float32(np.inf)), hypers[1])
-    program = make_epoch(ViT(CONFIG), METHOD, "none", BATCH, mesh)
-    base, data, hypers = (
-        init_base(CONFIG, jax.random.key(0)),
-        stack(splits, mesh),
-        stack(hypers, mesh),
-    )
+    (bad, good), states = zip(*map(numbered, (0, 1)), strict=True)
+    bad = bad._replace(hyper=bad.hyper._replace(scale=np.float32(np.inf)))
+    trials, base = stack([bad, good], mesh), init_base(CONFIG, jax.random.key(0))
+    step = step_on(mesh)
 
     def stop(done, losses, accuracies):
         assert np.isfinite(losses).tolist() == [False, True]
@@ -199,16 +193,15 @@ def test_a_trial_that_fails_does_not_stop_the_others(tmp_path):
             raise KeyboardInterrupt
 
     def run(**more):
-        return train(
-            lambda states, e: program(base, states, data, hypers, np.array([0, 1], np.int32), e, 5),
-            stack(states, mesh),
+        training = Training(
+            lambda states, e: step.program(base, states, trials, e, 5),
             epochs=3,
             steps=[4, 5],
-            directory=epath.Path(tmp_path / "c"),
             settings=[{"task": "bad"}, {"task": "good"}],
             evaluate=lambda t, trained: 50.0 + t,
             **more,
         )
+        return training.run(stack(states, mesh), epath.Path(tmp_path / "c"))
 
     with pytest.raises(KeyboardInterrupt):
         run(on_epoch=stop)
@@ -245,7 +238,13 @@ def test_groups_are_sized_to_memory():
     images, base = 1000 * 224 * 224 * 3, 86_000_000 * 4
 
     def fit(gib, **changes):
-        return most_per_device(config.replace(**changes), 64, images, base, Device(gib))
+        return most_per_device(
+            config.replace(**changes),
+            64,
+            state_bytes=images,
+            base_bytes=base,
+            device=Device(gib),
+        )
 
     assert fit(4) == 1  # never none: the attempt's own error says more
     assert fit(16) <= fit(16, remat="attention") <= fit(16, remat="block")

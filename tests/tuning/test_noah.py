@@ -9,7 +9,8 @@ from fact_jax import ViT, ViTConfig, features, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.errors import UserError
 from fact_jax.training.mesh import make_mesh
-from fact_jax.training.trial import Hyper, alone, init_trial, make_epoch, train_set
+from fact_jax.training.step import TrainStep
+from fact_jax.training.trial import Hyper, Trial, train_set
 from fact_jax.tuning import NOAH, Adapter, LoRA, NOAHSubnet, VPTDeep, VPTShallow, count_parameters
 from fact_jax.tuning.method import SearchMethod
 
@@ -230,15 +231,15 @@ def test_an_architecture_a_step_and_one_compilation(small_config, compiled, monk
     monkeypatch.setattr(NOAH, "sample", spy)
     model = ViT(small_config)
     mesh = make_mesh(batch, jax.devices()[:1])
-    epoch = alone(make_epoch(model, method, "none", batch, mesh, sampled=True), batch, mesh)
+    step = TrainStep(model, method, "none", batch, mesh, sampled=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (16, 16, 16, 3)).astype(np.uint8)
     data = train_set(images, rng.integers(0, 3, 16).astype(np.int32), 3)
-    state = init_trial(model, method, 0, 3, 3)
+    state = step.init(0, 3, 3)
     hyper = Hyper(*map(np.float32, (1e-3, 0.0, 1.0, 0.1, 0.1)))
     base = init_base(small_config, jax.random.key(0))
     for e in range(3):
-        state, losses = epoch(base, state, data, hyper, 0, e)
+        state, losses = step.alone(base, state, Trial(data, hyper, 0), e)
     jax.effects_barrier()
     assert np.isfinite(losses).all()
     assert compiled.count("jit(epoch)") == 1

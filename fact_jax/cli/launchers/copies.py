@@ -73,7 +73,7 @@ class Follower:
 
     def __init__(
         self,
-        launch: Callable,
+        launch: Callable[..., Any],
         options: ConfigDict,
         sweep_config: ConfigDict,
         store: Store,

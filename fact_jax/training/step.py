@@ -1,0 +1,232 @@
+"""The training program: a jitted epoch of a stack of trials over splits that lie on the device.
+
+Everything that differs between the runs of a sweep (data, labels, number of examples and classes,
+scale, rates, seed) is an argument, so that one executable serves all tasks.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fact_jax.backbone.vit import ViT, features
+from fact_jax.images.normalise import normalise
+from fact_jax.training.mesh import trial_sharded
+from fact_jax.training.mixing import erase, mix, soft_targets
+from fact_jax.training.recipe import PLAIN, Recipe
+from fact_jax.training.trial import (
+    Hyper,
+    Integer,
+    Trainable,
+    TrainSet,
+    Trial,
+    TrialState,
+    adaptation_of,
+    init_head,
+    logits_of,
+)
+from fact_jax.tuning.method import Base, Method, SearchMethod
+
+# What a step's key is folded with for everything that draws besides the network's own noise.
+CHOICE, ERASING, MIXING = 1, 2, 3
+
+
+def epoch_key(seed: Integer, epoch: Integer) -> jax.Array:
+    """Key of all randomness of an epoch, so that a resumed run equals an uninterrupted one."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
+
+
+Stepped = tuple[TrialState, jax.Array]  # and losses
+
+
+class Batch(NamedTuple):
+    """Normalised images [b, y, x, 3], targets, and which rows are examples of the split, bool [b].
+
+    Targets are classes int32 [b], or distributions [b, c] where the recipe asks for them.
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    valid: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A step of one trial, and the epochs made of it. Equal ones compile equal programs.
+
+    Attributes:
+      mesh: its axis `trial` splits stacks of trials, its axis `data` splits their batches.
+      sampled: whether each step draws the method's choice anew.
+    """
+
+    model: ViT
+    method: Method
+    normalisation: str
+    batch_size: int
+    mesh: Mesh
+    recipe: Recipe = PLAIN
+    sampled: bool = False
+
+    def init(
+        self, seed: int, num_classes: int, padded_classes: int, base: Base | None = None
+    ) -> TrialState:
+        """Fresh factors, head and optimiser moments of a trial; some methods need the `base`."""
+        key_factors, key_head = jax.random.split(jax.random.key(seed))
+        config = self.model.config
+        trainable = {
+            "factors": self.method.init(key_factors, config, base),
+            "head": init_head(key_head, config.width, num_classes, padded_classes),
+        }
+        return TrialState(trainable, self.recipe.init(trainable))
+
+    def num_steps(self, num_examples: Integer) -> jax.Array:
+        """Number of full batches of an epoch, at least 1; a short last batch is dropped."""
+        return jnp.maximum(num_examples // self.batch_size, 1)
+
+    def order(self, key: jax.Array, data: TrainSet) -> jax.Array:
+        """Rows of the split in random order, padding last; at least as many as a batch has."""
+        capacity = data.images.shape[0]
+        draw = jax.random.uniform(key, (capacity,), jnp.float32)
+        real = jnp.arange(capacity, dtype=jnp.int32) < data.num_examples
+        order = jnp.argsort(jnp.where(real, draw, jnp.inf))
+        return jnp.pad(order, (0, max(0, self.batch_size - capacity)))
+
+    def batch(self, data: TrainSet, order: jax.Array, i: jax.Array) -> Batch:
+        """The i-th batch of this order. All rows are valid unless the split is smaller."""
+        start = i * self.batch_size
+        rows = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
+        images, labels = data.images[rows], data.labels[rows]
+        valid = start + jnp.arange(self.batch_size, dtype=jnp.int32) < data.num_examples
+        if self.mesh.shape["data"] > 1:
+            images = jax.lax.with_sharding_constraint(images, PartitionSpec("data"))
+        return Batch(normalise(images, self.normalisation), labels, valid)
+
+    def mixed(
+        self, batch: Batch, num_classes: Integer, padded_classes: int, key: jax.Array
+    ) -> Batch:
+        """The batch as the recipe erases, smooths and mixes it."""
+        recipe, (images, targets, valid) = self.recipe, batch
+        if recipe.erasing:
+            images = erase(jax.random.fold_in(key, ERASING), images, recipe.erasing)
+        if recipe.soft:
+            smoothing = recipe.label_smoothing
+            targets = soft_targets(targets, valid, num_classes, padded_classes, smoothing)
+            key_mix = jax.random.fold_in(key, MIXING)
+            images, targets = mix(
+                key_mix, images, targets, valid, mixup=recipe.mixup, cutmix=recipe.cutmix
+            )
+        return Batch(images, targets, valid)
+
+    def loss(
+        self, trainable: Trainable, base: Base, batch: Batch, trial: Trial, key: jax.Array
+    ) -> jax.Array:
+        """Mean cross-entropy of the valid rows, with the noise of training."""
+        hyper, config = trial.hyper, self.model.config
+        choice = hyper.choice
+        if self.sampled and isinstance(self.method, SearchMethod):
+            choice = self.method.sample(jax.random.fold_in(key, CHOICE), config)
+        adaptation = adaptation_of(self.method, trainable["factors"], config, hyper.scale, choice)
+        rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
+        x = features(self.model, base, batch.images, adaptation, key=key, **rates)
+        logits = logits_of(trainable["head"], x, trial.data.num_classes)
+        if self.recipe.soft:
+            losses = optax.softmax_cross_entropy(logits, batch.targets)
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        return jnp.where(batch.valid, losses, 0).sum() / batch.valid.sum().astype(jnp.float32)
+
+    def update(
+        self, base: Base, state: TrialState, batch: Batch, trial: Trial, key: jax.Array
+    ) -> tuple[TrialState, jax.Array]:
+        """The state after a step of the optimiser, and the loss before it."""
+        hyper: Hyper = trial.hyper
+        loss, grads = jax.value_and_grad(self.loss)(state.trainable, base, batch, trial, key)
+        trainable, moments = self.recipe.update(
+            state.trainable, grads, state.moments, hyper.learning_rate, hyper.weight_decay
+        )
+        return TrialState(trainable, moments), loss
+
+    def epoch_of_one(
+        self, base: Base, state: TrialState, trial: Trial, number: jax.Array, steps: jax.Array
+    ) -> Stepped:
+        """An epoch of one trial, of `steps` steps; from its own number of steps on it rests."""
+        data = trial.data
+        key_order, key_steps = jax.random.split(epoch_key(trial.seed, number))
+        order = self.order(key_order, data)
+
+        def step(i: jax.Array, carry: Stepped) -> Any:
+            state, losses = carry
+            key = jax.random.fold_in(key_steps, i)
+            padded_classes = state.trainable["head"]["bias"].shape[0]
+            batch = self.mixed(self.batch(data, order, i), data.num_classes, padded_classes, key)
+            state, loss = self.update(base, state, batch, trial, key)
+            active = i < self.num_steps(data.num_examples)
+            stepped = (state, losses.at[i].set(loss))
+            return jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, carry)
+
+        losses = jnp.zeros((max(data.images.shape[0] // self.batch_size, 1),), jnp.float32)
+        stepped: Stepped = jax.lax.fori_loop(0, steps, step, (state, losses))
+        return stepped
+
+    def epoch(
+        self, base: Base, states: TrialState, trials: Trial, number: jax.Array, steps: jax.Array
+    ) -> Stepped:
+        """An epoch of trials with a leading axis [t]."""
+        one = functools.partial(self.epoch_of_one, base, number=number, steps=steps)
+        stepped: Stepped
+        if jnp.shape(trials.seed)[0] > 1:
+            stepped = jax.vmap(one)(states, trials)
+        else:
+            stepped = one(*jax.tree.map(lambda x: x[0], (states, trials)))
+            stepped = jax.tree.map(lambda x: x[None], stepped)
+        return stepped
+
+    @functools.cached_property
+    def program(self) -> jax.stages.Wrapped:
+        """The jitted ``program(base, states, trials, number, steps) -> (states, losses)``.
+
+        It trains a stack of independent trials: `states` and `trials` have a leading axis [t],
+        which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks. All randomness
+        of a trial comes from its seed and the epoch's `number`. `steps` is the largest number of
+        batches of any trial (`num_steps`); a trial with fewer keeps its state in the other steps.
+        `losses` [t, n // batch_size] holds each step's mean cross-entropy, 0 for steps not taken.
+        `states` is donated.
+        """
+        # Trials are split by hand, so that the compiler cannot make them wait for each other. Their
+        # batches are split by the compiler, so that random numbers are those of one device.
+        split, whole = PartitionSpec("trial"), PartitionSpec()
+        specs = (whole, split, split, whole, whole)
+        epoch: Any = self.epoch
+        if self.mesh.size > 1:
+            epoch = jax.shard_map(
+                epoch,
+                mesh=self.mesh,
+                in_specs=specs,
+                out_specs=split,
+                axis_names={"trial"},
+                check_vma=False,
+            )
+        # By default XLA orders a step for many CPU cores and keeps a quarter more memory alive.
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+        saving = on_cpu and self.model.config.remat != "none"
+        return jax.jit(
+            epoch,
+            in_shardings=[NamedSharding(self.mesh, spec) for spec in specs],
+            out_shardings=trial_sharded(self.mesh),
+            donate_argnums=1,
+            compiler_options=options if saving else None,
+        )
+
+    def alone(self, base: Base, state: TrialState, trial: Trial, number: Integer) -> Stepped:
+        """An epoch of one trial by the `program`, without the leading axis."""
+        stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], (state, trial))
+        states, trials = jax.device_put(stacked, trial_sharded(self.mesh))
+        steps = self.num_steps(trial.data.num_examples)  # maybe traced
+        stepped: Stepped = self.program(base, states, trials, number, steps)
+        stepped = jax.tree.map(lambda x: x[0], stepped)
+        return stepped
