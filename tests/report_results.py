@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fact_jax.data import VTAB, get_task
+from fact_jax.sweep.result import Result
 
 
 def result(task="digits", method="lora", seed=0, accuracy=80.0, **more):
@@ -153,7 +154,7 @@ def write_study(folder):
 def rows_of(method, accuracies, **fields):
     more = {"num_factors": 7, "factor_file_bytes": 2048, "grid_size": 3, "search": None, **fields}
     return [
-        {"method": method, "task": task, "seed": seed, "accuracy": accuracy, **more}
+        Result(f"{task}-{method}-seed{seed}", method, task, seed, accuracy, **more)
         for task, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]

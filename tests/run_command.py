@@ -17,7 +17,7 @@ _server = multiprocessing.get_context("forkserver")
 # TensorFlow is most of it.
 _server.set_forkserver_preload(
     [
-        "fact_jax.report.tables",
+        "fact_jax.report.terminal",
         "fact_jax.sweep.runner",
         "fact_jax.serving.predict",
         "tensorflow_datasets",

@@ -17,8 +17,7 @@ from configs import compare
 from fact_jax import UserError, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.data import VTAB
-from fact_jax.report.published import published
-from fact_jax.report.tables import published_columns
+from fact_jax.report.published import published, vtab_rows
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS, NOAH, Adapter, NOAHSubnet, count_parameters
@@ -120,7 +119,7 @@ def test_the_published_row_exists_and_is_quoted_rightly(spec):
         assert "No published numbers" in text
         return
     mean = published()["vtab1k"][row]["mean"]["group_mean"]
-    assert published_columns(config.methods, row)
+    assert vtab_rows(config.methods, row)
     quoted = [float(number) for number in re.findall(r"(\d\d\.\d+)\s%", text)]
     assert any(abs(number - mean) <= 0.051 for number in quoted), (mean, quoted)
 

@@ -7,15 +7,14 @@ replaces its own cells in an existing file and leaves the others.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from benchmarks.common import write_json
-from fact_jax.report.statistics import stat
-from fact_jax.report.tables import architectures_tried
+from fact_jax.report.averages import stat
+from fact_jax.sweep.result import Result
 
 SAME = ("weights_sha256", "epochs", "image_size")  # what all cells of a file have in common
 _KEPT = (
@@ -46,12 +45,12 @@ def change(config: ConfigDict, args: argparse.Namespace, *names: str) -> str:
     return "".join(f" --{name} {value}" for name, value in given.items())
 
 
-def cell_of(result: dict[str, Any], environment: int) -> dict[str, Any]:
+def cell_of(result: Result, environment: int) -> dict[str, Any]:
     """The entries of a result that are kept; `environment` is its place in the record's list."""
-    cell = {name: result[name] for name in _KEPT}
-    if result["search"]:
-        cell["architecture"] = result["search"]["best"]
-        cell["architectures_tried"] = architectures_tried(result)
+    cell = {name: getattr(result, name) for name in _KEPT}
+    if result.search:
+        cell["architecture"] = result.search["best"]
+        cell["architectures_tried"] = result.kind.architectures
     return {**cell, "environment": environment}
 
 
@@ -65,7 +64,7 @@ def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             mean, error, _ = stat([c["accuracy"] for c in group])
             sizes = {
-                name: statistics.fmean(c[name] for c in group)
+                name: stat([c[name] for c in group]).mean
                 for name in ("num_factors", "factor_file_bytes")
             }
             row = {"method": method, "task": task, "mean": mean, "error": error}
@@ -73,12 +72,12 @@ def summarise(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def write(path: Path, command: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+def write(path: Path, command: str, results: list[Result]) -> dict[str, Any]:
     """Adds a sweep's results to the record at `path`, or begins one; gives the record.
 
     SystemExit, and nothing is written, if what is there was made with other weights or settings.
     """
-    settings = {name: results[0]["settings"][name] for name in SAME}
+    settings = {name: results[0].settings[name] for name in SAME}
     old = json.loads(path.read_text()) if path.exists() else {}
     if old and old["settings"] != settings:
         raise SystemExit(
@@ -88,15 +87,15 @@ def write(path: Path, command: str, results: list[dict[str, Any]]) -> dict[str, 
     environments = old.get("environments", [])
     cells = {(c["method"], c["task"], c["seed"]): c for c in old.get("cells", [])}
     for result in results:
-        if result["environment"] not in environments:
-            environments.append(result["environment"])
-        at = environments.index(result["environment"])
-        cells[result["method"], result["task"], result["seed"]] = cell_of(result, at)
+        if result.environment not in environments:
+            environments.append(result.environment)
+        at = environments.index(result.environment)
+        cells[result.method, result.task, result.seed] = cell_of(result, at)
     together = sorted(cells.values(), key=lambda c: c["seed"])
     record = {
         "commands": list(dict.fromkeys([*old.get("commands", []), command])),
         "settings": settings,
-        "seconds": old.get("seconds", 0) + sum(r["seconds"]["cell"] for r in results),
+        "seconds": old.get("seconds", 0) + sum(r.seconds["cell"] for r in results),
         "rows": summarise(together),
         "cells": together,
         "environments": environments,

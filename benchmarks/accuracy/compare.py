@@ -16,7 +16,8 @@ from benchmarks.accuracy import cells
 from benchmarks.common import option_parser
 from configs import compare
 from fact_jax.cli.local import run_sweep
-from fact_jax.report.tables import comparison_table, print_table
+from fact_jax.report.tables import terminal_table
+from fact_jax.report.terminal import print_table
 from fact_jax.sweep.plan import task_names
 
 CHANGES = ("weights", "tasks", "methods", "seeds", "epochs", "image_size")
@@ -32,7 +33,7 @@ def main() -> None:
     given = cells.change(config, a, *CHANGES)
     console = Console()
     results = run_sweep(config, a.workdir or f"runs/compare-{a.which}", console)
-    print_table(console, comparison_table(results, task_names(config.tasks)))
+    print_table(console, terminal_table(results, task_names(config.tasks)))
     out = a.out or Path(f"benchmarks/results/compare_{a.which}.json")
     cells.write(out, f"python -m benchmarks.compare --which {a.which}{given}", results)
     console.print(f"Wrote {out}.")

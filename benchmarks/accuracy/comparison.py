@@ -8,13 +8,12 @@ each seed first, so that its error is that of the mean.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import write_tables
 from benchmarks.plots.plot_compare import NAMES, numbers
-from fact_jax.report.statistics import stat
+from fact_jax.report.averages import average, stat
 
 SEEDS = (0, 1, 2)
 RESULTS, PAGE = Path("benchmarks/results"), Path("docs/comparison.md")
@@ -52,7 +51,10 @@ def accuracy(cells: list[dict[str, Any]], tasks: tuple[str, ...]) -> tuple[float
     accuracies = {(c["task"], c["seed"]): c["accuracy"] for c in cells}
     if absent := {(t, seed) for t in tasks for seed in SEEDS} - accuracies.keys():
         raise SystemExit(f"{cells[0]['method']}: no result of task and seed {min(absent)}.")
-    return stat([statistics.fmean(accuracies[t, seed] for t in tasks) for seed in SEEDS])[:2]
+    value = average({t: {seed: accuracies[t, seed] for seed in SEEDS} for t in tasks}, [tasks])
+    assert value is not None
+    assert value.error is not None
+    return value.mean, value.error
 
 
 def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str:
@@ -66,7 +68,7 @@ def table_of(record: dict[str, Any], columns: dict[str, tuple[str, ...]]) -> str
     lines = ["| " + " | ".join(["method", "numbers", *columns]) + " |"]
     lines += ["| --- | --: |" + " --: |" * len(columns)]
     for method in sorted(rows, key=lambda m: -rows[m][-1][0]):
-        size = statistics.fmean(c["num_factors"] for c in methods[method])
+        size = stat([c["num_factors"] for c in methods[method]]).mean
         texts = [f"{mean:.1f} ± {error:.1f}" for mean, error in rows[method]]
         lines.append("| " + " | ".join([NAMES[method], numbers(size), *texts]) + " |")
     return "".join(f"{line}\n" for line in lines)

@@ -17,8 +17,8 @@ from benchmarks.accuracy import cells
 from benchmarks.common import option_parser
 from configs import fewshot
 from fact_jax.cli.local import run_sweep
-from fact_jax.report.fewshot import draw_few_shot, few_shot_table
-from fact_jax.report.tables import print_table
+from fact_jax.report.fewshot import draw_few_shot, terminal_few_shot_table
+from fact_jax.report.terminal import print_table
 
 CHANGES = ("tasks", "methods", "epochs", "shots", "seeds")
 
@@ -32,7 +32,7 @@ def main() -> None:
     given = cells.change(config, a, *CHANGES)
     console = Console()
     results = run_sweep(config, a.workdir, console)
-    print_table(console, few_shot_table(results))
+    print_table(console, terminal_few_shot_table(results))
     draw_few_shot(results, epath.Path(a.workdir))
     cells.write(a.out, f"python -m benchmarks.fewshot{given}", results)
     console.print(f"Wrote {a.out}.")

@@ -21,7 +21,7 @@ from fact_jax import ViT, features, load_vit
 from fact_jax.data import DataSettings, Examples, get_task, open_task
 from fact_jax.data.tasks import TEST, TRAIN_VAL
 from fact_jax.images.normalise import normalise
-from fact_jax.report.statistics import stat
+from fact_jax.report.averages import stat
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import make_mesh

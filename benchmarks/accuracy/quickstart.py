@@ -20,12 +20,13 @@ from benchmarks.accuracy import cells
 from benchmarks.common import option_parser, write_json
 from configs import quickstart
 from fact_jax.cli.local import run_sweep
-from fact_jax.report.statistics import stat
+from fact_jax.report.averages import stat
+from fact_jax.sweep.result import Result
 
 BASELINE = "linear"
 
 
-def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compare(results: list[Result]) -> list[dict[str, Any]]:
     """One row per task and method: mean, standard error over seeds, difference from the probe.
 
     Accuracies and errors are in percent; `ratio` is the difference over its standard error.
@@ -33,8 +34,8 @@ def compare(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     accuracy: dict[tuple[str, str], list[float]] = defaultdict(list)
     tested = {}
     for r in results:
-        accuracy[r["task"], r["method"]].append(r["accuracy"])
-        tested[r["task"]] = r["num_test"]
+        accuracy[r.task, r.method].append(r.accuracy)
+        tested[r.task] = r.num_test
     rows = []
     for (task, method), values in accuracy.items():
         mean, error, _ = stat(values)
@@ -89,11 +90,11 @@ def main() -> None:
     print_table(rows, console)
     record = {
         "seeds": list(config.seeds),
-        "weights_sha256": results[0]["settings"]["weights_sha256"],
-        "seconds": sum(r["seconds"]["cell"] for r in results),
+        "weights_sha256": results.settings["weights_sha256"],
+        "seconds": sum(r.seconds["cell"] for r in results),
         "rows": rows,
-        "settings": {r["cell"]: r["settings"] for r in results},
-        "environment": results[0]["environment"],
+        "settings": {r.cell: r.settings for r in results},
+        "environment": results.environment,
     }
     write_json(args.out, record)
     console.print(f"Wrote {args.out}.")

@@ -12,7 +12,7 @@ from benchmarks.made_up import result
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
-from fact_jax.report.blocks import Block, Details, Figure
+from fact_jax.report.blocks import Block, Choice, Details, Figure
 from fact_jax.report.html import page
 from fact_jax.report.markdown import markdown
 from fact_jax.report.page import report_blocks
@@ -109,6 +109,8 @@ def _without_figures(blocks: Sequence[Block]) -> list[Block]:
             block.figure.draw_without_rendering()
         elif isinstance(block, Details):
             others.append(Details(block.title, _without_figures(block.blocks)))
+        elif isinstance(block, Choice):
+            others.append(Choice([(name, _without_figures(held)) for name, held in block.options]))
         else:
             others.append(block)
     return others

@@ -14,7 +14,6 @@ A shorter run also says what 100 epochs and whole test sets would take, as an es
 that is told to end (SIGTERM), from the cells that it had finished.
 """
 
-import json
 import tempfile
 import time
 from collections import Counter
@@ -39,6 +38,7 @@ from fact_jax.data import Examples
 from fact_jax.data.tasks import TEST
 from fact_jax.sweep import feed, trainer
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.versions import environment
 
 EPOCHS = 100  # of the paper
@@ -106,11 +106,11 @@ def run(config, fraction: float) -> tuple[dict[str, float], dict[str, int], list
         except stopping.Terminated:
             stopping.STOPPING.over()
             paths = sorted(Path(workdir).glob("results/*.json"))
-            results = [json.loads(path.read_text()) for path in paths]
+            results = [Result.from_json(path) for path in paths]
         clock["wall"] = time.perf_counter() - began
     jax.monitoring.unregister_event_duration_listener(listen)
 
-    train, evaluate = (sum(r["seconds"][part] for r in results) for part in ("train", "evaluate"))
+    train, evaluate = (sum(r.seconds[part] for r in results) for part in ("train", "evaluate"))
     compiling = {name: clock[f"jit({name})"] for name in ("epoch", "merged", "predict")}
     parts = {
         "compile": clock["compile"],
@@ -178,11 +178,11 @@ def main() -> None:
     content = {
         "seconds": seconds,
         "compilations": programs,
-        "stack": results[0]["stack"],
+        "stack": results[0].stack,
         "cells": len(results),
         "cells_planned": cells,
-        "train_steps": sum(r["epochs_run"] * (r["num_train"] // a.batch) for r in results),
-        "test_images": sum(r["num_test"] for r in results),
+        "train_steps": sum((r.epochs_run or 0) * ((r.num_train or 0) // a.batch) for r in results),
+        "test_images": sum(r.num_test or 0 for r in results),
     }
     content["rates"] = {
         "training images/s": content["train_steps"] * a.batch / seconds["train"],

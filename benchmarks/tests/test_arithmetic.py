@@ -24,6 +24,7 @@ from benchmarks.speed import ceiling, evaluate, step
 from fact_jax import FacTTT, UserError, ViT, ViTConfig, merge
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
+from fact_jax.sweep.result import Result
 
 ROOT = Path(__file__).parents[2]
 TPU = ROOT / "benchmarks/results/tpu_compile.json"
@@ -94,7 +95,7 @@ def test_numbers_are_short():
 
 
 def result(method, accuracy):
-    return {"task": "digits", "method": method, "accuracy": accuracy, "num_test": 400}
+    return Result(f"digits-{method}-seed0", method, "digits", 0, accuracy, num_test=400)
 
 
 def test_differences_are_in_standard_errors_of_the_difference():
@@ -116,21 +117,21 @@ def test_differences_are_in_standard_errors_of_the_difference():
 def cells_of(seed, accuracy, search=None, **settings):
     made = {"weights_sha256": "a", "epochs": 5, "image_size": 42, **settings}
     return [
-        {
-            "method": "noah",
-            "task": task,
-            "seed": seed,
-            "accuracy": accuracy,
-            "selection": {},
-            "learning_rate": 0.1,
-            "grid_size": 3,
-            "num_factors": 10 + seed,
-            "search": search,
-            "factor_file_bytes": 100,
-            "seconds": {"cell": 2.0},
-            "settings": made,
-            "environment": {"commit": f"of seed {seed}"},
-        }
+        Result(
+            f"{task}-noah-seed{seed}",
+            "noah",
+            task,
+            seed,
+            accuracy,
+            learning_rate=0.1,
+            grid_size=3,
+            num_factors=10 + seed,
+            search=search,
+            factor_file_bytes=100,
+            seconds={"cell": 2.0},
+            settings=made,
+            environment={"commit": f"of seed {seed}"},
+        )
         for task in ("digits", "location")
     ]
 

@@ -24,7 +24,7 @@ from fact_jax.data.catalog import open_files
 from fact_jax.data.sources import prepare, tfds, vtab1k
 from fact_jax.data.tables.fewshot import FEW_SHOT
 from fact_jax.errors import UserError
-from fact_jax.report.tables import print_table
+from fact_jax.report.terminal import print_table
 from fact_jax.text import first_ten
 
 COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -11,10 +10,11 @@ from rich.table import Table
 from fact_jax.backbone.config import get_variant
 from fact_jax.cli.terminal import Console
 from fact_jax.data import Task, get_task, open_task
-from fact_jax.report.tables import print_table
+from fact_jax.report.terminal import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
 from fact_jax.sweep.plan import Cell, chosen, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import RunSettings, SweepSettings
 from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
@@ -42,7 +42,7 @@ def show_plan(
     finished = {
         cell.name: (cost, result)
         for cell, cost, result in zip(cells, costs, results, strict=True)
-        if result and _as_planned(cell, result) and "cell" in result.get("seconds", {})
+        if result and _as_planned(cell, result) and "cell" in result.seconds
     }
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
     rate, source = _rate(sweep.run, [*finished.values()], left, elsewhere)
@@ -54,7 +54,7 @@ def show_plan(
     for cell, cost, result in zip(cells, costs, results, strict=True):
         texts = _texts(cost, rate)
         if result and cell.name in finished:
-            texts[-1] = _time(result["seconds"]["cell"])
+            texts[-1] = _time(result.seconds["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
@@ -74,7 +74,7 @@ def show_plan(
 
 def _rate(
     run: RunSettings,
-    finished: list[tuple[Cost, dict[str, Any]]],
+    finished: list[tuple[Cost, Result]],
     left: list[Cost],
     elsewhere: str,
 ) -> tuple[float | None, str]:
@@ -127,15 +127,15 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 
 
-def _as_planned(cell: Cell, result: dict[str, Any]) -> bool:
+def _as_planned(cell: Cell, result: Result) -> bool:
     """Whether the result was made with the cell's settings; its weights are not compared."""
-    settings = {k: v for k, v in result.get("settings", {}).items() if k != "weights_sha256"}
+    settings = {k: v for k, v in result.settings.items() if k != "weights_sha256"}
     return settings == cell.as_stored
 
 
-def _state(store: Store, cell: Cell, result: dict[str, Any] | None) -> str:
+def _state(store: Store, cell: Cell, result: Result | None) -> str:
     if result is not None:
         planned = _as_planned(cell, result)
-        return f"done: {result['accuracy']:.1f} %" if planned else "done with other settings"
+        return f"done: {result.accuracy:.1f} %" if planned else "done with other settings"
     failure = store.read_failure(cell.name)
     return f"failed: {failure.get('error')}" if failure else "to do"

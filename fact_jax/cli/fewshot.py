@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from fact_jax.cli import sweep
 from fact_jax.cli.terminal import Console
-from fact_jax.report.fewshot import draw_few_shot, few_shot_table
-from fact_jax.report.tables import print_table
+from fact_jax.report.fewshot import draw_few_shot, terminal_few_shot_table
+from fact_jax.report.terminal import print_table
+from fact_jax.sweep.result import Result
 
 
 def define_flags() -> None:
@@ -25,9 +26,9 @@ def define_flags() -> None:
 
 
 def _finish(
-    sweep_config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path
+    sweep_config: ConfigDict, results: list[Result], console: Console, workdir: epath.Path
 ) -> None:
-    print_table(console, few_shot_table(results))
+    print_table(console, terminal_few_shot_table(results))
     if jax.process_index() == 0:
         if find_spec("matplotlib") is None:
             console.print("No figure: matplotlib is not installed (pip install matplotlib).")

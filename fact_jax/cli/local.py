@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 from ml_collections import ConfigDict
@@ -13,11 +13,12 @@ from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.report.architecture import architecture_text
 from fact_jax.report.records import csv_text, read_results
-from fact_jax.report.tables import parameter_table, print_table
+from fact_jax.report.terminal import parameter_table, print_table
 from fact_jax.sweep.cost import epochs_of
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import Cell, chosen, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.store import Store
@@ -29,9 +30,9 @@ from fact_jax.tuning.registry import describe
 class Launched(Protocol):
     """Runs cells elsewhere, as `fact_jax.sweep.runner.Runner` does here."""
 
-    def finished(self, cell: Cell) -> dict[str, Any] | None: ...
+    def finished(self, cell: Cell) -> Result | None: ...
     def run(
-        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: list[str]
+        self, cells: list[Cell], results: dict[str, Result], only: list[str]
     ) -> Iterator[Outcome]: ...
 
 
@@ -48,7 +49,7 @@ def run_sweep(
     launch: Launch | None = None,
     rerun: Callable[[str], str] = rerun_command,
     note: Callable[[str], None] | None = None,
-) -> list[dict]:
+) -> list[Result]:
     """Runs the cells without a result and prints a line for each cell.
 
     Args:
@@ -101,15 +102,15 @@ def run_sweep(
                 failed.append(outcome)
                 _print_failure(console, numbers[outcome.cell], outcome)
             else:
-                results[outcome["cell"]] = outcome
-                _print_result(console, numbers[outcome["cell"]], outcome, _time_text(outcome))
+                results[outcome.cell] = outcome
+                _print_result(console, numbers[outcome.cell], outcome, _time_text(outcome))
     _write_csv(store, workdir, bars)
     if failed and failures is None:
         raise failures_error(failed, workdir)
     return [results[cell.name] for cell in cells if cell.name in results]
 
 
-def _check_data(runner: Runner, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
+def _check_data(runner: Runner, cells: list[Cell], results: dict[str, Result]) -> None:
     """Raises UserError if data are missing or differ from the data of the results.
 
     Called first, because a sweep may run for hours before it reads the last task.
@@ -131,9 +132,9 @@ def _write_csv(store: Store, workdir: str, bars: Bars) -> None:
         bars.note(f"No results.csv: {error}")
 
 
-def _time_text(result: dict[str, Any]) -> str:
-    seconds = f"{result['seconds']['cell']:.0f} s"
-    runs = result.get("stack", {}).get("runs", 1)
+def _time_text(result: Result) -> str:
+    seconds = f"{result.seconds['cell']:.0f} s"
+    runs = result.stack.get("runs", 1)
     return f"{seconds}, its share of {runs} together" if runs > 1 else seconds
 
 
@@ -155,16 +156,16 @@ def failures_error(failures: list[Failure], workdir: str) -> UserError:
     )
 
 
-def _print_result(console: Console, number: str, result: dict, how: str) -> None:
-    chosen = [f"scale {result['scale']:g}"]
-    if "learning_rate=" in "".join(result["selection"]):
-        chosen.append(f"learning rate {result['learning_rate']:g}")
-    if "weight_decay=" in "".join(result["selection"]):
-        chosen.append(f"weight decay {result['weight_decay']:g}")
-    accuracy = f"{result['accuracy']:5.1f} %"
-    console.print(f"{number} {result['cell']}: {accuracy}  {', '.join(chosen)}  ({how})")
-    if result["search"]:
-        console.print(architecture_text(result["search"]))
+def _print_result(console: Console, number: str, result: Result, how: str) -> None:
+    chosen = [f"scale {result.scale:g}"]
+    if "learning_rate=" in "".join(result.selection):
+        chosen.append(f"learning rate {result.learning_rate:g}")
+    if "weight_decay=" in "".join(result.selection):
+        chosen.append(f"weight decay {result.weight_decay:g}")
+    accuracy = f"{result.accuracy:5.1f} %"
+    console.print(f"{number} {result.cell}: {accuracy}  {', '.join(chosen)}  ({how})")
+    if result.search:
+        console.print(architecture_text(result.search))
 
 
 def _print_parameters(console: Console, runner: Runner, cells: list[Cell]) -> None:

@@ -20,6 +20,7 @@ from fact_jax.errors import UserError
 from fact_jax.report.architecture import draw_architecture
 from fact_jax.sweep.plan import make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings, split_names
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import absolute
 
@@ -49,7 +50,7 @@ def define_flags(default_config: str) -> None:
     options.define_flags()
 
 
-def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None]) -> None:
+def command(finish: Callable[[ConfigDict, list[Result], Console, epath.Path], None]) -> None:
     """Runs the sweep that the flags describe.
 
     ``finish(sweep_config, results, console, workdir)`` shows the results. After that, cells that
@@ -98,13 +99,13 @@ def command(finish: Callable[[ConfigDict, list[dict], Console, epath.Path], None
         raise failures_error(failures, workdir)
 
 
-def _draw_architectures(results: list[dict], console: Console, workdir: epath.Path) -> None:
+def _draw_architectures(results: list[Result], console: Console, workdir: epath.Path) -> None:
     """Draws DIR/architectures/<cell>.png of each search, where matplotlib is installed."""
-    searched = [result for result in results if result["search"]]
+    searched = [(result.cell, result.search) for result in results if result.search]
     if not searched or jax.process_index() != 0 or find_spec("matplotlib") is None:
         return
     folder = workdir / "architectures"
     folder.mkdir(parents=True, exist_ok=True)
-    for result in searched:
-        draw_architecture(result["search"], folder / f"{result['cell']}.png")
+    for cell, search in searched:
+        draw_architecture(search, folder / f"{cell}.png")
     console.print(f"Found architectures are drawn in {folder}.")

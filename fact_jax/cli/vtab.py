@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 
 from fact_jax.cli import sweep
 from fact_jax.cli.terminal import Console
-from fact_jax.report.tables import comparison_table, print_table, result_table
+from fact_jax.report.tables import terminal_table
+from fact_jax.report.terminal import print_table
 from fact_jax.sweep.plan import task_names
+from fact_jax.sweep.result import Result
 
 
 def define_flags() -> None:
@@ -24,13 +26,12 @@ def define_flags() -> None:
 
 
 def _finish(
-    sweep_config: ConfigDict, results: list[dict], console: Console, workdir: epath.Path
+    sweep_config: ConfigDict, results: list[Result], console: Console, workdir: epath.Path
 ) -> None:
-    methods = dict.fromkeys(r["method"] for r in results)
+    methods = dict.fromkeys(r.method for r in results)
     rows = {m: sweep_config[m].get("published", "") if m in sweep_config else "" for m in methods}
-    table = comparison_table if len(methods) > 4 else result_table
     tasks = task_names(sweep_config.tasks, sweep_config.get("shots", ()))
-    print_table(console, table(results, tasks, rows))
+    print_table(console, terminal_table(results, tasks, rows))
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """Types of JSON values, written as Python's annotations and checked at run time.
 
 A schema is made of `str`, `bool`, `int`, `float`, `Any`, `X | None`, `list[X]`, `dict[str, X]`,
-`tuple[X, Y]` (a list of that length), TypedDicts, and `Annotated[X, Between(low, high)]`, which
-limits a number or a length.
+`tuple[X, Y]` (a list of that length), TypedDicts, dataclasses (an object of their fields), and
+`Annotated[X, Between(low, high)]`, which limits a number or a length.
 """
 
 import contextlib
+import dataclasses
 import functools
 import types
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def check_type(value: Any, schema: Any, where: str = "") -> None:
         _expect(value, dict, where)
         for key, item in value.items():
             check_type(item, arguments[1], f"{where}.{key:.40}".lstrip("."))
-    elif is_typeddict(schema):
+    elif is_typeddict(schema) or dataclasses.is_dataclass(schema):
         _expect(value, dict, where)
         _check_fields(value, schema, where)
     else:
@@ -98,17 +99,25 @@ def _check_any(value: Any, schemas: Sequence[Any], where: str) -> None:
 
 
 def _check_fields(value: dict[str, Any], schema: Any, where: str) -> None:
-    for key, kind in _fields(schema).items():
+    for key, (kind, required) in _fields(schema).items():
         name = f"{where}.{key}".lstrip(".")
         if key in value:
             check_type(value[key], kind, name)
-        elif key in schema.__required_keys__:
+        elif required:
             raise ValueError(f"{name} is missing")
 
 
 @functools.lru_cache
-def _fields(schema: Any) -> dict[str, Any]:
-    return get_type_hints(schema, include_extras=True)
+def _fields(schema: Any) -> dict[str, tuple[Any, bool]]:
+    """The type of each field, and whether it must be there."""
+    if is_typeddict(schema):
+        required = schema.__required_keys__
+    else:
+        missing = dataclasses.MISSING
+        fields = dataclasses.fields(schema)
+        required = {f.name for f in fields if f.default is f.default_factory is missing}
+    types_of = get_type_hints(schema, include_extras=True)
+    return {name: (kind, name in required) for name, kind in types_of.items()}
 
 
 def _expect(value: Any, kind: type, where: str) -> None:

@@ -5,19 +5,20 @@ from typing import Any
 
 from etils import epath
 
-from fact_jax.report.figures import new_figure, save_figure, tidy
+from fact_jax.report.figures import WIDE, new_figure, save_figure, tidy
 from fact_jax.report.palette import COLOURS, INK, SOFT
+from fact_jax.sweep.result import Search
 from fact_jax.tuning import NOAH
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-def _rows(search: dict[str, Any]) -> dict[str, list[int]]:
+def _rows(search: Search) -> dict[str, list[int]]:
     """Widths by family; older records do not name their families, which are NOAH's."""
     return dict(zip(search.get("families", NOAH.families), search["best"], strict=True))
 
 
-def architecture_text(search: dict[str, Any]) -> str:
+def architecture_text(search: Search) -> str:
     """One line per family: a bar for each block, then the widths."""
     widest = max(max(row) for row in search["best"]) or 1
     lines = [
@@ -35,14 +36,14 @@ def architecture_text(search: dict[str, Any]) -> str:
     )
 
 
-def architecture_figure(search: dict[str, Any]) -> Any:
+def architecture_figure(search: Search) -> Any:
     """Figure of the widths, one row of bars per family, and of the best fitness by generation.
 
     Needs matplotlib.
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(8.4, 4.0)
+    figure = new_figure(WIDE, 4.0)
     rows = _rows(search)
     axes = figure.subplot_mosaic([[name, "curve"] for name in rows], width_ratios=(2, 1))
     widest = max(max(row) for row in search["best"]) or 1
@@ -66,6 +67,6 @@ def architecture_figure(search: dict[str, Any]) -> Any:
     return figure
 
 
-def draw_architecture(search: dict[str, Any], path: epath.Path) -> None:
+def draw_architecture(search: Search, path: epath.Path) -> None:
     """Writes `architecture_figure` in the format of the file's suffix."""
     save_figure(architecture_figure(search), path)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fact_jax.report.figures import svg_text
+from fact_jax.report.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,52 +40,26 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """A notice above the rest: 'error' is red, 'warning' amber, 'info' neutral."""
+    """A notice: 'error' is red, 'warning' amber, 'info' neutral."""
 
     kind: Literal["error", "warning", "info"]
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell; its column is sorted by `value` (None: always last), `note` is a second line."""
+class Fact(NamedTuple):
+    """A part of an answer: the question, the answer in few words, and a sentence."""
 
+    question: str
+    answer: str
     text: str
-    value: float | str | None = None
-    note: str = ""
-    bold: bool = False
-    hint: str = ""
-    colour: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
-    """A column; `group` is the heading above several columns and `hint` the title's long form.
-    Columns of means are `strong`, which sets them off."""
+class Answer:
+    """What a reader wants to know first."""
 
     title: str
-    group: str = ""
-    numeric: bool = True
-    hint: str = ""
-    strong: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of a table; rows of published numbers look different."""
-
-    cells: Sequence[Cell]
-    published: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table; its first column stays in sight while the others are scrolled."""
-
-    caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
-    sortable: bool = True
+    facts: Sequence[Fact]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +82,15 @@ class Figure:
     def narrow_svg(self) -> str:
         """The figure for narrow windows; '' where there is none."""
         return "" if self.narrow is None else svg_text(self.narrow, f"{self.name}-narrow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Heat:
+    """A confusion matrix: the share of each true class (row) that is predicted as another."""
+
+    caption: str
+    names: Sequence[str]
+    shares: Sequence[Sequence[float]]  # [true, predicted], at most 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,4 +117,34 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Heading | Text | Items | Notice | Table | Figure | Tiles | Code | Details
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Blocks of several methods, one of which is shown: the first, until the reader chooses."""
+
+    options: Sequence[tuple[str, Sequence[Block]]]
+
+
+Block = (
+    Heading
+    | Text
+    | Items
+    | Notice
+    | Answer
+    | Table
+    | Figure
+    | Heat
+    | Tiles
+    | Code
+    | Details
+    | Choice
+)
+
+
+def inside(block: Block) -> list[Block]:
+    """The blocks that a block holds."""
+    match block:
+        case Details(_, blocks):
+            return [*blocks]
+        case Choice(options):
+            return [held for _, blocks in options for held in blocks]
+    return []

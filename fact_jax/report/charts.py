@@ -1,62 +1,54 @@
 """Figures of averages: accuracy against size, bars by group or task, accuracy against rank."""
 
-import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fact_jax.report.averages import Groups, Stat, average, stat
 from fact_jax.report.blocks import Figure
-from fact_jax.report.figures import figure_text, legend, new_figure, tidy
+from fact_jax.report.figures import NARROW, WIDE, figure_text, legend, new_figure, panels, tidy
+from fact_jax.report.lines import Line, LineFigure, Point, line_look
 from fact_jax.report.palette import INK, PAPER, SOFT
-from fact_jax.report.sections import (
-    Published,
-    Section,
-    headline,
-    published_rows,
-    short_name,
-    systems_of,
-)
-from fact_jax.report.statistics import Stat, average
-from fact_jax.report.study import Study, System
-
-
-def line_handle(system: System, **more: Any) -> Any:
-    """The entry of a system in a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D(
-        [], [], **system.style._asdict(), markersize=5, label=figure_text(system.label), **more
-    )
-
+from fact_jax.report.published import PublishedRow
+from fact_jax.report.sections import GROUPS, Section, short_name
+from fact_jax.report.study import System
+from fact_jax.report.tables import headline, published_rows, systems_of
 
 _Points = Sequence[tuple[System, float, Stat]]
+_Published = Sequence[tuple[System, PublishedRow]]
 
 
-def accuracy_against_size(study: Study, section: Section) -> Figure | None:
+def accuracy_against_size(systems: Sequence[System], section: Section) -> Figure | None:
     """The paper's figure: the headline average against numbers stored for a task, log scale.
     Published rows are hollow. None if no system has all tasks."""
     points = [
         (system, numbers, value)
-        for system in study.systems
+        for system in systems
         if (value := headline(system, section)) is not None
         and (numbers := _numbers(system, section)) is not None
     ]
     if not points:
         return None
-    published = published_rows(study) if section.whole else []
-    published = [p for p in published if p.params is not None and "group mean" in p.row]
-    figures = [_size_figure(points, published, section, size) for size in ((9.2, 4.6), (3.6, 4.2))]
-    shown = "; ".join(
-        f"{s.label} {n:,.0f} numbers, {v.mean:.{section.digits}f} %" for s, n, v in points
+    published = [
+        (system, row)
+        for system, row in (published_rows(systems) if section.whole else ())
+        if row.params is not None and "group mean" in row.values
+    ]
+    wide, narrow = (
+        _size_figure(points, published, section, size) for size in ((WIDE, 4.6), (NARROW, 4.2))
     )
+    best, _, value = max(points, key=lambda point: point[2].mean)
     caption = (
-        f"{section.title}: {section.headline}, top-1 on test, against what a task stores; left and "
-        f"high is better.{_bars_said([v for _, _, v in points])}"
+        f"{section.title}: {section.headline} against the numbers that a task stores. Left and "
+        f"high is better; the highest is {best.label} ({value.mean:.{section.digits}f} %)."
+        f"{_bars_said([v for _, _, v in points])}"
     )
     if published:
         caption += " Hollow: published rows of the table, which have no error bars."
-    alt = f"{section.headline}: {shown}."
-    return Figure(f"{section.name}-size", figures[0], alt, caption, figures[1])
+    shown = "; ".join(
+        f"{s.label} {n:,.0f} numbers, {v.mean:.{section.digits}f} %" for s, n, v in points
+    )
+    return Figure(f"{section.name}-size", wide, f"{section.headline}: {shown}.", caption, narrow)
 
 
 def _bars_said(values: Iterable[Stat | None]) -> str:
@@ -66,37 +58,40 @@ def _bars_said(values: Iterable[Stat | None]) -> str:
 
 
 def _size_figure(
-    points: _Points, published: Sequence[Published], section: Section, size: tuple[float, float]
+    points: _Points, published: _Published, section: Section, size: tuple[float, float]
 ) -> Any:
     from matplotlib.lines import Line2D
 
-    sizes = [n for _, n, _ in points] + [p.params or 0 for p in published]
+    sizes = [n for _, n, _ in points] + [row.params or 0 for _, row in published]
     positive = [n for n in sizes if n > 0]
     zero = min(positive, default=1000) / 4  # where a probe, which stores nothing, is drawn
     figure = new_figure(*size)
     axis = figure.subplots()
     tidy(axis)
-    for row in published:
-        look = row.system.style._replace(linestyle="")._asdict()
+    for system, row in published:
+        look = system.style._replace(linestyle="")._asdict()
         hollow = {"markerfacecolor": PAPER, "markersize": 7, "markeredgewidth": 1.3}
-        axis.plot([row.params or zero], [row.row["group mean"]], **look, **hollow)
+        axis.plot([row.params or zero], [row.values["group mean"]], **look, **hollow)
     for system, numbers, value in points:
         look = system.style._replace(linestyle="")._asdict()
         whiskers = {"capsize": 3 if value.error else 0, "elinewidth": 1.2}
         x, y, error = [numbers or zero], [value.mean], [value.error or 0]
         axis.errorbar(x, y, error, **look, **whiskers, markersize=8, zorder=3)
-    wide = size[0] > 5
+    wide = size[0] > NARROW
     _size_axis(axis, zero, sizes, 12 if wide else 4)
     axis.set_ylabel(figure_text(f"{section.headline}, %", 80))
-    handles = [line_handle(system) for system, _, _ in points]
-    for handle, (system, _, _) in zip(handles, points, strict=True):
-        label = figure_text(system.label, 60 if wide else 36)
-        handle.set(linestyle="", markersize=6.5, label=label)
+    longest = 60 if wide else 36
+    labels = [figure_text(system.label, longest) for system, _, _ in points]
+    handles = [
+        Line2D([], [], **{**system.style._asdict(), "linestyle": ""}, markersize=6.5, label=label)
+        for (system, _, _), label in zip(points, labels, strict=True)
+    ]
     if published:
+        labels.append("published (hollow)")
         dot: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 6, "color": SOFT}
-        handles.append(Line2D([], [], **dot, markerfacecolor=PAPER, label="published (hollow)"))
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    legend(figure, handles, 6 if wide else 3 if longest < 9 else 2 if longest < 19 else 1)
+        handles.append(Line2D([], [], **dot, markerfacecolor=PAPER, label=labels[-1]))
+    widest = max(map(len, labels))
+    legend(figure, handles, 6 if wide else 3 if widest < 9 else 2 if widest < 19 else 1)
     return figure
 
 
@@ -129,52 +124,54 @@ def _power(x: float) -> str:
 
 
 def _numbers(system: System, section: Section) -> float | None:
-    stored: list[Any] = [r.get("num_factors") for r in system.results if r["task"] in section.tasks]
-    return None if not stored or None in stored else statistics.fmean(stored)
+    stored = [r.num_factors for r in system.results if r.task in section.tasks]
+    known = [number for number in stored if number is not None]
+    return stat(known).mean if known and len(known) == len(stored) else None
 
 
-def bars(study: Study, section: Section) -> Figure:
+def bars(systems: Sequence[System], section: Section) -> Figure:
     """Figure with a panel per group of VTAB, or else per task, and a bar per system; published rows
     are hollow diamonds."""
-    if section.whole:
-        panels = {g.capitalize(): [tasks] for g, tasks in section.groups.items()}
-        panels["Mean of the groups"] = list(section.groups.values())
-    else:
-        panels = {short_name(task): [[task]] for task in section.tasks}
-        if len(section.tasks) > 1:
-            panels[section.headline.capitalize()] = [section.tasks]
-    systems = systems_of(study, section)
-    keys = dict(zip(panels, [*section.groups, "group mean"], strict=False))
-    rows = reversed(published_rows(study)) if section.whole else ()
-    published = {
-        (row.system.label, t): row.row[k] for row in rows for t, k in keys.items() if k in row.row
+    names = [*GROUPS, "group mean"] if section.whole else [*section.tasks, *section.averages]
+    parts: dict[str, Groups] = {
+        name: section.averages.get(name) or [[name]] for name in dict.fromkeys(names)
     }
-    columns = min(4, len(panels))
-    figures = [_bars_figure(panels, systems, published, c) for c in dict.fromkeys((columns, 1))]
-    shown = [average(s.accuracies, groups) for s in systems for groups in panels.values()]
-    caption = f"{section.title}: accuracy on test, %, from 0.{_bars_said(shown)}"
+    systems = systems_of(systems, section)
+    published: dict[tuple[str, str], float] = {}
+    for system, row in published_rows(systems) if section.whole else ():
+        for name in parts.keys() & row.values.keys():
+            published.setdefault((system.label, name.capitalize()), row.values[name])
+    columns = min(4, len(parts))
+    titles = {name: name.capitalize() for name in section.averages}
+    titles |= {task: short_name(task) for task in section.tasks}
+    drawn = {titles[name]: groups for name, groups in parts.items()}
+    wide, narrow = (
+        _bars_figure(drawn, systems, published, size) for size in ((columns, WIDE), (1, NARROW))
+    )
+    shown = [average(s.accuracies, groups) for s in systems for groups in parts.values()]
+    caption = f"{section.title}: accuracy on test in %; longer is better.{_bars_said(shown)}"
     if published:
         caption += " Diamonds: the published row of the method (the first of the table's)."
-    alt = f"Bars of accuracy by method for {', '.join(panels)}; the numbers are in the table."
-    narrow = figures[1] if len(figures) > 1 else None
-    return Figure(f"{section.name}-bars", figures[0], alt, caption, narrow)
+    alt = f"Bars of accuracy by method for {', '.join(parts)}; the numbers are in the table."
+    return Figure(f"{section.name}-bars", wide, alt, caption, narrow)
 
 
 def _bars_figure(
-    panels: dict[str, list[list[str]]],
+    parts: Mapping[str, Groups],
     systems: Sequence[System],
-    published: dict[tuple[str, str], float],
-    columns: int,
+    published: Mapping[tuple[str, str], float],
+    size: tuple[int, float],
 ) -> Any:
-    """Figure of the panels; `published` holds published values by system's label and title."""
-    lines = -(-len(panels) // columns)
+    """Figure of the parts by title; `published` holds published values by system's label and title,
+    `size` the number of columns and the width in inches."""
+    columns, width = size
+    lines = -(-len(parts) // columns)
     height = lines * (0.55 + 0.27 * len(systems)) + 0.3
-    width = 2.4 * columns + 1.8 if columns > 1 else 3.6
-    figure = new_figure(min(9.2, width), max(height, 1.7))
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    figure = new_figure(width, max(height, 1.7))
+    axes = panels(figure, len(parts), columns, sharey=True)
     thin = {"error_kw": {"ecolor": INK, "elinewidth": 1, "capsize": 2}}
     diamond = {"color": INK, "markersize": 4.5, "markerfacecolor": PAPER, "zorder": 4}
-    for axis, (title, groups) in zip(grid.flat, panels.items(), strict=False):
+    for axis, (title, groups) in zip(axes, parts.items(), strict=True):
         tidy(axis, title, grid="x")
         digits = 2 if sum(map(len, groups)) > 1 else 1  # as in the table
         for y, system in enumerate(systems):
@@ -190,54 +187,39 @@ def _bars_figure(
         axis.set_xticks(range(0, 101, 25))
         axis.spines["bottom"].set_bounds(0, 100)
         axis.set_ylim(len(systems) - 0.4, -0.6)
-        longest = 60 if columns > 1 else 24
+        longest = 60 if width > NARROW else 24
         axis.set_yticks(range(len(systems)), [figure_text(s.label, longest) for s in systems])
         axis.tick_params(axis="y", length=0, labelcolor=INK)
         axis.spines["left"].set_visible(False)
-    for axis in list(grid.flat)[len(panels) :]:
-        axis.set_visible(False)
     return figure
 
 
-def accuracy_against_rank(study: Study) -> Figure | None:
+def accuracy_against_rank(systems: Sequence[System]) -> Figure | None:
     """Figure of the mean over the tasks that all ranks of a method have; None if no method has two
     ranks."""
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
-    for system in study.systems:
-        rank, *others = (r.get("settings", {}).get("rank") for r in system.results)
-        if type(rank) in (int, float) and 0 < rank < 1e6 and all(r == rank for r in others):
+    for system in systems:
+        rank, *others = [r.settings.get("rank") for r in system.results]
+        if isinstance(rank, int | float) and 0 < rank < 1e6 and all(r == rank for r in others):
             ranks[system.method].setdefault(rank, system)
-    curves: dict[str, tuple[list[tuple[float, Stat]], int, System]] = {}
-    for method, systems in ranks.items():
-        sets = [set(s.accuracies) for s in systems.values()]
-        common = sorted(set.intersection(*sets))
-        if len(systems) > 1 and common:
-            means = ((k, average(s.accuracies, [common])) for k, s in sorted(systems.items()))
+    curves: list[tuple[str, System, list[tuple[float, Stat]]]] = []
+    for method, by_rank in ranks.items():
+        tasks = sorted(set.intersection(*(set(s.accuracies) for s in by_rank.values())))
+        if len(by_rank) > 1 and tasks:
+            label = f"{method}, mean of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
+            means = ((k, average(s.accuracies, [tasks])) for k, s in sorted(by_rank.items()))
             curve = [(k, v) for k, v in means if v is not None]
-            curves[method] = curve, len(common), next(iter(systems.values()))
+            curves.append((label, next(iter(by_rank.values())), curve))
     if not curves:
         return None
-    figure = new_figure(6.4, 3.6)
-    axis = figure.subplots()
-    tidy(axis)
-    handles = []
-    for method, (curve, tasks, system) in curves.items():
-        label = f"{figure_text(method)}, mean of {tasks} task{'s' if tasks > 1 else ''}"
-        x, y, errors = zip(*((k, v.mean, v.error or 0) for k, v in curve), strict=True)
-        look = {**system.style._asdict(), "markersize": 6, "linewidth": 1.5}
-        axis.errorbar(x, y, errors, **look, capsize=3)
-        handles.append(line_handle(system))
-        handles[-1].set_label(label)
-    axis.set_xscale("log", base=2)
-    ticks = sorted({k for curve, _, _ in curves.values() for k, _ in curve})
-    axis.set_xticks(ticks, [f"{k:g}" for k in ticks])
-    axis.minorticks_off()
-    axis.set_xlabel("rank")
-    axis.set_ylabel("accuracy on test, %")
-    legend(figure, handles, 2)
-    values = [value for curve, _, _ in curves.values() for _, value in curve]
+    values = [value for _, _, curve in curves for _, value in curve]
     caption = (
-        "Accuracy on test against the rank, one row of the table a point; the tasks are those that "
-        f"all ranks of the method have.{_bars_said(values)}"
+        "Accuracy on test against the rank: where the line is flat, a larger rank buys nothing. A "
+        "point is a row of the table; the tasks are those that all ranks of the method have."
+        f"{_bars_said(values)}"
     )
-    return Figure("rank", figure, "Accuracy against rank by method.", caption)
+    looks = {label: line_look(system.style) for label, system, _ in curves}
+    lines = [Line([Point(k, *v[:2]) for k, v in curve], looks[name]) for name, _, curve in curves]
+    drawing = LineFigure({"": lines}, ("rank", "accuracy on test, %"), looks, "x")
+    alt = "Accuracy against rank by method."
+    return Figure("rank", drawing.wide(), alt, caption, drawing.narrow())

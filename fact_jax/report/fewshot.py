@@ -1,129 +1,144 @@
 """Few-shot results: a table and the figure accuracy against shots, with the published points."""
 
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import rich.table
 from etils import epath
-from rich.table import Table
 
 from fact_jax.data import get_task
-from fact_jax.report.figures import figure_text, legend, new_figure, save_figure, tidy
-from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style, styles
-from fact_jax.report.published import published
-from fact_jax.report.statistics import stat
-from fact_jax.report.tables import costs, mean_text
+from fact_jax.report.averages import Stat, average
+from fact_jax.report.figures import save_figure
+from fact_jax.report.lines import Line, LineFigure, Look, Point, line_look
+from fact_jax.report.palette import MARKERS, PAPER, SOFT, Style
+from fact_jax.report.published import few_shot_baselines, few_shot_points, few_shot_row
+from fact_jax.report.study import System, sweep_systems
+from fact_jax.report.table import MISSING, Cell, Column, Row, Table, name_cell, stat_cell
+from fact_jax.report.tables import COST_COLUMNS, TITLE, cost_cells, seeds_said
+from fact_jax.report.terminal import rich_table
+from fact_jax.sweep.result import Result
 
-# Our methods' rows in the published numbers, and data sets of another name there.
-_ROWS = {method: method for method in ("lora", "adapter", "noah", "adaptformer")}
-_ROWS |= {"fact_tt": "fact_tt_16", "vpt_deep": "vpt"}
-# Published for all five sets; all tables and figures show them, even if their method was not run.
-_BASELINES = {"noah": "NOAH", "lora": "LoRA", "adapter": "Adapter", "vpt": "VPT", "glora": "GLoRA"}
-# NOAH's code, which made them, prints the largest of the test evaluations.
-PUBLISHED = "published (best on test)"
-_SETS = {"oxford_flowers": "oxford_flowers102"}
-
-Seeds = dict[int | None, float]  # by seed; None for published values, which have no seed
-Points = dict[str, dict[int, Seeds]]  # by method and shots
-Curves = dict[str, Points]  # by data set
+_HOW = "(best on test)"  # NOAH's code, which made the published numbers, prints the largest
+MEAN = "mean"  # of the data sets, in the place of one
+_PUBLISHED = {"linestyle": "--", "linewidth": 1, "markersize": 4, "markerfacecolor": PAPER}
 
 
-def few_shot_curves(results: list[dict[str, Any]]) -> Curves:
-    """Accuracies by data set, method, shots and seed; other tasks are left out."""
-    curves: Curves = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for result in results:
-        task = get_task(result["task"])
+class Curve(NamedTuple):
+    """Accuracy by shots on one data set, or the mean of all: a system's, or published."""
+
+    dataset: str
+    name: str
+    system: System | None  # of a published curve, the system whose method it is
+    points: dict[int, Stat]
+    published: bool
+
+
+def _tasks(systems: Sequence[System]) -> dict[str, dict[int, str]]:
+    """Few-shot tasks with results, by data set and shots."""
+    places: dict[str, dict[int, str]] = {}
+    for name in dict.fromkeys(r.task for s in systems for r in s.results):
+        task = get_task(name)
         if few := task.few_shot:
-            curves[task.dataset][result["method"]][few.shots][result["seed"]] = result["accuracy"]
-    return curves
+            places.setdefault(task.dataset, {})[few.shots] = name
+    return places
 
 
-def published_points(dataset: str, method: str) -> dict[int, float]:
-    """Published accuracy by shots; empty if there is none. `method` may say more in brackets, as
-    the labels of reports do: "lora (rank=4)"."""
-    return _of_row(dataset, _row(method))
+def few_shot_curves(systems: Sequence[System]) -> list[Curve]:
+    """Curves of each data set, and then of the mean over several.
 
-
-def _row(method: str) -> str:
-    return _ROWS.get(method.partition(" ")[0], "")
-
-
-def _of_row(dataset: str, row: str) -> dict[int, float]:
-    shots = published()["fewshot_fgvc"].get(row, {}).get("shots", {})
-    name = _SETS.get(dataset, dataset)
-    return {int(k): values[name] for k, values in shots.items() if name in values}
-
-
-def _published(dataset: str, methods: Iterable[str]) -> Points:
-    """Published points of a data set, of these methods and of the other baselines."""
-    points = {method: published_points(dataset, method) for method in methods}
-    rows = {_row(method) for method in methods}
-    points |= {n: _of_row(dataset, row) for row, n in _BASELINES.items() if row not in rows}
-    return {m: {k: {None: v} for k, v in shots.items()} for m, shots in points.items() if shots}
-
-
-def few_shot_table(results: list[dict[str, Any]]) -> Table:
-    """Table with data sets and methods down, shots across: mean in % ± standard error over the
-    seeds, and the methods' `costs`."""
-    curves = few_shot_curves(results)
-    tasks = [(get_task(r["task"]), r) for r in results]
-    few = [(task.dataset, r) for task, r in tasks if task.few_shot]
-    shots = sorted({k for rows in curves.values() for row in rows.values() for k in row})
-    table = Table(title="Top-1 accuracy on test, %", title_justify="left")
-    for name in ("data", "method"):
-        table.add_column(name)
-    for k in shots:
-        table.add_column(f"{k} shot{'s' if k > 1 else ''}", justify="right")
-    for name in ("numbers", "bytes", "grid"):
-        table.add_column(name, justify="right")
-    last, baselines = "", _BASELINES.values()
-    for dataset, method, row, is_published in few_shot_rows(curves):
-        if last and dataset != last:
-            table.add_section()
-        last = dataset
-        if is_published:
-            texts = (f"{row[k][None]:.1f}" if k in row else "-" for k in shots)
-            name = f"published {method} (best on test)" if method in baselines else f"  {PUBLISHED}"
-            table.add_row("", name, *texts, style="dim")
-        else:
-            runs = [r for d, r in few if r["method"] == method and dataset in ("mean", d)]
-            texts = (mean_text(row.get(k, {}).values()) for k in shots)
-            table.add_row(dataset, method, *texts, *costs(runs).values())
-    table.caption = " ".join(remarks(results, curves)) or None
-    return table
-
-
-def few_shot_rows(curves: Curves) -> Iterator[tuple[str, str, dict[int, Seeds], bool]]:
-    """Rows of the table: data set, method, accuracies by shots, whether they are published.
-
-    A method's published row follows our row of it; other published rows come last. The mean of
-    several data sets comes after them.
+    A method's published curve follows its first system; the other baselines come last.
     """
-    for dataset, ours, theirs in _groups(curves):
-        for method, row in ours.items():
-            yield dataset, method, row, False
-            if method in theirs:
-                yield dataset, method, theirs[method], True
-        for method in (m for m in theirs if m not in ours):
-            yield dataset, method, theirs[method], True
-
-
-def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
-    """Sentences on data from other lists than the published ones, or from several lists."""
-    sources: dict[str, set[str]] = defaultdict(set)
-    for result in results:
-        task = get_task(result["task"])
-        if task.few_shot and (data := result.get("data")):
-            folder = data["builder"] == "folder"
-            sources[task.dataset].add(f"{data['used_version']} lists" if folder else "TFDS")
-    mixed = [f"{name} ({', '.join(sorted(s))})" for name, s in sources.items() if len(s) > 1]
-    other = [
-        name for name, rows in curves.items() if "TFDS" in sources[name] and _published(name, rows)
+    places = _tasks(systems)
+    groups = {name: [name] for name in places}
+    if len(places) > 1:
+        groups[MEAN] = list(places)
+    return [
+        curve for name, sets in groups.items() for curve in _curves(systems, places, name, sets)
     ]
+
+
+def _curves(
+    systems: Sequence[System],
+    places: Mapping[str, Mapping[int, str]],
+    name: str,
+    sets: Sequence[str],
+) -> Iterator[Curve]:
+    shots = sorted({k for dataset in sets for k in places[dataset]})
+    methods: list[str] = []
+    for system in systems:
+        tasks = {k: [places[dataset].get(k, "") for dataset in sets] for k in shots}
+        points = {k: v for k in shots if (v := average(system.accuracies, [tasks[k]]))}
+        if not points:
+            continue
+        yield Curve(name, system.label, system, points, False)
+        theirs = _published(few_shot_row(system.method), sets)
+        if theirs and system.method not in methods:
+            yield Curve(name, f"published {system.method}", system, theirs, True)
+        methods.append(system.method)
+    for row, title in few_shot_baselines(methods).items():
+        if theirs := _published(row, sets):
+            yield Curve(name, f"published {title}", None, theirs, True)
+
+
+def _published(row: str, sets: Sequence[str]) -> dict[int, Stat]:
+    """Published means over the data sets by shots, of those that have all."""
+    by_set = [few_shot_points(dataset, row) for dataset in sets]
+    accuracies = {
+        k: {str(i): {0: points[k]} for i, points in enumerate(by_set) if k in points}
+        for k in by_set[0]
+    }
+    groups = [[str(i) for i in range(len(by_set))]]
+    return {k: v for k, by in accuracies.items() if (v := average(by, groups))}
+
+
+def few_shot_table(systems: Sequence[System]) -> Table:
+    """Data sets and methods down, shots across, and the methods' costs."""
+    curves, places = few_shot_curves(systems), _tasks(systems)
+    shots = sorted({k for tasks in places.values() for k in tasks})
+    columns = [Column("method", numeric=False), Column("data", numeric=False), COST_COLUMNS[0]]
+    columns += [
+        Column(str(k), "Training images a class", key=f"{k} shot{'s' if k > 1 else ''}")
+        for k in shots
+    ]
+    columns += COST_COLUMNS[1:]
+    rows = []
+    for curve in curves:
+        costs = [MISSING] * len(COST_COLUMNS)
+        name = Cell(curve.name, curve.name, _HOW)
+        if curve.system and not curve.published:
+            sets = list(places) if curve.dataset == MEAN else [curve.dataset]
+            costs = cost_cells(curve.system, [t for d in sets for t in places[d].values()])
+            name = name_cell(curve.name, curve.system.style.color)
+        values = [stat_cell(curve.points.get(k)) for k in shots]
+        cells = [name, name_cell(curve.dataset), costs[0], *values, *costs[1:]]
+        rows.append(Row(cells, curve.published, curve.dataset))
+    stats = [v for curve in curves if not curve.published for v in curve.points.values()]
+    caption = f"Few-shot: top-1 accuracy on test, %. {seeds_said(stats)}."
+    return Table(caption, columns, rows, notes=_remarks(systems, curves))
+
+
+def terminal_few_shot_table(results: Sequence[Result]) -> rich.table.Table:
+    """The table at the end of a few-shot sweep, made of the rows that the page shows."""
+    table = few_shot_table(sweep_systems(results, {}))
+    shots = [column.name for column in table.columns if column.group.startswith("Training")]
+    return rich_table(table.select(["data", "method", *shots, "numbers", "bytes", "grid"]), TITLE)
+
+
+def _remarks(systems: Sequence[System], curves: Sequence[Curve]) -> list[str]:
+    """Sentences on data from other lists than the published ones, or from several lists."""
+    sources: dict[str, set[str]] = {dataset: set() for dataset in _tasks(systems)}
+    for result in (r for s in systems for r in s.results if r.data):
+        task = get_task(result.task)
+        if task.few_shot:
+            folder = result.data.get("builder") == "folder"
+            version = f"{result.data.get('used_version')} lists"
+            sources[task.dataset].add(version if folder else "TFDS")
+    published = {curve.dataset for curve in curves if curve.published}
+    mixed = [f"{name} ({', '.join(sorted(s))})" for name, s in sources.items() if len(s) > 1]
+    other = [name for name, s in sources.items() if "TFDS" in s and name in published]
     remarks = []
     if mixed:
-        remarks.append(f"Of several sources, and not comparable: {'; '.join(mixed)}.")
+        remarks.append(f"Several sources, which do not compare: {'; '.join(mixed)}.")
     if other:
         remarks.append(
             f"Read from TFDS: {', '.join(other)}; the published numbers are of CoOp's lists."
@@ -131,95 +146,44 @@ def remarks(results: list[dict[str, Any]], curves: Curves) -> list[str]:
     return remarks
 
 
-def _mean(parts: list[Seeds]) -> Seeds:
-    """Mean over data sets for each seed, or for all seeds at once if the sets have different ones;
-    empty if a data set is missing."""
-    if not all(parts):
-        return {}
-    if any(set(part) != set(parts[0]) for part in parts):
-        return {None: statistics.fmean(statistics.fmean(part.values()) for part in parts)}
-    return {seed: statistics.fmean(part[seed] for part in parts) for seed in parts[0]}
+def few_shot_figure(systems: Sequence[System]) -> LineFigure:
+    """Figure with a panel per data set and one of their mean, in the systems' colours. Published
+    points are dashed and hollow, and grey if the method was not run."""
+    curves = sorted(few_shot_curves(systems), key=lambda curve: not curve.published)
+    looks = _looks(curves)
+    panels: dict[str, list[Line]] = {}
+    for dataset in sorted({c.dataset: None for c in curves}, key=MEAN.__eq__):
+        lines = [
+            Line([Point(k, *v[:2]) for k, v in curve.points.items()], looks[curve.name])
+            for curve in curves
+            if curve.dataset == dataset
+        ]
+        panels["mean of the sets" if dataset == MEAN else dataset] = lines
+    entries = {c.name: looks[c.name] for c in curves if not c.published}
+    if any(c.published and c.system for c in curves):
+        entries[f"published {_HOW}"] = {**_PUBLISHED, "color": SOFT, "marker": "o"}
+    entries |= {c.name: looks[c.name] for c in curves if not c.system}
+    return LineFigure(panels, ("training images a class", "accuracy on test, %"), entries, "x")
 
 
-def _groups(curves: Curves) -> list[tuple[str, Points, Points]]:
-    """Name, our accuracies and published ones of each data set, and then of their mean."""
-    groups = [(name, dict(rows), _published(name, rows)) for name, rows in curves.items()]
-    if len(groups) > 1:
-        ours, theirs = (_over_sets([group[i] for group in groups]) for i in (1, 2))
-        groups.append(("mean", ours, {m: row for m, row in theirs.items() if row}))
-    return groups
+def _looks(curves: Sequence[Curve]) -> dict[str, Look]:
+    """Looks by a curve's name. Our lines are solid, because dashes mean published."""
+    looks: dict[str, Look] = {}
+    greys = iter(MARKERS)
+    for curve in curves:
+        if curve.name in looks:
+            continue
+        if curve.published:
+            style = curve.system.style if curve.system else Style(SOFT, next(greys), "--")
+            looks[curve.name] = {**_PUBLISHED, "color": style.color, "marker": style.marker}
+        elif curve.system:
+            looks[curve.name] = {**line_look(curve.system.style), "linestyle": "-"}
+    return looks
 
 
-def _over_sets(parts: list[Any]) -> Points:
-    """Mean over data sets by method and shots; it is left out if a data set is missing."""
-    methods = {m: None for rows in parts for m in rows}
-    shots = sorted({k for rows in parts for row in rows.values() for k in row})
-    means = {
-        m: {k: _mean([rows.get(m, {}).get(k, {}) for rows in parts]) for k in shots}
-        for m in methods
-    }
-    return {m: {k: v for k, v in row.items() if v} for m, row in means.items()}
-
-
-def few_shot_figure(results: list[dict[str, Any]], styles: Mapping[str, Style]) -> Any:
-    """Figure with a panel per data set and one of their mean, in the methods' `styles`. Published
-    points are dashed and hollow, and grey if the method was not run. Needs matplotlib."""
-    from matplotlib.lines import Line2D
-
-    grey = {name: Style(SOFT, MARKERS[i], "--") for i, name in enumerate(_BASELINES.values())}
-    looks = {**grey, **styles}
-    hollow: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "markersize": 4}
-    hollow["markerfacecolor"] = PAPER
-    panels = _groups(few_shot_curves(results))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(3.4 * columns + 0.3, 2.8 * lines + 0.7)
-    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axis, (title, ours, theirs) in zip(axes, panels, strict=False):
-        tidy(axis, "mean of the sets" if title == "mean" else title)
-        for method, row in theirs.items():
-            values = [v[None] for v in row.values()]
-            axis.plot(list(row), values, **_plain(looks[method]), **hollow)
-        for method, row in ours.items():
-            points = [stat([*row[k].values()]) for k in sorted(row)]
-            means, errors = [p.mean for p in points], [p.error or 0 for p in points]
-            look = {**_plain(styles[method]), "markersize": 5, "linewidth": 1.5}
-            axis.errorbar(sorted(row), means, errors, **look, capsize=2)
-        axis.set_xscale("log", base=2)
-        ticks = sorted(
-            {k for row in ours.values() for k in row} | {k for r in theirs.values() for k in r}
-        )
-        axis.set_xticks(ticks, [str(k) for k in ticks])
-        axis.minorticks_off()
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.supxlabel("training images a class", fontsize=9.5, color=SOFT)
-    figure.supylabel("accuracy on test, %", fontsize=9.5, color=SOFT)
-    methods = list({m: None for _, rows, _ in panels for m in rows})
-    handles: list[Any] = [
-        Line2D([], [], **_plain(styles[m]), markersize=5, label=figure_text(m)) for m in methods
-    ]
-    names = {m: None for _, _, theirs in panels for m in theirs}
-    if any(m in methods for m in names):
-        handles.append(Line2D([], [], color=SOFT, marker="o", **hollow, label=PUBLISHED))
-    handles += [
-        Line2D([], [], **_plain(looks[m]), **hollow, label=figure_text(f"published {m}"))
-        for m in names
-        if m not in methods
-    ]
-    legend(figure, handles, 2 * columns)
-    return figure
-
-
-def _plain(look: Style) -> dict[str, Any]:
-    """Colour and marker of a style; its line is left out, because dashes mean published here."""
-    return {"color": look.color, "marker": look.marker}
-
-
-def draw_few_shot(results: list[dict[str, Any]], folder: epath.Path) -> list[epath.Path]:
+def draw_few_shot(results: Sequence[Result], folder: epath.Path) -> list[epath.Path]:
     """Writes fewshot.png and fewshot.svg, see `few_shot_figure`."""
-    methods = dict.fromkeys(r["method"] for r in results)
-    figure = few_shot_figure(results, dict(zip(methods, styles(methods), strict=True)))
+    figure = few_shot_figure(sweep_systems(results, {})).wide()
     paths = [folder / f"fewshot.{suffix}" for suffix in ("png", "svg")]
     for path in paths:
         save_figure(figure, path)

@@ -1,22 +1,23 @@
-"""The look that all figures share, and how they become files or part of a page."""
+"""The look that all figures share, and how they become files."""
 
 import io
 import re
+import warnings
 from typing import Any
 
 from etils import epath
 
-from fact_jax.report.escape import escape_html
 from fact_jax.report.palette import GRID, INK, PAPER, SOFT
 from fact_jax.text import printable_line
 
+WIDE, NARROW = 9.4, 3.6  # inches: the width of the page's column, and of a phone
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: smaller, and the page's font
     "path.simplify": True,
     "path.simplify_threshold": 1.0,
 }
 # Colours of figures that become variables of the page's theme.
-_THEME = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--panel)"}
+THEME = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAPER: "var(--panel)"}
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -42,12 +43,29 @@ def tidy(axis: Any, title: str = "", grid: str = "both") -> None:
         axis.grid(axis=grid, color=GRID, linewidth=0.7)
 
 
+def panels(figure: Any, count: int, columns: int, **shared: bool) -> list[Any]:
+    """As many axes, in rows of at most `columns`."""
+    lines = -(-count // columns)
+    axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return axes[:count]
+
+
 def legend(figure: Any, handles: list[Any], columns: int) -> None:
     """Puts a legend above the panels, where it can hide no data."""
     columns = max(1, min(columns, len(handles)))
     look = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 2.4}
     look |= {"columnspacing": 1.4, "borderaxespad": 0.2}
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, **look)
+
+
+def figure_text(text: str, longest: int = 60) -> str:
+    """A name for a figure, as one short line. Matplotlib would read `$` as mathematics and hide a
+    label that begins with `_`; both are escaped."""
+    text = printable_line(text)
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return f"{' ' if text.startswith('_') else ''}{text}".replace("$", r"\$")
 
 
 def save_figure(figure: Any, path: epath.Path) -> None:
@@ -61,17 +79,7 @@ def save_figure(figure: Any, path: epath.Path) -> None:
 
 def figure_bytes(figure: Any, suffix: str) -> bytes:
     """A matplotlib figure on white, in the format of the suffix."""
-    content = io.BytesIO()
-    figure.savefig(content, format=suffix, dpi=150, facecolor="white")
-    return content.getvalue()
-
-
-def figure_text(text: str, longest: int = 60) -> str:
-    """A name for a figure, as one short line. Matplotlib would read `$` as mathematics and hide a
-    label that begins with `_`; both are escaped."""
-    text = printable_line(text)
-    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
-    return f"{' ' if text.startswith('_') else ''}{text}".replace("$", r"\$")
+    return _saved(figure, format=suffix, dpi=150, facecolor="white")
 
 
 def svg_text(figure: Any, name: str) -> str:
@@ -79,11 +87,41 @@ def svg_text(figure: Any, name: str) -> str:
     of a point; ids depend on the name, so that several figures can stand in one page."""
     import matplotlib
 
-    content = io.StringIO()
     with matplotlib.rc_context({**_RC, "svg.hashsalt": name}):
-        figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None})
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", content.getvalue(), flags=re.DOTALL)
+        text = _saved(figure, format="svg", facecolor="none", metadata={"Date": None}).decode()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     return re.sub(r'(?<= )(d|x|y|x1|x2|y1|y2|points)="([^"]*)"', _rounded, text)
+
+
+def _saved(figure: Any, **options: Any) -> bytes:
+    """The figure's file, in installed fonts that have its characters.
+
+    A browser has fonts of its own for an SVG; a PNG shows boxes for a script without any font.
+    """
+    from matplotlib.text import Text
+
+    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    fonts = _fonts({ord(c) for text in texts for c in text.get_text()})
+    for text in texts:
+        text.set_family(fonts)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support")
+        figure.savefig(content, **options)
+    return content.getvalue()
+
+
+def _fonts(characters: set[int]) -> list[str]:
+    """Matplotlib's font, and others for the characters that it lacks."""
+    from matplotlib import font_manager
+
+    fonts = ["DejaVu Sans"]
+    missing = characters - set(font_manager.get_font(font_manager.findfont(fonts[0])).get_charmap())
+    for font in font_manager.fontManager.ttflist if missing else ():
+        if covered := missing & set(font_manager.get_font(font.fname).get_charmap()):
+            fonts.append(font.name)
+            missing -= covered
+    return fonts
 
 
 def on_white(svg: str) -> str:
@@ -92,28 +130,6 @@ def on_white(svg: str) -> str:
     return f'{svg[:start]}<rect width="100%" height="100%" fill="white"/>{svg[start:]}'
 
 
-def _rounded(match: re.Match) -> str:
+def _rounded(match: re.Match[str]) -> str:
     text = re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.1f}".removesuffix(".0"), match[2])
     return f'{match[1]}="{" ".join(text.split())}"'
-
-
-def inline_svg(svg: str, alt: str, again: bool = False) -> str:
-    """An SVG of `svg_text` as an element of an HTML page, in the colours of its theme. With
-    `again` it repeats another figure, and `alt` is its title instead of its label."""
-    text = svg[svg.index("<svg") :]
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # figure_1 and so on, the same in every figure
-    text = re.sub(r"<g>\s*</g>\s*", "", text)
-    text = re.sub(r">\s+<", "><", text)
-    for colour, variable in _THEME.items():
-        text = text.replace(colour, variable)
-    # The font of the page, and a size that follows the width of the page.
-    text = re.sub(r"font: (\S+) [^;\"]*", r"font-size: \1", text)
-    head = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    assert head is not None
-    words = escape_html(alt)
-    label, title = ("", f"<title>{words}</title>") if again else (f' aria-label="{words}"', "")
-    opening = (
-        f'<svg role="img"{label} viewBox="0 0 {head[1]} {head[2]}" '
-        f'style="width:{float(head[1]) * 4 / 3:.0f}px">{title}'
-    )
-    return opening + text[text.index(">") + 1 :].strip()

@@ -7,23 +7,22 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from etils import epath
 
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.extras import require
-from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.resolution import split_names
-from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_result
+from fact_jax.sweep.result import Result, StoredFailure, read_stored
 from fact_jax.sweep.settings import COLUMNS, GRID, RUN_SETTINGS
 from fact_jax.sweep.store import absolute
 from fact_jax.text import csv_field, printable_line
 
-Result = dict[str, Any]
+_Content = TypeVar("_Content")
 Refuse = Callable[[str], None]
 _LONGEST_LIST = 10_000  # of a config
 _MOST_CELLS = 100_000
@@ -43,13 +42,12 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
 
-def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[Result]:
+def read_results(*workdirs: str | os.PathLike[str], refuse: Refuse = _warn) -> list[Result]:
     """Every finished cell of the work directories (or buckets), sorted by cell.
 
-    Each result is the content of DIR/results/<cell>.json and `workdir`, as it was given. A cell of
-    two directories gives two results. A file that is no result is left out: ``refuse(text)`` gets
-    its name and the reason, and by default warns. Raises UserError for a directory without a folder
-    `results`.
+    A cell of two directories gives two results, with `workdir` as it was given. A file that is no
+    result is left out: ``refuse(text)`` gets its name and the reason, and by default warns. Raises
+    UserError for a directory without a folder `results`.
     """
     for workdir in workdirs:
         if not isinstance(workdir, str | os.PathLike):
@@ -63,22 +61,30 @@ def read_results(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[R
                 f"--workdir of `{command('vtab')}` or `{command('fewshot')}`."
             )
         for path in _json_files(folder):
-            content = _read(path, functools.partial(check_result, cell=path.stem), refuse)
-            if content is not None:
-                results.append({**content, "workdir": name})
+            result = _read(path, functools.partial(Result.from_json, workdir=name), refuse)
+            if result is not None:
+                results.append(result)
     order = {name: i for i, name in enumerate(os.fspath(w) for w in workdirs)}
-    return sorted(results, key=lambda r: (r["cell"], order[r["workdir"]]))
+    return sorted(results, key=lambda r: (r.cell, order[r.workdir]))
 
 
-def read_failures(*workdirs: str | os.PathLike, refuse: Refuse = _warn) -> list[dict[str, Any]]:
+def read_failures(
+    *workdirs: str | os.PathLike[str], refuse: Refuse = _warn
+) -> list[dict[str, Any]]:
     """The failures of cells without a result: DIR/failures/<cell>.json and `workdir`."""
     failures = []
     for name, folder in _folders(workdirs, "failures").items():
         for path in _json_files(folder) if folder.exists() else ():
             if not (folder.parent / "results" / path.name).exists():
-                content = _read(path, lambda content: check_type(content, StoredFailure), refuse)
+                content = _read(path, _read_failure, refuse)
                 failures.append({**(content or {}), "cell": path.stem, "workdir": name})
     return failures
+
+
+def _read_failure(path: epath.Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_stored(path)
+    check_type(content, StoredFailure)
+    return content
 
 
 class StoredConfig(TypedDict, total=False):
@@ -90,14 +96,15 @@ class StoredConfig(TypedDict, total=False):
     shots: list[int]
 
 
-def read_config(workdir: str | os.PathLike, refuse: Refuse = _warn) -> dict[str, Any] | None:
+def read_config(workdir: str | os.PathLike[str], refuse: Refuse = _warn) -> dict[str, Any] | None:
     """The config of the last run in a work directory; None if there is no readable one."""
     path = absolute(workdir) / "config.json"
-    return _read(path, _check_config, refuse) if path.exists() else None
+    return _read(path, _read_config, refuse) if path.exists() else None
 
 
-def _check_config(content: dict[str, Any]) -> None:
+def _read_config(path: epath.Path) -> dict[str, Any]:
     """Raises ValueError for a config without the lists that a plan is made of."""
+    content: dict[str, Any] = read_stored(path)
     check_type(content, StoredConfig)
     sizes = [len(content.get(key, ())) for key in ("tasks", "methods", "seeds", "shots")]
     if max(sizes) > _LONGEST_LIST:
@@ -105,6 +112,7 @@ def _check_config(content: dict[str, Any]) -> None:
     methods, tasks, seeds = planned(content)
     if len(methods) * len(tasks) * len(seeds) > _MOST_CELLS:
         raise ValueError(f"it plans more than {_MOST_CELLS:,} cells")
+    return content
 
 
 def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
@@ -114,7 +122,7 @@ def planned(config: dict[str, Any]) -> tuple[list[str], list[str], list[int]]:
     return split_names(config.get("methods", "")), tasks, seeds
 
 
-def _folders(workdirs: tuple[str | os.PathLike, ...], folder: str) -> dict[str, epath.Path]:
+def _folders(workdirs: tuple[str | os.PathLike[str], ...], folder: str) -> dict[str, epath.Path]:
     """A folder of each work directory, by the directory's name as given; a directory that is given
     under two names counts once."""
     names: dict[epath.Path, str] = {}
@@ -132,13 +140,11 @@ def _json_files(folder: epath.Path) -> list[epath.Path]:
 
 
 def _read(
-    path: epath.Path, check: Callable[[dict[str, Any]], None], refuse: Refuse
-) -> dict[str, Any] | None:
-    """The file's object; if it is unsound or `check` fails, calls `refuse` and returns None."""
+    path: epath.Path, read: Callable[[epath.Path], _Content], refuse: Refuse
+) -> _Content | None:
+    """What `read` makes of the file; if it fails, calls `refuse` and returns None."""
     try:
-        content = read_json(path, max_bytes=MAX_RESULT_BYTES, allow_nan=True, allow_surrogates=True)
-        check(content)
-        return content
+        return read(path)
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split()).rstrip(".")[:300]
         if not text.startswith(str(path)):
@@ -153,15 +159,14 @@ def _read(
 def method_settings(result: Result) -> dict[str, Any]:
     """The settings of a result that only its method has: rank, sites, number of prompts."""
     other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", "weights_sha256"}
-    return {k: v for k, v in result.get("settings", {}).items() if k not in other}
+    return {k: v for k, v in result.settings.items() if k not in other}
 
 
 def _row(result: Result) -> dict[str, Any]:
-    settings, data = result.get("settings", {}), result.get("data") or {}
     return {
-        **{k: result.get(k) for k in _PLAIN},
-        **{k: settings.get(k) for k in _SETTINGS},
-        **{k: data.get(source) for k, source in _DATA.items()},
+        **{k: getattr(result, k) for k in _PLAIN},
+        **{k: result.settings.get(k) for k in _SETTINGS},
+        **{k: result.data.get(source) for k, source in _DATA.items()},
         "method_settings": json.dumps(method_settings(result), sort_keys=True),
     }
 
@@ -169,13 +174,13 @@ def _row(result: Result) -> dict[str, Any]:
 def csv_text(results: list[Result]) -> str:
     """CSV with one line per cell, sorted by cell, and floats in full. A sweep that was killed and
     resumed gives the same bytes. Several work directories add `workdir` as the last column."""
-    several = len({r.get("workdir") for r in results}) > 1
+    several = len({r.workdir for r in results}) > 1
     columns = [*CSV_COLUMNS, *(["workdir"] if several else [])]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    for result in sorted(results, key=lambda r: r["cell"]):
-        row = {**_row(result), "workdir": result.get("workdir")}
+    for result in sorted(results, key=lambda r: r.cell):
+        row = {**_row(result), "workdir": result.workdir}
         writer.writerow({k: csv_field(_shown(row[k])) for k in columns})
     return text.getvalue()
 
@@ -185,20 +190,20 @@ def _shown(value: Any) -> Any:
     return printable_line(value) if isinstance(value, str) else value
 
 
-Source = str | os.PathLike | Sequence[str | os.PathLike] | Sequence[Result]
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Result]
 
 
-def _results(source: Source, more: Sequence[str | os.PathLike]) -> list[Result]:
+def _results(source: Source, more: Sequence[str | os.PathLike[str]]) -> list[Result]:
     """The given results, and the results of the given work directories."""
     sources: list[Any] = [source]
     if isinstance(source, Iterable) and not isinstance(source, str | os.PathLike):
         sources = list(source)
-    results = [item for item in sources if isinstance(item, dict)]
-    paths = [item for item in [*sources, *more] if not isinstance(item, dict)]
+    results = [item for item in sources if isinstance(item, Result)]
+    paths = [item for item in [*sources, *more] if not isinstance(item, Result)]
     return [*results, *(read_results(*paths) if paths else ())]
 
 
-def results_frame(results: Source, *more: str | os.PathLike) -> Any:
+def results_frame(results: Source, *more: str | os.PathLike[str]) -> Any:
     """A pandas DataFrame, one row per cell: results.csv's columns, `workdir`, times in seconds,
     versions and device.
 
@@ -211,20 +216,19 @@ def results_frame(results: Source, *more: str | os.PathLike) -> Any:
 
     rows = []
     for result in _results(results, more):
-        seconds, environment = result.get("seconds") or {}, result.get("environment") or {}
         rows.append(
             {
                 **_row(result),
-                "workdir": result.get("workdir"),
-                "epochs_run": result.get("epochs_run"),
-                **{f"seconds_{k}": v for k, v in seconds.items()},
-                **{k.replace("-", "_"): v for k, v in environment.items()},
+                "workdir": result.workdir,
+                "epochs_run": result.epochs_run,
+                **{f"seconds_{k}": v for k, v in result.seconds.items()},
+                **{k.replace("-", "_"): v for k, v in result.environment.items()},
             }
         )
     return pd.DataFrame(rows)
 
 
-def curves_frame(results: Source, *more: str | os.PathLike) -> Any:
+def curves_frame(results: Source, *more: str | os.PathLike[str]) -> Any:
     """A long pandas DataFrame, one row per epoch (counted from 1) of a cell: training loss (mean
     over the epoch) and accuracy on test in %, NaN where it was not measured. Arguments as for
     `results_frame`."""
@@ -233,14 +237,14 @@ def curves_frame(results: Source, *more: str | os.PathLike) -> Any:
 
     rows = [
         {
-            **{k: result.get(k) for k in ("workdir", "cell", "task", "method", "seed")},
+            **{k: getattr(result, k) for k in ("workdir", "cell", "task", "method", "seed")},
             "epoch": epoch,
             "loss": loss,
             "test_accuracy": accuracy,
         }
         for result in _results(results, more)
         for epoch, (loss, accuracy) in enumerate(
-            zip(result.get("losses") or (), result.get("test_accuracies") or (), strict=True), 1
+            zip(result.losses or (), result.test_accuracies or (), strict=True), 1
         )
     ]
     columns = ["workdir", "cell", "task", "method", "seed", "epoch", "loss", "test_accuracy"]

@@ -1,4 +1,4 @@
-"""Means, standard errors, and tests of the difference between two systems.
+"""Tests of the difference between two systems.
 
 Two questions are asked, and each has its own unit of replication:
 
@@ -14,55 +14,13 @@ seed, and pairing three seeds would leave two degrees of freedom.
 """
 
 import itertools
-import math
-import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from fact_jax.report.averages import Accuracies, Groups, average, seed_averages, stat
+
 MIN_TASKS = 6  # two-sided, 2 / 2**5 is more than 0.05
-Accuracies = Mapping[str, Mapping[int, float]]  # by task and seed
-
-
-class Stat(NamedTuple):
-    """Mean over seeds in %, its standard error (None for one seed), and the number of seeds."""
-
-    mean: float
-    error: float | None
-    seeds: int
-
-    def text(self, digits: int) -> str:
-        """Mean and, if there is one, ± standard error."""
-        error = "" if self.error is None else f" ± {self.error:.{digits}f}"
-        return f"{self.mean:.{digits}f}{error}"
-
-
-def stat(values: Sequence[float]) -> Stat:
-    """Mean and standard error of at least one value."""
-    n = len(values)
-    error = statistics.stdev(values) / math.sqrt(n) if n > 1 else None
-    return Stat(statistics.fmean(values), error, n)
-
-
-def average(accuracies: Accuracies, groups: Sequence[Sequence[str]]) -> Stat | None:
-    """Mean of the groups' means over their tasks; None if a task is missing.
-
-    The error is the standard error of the averages of single seeds; it is None if not all tasks
-    have the same seeds.
-    """
-    tasks = [task for group in groups for task in group]
-    if not tasks or any(not accuracies.get(task) for task in tasks):
-        return None
-
-    def over(values: Mapping[str, float]) -> float:
-        return statistics.fmean(statistics.fmean(values[t] for t in g) for g in groups)
-
-    mean = over({task: statistics.fmean(accuracies[task].values()) for task in tasks})
-    seeds = set(accuracies[tasks[0]])
-    if any(set(accuracies[task]) != seeds for task in tasks):
-        return Stat(mean, None, min(len(accuracies[task]) for task in tasks))
-    by_seed = [over({task: accuracies[task][seed] for task in tasks}) for seed in sorted(seeds)]
-    return Stat(mean, stat(by_seed).error, len(seeds))
 
 
 class Comparison(NamedTuple):
@@ -119,9 +77,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare(
-    systems: Mapping[str, Accuracies],
-    groups: Sequence[Sequence[str]],
-    units: Sequence[Sequence[str]] | None = None,
+    systems: Mapping[str, Accuracies], groups: Groups, units: Groups | None = None
 ) -> list[Comparison]:
     """Compares all pairs of systems on the tasks that both have; `a` is the better of a pair.
 
@@ -130,46 +86,50 @@ def compare(
     once, because few-shot tasks of one data set are not independent. Holm's correction counts all
     pairs, separately for each of the two tests.
     """
-    rows, raw_tasks, raw_seeds = [], [], []
-    share = {task: 1 / (len(groups) * len(group)) for group in groups for task in group}
+    tasks = [task for group in groups for task in group]
+    pairs: list[Comparison] = []
     for a, b in itertools.combinations(systems, 2):
-        common = [t for t in share if systems[a].get(t) and systems[b].get(t)]
-        if not common:
-            continue
-        weights = share if len(common) == len(share) else dict.fromkeys(common, 1 / len(common))
-        by_task = {
-            t: statistics.fmean(systems[a][t].values()) - statistics.fmean(systems[b][t].values())
-            for t in common
-        }
-        difference = math.fsum(weights[t] * by_task[t] for t in common)
-        if difference < 0:
-            a, b, difference = b, a, -difference
-            by_task = {t: -d for t, d in by_task.items()}
-        by_seed = [_averages(systems[s], weights) for s in (a, b)]
-        tested = over_seeds(*by_seed)
-        seeds = min(map(len, by_seed))
-        by_unit = [
-            statistics.fmean(by_task[t] for t in shared)
-            for unit in units or [[t] for t in common]
-            if (shared := [t for t in unit if t in by_task])
-        ]
-        raw_tasks.append(over_tasks(by_unit))
-        raw_seeds.append(tested[0] if tested else None)
-        interval = tested[1] if tested else None
-        wins = sum(d > 0 for d in by_task.values())
-        rows.append((a, b, len(common), wins, seeds, difference, interval))
+        common = [t for t in tasks if systems[a].get(t) and systems[b].get(t)]
+        if common:
+            shared = groups if len(common) == len(tasks) else [common]
+            pairs.append(_compare(systems, a, b, shared, units or [[t] for t in common]))
+    p_tasks, p_seeds = (holm([getattr(p, name) for p in pairs]) for name in ("p_tasks", "p_seeds"))
     return [
-        Comparison(*row, p_tasks, p_seeds)
-        for row, p_tasks, p_seeds in zip(rows, holm(raw_tasks), holm(raw_seeds), strict=True)
+        pair._replace(p_tasks=over, p_seeds=noise)
+        for pair, over, noise in zip(pairs, p_tasks, p_seeds, strict=True)
     ]
 
 
-def _averages(accuracies: Accuracies, weights: Mapping[str, float]) -> list[float]:
-    """The weighted mean over the tasks for each seed; empty if not all tasks have the same seeds,
-    because the test would then be of another difference than the reported one."""
-    first, *others = (set(accuracies[task]) for task in weights)
-    if any(seeds != first for seeds in others):
-        return []
-    return [
-        math.fsum(w * accuracies[task][s] for task, w in weights.items()) for s in sorted(first)
+def _compare(
+    systems: Mapping[str, Accuracies], a: str, b: str, groups: Groups, units: Groups
+) -> Comparison:
+    """One pair on tasks that both have, with uncorrected p-values."""
+    one, other = average(systems[a], groups), average(systems[b], groups)
+    assert one is not None
+    assert other is not None
+    if one.mean < other.mean:
+        a, b, one, other = b, a, other, one
+    better = {
+        task: stat([*systems[a][task].values()]).mean - stat([*systems[b][task].values()]).mean
+        for group in groups
+        for task in group
+    }
+    # Seeds that differ by task make no average of a seed, and a test of the common ones could say
+    # the opposite of the difference.
+    tested = over_seeds(seed_averages(systems[a], groups), seed_averages(systems[b], groups))
+    by_unit = [
+        stat(differences).mean
+        for unit in units
+        if (differences := [better[t] for t in unit if t in better])
     ]
+    return Comparison(
+        a,
+        b,
+        tasks=len(better),
+        wins=sum(difference > 0 for difference in better.values()),
+        seeds=min(one.seeds, other.seeds),
+        difference=one.mean - other.mean,
+        interval=tested[1] if tested else None,
+        p_tasks=over_tasks(by_unit),
+        p_seeds=tested[0] if tested else None,
+    )

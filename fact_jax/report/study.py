@@ -1,9 +1,11 @@
 """The subject of a report: systems (the rows of its tables), their cells, and their faults."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -12,13 +14,13 @@ from fact_jax.data import VTAB, Task, get_task
 from fact_jax.errors import UserError
 from fact_jax.report.palette import Style, styles
 from fact_jax.report.records import (
-    Result,
     method_settings,
     planned,
     read_config,
     read_failures,
     read_results,
 )
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import COMPARABLE
 
 _SHOWN = 10  # refused files that an error names
@@ -32,7 +34,7 @@ class System:
       label: the method's name; if it has several systems, with the settings that differ.
       method: the name alone.
       results: its results, at most one for each task and seed.
-      published: its row in the published results, '' if it has none.
+      published: its row in the published results, '' if its config names none.
       style: colour, marker and line in all figures.
     """
 
@@ -42,13 +44,22 @@ class System:
     published: str
     style: Style
 
-    @property
+    @functools.cached_property
     def accuracies(self) -> dict[str, dict[int, float]]:
         """Accuracy in % by task and seed."""
         by_task: dict[str, dict[int, float]] = defaultdict(dict)
         for result in self.results:
-            by_task[result["task"]][result["seed"]] = result["accuracy"]
+            by_task[result.task][result.seed] = result.accuracy
         return dict(by_task)
+
+
+def sweep_systems(results: Sequence[Result], rows: Mapping[str, str]) -> list[System]:
+    """The systems of one sweep: one for each of its methods, whose published rows `rows` names."""
+    methods = list(dict.fromkeys([*rows, *(r.method for r in results)]))
+    return [
+        System(m, m, tuple(r for r in results if r.method == m), rows.get(m, ""), look)
+        for m, look in zip(methods, styles(methods), strict=True)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +106,20 @@ class Study:
 
     @property
     def protocols(self) -> list[str]:
-        return sorted({str(r.get("protocol", "not recorded")) for r in self.results})
+        """The protocols of the results, sorted."""
+        return sorted({r.kind.protocol for r in self.results})
 
     @property
     def seeds(self) -> list[int]:
-        return sorted({r["seed"] for r in self.results})
+        return sorted({r.seed for r in self.results})
 
     def values(self, key: str) -> list[Any]:
         """The results' values of a setting, the most frequent first."""
-        texts = Counter(json.dumps(r.get("settings", {}).get(key)) for r in self.results)
+        texts = Counter(json.dumps(r.settings.get(key)) for r in self.results)
         return [json.loads(text) for text, _ in texts.most_common()]
 
 
-def read_study(*workdirs: str | os.PathLike) -> Study:
+def read_study(*workdirs: str | os.PathLike[str]) -> Study:
     """Reads work directories. Raises UserError if there is nothing to report."""
     refused: list[str] = []
     results = read_results(*workdirs, refuse=refused.append)
@@ -121,13 +133,13 @@ def read_study(*workdirs: str | os.PathLike) -> Study:
     configs = {os.fspath(w): read_config(w, refused.append) for w in dict.fromkeys(workdirs)}
     plans = {name: planned(config) for name, config in configs.items() if config}
     order = {m: None for methods, _, _ in plans.values() for m in methods}
-    order |= {r["method"]: None for r in results}
+    order |= {r.method: None for r in results}
     systems, duplicates = _systems(results, list(order), configs)
     task_order = {t: None for t in VTAB}
     task_order |= {t: None for _, tasks, _ in plans.values() for t in tasks}
-    task_order |= {r["task"]: None for r in results}
-    present = {r["task"] for r in results}
-    done = {(r["workdir"], r["cell"]) for r in results}
+    task_order |= {r.task: None for r in results}
+    present = {r.task for r in results}
+    done = {(r.workdir, r.cell) for r in results}
     done |= {(f["workdir"], f["cell"]) for f in failures}
     missing = [
         cell
@@ -156,7 +168,7 @@ def _sorted(tasks: list[Task]) -> list[Task]:
 
 def settings_text(result: Result, *left_out: str) -> str:
     """The settings of a result as text, without the seed and those `left_out`."""
-    settings = result.get("settings", {}).items()
+    settings = result.settings.items()
     return json.dumps({k: v for k, v in settings if k not in ("seed", *left_out)}, sort_keys=True)
 
 
@@ -173,16 +185,16 @@ def _systems(
         parts: list[dict[tuple[str, int], Result]] = []
         by_workdir: dict[str, list[Result]] = defaultdict(list)
         for result in results:
-            if result["method"] == method:
-                by_workdir[result["workdir"]].append(result)
+            if result.method == method:
+                by_workdir[result.workdir].append(result)
         for of_workdir in by_workdir.values():
             part = next((p for p in parts if _one_row(list(p.values()), of_workdir)), None)
             if part is None:
                 parts.append(part := {})
             for result in of_workdir:
-                key = result["task"], result["seed"]
+                key = result.task, result.seed
                 if key in part:
-                    twice = (result["cell"], part[key]["workdir"], result["workdir"])
+                    twice = (result.cell, part[key].workdir, result.workdir)
                     duplicates.append(twice)
                 else:
                     part[key] = result
@@ -193,7 +205,7 @@ def _systems(
     for method, parts in parts_of.items():
         for label, part in zip(_labels(method, parts), parts, strict=True):
             rows = tuple(part.values())
-            config = configs.get(rows[0]["workdir"]) or {}
+            config = configs.get(rows[0].workdir) or {}
             settings = config.get(method)
             published = settings.get("published") if isinstance(settings, dict) else ""
             published = published if isinstance(published, str) else ""
@@ -202,9 +214,9 @@ def _systems(
 
 
 def _one_row(a: list[Result], b: list[Result]) -> bool:
-    tasks = {r["task"] for r in a} & {r["task"] for r in b}
+    tasks = {r.task for r in a} & {r.task for r in b}
     if tasks:
-        one, other = ({settings_text(r) for r in side if r["task"] in tasks} for side in (a, b))
+        one, other = ({settings_text(r) for r in side if r.task in tasks} for side in (a, b))
         return one == other
     one, other = ({settings_text(r, "task") for r in side} for side in (a, b))
     return bool(one & other)
@@ -218,7 +230,7 @@ def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str
     differ = [k for k in settings[0] if len({json.dumps(s.get(k)) for s in settings}) > 1]
     labels = [f"{method} ({', '.join(f'{k}={s.get(k)!s:.40}' for k in differ)})" for s in settings]
     if not differ or len(set(labels)) < len(labels):
-        names = [next(iter(part.values()))["workdir"] for part in parts]
+        names = [next(iter(part.values())).workdir for part in parts]
         short = [PurePath(name).name for name in names]
         shown = short if len(set(short)) == len(short) else names
         labels = [f"{method} ({name})" for name in shown]
@@ -236,7 +248,7 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
     for tasks in (study.vtab, study.offline, study.own, study.few_shot):
         names = {task.name for task in tasks}
         table = dataclasses.replace(
-            study, results=tuple(r for r in study.results if r["task"] in names)
+            study, results=tuple(r for r in study.results if r.task in names)
         )
         for key in (*COMPARABLE, "weights_sha256"):
             if key != "protocol" and len(values := table.values(key)) > 1:  # has another notice
@@ -245,7 +257,7 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
     for system in study.systems:
         by_task: dict[str, set[str]] = defaultdict(set)
         for result in system.results:
-            by_task[result["task"]].add(settings_text(result))
+            by_task[result.task].add(settings_text(result))
         if any(len(texts) > 1 for texts in by_task.values()):
             uneven.append(system.label)
     return shared, uneven

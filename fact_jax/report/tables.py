@@ -1,216 +1,166 @@
-"""The tables that a sweep prints: trained factors, accuracies and costs."""
+"""The tables of results: methods down, with published rows below ours, averages, tasks, costs."""
 
-import statistics
-from collections import defaultdict
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import jax
-import numpy as np
-from rich.cells import cell_len
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Column, Table
+import rich.table
 
 from fact_jax.data import VTAB
-from fact_jax.report.published import published
-from fact_jax.report.statistics import stat
-from fact_jax.text import printable
+from fact_jax.report.averages import Groups, Stat, average, stat
+from fact_jax.report.published import PublishedRow, vtab_rows
+from fact_jax.report.sections import GROUPS, Section, plain_section, short_name, vtab_section
+from fact_jax.report.study import System, sweep_systems
+from fact_jax.report.table import MISSING, Cell, Column, Row, Table, name_cell, stat_cell
+from fact_jax.report.terminal import rich_table
+from fact_jax.sweep.result import Result
 
-# Published rows of the VPT paper, chosen on validation data; how the last two chose is not known.
-_CHOSEN_OTHERWISE = ("full", "linear", "bitfit", "vpt_shallow", "vpt_deep", "ssf", "adaptformer")
-GROUPS = ("natural", "specialized", "structured")
-
-
-def print_table(console: Console, table: Table) -> None:
-    """Prints every cell and word in full. On a narrow terminal headers wrap, and lines may be wider
-    than the terminal. (Rich cuts names and numbers, also in files and pipes.)"""
-
-    def width(text: Any) -> int:
-        return cell_len(printable(str(text)))
-
-    for column in table.columns:
-        cells = [*column.cells, *f"{column.header} {column.footer}".split()]
-        column.min_width = max(map(width, cells), default=0)
-        column.no_wrap = column.min_width >= width(column.header)
-    options = console.options.update(width=10_000)
-    least = Measurement.get(console, options, table).minimum
-    table.width = least if least > console.width else None
-    console.print(table, crop=False)
+TITLE = "Top-1 accuracy on test, %"  # of tables in the terminal
+COST_COLUMNS = (
+    Column("numbers", hint="trained and stored for a task, without the head"),
+    Column("with head", "Cost", hint="numbers trained for a task, the head's included"),
+    Column("bytes", "Cost", hint="size of the stored file of a task"),
+    Column(
+        "grid", "Cost", hint="settings, + architectures, that were chosen from on validation data"
+    ),
+    Column("seeds", "Cost"),
+)
+COSTS = [column.name for column in COST_COLUMNS]
+_SHORT_COSTS = ["numbers", "bytes", "grid"]  # in the terminal
+_FEW_METHODS = 4  # that stand side by side in the terminal
+_FEW_TASKS = 6  # that have a column each, where more methods than that are compared there
 
 
-def parameter_table(factors: Any) -> Table:
-    """Name, shape and size of every factor (arrays or shape structs), and their total."""
-    table = Table("factor", "shape", Column("numbers", justify="right"), show_footer=True)
-    total = 0
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(factors):
-        size = int(np.prod(leaf.shape))
-        total += size
-        name = "/".join(str(k.key) for k in keys)
-        table.add_row(name, " x ".join(map(str, leaf.shape)), f"{size:,}")
-    table.columns[0].footer, table.columns[2].footer = "trained in all", f"{total:,}"
-    return table
+def published_rows(systems: Sequence[System]) -> list[tuple[System, PublishedRow]]:
+    """Published rows of the systems on VTAB-1K, each once, with the first system of its method."""
+    rows: dict[str, tuple[System, PublishedRow]] = {}
+    for system in systems:
+        for row in vtab_rows(system.method, system.published):
+            rows.setdefault(row.title, (system, row))
+    return list(rows.values())
 
 
-def mean_text(values: Collection[float] | None, digits: int = 1) -> str:
-    """Mean and, for several values, ± standard error; "-" without values."""
-    return stat([*values]).text(digits) if values else "-"
+def headline(system: System, section: Section) -> Stat | None:
+    """The average that the section's figures and conclusions are about."""
+    return average(system.accuracies, list(section.groups.values()))
 
 
-def vtab_means(tasks: dict[str, float]) -> dict[str, float | None]:
-    """Group means and both averages of a row {task: accuracy}; None where tasks are missing."""
-    means: dict[str, float | None] = {}
-    for group in GROUPS:
-        names = [name for name, task in VTAB.items() if task.group == group]
-        complete = all(name in tasks for name in names)
-        means[group] = statistics.fmean(tasks[n] for n in names) if complete else None
-    groups = [m for g in GROUPS if (m := means[g]) is not None]
-    complete = len(groups) == len(GROUPS)
-    means["group mean"] = statistics.fmean(groups) if complete else None
-    means["mean of 19"] = statistics.fmean(tasks[n] for n in VTAB) if complete else None
-    return means
+def systems_of(systems: Sequence[System], section: Section) -> list[System]:
+    """The systems that have results of a section's tasks."""
+    return [s for s in systems if any(t in s.accuracies for t in section.tasks)]
 
 
-def published_columns(method: str, row: str) -> dict[str, dict[str, float]]:
-    """Published rows of a method, {column title: {task or mean: accuracy}}."""
-    columns = {}
-    if row in published()["vtab1k"]:
-        how = "" if row in _CHOSEN_OTHERWISE else " (best on test)"
-        columns[f"published {row}{how}"] = published()["vtab1k"][row]
-    rerun = published()["vtab1k_independent_rerun"]["methods"]
-    if method in rerun:
-        columns[f"re-run {method} (OSU, val)"] = rerun[method]
-    renamed = {"group_mean": "group mean", "flat_mean_19": "mean of 19"}
-    return {
-        title: {**r["tasks"], **{renamed.get(k, k): v for k, v in r["mean"].items()}}
-        for title, r in columns.items()
-    }
+def seeds_said(stats: Sequence[Stat]) -> str:
+    """The part of a table's caption that says what its numbers are."""
+    if any(value.error is not None for value in stats):
+        return "Mean ± standard error over seeds"
+    return "Mean over seeds" if any(value.seeds > 1 for value in stats) else "One seed"
 
 
-def architectures_tried(result: dict[str, Any]) -> int:
-    """Number of architectures that a search measured on validation data; 0 without a search."""
-    search = result.get("search")
-    return search["history"][-1]["tried"] if search else 0
-
-
-def costs(results: list[dict[str, Any]]) -> dict[str, str]:
-    """Costs of one method: numbers and bytes of a task, the mean over tasks, and the grid's size.
-
-    A search among architectures adds their number: '3 + 30'.
-    """
-    grid = f"{max(r['grid_size'] for r in results)}"
-    if tried := max(map(architectures_tried, results)):
-        grid += f" + {tried}"
-    numbers, stored = (
-        f"{round(statistics.fmean(r[k] for r in results)):,}"
-        for k in ("num_factors", "factor_file_bytes")
+def result_table(systems: Sequence[System], section: Section) -> Table:
+    """All numbers of a section; the best of ours in each column is bold, also if it is a tie."""
+    parts: dict[str, Groups] = {**section.averages, **{t: [[t]] for t in section.tasks}}
+    values = [{k: average(s.accuracies, groups) for k, groups in parts.items()} for s in systems]
+    best = {k: max((v.mean for row in values if (v := row[k])), default=None) for k in parts}
+    digits = {k: 2 if k in section.averages else 1 for k in parts}
+    columns = [Column("method", numeric=False), COST_COLUMNS[0]]
+    columns += [Column(name, "Averages", strong=True) for name in section.averages]
+    columns += [
+        Column(short_name(task), group.capitalize(), hint=task, key=task)
+        for group, tasks in section.groups.items()
+        for task in tasks
+    ]
+    columns += COST_COLUMNS[1:]
+    rows = []
+    published = published_rows(systems) if section.name == "vtab" else []
+    for system, row in zip(systems, values, strict=True):
+        cells = [
+            stat_cell(v, digits[k], bold=v is not None and v.mean == best[k])
+            for k, v in row.items()
+        ]
+        numbers, *costs = cost_cells(system, section.tasks)
+        name = name_cell(system.label, system.style.color)
+        rows.append(Row([name, numbers, *cells, *costs]))
+        rows += [_published_row(p, digits) for of, p in published if of is system]
+    stats = [value for row in values for value in row.values() if value is not None]
+    caption = (
+        f"{section.title}: top-1 accuracy on test, %. {seeds_said(stats)}; bold: the best of ours."
     )
-    return {"numbers": numbers, "bytes": stored, "grid": grid}
+    return Table(caption, columns, rows)
 
 
-def _by_method(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for r in results:
-        by_method[r["method"]].append(r)
-    return by_method
+def _published_row(row: PublishedRow, digits: Mapping[str, int]) -> Row:
+    """The row of published numbers, with the digits that were published."""
+    cells = [
+        MISSING if (v := row.values.get(k)) is None else Cell(f"{v:.2f}" if n > 1 else f"{v}", v)
+        for k, n in digits.items()
+    ]
+    params = row.params
+    numbers = (
+        MISSING if params is None else Cell(f"{params / 1e6:.3g} M" if params else "0", params)
+    )
+    title, bracket, note = row.title.partition(" (")
+    name = Cell(title, row.title, f"({note}" if bracket else "", hint=row.source)
+    return Row([name, numbers, *cells, *[MISSING] * len(COST_COLUMNS[1:])], published=True)
 
 
-def _over_tasks(
-    results: list[dict[str, Any]], tasks: list[str], vtab: bool
-) -> dict[str, list[float]]:
-    """Means over tasks of one method, one for each seed that has all tasks. If no seed has them
-    all, it is the mean of the tasks' means. With `vtab` they are `vtab_means`, else "mean"."""
-    by_seed: dict[Any, dict[str, float]] = defaultdict(dict)
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for r in results:
-        by_seed[r["seed"]][r["task"]] = r["accuracy"]
-        by_task[r["task"]].append(r["accuracy"])
-
-    def means(row: dict[str, float]) -> dict[str, float | None]:
-        if vtab:
-            return vtab_means(row)
-        return {"mean": statistics.fmean(row[t] for t in tasks) if set(tasks) <= set(row) else None}
-
-    together = means({task: statistics.fmean(v) for task, v in by_task.items()})
-    seeds = [means(row) for row in by_seed.values()]
-    return {
-        name: [v for row in seeds if (v := row[name]) is not None] or ([] if one is None else [one])
-        for name, one in together.items()
-    }
+def cost_cells(system: System, tasks: Sequence[str]) -> list[Cell]:
+    """The cells of `COST_COLUMNS`: means over the tasks, size of the grid, seeds."""
+    results = [r for r in system.results if r.task in tasks]
+    heads = [
+        None if r.num_factors is None or r.num_head is None else r.num_factors + r.num_head
+        for r in results
+    ]
+    kinds = [result.kind for result in results]
+    grid = _range([kind.grid or 1 for kind in kinds])
+    if tried := [kind.architectures for kind in kinds if kind.architectures]:
+        grid = Cell(f"{grid.text} + {_range(tried).text}", max(tried))
+    seeds = [len(values) for task, values in system.accuracies.items() if task in tasks]
+    return [
+        _mean_cell([r.num_factors for r in results]),
+        _mean_cell(heads),
+        _mean_cell([r.factor_file_bytes for r in results]),
+        grid,
+        _range(seeds),
+    ]
 
 
-def comparison_table(
-    results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str] | None = None
-) -> Table:
-    """Table with methods down, tasks across (for more than six tasks only the means), accuracy in %
-    (± standard error over seeds), and `costs`. With `rows`, as for `result_table`, a table of
-    VTAB's means has the published group means beside ours."""
-    columns = tasks if len(tasks) <= 6 else []
-    vtab = all(name in VTAB for name in tasks) and not columns
-    means = [*GROUPS, "group mean", "mean of 19"] if vtab else ["mean"]
-    theirs = ("published group mean", "re-run group mean (OSU, val)") if vtab and rows else ()
-    table = Table(title="Top-1 accuracy on test, %", title_justify="left")
-    table.add_column("method")
-    for name in (*columns, *means, *theirs, "numbers", "bytes", "grid"):
-        table.add_column(name, justify="right")
-    for method, runs in _by_method(results).items():
-        values: dict[str, list[float]] = defaultdict(list)
-        for r in runs:
-            values[r["task"]].append(r["accuracy"])
-        over = _over_tasks(runs, tasks, vtab)
-        summary = [mean_text(over[name], 2 if vtab else 1) for name in means]
-        others = _published_means(method, (rows or {}).get(method, "")) if theirs else ()
-        cells = (*(mean_text(values.get(t)) for t in columns), *summary, *others)
-        table.add_row(method, *cells, *costs(runs).values())
-        if any(text.endswith("*") for text in others):
-            table.caption = "* the best of the test evaluations"
-    return table
+def _range(numbers: Sequence[int]) -> Cell:
+    if not numbers:
+        return MISSING
+    low, high = min(numbers), max(numbers)
+    return Cell(f"{low}" if low == high else f"{low} to {high}", high)
 
 
-def _published_means(method: str, row: str) -> tuple[str, str]:
-    """Group means of the published row and of the re-run; a star marks the best on test."""
-    paper, rerun = "-", "-"
-    for title, accuracies in published_columns(method, row).items():
-        mean = f"{accuracies['group mean']:.2f}"
-        if title.startswith("re-run"):
-            rerun = mean
-        else:
-            paper = mean + "*" * title.endswith("(best on test)")
-    return paper, rerun
+def _mean_cell(values: Sequence[int | None]) -> Cell:
+    numbers = [v for v in values if v is not None]
+    if not numbers:
+        return MISSING
+    mean, low, high = stat(numbers).mean, min(numbers), max(numbers)
+    hint = "" if low == high else f"{low:,} to {high:,} by task"
+    return Cell(f"{round(mean):,}", mean, hint=hint)
 
 
-def result_table(results: list[dict[str, Any]], tasks: list[str], rows: dict[str, str]) -> Table:
-    """Table with tasks down, methods across, accuracy in % (± standard error over seeds).
+def terminal_table(
+    results: Sequence[Result], tasks: Sequence[str], rows: Mapping[str, str] | None = None
+) -> rich.table.Table:
+    """The table at the end of a sweep, made of the rows that the page shows.
 
-    `rows` maps a method to its row in the published results ('' for none). VTAB's tables close
-    with the group means and both averages, which need all of a group's tasks; `costs` come last.
+    Up to four methods stand side by side, with tasks down. More methods stand below each other,
+    with a column a task, or only averages for more than six tasks.
+
+    Args:
+      results: of one sweep.
+      tasks: the sweep's tasks. All of VTAB-1K's are shown where only some of them are planned.
+      rows: the methods to show and their published rows ('' for the default).
     """
-    accuracy: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for r in results:
-        accuracy[r["method"]][r["task"]].append(r["accuracy"])
-    by_method = _by_method(results)
-    vtab = all(name in VTAB for name in tasks)
-    names = list(VTAB) if vtab else tasks
-    columns: dict[str, dict[str, str]] = {}
-    for method, row in rows.items():
-        cells = {task: mean_text(accuracy[method].get(task)) for task in names}
-        if vtab:
-            means = _over_tasks(by_method.get(method, []), names, vtab)
-            cells |= {name: mean_text(values, 2) for name, values in means.items()}
-        cells |= costs(by_method[method]) if method in by_method else {}
-        columns[method] = cells
-        for title, theirs in published_columns(method, row).items() if vtab else ():
-            columns[title] = {k: f"{v}" if k in VTAB else f"{v:.2f}" for k, v in theirs.items()}
-    table = Table(title="Top-1 accuracy on test, %", title_justify="left")
-    table.add_column("task")
-    for title in columns:
-        table.add_column(title, justify="right")
-    last = ""
-    means_names = (*GROUPS, "group mean", "mean of 19") if vtab else ()
-    for name in [*names, *means_names, "numbers", "bytes", "grid"]:
-        section = VTAB[name].group if name in VTAB else "summary"
-        if last and section != last:
-            table.add_section()
-        last = section
-        table.add_row(name, *(cells.get(name, "-") for cells in columns.values()))
-    return table
+    systems = sweep_systems(results, rows or {})
+    few = len(systems) <= _FEW_METHODS
+    vtab = all(task in VTAB for task in tasks) and (few or len(tasks) > _FEW_TASKS)
+    section = vtab_section() if vtab else plain_section("", "", list(tasks))
+    averages = sorted(section.averages, key=lambda name: name not in GROUPS)
+    table = result_table(systems, section)
+    if few:
+        names = ["method", *section.tasks, *(averages if vtab else ()), *_SHORT_COSTS]
+        groups = [group.capitalize() for group in GROUPS]
+        return rich_table(table.select(names).transposed("task", groups), TITLE)
+    shown = section.tasks if len(section.tasks) <= _FEW_TASKS else []
+    return rich_table(table.select(["method", *shown, *averages, *_SHORT_COSTS]), TITLE)

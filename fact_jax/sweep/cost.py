@@ -1,10 +1,11 @@
 """The cost of a cell, before it runs."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.data import Task, get_task
 from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Run, candidates
 from fact_jax.tuning import Full, Linear
 from fact_jax.tuning.method import SearchMethod
@@ -74,7 +75,7 @@ def _size(task: Task, run: Run, which: str) -> int:
     return min(size, limit) if limit else size
 
 
-def seconds_per_flop(finished: list[tuple[Cost, dict[str, Any]]]) -> float | None:
+def seconds_per_flop(finished: list[tuple[Cost, Result]]) -> float | None:
     """Seconds per FLOP of the finished cells, given with their results; None without any."""
     flops = sum(cost.flops for cost, _ in finished)
-    return sum(r["seconds"]["cell"] for _, r in finished) / flops if flops else None
+    return sum(r.seconds["cell"] for _, r in finished) / flops if flops else None

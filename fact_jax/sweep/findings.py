@@ -42,9 +42,9 @@ class Findings:
             self._examples[right] = sorted([*examples, *new], key=lambda e: e.key)[:MOST]
 
     @property
-    def confusion(self) -> list[list[int]]:
+    def confusion(self) -> list[tuple[int, int, int]]:
         """[true class, predicted class, number] of every pair that occurred, in order."""
-        return [[*pair, number] for pair, number in sorted(self._counts.items())]
+        return [(*pair, number) for pair, number in sorted(self._counts.items())]
 
     @property
     def per_class_accuracy(self) -> list[float | None]:

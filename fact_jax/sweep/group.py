@@ -13,6 +13,7 @@ from etils import epath
 from fact_jax.sweep.evolution import Space, check_state, search
 from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.sweep.record import store_result
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure, Run, Trained, candidates
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
@@ -39,7 +40,7 @@ class Group:
         self._errors: dict[str, NonFiniteLoss] = {}  # of cells that are not told of yet
         self._searches: dict[str, dict[str, Any]] = {}
 
-    def run(self, finished: Collection[str]) -> Iterator[dict[str, Any] | Failure]:
+    def run(self, finished: Collection[str]) -> Iterator[Result | Failure]:
         """Selects (where there is a choice), trains, evaluates and stores; yields each outcome.
 
         All cells are trained, also the finished ones: a stack costs the same, and a sweep that was

@@ -4,14 +4,14 @@ import dataclasses
 import datetime
 import math
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from fact_jax.errors import UserError
 from fact_jax.files.factors import to_bytes
 from fact_jax.sweep.plan import Cell
-from fact_jax.sweep.result import check_complete
+from fact_jax.sweep.result import VERSION, Examples, Result, Search
 from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
@@ -29,7 +29,7 @@ def store_result(
     selection: dict[str, float | None],
     searched: dict[str, Any] | None,
     seconds: float,
-) -> dict[str, Any]:
+) -> Result:
     """Writes a cell's factors, pictures and, last, its result, which makes it finished.
 
     Args:
@@ -60,53 +60,56 @@ def store_result(
     }
     content = to_bytes(method, trainable, trainer.model.config, fields)
     findings = trained.findings
-    result = {
-        "cell": cell.name,
-        "method": cell.method_name,
-        **{k: fields[k] for k in ("task", "protocol", "variant")},
-        "group": task.group,
-        "seed": cell.seed,
-        # 'paper' reports the best of its test evaluations, as the published numbers do.
-        "accuracy": max(measured) if settings.protocol == "paper" else last,
-        "accuracy_last_epoch": last,
-        **candidate._asdict(),
-        "selection": selection,
-        "grid_size": len(cell.candidates),
-        "search": searched,
-        "num_factors": count_parameters(trainable["factors"]),
-        "num_head": count_parameters(trainable["head"]),
-        "factor_file_bytes": len(content),
-        "num_train": trained.num_train,
-        "num_test": trained.num_eval,
-        "losses": trained.losses,
-        "test_accuracies": [None if math.isnan(a) else a for a in accuracies],
-        "class_names": fields["class_names"],
-        "per_class_accuracy": findings.per_class_accuracy if findings else None,
-        "confusion": findings.confusion if findings else None,  # of the last epoch
-        "examples": None,
-        **trained.details,
-        "seconds": {**trained.details["seconds"], "cell": seconds},
-        "settings": cell.stored_settings(trainer.weights_sha256),
-        "data": data.provenance,
-        "weights": str(trainer.weights),
-        "environment": environment(),
-    }
+    examples: Examples | None = None
     if findings:
         path = store.examples_path(cell.name)
         pictures, what = findings.pictures()
         store.write(path, pictures)
-        result["examples"] = {"file": f"{path.parent.name}/{path.name}", **what}
+        examples = cast(Examples, {"file": f"{path.parent.name}/{path.name}", **what})
+    result = Result(
+        version=VERSION,
+        cell=cell.name,
+        method=cell.method_name,
+        task=cell.task,
+        protocol=settings.protocol,
+        variant=settings.variant,
+        group=task.group,
+        seed=cell.seed,
+        # 'paper' reports the best of its test evaluations, as the published numbers do.
+        accuracy=max(measured) if settings.protocol == "paper" else last,
+        accuracy_last_epoch=last,
+        **candidate._asdict(),
+        selection=selection,
+        grid_size=len(cell.candidates),
+        search=cast(Search | None, searched),
+        num_factors=count_parameters(trainable["factors"]),
+        num_head=count_parameters(trainable["head"]),
+        factor_file_bytes=len(content),
+        num_train=trained.num_train,
+        num_test=trained.num_eval,
+        losses=list(trained.losses),
+        test_accuracies=[None if math.isnan(a) else a for a in accuracies],
+        class_names=data.class_names,
+        per_class_accuracy=findings.per_class_accuracy if findings else None,
+        confusion=findings.confusion if findings else None,  # of the last epoch
+        examples=examples,
+        **{**trained.details, "seconds": {**trained.details["seconds"], "cell": seconds}},
+        settings=cell.stored_settings(trainer.weights_sha256),
+        data=dict(data.provenance),
+        weights=str(trainer.weights),
+        environment=environment(),
+    )
     store.write(store.factors_path(cell.name), content)
-    store.write_json(store.result_path(cell.name), result)
+    store.write_json(store.result_path(cell.name), result.to_json())
     return result
 
 
-def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
+def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> Result | None:
     """The result of a cell, if there is one; UserError if not made with these settings."""
     path = store.result_path(cell.name)
     result = store.read_result(cell.name)
     if result is not None:
-        old: dict[str, Any] = result.get("settings", {})
+        old = result.settings
         changed = [k for k in sorted({*old, *settings}) if old.get(k) != settings.get(k)]
         if changed:
             text = ", ".join(f"{k} was {old.get(k)!r}, is now {settings.get(k)!r}" for k in changed)
@@ -115,7 +118,7 @@ def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> dict[st
                 "that file to run the cell again."
             )
         try:
-            check_complete(result)
+            result.check_complete()
         except ValueError as error:
             store.set_aside(path, error)
             return None

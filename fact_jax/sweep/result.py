@@ -1,19 +1,29 @@
-"""The record of a finished cell, DIR/results/<cell>.json: its type, and the one check of it.
+"""The result of a finished cell, and its file DIR/results/<cell>.json.
 
-Records of earlier versions have fewer fields. What `check_result` lets through, reports and sweeps
-may rely on: present fields have their types, numbers are finite, classes exist, lists that belong
+Sweeps make it; reports, later sweeps and launchers read it through `Result.from_json`, and may rely
+on what that checks: fields have their types, numbers are finite, classes exist, lists that belong
 together are equally long.
 """
 
+import dataclasses
+import functools
 import math
+import os
 import re
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, Self, TypedDict
+
+from etils import epath
 
 from fact_jax.data import get_task
 from fact_jax.errors import UserError
+from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between, check_type
 
-MAX_RESULT_BYTES = 32 << 20
+VERSION = 2  # of new files; those of version 1 have no `version` and no `kind`
+# Reads a JSON file of a work directory: an object, with NaN as earlier versions wrote it.
+read_stored = functools.partial(
+    read_json, max_bytes=32 << 20, allow_nan=True, allow_surrogates=True
+)
 _MAX_CLASSES = 100_000
 
 Percent = Annotated[float, Between(0, 100)]
@@ -63,45 +73,118 @@ class Settings(TypedDict, total=False):
     weights_sha256: str | None
 
 
-class _Needed(TypedDict):
-    cell: Name
-    task: Name
-    method: Name
-    seed: int
-    accuracy: Percent
+class Kind(NamedTuple):
+    """How an accuracy came about. Only numbers of one kind compare.
 
-
-class StoredResult(_Needed, total=False):
-    """The fields of a record; accuracies in %."""
+    Attributes:
+      protocol: "val", "paper", or "not recorded".
+      epoch: the evaluation on test that counts: "last", or "best on test".
+      selection: what the settings were chosen by: "validation", "given", or "not recorded".
+      grid: the number of settings that were tried; None where it is not recorded.
+      architectures: the number of architectures that a search measured on validation data.
+    """
 
     protocol: str
-    variant: str
-    group: str
-    accuracy_last_epoch: Percent
-    scale: float
-    learning_rate: float
-    weight_decay: float
-    selection: dict[str, float | None]
-    grid_size: Annotated[int, Between(1, 10**6)]
-    search: Search | None
-    num_factors: Count
-    num_head: Count
-    factor_file_bytes: Count
-    num_train: Count
-    num_test: Count
-    losses: Annotated[list[float | None], Between(0, 10**6)]
-    test_accuracies: Annotated[list[Percent | None], Between(0, 10**6)]
-    class_names: Annotated[list[ClassName], Between(0, _MAX_CLASSES)] | None
-    per_class_accuracy: Annotated[list[Percent | None], Between(0, _MAX_CLASSES)] | None
-    confusion: Annotated[list[tuple[Class, Class, Count]], Between(0, 10**6)] | None
-    examples: Examples | None
-    epochs_run: Count
-    stack: Stack
-    seconds: dict[str, float]
-    settings: Settings
-    data: dict[str, Any]
-    environment: dict[str, str | None]
-    weights: str | None
+    epoch: str
+    selection: str
+    grid: int | None
+    architectures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished cell; accuracies in %.
+
+    Fields have the names of the file's keys. Records of earlier versions lack some of them, which
+    then have the defaults. `workdir`, the work directory as the reader was given it, is not stored.
+    """
+
+    cell: Name
+    method: Name
+    task: Name
+    seed: int
+    accuracy: Percent
+    protocol: str | None = None
+    variant: str | None = None
+    group: str | None = None
+    accuracy_last_epoch: Percent | None = None
+    scale: float | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    selection: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    grid_size: Annotated[int, Between(1, 10**6)] | None = None
+    search: Search | None = None
+    num_factors: Count | None = None
+    num_head: Count | None = None
+    factor_file_bytes: Count | None = None
+    num_train: Count | None = None
+    num_test: Count | None = None
+    losses: Annotated[list[float | None], Between(0, 10**6)] | None = None
+    test_accuracies: Annotated[list[Percent | None], Between(0, 10**6)] | None = None
+    class_names: Annotated[list[ClassName], Between(0, _MAX_CLASSES)] | None = None
+    per_class_accuracy: Annotated[list[Percent | None], Between(0, _MAX_CLASSES)] | None = None
+    confusion: Annotated[list[tuple[Class, Class, Count]], Between(0, 10**6)] | None = None
+    examples: Examples | None = None
+    epochs_run: Count | None = None
+    stack: Stack = dataclasses.field(default_factory=Stack)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    environment: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    version: Annotated[int, Between(1, VERSION)] = 1
+    synthetic: bool = False
+    workdir: str = ""
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str], workdir: str = "") -> Self:
+        """Reads DIR/results/<cell>.json, of this version or an earlier one.
+
+        Raises:
+          UserError: the file is no record of the cell; its text names the file and the field.
+          OSError: the file cannot be read.
+        """
+        content = read_stored(path)
+        try:
+            _check(content, epath.Path(path).stem)
+        except ValueError as error:
+            raise UserError(f"{path} is no record of a sweep: {error}") from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        fields = {name: value for name, value in content.items() if name in names}
+        if fields.get("confusion"):
+            fields["confusion"] = [tuple(entry) for entry in fields["confusion"]]
+        return cls(**{**fields, "workdir": workdir})
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file, with the `kind` of the accuracy."""
+        left_out = ("workdir",) if self.synthetic else ("workdir", "synthetic")
+        content = {k: v for k, v in vars(self).items() if k not in left_out}
+        return {**content, "kind": self.kind._asdict()}
+
+    def __getitem__(self, name: str) -> Any:
+        """The field of this name, as from the dicts that earlier versions gave."""
+        return getattr(self, name)
+
+    @property
+    def kind(self) -> Kind:
+        """How `accuracy` came about."""
+        epoch = "best on test" if self.protocol == "paper" else "last"
+        chosen = "validation" if (self.grid_size or 1) > 1 or self.search else "given"
+        return Kind(
+            self.protocol or "not recorded",
+            epoch,
+            "not recorded" if self.grid_size is None else chosen,
+            self.grid_size,
+            self.search["history"][-1]["tried"] if self.search else 0,
+        )
+
+    def check_complete(self) -> None:
+        """Raises ValueError if a field is missing that sweeps of this version write and show."""
+        missing = [name for name in _COMPLETE if getattr(self, name) is None]
+        missing += [f"data.{name}" for name in _DATA if name not in self.data]
+        missing += [] if "cell" in self.seconds else ["seconds.cell"]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
 
 
 class StoredFailure(TypedDict, total=False):
@@ -120,13 +203,12 @@ class StoredFailure(TypedDict, total=False):
 
 # Fields that a sweep of this version writes and its tables show.
 _COMPLETE = (
-    *("scale", "learning_rate", "weight_decay", "selection", "grid_size", "search", "num_factors"),
-    *("factor_file_bytes", "seconds", "data"),
+    *("scale", "learning_rate", "weight_decay", "grid_size", "num_factors", "factor_file_bytes"),
 )
 _DATA = ("builder", "used_version")
 
 
-def check_result(content: dict[str, Any], cell: str) -> None:
+def _check(content: dict[str, Any], cell: str) -> None:
     """Raises ValueError, naming the field, for what is no record of the cell.
 
     NaN in a curve becomes None, as this version writes it.
@@ -134,7 +216,8 @@ def check_result(content: dict[str, Any], cell: str) -> None:
     for curve in ("losses", "test_accuracies"):
         if isinstance(values := content.get(curve), list):
             content[curve] = [None if _is_nan(value) else value for value in values]
-    check_type(content, StoredResult)
+    check_type(content, Result)
+    check_type(content.get("settings", {}), Settings, "settings")
     if content["cell"] != cell:
         raise ValueError(f"cell is {content['cell']!r}, expected the file's name, {cell!r}")
     try:
@@ -145,15 +228,6 @@ def check_result(content: dict[str, Any], cell: str) -> None:
     _check_curves(content)
     if content.get("search"):
         _check_search(content["search"])
-
-
-def check_complete(result: dict[str, Any]) -> None:
-    """Raises ValueError if a field is missing that sweeps of this version write and show."""
-    missing = [name for name in _COMPLETE if name not in result]
-    missing += [f"data.{name}" for name in _DATA if name not in result.get("data", {})]
-    missing += [] if "cell" in result.get("seconds", {}) else ["seconds.cell"]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing")
 
 
 def candidate_settings(label: str) -> dict[str, float]:

@@ -4,7 +4,6 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from fact_jax.sweep.group import Group, batches
 from fact_jax.sweep.packing import free_programs
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import store_failure, stored_result
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure, Progress, candidates
 from fact_jax.sweep.settings import SweepSettings
 from fact_jax.sweep.store import Store, Unwritable
@@ -26,7 +26,7 @@ from fact_jax.training.mesh import agree
 
 POLL = 2.0  # seconds between looks at what other runs do
 
-Outcome = dict[str, Any] | Failure
+Outcome = Result | Failure
 Kind = tuple[Any, ...]
 
 
@@ -85,41 +85,41 @@ class Runner:
     def group(self, cells: list[Cell], size: int) -> Group:
         return Group(self.store, self.trainer, cells, size)
 
-    def finished(self, cell: Cell) -> dict[str, Any] | None:
+    def finished(self, cell: Cell) -> Result | None:
         """The stored result of a cell; UserError if it was made with other settings."""
         settings = cell.stored_settings(self.trainer.weights_sha256)
         return stored_result(self.store, cell, settings)
 
-    def check_sources(self, cells: list[Cell], results: dict[str, dict[str, Any]]) -> None:
+    def check_sources(self, cells: list[Cell], results: dict[str, Result]) -> None:
         """UserError if a cell that is to run would read its data set (at other shots, with another
         seed or method, too) from another source than a finished one did."""
-        finished = {get_task(result["task"]).dataset: result for result in results.values()}
+        finished = {get_task(result.task).dataset: result for result in results.values()}
         for cell in cells:
             before = finished.get(get_task(cell.task).dataset)
             if cell.name in results or before is None:
                 continue
             was, now = (
                 {k: data[k] for k in ("builder", "used_version")}
-                for data in (before["data"], self.trainer.feed.data(cell.task).provenance)
+                for data in (before.data, self.trainer.feed.data(cell.task).provenance)
             )
             if was != now:
                 raise UserError(
                     f"{cell.name} would be read from {now}, but "
-                    f"{self.store.result_path(before['cell'])} was made from {was}: accuracies on "
+                    f"{self.store.result_path(before.cell)} was made from {was}: accuracies on "
                     "different images do not compare. Use another --workdir, or the "
                     "--config.data_dir of before."
                 )
 
-    def check_folders(self, results: dict[str, dict[str, Any]]) -> None:
+    def check_folders(self, results: dict[str, Result]) -> None:
         """UserError if the pictures of a folder are others than those of a finished cell."""
         for result in results.values():
-            if result["data"]["used_version"] != "classes":
+            if result.data["used_version"] != "classes":
                 continue
-            data = self.trainer.feed.data(result["task"]).provenance
-            if data["fingerprint"] != result["data"]["fingerprint"]:
+            data = self.trainer.feed.data(result.task).provenance
+            if data["fingerprint"] != result.data["fingerprint"]:
                 raise UserError(
                     f"The pictures in {data['data_dir']} are others than those that "
-                    f"{self.store.result_path(result['cell'])} was made from: accuracies on "
+                    f"{self.store.result_path(result.cell)} was made from: accuracies on "
                     "different images do not compare. Use another --workdir."
                 )
 
@@ -140,7 +140,7 @@ class Runner:
         return [self.group([cells[i] for i in part], size) for _, part, size in sorted(groups)]
 
     def run(
-        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Collection[str] = ()
+        self, cells: list[Cell], results: dict[str, Result], only: Collection[str] = ()
     ) -> Iterator[Outcome]:
         """Yields the outcome of every cell (named in `only`, if any is) without a result in
         `results`, as soon as it is there.
@@ -154,7 +154,7 @@ class Runner:
             raise self.store.unwritable(error) from error
 
     def _run(
-        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Collection[str]
+        self, cells: list[Cell], results: dict[str, Result], only: Collection[str]
     ) -> Iterator[Outcome]:
         done: set[str] = set()  # what every process knows alike
         missing = agree(np.array([cell.name not in results for cell in cells]))
@@ -183,8 +183,8 @@ class Runner:
                             store_failure(self.store, cell, outcome, self.rerun(cell.name))
                             done.add(outcome.cell)
                         else:
-                            done.add(outcome["cell"])
-                            self.store.forget_failure(outcome["cell"])
+                            done.add(outcome.cell)
+                            self.store.forget_failure(outcome.cell)
                         yield outcome
                 free_programs()
             if not worked:

@@ -22,21 +22,21 @@ import json
 import os
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
 
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import replace_file
-from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import check_type
 from fact_jax.sweep.claims import Claims
 from fact_jax.sweep.faults import no_space
-from fact_jax.sweep.result import MAX_RESULT_BYTES, StoredFailure, check_complete, check_result
+from fact_jax.sweep.result import Result, StoredFailure, read_stored
 from fact_jax.text import say
 
 PROBE_BYTES = 1 << 16
+_Content = TypeVar("_Content")
 
 
 def absolute(workdir: str | os.PathLike) -> epath.Path:
@@ -123,12 +123,18 @@ class Store:
     ) -> dict[str, Any] | None:
         """The file's object; None if there is no such file. A file that cannot be read, or that
         `check` refuses by a ValueError, is set aside, and is None, too."""
-        try:
-            content = read_json(
-                path, max_bytes=MAX_RESULT_BYTES, allow_nan=True, allow_surrogates=True
-            )
+
+        def read(path: epath.Path) -> dict[str, Any]:
+            content: dict[str, Any] = read_stored(path)
             check(content)
             return content
+
+        return self._read(path, read)
+
+    def _read(self, path: epath.Path, read: Callable[[epath.Path], _Content]) -> _Content | None:
+        """What `read` makes of a file; None if there is no such file, or if it is set aside."""
+        try:
+            return read(path)
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -137,27 +143,28 @@ class Store:
         except OSError as error:
             raise self.unwritable(error) from error
 
-    def read_record(self, cell: str, complete: bool = False) -> dict[str, Any] | None:
-        """A finished cell's result, if `check_result` lets it through; None otherwise. With
-        `complete`, it also has all fields that this version writes."""
+    def read_record(self, cell: str, complete: bool = False) -> Result | None:
+        """A finished cell's result; None if its file is not sound. With `complete`, it also has all
+        fields that this version writes."""
 
-        def check(content: dict[str, Any]) -> None:
-            check_result(content, cell)
+        def read(path: epath.Path) -> Result:
+            result = Result.from_json(path)
             if complete:
-                check_complete(content)
+                result.check_complete()
+            return result
 
-        return self.read_json(self.result_path(cell), check)
+        return self._read(self.result_path(cell), read)
 
     def read_failure(self, cell: str) -> dict[str, Any]:
         """The record of a cell's last failure; empty if there is none."""
         path = self.failure_path(cell)
         return self.read_json(path, lambda content: check_type(content, StoredFailure)) or {}
 
-    def read_result(self, cell: str) -> dict[str, Any] | None:
+    def read_result(self, cell: str) -> Result | None:
         """A finished cell's result; None, too, if its file of factors is gone or cut short."""
         path = self.result_path(cell)
         result = self.read_record(cell)
-        wanted = None if result is None else result.get("factor_file_bytes")
+        wanted = None if result is None else result.factor_file_bytes
         if wanted is None:
             return result
         factors = self.factors_path(cell)
@@ -170,7 +177,8 @@ class Store:
 
     def set_aside(self, path: epath.Path, error: Exception) -> None:
         """Moves what cannot be used out of the way, and says so."""
-        reason = " ".join(str(error).split()).removeprefix(f"{path} ")[:300]
+        reason = " ".join(str(error).split()).removeprefix(f"{path} ")
+        reason = reason.removeprefix("is no record of a sweep: ")[:300]
         text = f"{path} cannot be read ({reason})"
         if not self._create:
             self.note(f"{text}.")

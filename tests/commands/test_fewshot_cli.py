@@ -61,7 +61,7 @@ def rows_of(out, columns):
 def check_sets(names, out, workdir, augmented, limit, width, factors):
     stored = results(workdir)
     assert set(stored) == {f"{name}_1shot-fact_tt-seed0" for name in names}
-    rows = {cells[0]: cells for cells in rows_of(out, 6)}
+    rows = {cells[0]: cells for cells in reversed(rows_of(out, 6))}  # published ones come later
     for name in names:
         r = stored[f"{name}_1shot-fact_tt-seed0"]
         assert r["num_train"] == min(SETS[name], limit)

@@ -13,7 +13,7 @@ from rich.text import Text
 from fact_jax.cli import process
 from fact_jax.cli.terminal import Console, prepare_terminal
 from fact_jax.errors import UserError
-from fact_jax.report.tables import print_table
+from fact_jax.report.terminal import print_table
 from fact_jax.serving.outputs import check_not_input, logits_bytes
 from fact_jax.text import printable, printable_line, say
 

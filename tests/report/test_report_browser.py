@@ -66,11 +66,11 @@ def test_sorting(browser, page_path):
     numbers.locator("button").press("Enter")
     assert first_column(tab) == ["linear", "fact_tt", "lora"]
     assert numbers.get_attribute("aria-sort") == "ascending"
-    fashion = heads.filter(has_text="fashion")
-    fashion.locator("button").click()  # a missing value is last in both directions
+    mean = heads.filter(has_text="mean of 2")
+    mean.locator("button").click()  # a missing value is last in both directions
     assert first_column(tab) == ["fact_tt", "linear", "lora"]
     assert numbers.get_attribute("aria-sort") is None
-    fashion.locator("button").click()
+    mean.locator("button").click()
     assert first_column(tab) == ["linear", "fact_tt", "lora"]
     heads.filter(has_text="method").locator("button").click()
     assert first_column(tab) == ["fact_tt", "linear", "lora"]
@@ -119,4 +119,17 @@ def test_on_a_phone_figures_are_whole_and_names_on_one_line(browser, page_path):
                      return r.getClientRects().length }"""
     names = tab.locator("table").first.locator("tbody th")
     assert [name.evaluate(lines) for name in names.all()] == [1, 1, 1]
+    assert wrong == []
+
+
+def test_a_method_s_confusion_is_chosen(browser, tmp_path):
+    shown = {"class_names": ["a", "b"], "confusion": [[0, 0, 9], [1, 1, 9]]}
+    results = [result(method=m, accuracy=a, **shown) for m, a in (("lora", 80.0), ("ssf", 90.0))]
+    tab, wrong = show(browser, write_report([write(tmp_path, results)]) / "index.html")
+    tab.locator("summary", has_text="digits").click()
+    options, heats = tab.locator(".choice option"), tab.locator(".heat")
+    assert options.all_inner_texts() == ["ssf (90.0 %)", "lora (80.0 %)"]
+    assert [heat.is_visible() for heat in heats.all()] == [True, False]
+    tab.locator(".choice select").select_option(index=1)
+    assert [heat.is_visible() for heat in heats.all()] == [False, True]
     assert wrong == []

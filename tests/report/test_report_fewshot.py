@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import matplotlib.figure
 import numpy as np
@@ -16,9 +17,11 @@ from fact_jax.report.architecture import architecture_text, draw_architecture
 from fact_jax.report.fewshot import (
     draw_few_shot,
     few_shot_curves,
-    few_shot_table,
-    published_points,
+    terminal_few_shot_table,
 )
+from fact_jax.report.published import few_shot_points, few_shot_row
+from fact_jax.report.study import sweep_systems
+from fact_jax.sweep.result import Result
 
 SETS = ("food101", "stanford_cars", "oxford_flowers", "fgvc_aircraft", "oxford_pets")
 COSTS = ("7", "2,048", "3")
@@ -27,16 +30,16 @@ COSTS = ("7", "2,048", "3")
 def results(sets=SETS, methods=("fact_tt", "lora"), shots=(1, 2, 16), seeds=3):
     """Accuracies 10, 11, 12 and so on: a mean of 3 seeds is the middle one."""
     return [
-        {
-            "task": f"{dataset}_{k}shot",
-            "method": method,
-            "seed": seed,
-            "accuracy": 10.0 * (i + 1) + 5 * j + k / 4 + seed,
-            "num_factors": 7,
-            "factor_file_bytes": 2048,
-            "grid_size": 3,
-            "search": None,
-        }
+        Result(
+            f"{dataset}_{k}shot-{method}-seed{seed}",
+            method,
+            f"{dataset}_{k}shot",
+            seed,
+            10.0 * (i + 1) + 5 * j + k / 4 + seed,
+            num_factors=7,
+            factor_file_bytes=2048,
+            grid_size=3,
+        )
         for (i, dataset), (j, method), k, seed in itertools.product(
             enumerate(sets), enumerate(methods), shots, range(seeds)
         )
@@ -51,14 +54,15 @@ def rows_of(table):
 
 
 def test_curves_are_by_set_method_and_shots_of_few_shot_tasks_only():
-    whole = {"task": "digits", "method": "lora", "seed": 0, "accuracy": 99.0}
-    curves = few_shot_curves([*results(), whole])
-    assert list(curves) == list(SETS)
-    assert curves["stanford_cars"]["lora"] == {
-        1: {0: 25.25, 1: 26.25, 2: 27.25},
-        2: {0: 25.5, 1: 26.5, 2: 27.5},
-        16: {0: 29.0, 1: 30.0, 2: 31.0},
-    }
+    whole = Result("digits-lora-seed0", "lora", "digits", 0, 99.0)
+    curves = few_shot_curves(sweep_systems([*results(), whole], {}))
+    assert list(dict.fromkeys(curve.dataset for curve in curves)) == [*SETS, "mean"]
+    (cars,) = (c for c in curves if (c.dataset, c.name) == ("stanford_cars", "lora"))
+    assert {k: value.mean for k, value in cars.points.items()} == {1: 26.25, 2: 26.5, 16: 30.0}
+
+
+def published_points(dataset, method):
+    return few_shot_points(dataset, few_shot_row(method))
 
 
 def test_published_points_are_those_of_noahs_figure():
@@ -85,20 +89,23 @@ def test_the_table_says_where_data_are_not_those_of_the_published_numbers():
 
     def caption(*data, methods=("lora",)):
         own = results(("food101",), methods, (1,), seeds=len(data))
-        return few_shot_table([{**r, "data": d} for r, d in zip(own, data, strict=True)]).caption
+        return terminal_few_shot_table(
+            [replace(r, data=d) for r, d in zip(own, data, strict=True)]
+        ).caption
 
     assert caption(lists, lists) is None
     assert "TFDS: food101" in caption(tfds, tfds)
-    own = {**results(("digits",), seeds=1)[0], "data": tfds}
-    assert few_shot_table([own]).caption is None  # nothing published stands beside it
+    own = replace(results(("digits",), seeds=1)[0], data=tfds)
+    assert terminal_few_shot_table([own]).caption is None  # nothing published stands beside it
     assert "food101 (TFDS, noah lists)" in caption(tfds, lists)
 
 
 def test_the_table_has_means_errors_and_published_rows():
-    rows = rows_of(few_shot_table(results()))
+    rows = rows_of(terminal_few_shot_table(results()))
     assert ["food101", "fact_tt", "11.2 ± 0.6", "11.5 ± 0.6", "15.0 ± 0.6", *COSTS] in rows
     at = rows.index(["food101", "lora", "16.2 ± 0.6", "16.5 ± 0.6", "20.0 ± 0.6", *COSTS])
-    assert rows[at + 1] == ["", "published (best on test)", "31.8", "48.7", "72.5", "", "", ""]
+    published = ["food101", "published lora (best on test)", "31.8", "48.7", "72.5"]
+    assert rows[at + 1] == [*published, "-", "-", "-"]
     # What was not run stands below, once.
     others = [row for row in rows if row[1] == "published NOAH (best on test)"]
     noah = [published_points(dataset, "noah") for dataset in SETS]
@@ -112,15 +119,15 @@ def test_the_table_has_means_errors_and_published_rows():
 
 
 def test_a_mean_needs_all_sets_and_one_seed_has_no_error():
-    some = [r for r in results(seeds=1) if r["task"] != "oxford_pets_16shot"]
-    rows = rows_of(few_shot_table(some))
+    some = [r for r in results(seeds=1) if r.task != "oxford_pets_16shot"]
+    rows = rows_of(terminal_few_shot_table(some))
     assert ["food101", "fact_tt", "10.2", "10.5", "14.0", *COSTS] in rows
     assert ["oxford_pets", "fact_tt", "50.2", "50.5", "-", *COSTS] in rows
     assert ["mean", "fact_tt", "30.2", "30.5", "-", *COSTS] in rows
-    other = [r for r in results(seeds=2) if r["seed"] == 0 or r["task"] != "food101_1shot"]
-    rows = rows_of(few_shot_table(other))  # of food101 one seed, of the others two
+    other = [r for r in results(seeds=2) if r.seed == 0 or r.task != "food101_1shot"]
+    rows = rows_of(terminal_few_shot_table(other))  # of food101 one seed, of the others two
     assert ["mean", "fact_tt", "30.6", "31.0 ± 0.5", "34.5 ± 0.5", *COSTS] in rows
-    alone = rows_of(few_shot_table(results(sets=("food101",))))
+    alone = rows_of(terminal_few_shot_table(results(sets=("food101",))))
     assert not [row for row in alone if row[0] == "mean"]
 
 
@@ -232,7 +239,7 @@ def test_an_architecture_in_a_picture(tmp_path, figure):
 
 def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
     """For the cells that searched."""
-    found = [{"cell": "a", "search": SEARCH}, {"cell": "b", "search": None}]
+    found = [Result(c, "noah", "dtd", 0, 1.0, search=s) for c, s in (("a", SEARCH), ("b", None))]
     monkeypatch.setattr(sweep, "run_sweep", lambda *args, **more: found)
     monkeypatch.setattr(sweep, "flags", fake_flags(tmp_path))
     monkeypatch.setattr(sweep.config_flags, "get_config_filename", lambda flag: "x.py")

@@ -1,6 +1,7 @@
 """Results read from disk: checked, as CSV and as pandas, and grouped into the rows of a table."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -20,8 +21,9 @@ from fact_jax.report.records import (
     read_results,
     results_frame,
 )
-from fact_jax.report.sections import published_rows
 from fact_jax.report.study import mixed_settings, read_study
+from fact_jax.report.tables import published_rows
+from fact_jax.sweep.result import VERSION, Result
 from fact_jax.text import csv_field
 
 
@@ -34,8 +36,8 @@ def grid(methods=("linear", "lora"), tasks=("digits", "fashion"), seeds=(0, 1), 
 def test_results_are_read_sorted_with_their_workdir(tmp_path):
     write(tmp_path / "a", reversed(grid()))
     found = read_results(tmp_path / "a", tmp_path / "a")
-    assert [r["cell"] for r in found] == sorted(r["cell"] for r in grid())
-    assert {r["workdir"] for r in found} == {str(tmp_path / "a")}
+    assert [r.cell for r in found] == sorted(r["cell"] for r in grid())
+    assert {r.workdir for r in found} == {str(tmp_path / "a")}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_what_is_no_result_is_named_and_left_out(tmp_path, text, said):
         ),
         ({"seed": True}, "seed is True"),
         ({"num_factors": 10**19}, "num_factors is 1000"),
+        ({"version": VERSION + 1}, f"version is {VERSION + 1}, expected 1 to {VERSION}"),
     ],
 )
 def test_every_field_has_its_type(tmp_path, more, said):
@@ -94,14 +97,30 @@ def test_every_field_has_its_type(tmp_path, more, said):
     assert re.search(f"a.json is no record of a sweep: .*{said}", refused[0])
 
 
+def test_a_result_is_written_with_its_version_and_kind(tmp_path):
+    search = {"best": [[1]] * 3, "fitness": 1.0, "history": [{"best": 1.0, "tried": 5}]}
+    fields = result(protocol="paper", grid_size=3, search=search, version=VERSION)
+    content = Result(**fields).to_json()
+    assert content.pop("kind") == {
+        "protocol": "paper",
+        "epoch": "best on test",
+        "selection": "validation",
+        "grid": 3,
+        "architectures": 5,
+    }
+    assert {k: content[k] for k in fields} == fields
+    write(tmp_path, [content])
+    assert read_results(tmp_path) == [Result(**fields, workdir=str(tmp_path))]
+
+
 def test_results_of_earlier_versions_are_read(tmp_path):
     """Without what later versions added, and with NaN where no accuracy was measured."""
     old = {k: result()[k] for k in ("cell", "task", "method", "seed", "accuracy")}
     nan = {**result(seed=1), "losses": [1.0, float("nan")], "test_accuracies": [float("nan"), 80.0]}
     write(tmp_path, [old, nan])
     read = read_results(tmp_path)
-    assert [r["cell"] for r in read] == ["digits-lora-seed0", "digits-lora-seed1"]
-    assert read[1]["test_accuracies"] == [None, 80.0]
+    assert [r.cell for r in read] == ["digits-lora-seed0", "digits-lora-seed1"]
+    assert read[1].test_accuracies == [None, 80.0]
     assert len(report_blocks(read_study(tmp_path))) > 5
 
 
@@ -147,7 +166,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
 def test_names_in_the_table_have_no_control_characters(tmp_path):
     write(tmp_path, [result()])
     (found,) = read_results(tmp_path)
-    assert "\x1b" not in csv_text([{**found, "method": "\x1b[31mred"}])
+    assert "\x1b" not in csv_text([dataclasses.replace(found, method="\x1b[31mred")])
 
 
 def test_failures_of_finished_cells_are_not_shown(tmp_path):
@@ -306,7 +325,7 @@ def test_published_rows_and_their_sources(tmp_path):
     methods = ("fact_tt", "convpass", "fact_cp", "noah")
     config = {"methods": ",".join(methods), "fact_tt": {"published": "fact_tt_4"}}
     write(tmp_path, [result("dtd", m) for m in methods], config)
-    rows = {k.title: k for k in published_rows(read_study(tmp_path))}
+    rows = {row.title: row for _, row in published_rows(read_study(tmp_path).systems)}
     assert list(rows) == [
         "published fact_tt_4 (best on test)",
         "re-run fact_tt (OSU, val)",
@@ -314,7 +333,7 @@ def test_published_rows_and_their_sources(tmp_path):
         "re-run convpass (OSU, val)",
         "published noah (best on test)",
     ]
-    assert rows["published fact_tt_4 (best on test)"].row == {"group mean": 73.5}
+    assert rows["published fact_tt_4 (best on test)"].values == {"group mean": 73.5}
     assert rows["published fact_tt_4 (best on test)"].params == 8448
     for title, row in rows.items():
         assert ("One group's re-run" in row.source) == title.startswith("re-run")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fact_jax.data import VTAB
+from fact_jax.report.averages import average, stat
 from fact_jax.report.published import published
-from fact_jax.report.statistics import average, compare, holm, over_seeds, over_tasks, stat
-from fact_jax.report.tables import GROUPS, vtab_means
+from fact_jax.report.sections import vtab_section
+from fact_jax.report.statistics import compare, holm, over_seeds, over_tasks
 
 
 def test_stat_of_three_and_of_one():
@@ -34,13 +34,18 @@ def test_average_without_a_task_or_with_other_seeds():
     assert average(accuracies, [["a", "b"]]) == (71.0, None, 1)
 
 
-def test_both_averages_of_a_published_row():
-    row = published()["vtab1k"]["fact_tt_le16"]
-    accuracies = {task: {0: value} for task, value in row["tasks"].items()}
-    groups = [[n for n, t in VTAB.items() if t.group == group] for group in GROUPS]
-    assert average(accuracies, groups).mean == pytest.approx(75.34, abs=0.005)
-    assert average(accuracies, [list(VTAB)]).mean == pytest.approx(73.04, abs=0.005)
-    assert average(accuracies, groups).mean == pytest.approx(vtab_means(row["tasks"])["group mean"])
+def test_averages_of_a_published_row_and_of_a_part_of_it():
+    row = published()["vtab1k"]["fact_tt_le16"]["tasks"]
+    whole = {task: {0: value} for task, value in row.items()}
+    part = {task: values for task, values in whole.items() if task != "svhn"}
+    means, parts = (
+        {name: average(values, groups) for name, groups in vtab_section().averages.items()}
+        for values in (whole, part)
+    )
+    assert means["group mean"].mean == pytest.approx(75.34, abs=0.005)
+    assert means["mean of 19"].mean == pytest.approx(73.04, abs=0.005)
+    assert parts["structured"].mean == pytest.approx(60.5, abs=0.005)
+    assert [parts[name] for name in ("natural", "group mean", "mean of 19")] == [None] * 3
 
 
 def test_holm_by_hand():
@@ -128,13 +133,13 @@ def test_compare_tests_nothing_where_tasks_have_different_seeds():
     """All seeds make the difference: a test of the common ones could say the opposite."""
     a = {"x": {0: 50.0, 1: 50.5, 2: 41.0}, "y": {0: 60.0, 1: 60.5}}
     b = {"x": {0: 49.0, 1: 49.5}, "y": {0: 59.0, 1: 59.5, 2: 62.0}}
-    (found,) = compare({"a": a, "b": b}, {"x": 0.5, "y": 0.5})
+    (found,) = compare({"a": a, "b": b}, [["x", "y"]])
     assert (found.p_seeds, found.interval) == (None, None)
     whole = {
         name: {t: {s: v[s] for s in (0, 1)} for t, v in own.items()}
         for name, own in {"a": a, "b": b}.items()
     }
-    (found,) = compare(whole, {"x": 0.5, "y": 0.5})
+    (found,) = compare(whole, [["x", "y"]])
     assert found.p_seeds is not None
 
 

@@ -19,6 +19,7 @@ from fact_jax.cli import dry_run
 from fact_jax.cli.dry_run import show_plan
 from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.speed import Speed, measure_speed
 from fact_jax.sweep.store import Store
 
@@ -101,7 +102,7 @@ def test_what_moves_costs_passes():
 def test_the_rate_is_that_of_what_is_finished():
     assert seconds_per_flop([]) is None
     cost = Cost(1, 1, 1, 1, 1e9)
-    results = [(cost, {"seconds": {"cell": 2.0}}), (cost, {"seconds": {"cell": 4.0}})]
+    results = [(cost, Result("a", "b", "c", 0, 1.0, seconds={"cell": s})) for s in (2.0, 4.0)]
     assert seconds_per_flop(results) == pytest.approx(3e-9)
 
 

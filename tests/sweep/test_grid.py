@@ -62,7 +62,7 @@ def sweep(config, workdir):
     results = run_sweep(config, str(workdir), Console(quiet=True))
     for result in results:
         path = workdir / "results" / f"{result['cell']}.json"
-        assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+        assert json.loads(path.read_text()) == json.loads(json.dumps(result.to_json()))
     return results
 
 

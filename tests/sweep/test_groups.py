@@ -19,6 +19,7 @@ from fact_jax.sweep import runner as runner_module
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store, Unwritable
@@ -100,7 +101,7 @@ def sweep(tmp_path, monkeypatch):
         out["settings"] = cell.stored_settings(trainer.weights_sha256)
         store.write(store.factors_path(cell.name), b"")
         store.write_json(store.result_path(out["cell"]), out)
-        return out
+        return Result.from_json(store.result_path(out["cell"]))
 
     monkeypatch.setattr(group_module, "store_result", store_result)
 

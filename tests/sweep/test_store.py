@@ -9,6 +9,7 @@ from etils import epath
 from report_results import result
 
 from fact_jax.sweep.evolution import Space, check_state
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.tuning import NOAH
 
@@ -127,7 +128,7 @@ def test_a_result_without_its_factors_is_made_anew(noted, left):
     store.write(store.factors_path("a"), b"12345")
     content = {**result(), "cell": "a", "factor_file_bytes": 5}
     store.write_json(store.result_path("a"), content)
-    assert store.read_result("a") == content
+    assert store.read_result("a") == Result(**content)
     store.factors_path("a").unlink()
     if left is not None:
         store.factors_path("a").write_bytes(left)

@@ -1,29 +1,19 @@
 """The plan, the protocol's wiring, and the tables."""
 
-import io
-import itertools
+import dataclasses
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from report_results import rows_of
-from rich.console import Console
 
 from configs import base, quickstart, tt_rank16
 from fact_jax import UserError, get_variant
-from fact_jax.data import VTAB
-from fact_jax.report.published import published
-from fact_jax.report.tables import (
-    comparison_table,
-    print_table,
-    result_table,
-    vtab_means,
-)
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.sweep.packing import step_bytes
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Runner
 from fact_jax.sweep.runs import Run
 from fact_jax.sweep.store import Store, absolute
@@ -212,9 +202,10 @@ def test_another_source_of_a_data_set_is_refused_and_the_same_is_not(spied):
     make, _ = spied
     runner, cells = make(tasks="digits_1shot,digits_4shot,fashion_1shot")
     before = runner.trainer.feed.data("digits_1shot").provenance
-    results = {cells[0].name: {"cell": cells[0].name, "task": "digits_1shot", "data": before}}
+    stored = Result(cells[0].name, "fact_tt", "digits_1shot", 0, 80.0, data=before)
+    results = {cells[0].name: stored}
     runner.check_sources(cells, results)
-    results[cells[0].name]["data"] = {**before, "builder": "folder"}
+    results[cells[0].name] = dataclasses.replace(stored, data={**before, "builder": "folder"})
     with pytest.raises(UserError, match="digits_4shot.* would be read from"):
         runner.check_sources(cells, results)
     runner.check_sources([cells[2]], results)
@@ -230,44 +221,6 @@ def test_a_damaged_result_is_set_aside_and_made_anew(spied):
     assert f"{cell.name}.json cannot be read" in notes[0]
     (aside,) = runner.store.workdir.glob("results/*.unreadable-*")
     assert aside.read_text() == '{"cell": '
-
-
-def test_means_need_all_tasks_of_their_group():
-    row = published()["vtab1k"]["fact_tt_le16"]["tasks"]
-    means = vtab_means(row)
-    assert means["group mean"] == pytest.approx(75.34, abs=0.005)
-    assert means["mean of 19"] == pytest.approx(73.04, abs=0.005)
-    partial = vtab_means({k: v for k, v in row.items() if k != "svhn"})
-    assert partial["natural"] is None
-    assert partial["structured"] == pytest.approx(60.5, abs=0.005)
-    assert partial["group mean"] is None
-    assert partial["mean of 19"] is None
-
-
-def test_a_table_of_several_seeds_gives_mean_and_error():
-    results = [
-        {
-            "method": "fact_tt",
-            "task": "dtd",
-            "accuracy": a,
-            "num_factors": 61440,
-            "seed": a,
-            "factor_file_bytes": 2048,
-            "grid_size": 5,
-            "search": None,
-        }
-        for a in (70.0, 71.0, 72.0)
-    ]
-    console = Console(record=True, width=150, file=io.StringIO())
-    console.print(result_table(results, ["dtd"], {"fact_tt": "fact_tt_4"}))
-    text = console.export_text()
-    assert "71.0 ± 0.6" in text
-    assert "73.5" in text  # the published group mean of rank 4, which has no per-task row
-    lines = [[c.strip() for c in line.split("│")] for line in text.splitlines()]
-    costs = {cells[1]: cells[2] for cells in lines if len(cells) > 2}
-    expected = {"numbers": "61,440", "bytes": "2,048", "grid": "5"}
-    assert {name: costs[name] for name in expected} == expected
-    assert all(name in text for name in VTAB)
 
 
 def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
@@ -308,107 +261,6 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
         feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh)
         encoded = {(name, split) for name, data in feed._data.items() for split in data._encoded}
         assert encoded == {(cell.task, f"train-seed{cell.seed}")}
-
-
-def printed(table):
-    console = Console(record=True, width=200, file=io.StringIO())
-    console.print(table)
-    return console.export_text()
-
-
-def test_methods_are_compared_with_what_they_store_and_were_chosen_from():
-    results = rows_of("lora", {"digits": [90.0, 92.0], "fashion": [80.0, 80.0]})
-    results += rows_of("ssf", {"digits": [50.0]}, grid_size=1)
-    searched = {"history": [{"tried": 10}, {"tried": 30}]}
-    results += rows_of("noah", {"digits": [60.0], "fashion": [60.0]}, search=searched)
-    lines = printed(comparison_table(results, ["digits", "fashion"])).splitlines()
-    (lora,), (ssf,), (noah,) = (
-        [line for line in lines if f" {m} " in line] for m in ("lora", "ssf", "noah")
-    )
-    assert noah.split("│")[-2].strip() == "3 + 30"
-    assert [c.strip() for c in lora.split("│")[1:-1]] == [
-        "lora",
-        "91.0 ± 1.0",
-        "80.0 ± 0.0",
-        "85.5 ± 0.5",
-        "7",
-        "2,048",
-        "3",
-    ]
-    assert [c.strip() for c in ssf.split("│")[1:-1]][2:4] == ["-", "-"]  # no mean of a part
-
-
-def test_a_narrow_terminal_cuts_no_name_and_no_number():
-    tasks = ["digits", "fashion", "texture"]
-    methods = ("vpt_shallow", "fact_tt", "convpass", "a_method_of_ones_own_of_a_long_name")
-    results = [r for m in methods for r in rows_of(m, {t: [90.0, 92.0] for t in tasks})]
-    for table, width in itertools.product(
-        (
-            comparison_table(results, tasks),
-            result_table(results, tasks, dict.fromkeys(methods, "")),
-        ),
-        (20, 40, 80),
-    ):
-        console = Console(width=width, file=io.StringIO())
-        print_table(console, table)
-        text = console.file.getvalue()
-        means = len(methods) if "mean" in text else 0
-        assert text.count("91.0 ± 1.0") == len(methods) * len(tasks) + means
-        assert all(name in text for name in (*methods, *tasks))
-        assert "…" not in text
-        assert len({len(line) for line in text.splitlines()[1:]}) == 1  # no line is cut or folded
-
-
-@pytest.mark.parametrize("width", [20, 60, 80, 100, 104])
-def test_vtabs_tables_are_whole_on_a_narrow_terminal(width):
-    methods = ("fact_tt_mean", "adaptformer", "vpt_shallow", "lora")
-    results = [r for m in methods for r in rows_of(m, {t: [90.0, 92.0] for t in VTAB})]
-    tables = (
-        comparison_table(results, list(VTAB)),
-        result_table(
-            results, list(VTAB), {"fact_tt_mean": "", "adaptformer": "adaptformer", "lora": "lora"}
-        ),
-    )
-    for table in tables:
-        console = Console(width=width, file=io.StringIO())
-        print_table(console, table)
-        text = console.file.getvalue()
-        assert "…" not in text
-        assert all(name in text for name in ("specialized", "structured", "adaptformer"))
-
-
-def test_vtab_s_means_have_their_seeds_error_and_the_published_beside_them():
-    values = {task: [90.0, 92.0] for task in VTAB}
-    results = rows_of("lora", values) + rows_of("ssf", {**values, "dtd": [90.0]})
-    rows = {"lora": "lora", "ssf": "ssf"}
-    text = printed(comparison_table(results, list(VTAB), rows))
-    lora, ssf = (
-        [c.strip() for c in line.split("│")[1:-1]]
-        for line in text.splitlines()
-        if " lora " in line or " ssf " in line
-    )
-    assert lora[1:8] == [*["91.00 ± 1.00"] * 5, "74.60*", "75.24"]
-    assert ssf[1:3] == ["90.00", "91.00 ± 1.00"]  # natural: one seed has all of its tasks
-    assert ssf[6] == "75.69"
-    assert "* the best of the test evaluations" in text
-
-
-def test_a_few_tasks_of_vtab_have_their_mean_and_a_method_without_results_its_column():
-    results = rows_of("lora", {"dtd": [60.0, 62.0], "svhn": [80.0, 80.0]})
-    text = printed(comparison_table(results, ["dtd", "svhn"], {"lora": "lora"}))
-    (line,) = (line for line in text.splitlines() if " lora " in line)
-    assert [c.strip() for c in line.split("│")[2:5]] == ["61.0 ± 1.0", "80.0 ± 0.0", "70.5 ± 0.5"]
-    mine = [{**r, "method": "mine"} for r in results]
-    text = printed(result_table(mine, ["dtd", "svhn"], {"mine": "", "another": ""}))
-    (line,) = (line for line in text.splitlines() if " numbers " in line)
-    assert [c.strip() for c in line.split("│")[1:-1]] == ["numbers", "7", "-"]
-
-
-def test_each_method_has_its_own_re_run_column():
-    results = rows_of("lora", {"dtd": [60.0]}) + rows_of("adaptformer", {"dtd": [60.0]})
-    text = printed(result_table(results, ["dtd"], {"lora": "lora", "adaptformer": "adaptformer"}))
-    for mean in ("75.24", "75.97"):  # of the two re-runs
-        assert mean in text
 
 
 def test_a_work_directory_may_begin_at_home_or_be_a_bucket():

@@ -8,7 +8,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -20,6 +20,7 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.cost import epochs_of
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.record import stored_result
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Outcome
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.store import Store, absolute
@@ -85,14 +86,14 @@ class Follower:
         self._failed_before: dict[str, str | None] = {}
         self._epochs = 0  # of the cells that ended
 
-    def finished(self, cell: Cell) -> dict[str, Any] | None:
+    def finished(self, cell: Cell) -> Result | None:
         """The stored result. The copies check that it was made with the same weights."""
-        record = self._store.read_record(cell.name) or {}
-        weights = record.get("settings", {}).get("weights_sha256")
+        record = self._store.read_record(cell.name)
+        weights = record.settings.get("weights_sha256") if record else None
         return stored_result(self._store, cell, {**cell.as_stored, "weights_sha256": weights})
 
     def run(
-        self, cells: list[Cell], results: dict[str, dict[str, Any]], only: Sequence[str]
+        self, cells: list[Cell], results: dict[str, Result], only: Sequence[str]
     ) -> Iterator[Outcome]:
         """Yields each unfinished cell's outcome as soon as it is in the work directory."""
         todo = [c for c in cells if c.name not in results and (not only or c.name in only)]

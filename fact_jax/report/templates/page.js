@@ -51,3 +51,11 @@ addEventListener("beforeprint", () => {
   closed.forEach((d) => { d.open = true; });
 });
 addEventListener("afterprint", () => closed.forEach((d) => { d.open = false; }));
+
+// A method's confusion and pictures take the place of another's.
+for (const choice of document.querySelectorAll(".choice")) {
+  const options = choice.querySelectorAll(":scope > .option");
+  choice.querySelector(":scope > label select")?.addEventListener("change", (event) => {
+    options.forEach((option, i) => { option.hidden = i !== event.target.selectedIndex; });
+  });
+}
