@@ -13,11 +13,10 @@ from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
 from fact_jax.report.blocks import Block, Choice, Details, Figure
-from fact_jax.report.html import page
-from fact_jax.report.markdown import markdown
 from fact_jax.report.page import report_blocks
 from fact_jax.report.records import csv_text
 from fact_jax.report.study import Study, read_study
+from fact_jax.report.writers import markdown, page
 from fact_jax.sweep.store import Store
 
 _CELL = "digits-noah-seed0"

@@ -26,12 +26,11 @@ from fact_jax.report.curves import learning_curves, selection_curves
 from fact_jax.report.fewshot import few_shot_figure, few_shot_table
 from fact_jax.report.figures import figure_bytes, on_white
 from fact_jax.report.folder import file_name, replace_report
-from fact_jax.report.html import page
-from fact_jax.report.markdown import markdown
 from fact_jax.report.records import csv_text
 from fact_jax.report.sections import Section, few_shot_section, sections
 from fact_jax.report.study import Study, read_study
 from fact_jax.report.tables import COSTS, published_rows, result_table, systems_of
+from fact_jax.report.writers import markdown, page
 from fact_jax.sweep.store import absolute
 
 

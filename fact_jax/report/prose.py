@@ -1,5 +1,6 @@
-"""The report's sentences: `templates/*.txt`, a paragraph a line, filled with a study's facts."""
+"""The report's templates, and its sentences: `templates/*.txt`, a paragraph a line."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -7,19 +8,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fact_jax.text import printable_line
 
 
-def paragraphs(name: str, **facts: Any) -> list[str]:
-    """The paragraphs of templates/NAME.txt. Texts from results stay on their line; the writers
-    escape them."""
-    environment = Environment(
+def environment(
+    shown: Callable[[str], str], autoescape: bool = False, **filters: Callable[..., Any]
+) -> Environment:
+    """Templates whose texts all go through `shown`; a macro is chosen by the `kind` of a block."""
+    made = Environment(
         loader=PackageLoader("fact_jax.report"),
-        finalize=lambda value: printable_line(str(value)),
+        autoescape=autoescape,
+        finalize=lambda value: shown(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = count
-    text = environment.get_template(f"{name}.txt").render(**facts)
-    return [line for line in text.split("\n") if line.strip()]
+    made.filters |= {"kind": lambda block: type(block).__name__, **filters}
+    return made
+
+
+def paragraphs(name: str, **facts: Any) -> list[str]:
+    """The paragraphs of templates/NAME.txt, filled with a study's facts.
+
+    Texts from results stay on their line; the writers escape them.
+    """
+    template = environment(printable_line, count=count).get_template(f"{name}.txt")
+    return [line for line in template.render(**facts).split("\n") if line.strip()]
 
 
 def count(number: int, word: str) -> str:

@@ -18,8 +18,6 @@ from fact_jax.report.blocks import Figure, Notice
 from fact_jax.report.blocks import Text as TextBlock
 from fact_jax.report.classes import _strip
 from fact_jax.report.folder import GENERATOR, replace_report
-from fact_jax.report.html import page as html_page
-from fact_jax.report.markdown import markdown
 from fact_jax.report.page import report_blocks, write_report
 from fact_jax.report.palette import _METHODS, COLOURS, method_style, style, styles
 from fact_jax.report.provenance import notices
@@ -27,6 +25,8 @@ from fact_jax.report.published import published
 from fact_jax.report.records import read_config
 from fact_jax.report.study import read_study
 from fact_jax.report.table import Cell, Column, Row, Table
+from fact_jax.report.writers import markdown
+from fact_jax.report.writers import page as html_page
 from fact_jax.text import printable
 from fact_jax.tuning import METHODS as METHODS_OF_THE_PACKAGE
 
