@@ -23,7 +23,7 @@ from fact_jax.text import printable, printable_line
 
 def page(title: str, blocks: Sequence[Block]) -> str:
     """The whole page: style, script and pictures are inside."""
-    filters = {
+    filters: dict[str, Any] = {
         "inline": _inline_html,
         "svg": _svg,
         "base64": lambda content: base64.b64encode(content).decode(),
@@ -39,7 +39,7 @@ def page(title: str, blocks: Sequence[Block]) -> str:
 
 def markdown(blocks: Sequence[Block]) -> str:
     """The whole Markdown file; links are relative to it."""
-    filters = {
+    filters: dict[str, Any] = {
         "literal": _literal,
         "inline": _inline_markdown,
         "fenced": _fenced,
