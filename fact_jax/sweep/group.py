@@ -99,7 +99,7 @@ class Group:
             if name not in finished:
                 yield Failure(name, error)
 
-    def _stored(self, trained: Trained, seconds: float) -> dict[str, Any]:
+    def _stored(self, trained: Trained, seconds: float) -> Result:
         cell = trained.run.cell
         grid = cell.candidates if len(cell.candidates) > 1 else ()
         return store_result(

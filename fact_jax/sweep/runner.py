@@ -4,6 +4,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import jax
 import numpy as np
