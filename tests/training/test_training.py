@@ -1,5 +1,6 @@
 """The protocol's schedule, optimiser, batches, resuming and evaluation."""
 
+import functools
 import re
 
 import jax
@@ -33,17 +34,10 @@ def split():
     return images.astype(np.uint8), labels
 
 
-def make_run(small_vit, split, *, method=METHOD, batch=8, capacity=48, padded=5, hyper=None):
-    """(epoch(state, e), fresh state)"""
-    model, base = small_vit
-    mesh = make_mesh(batch, jax.devices()[:1])
-    step = TrainStep(model, method, "inception", batch, mesh)
-    trial = Trial(train_set(*split, 3, capacity), hyper or Hyper(jnp.float32(1e-2)), 7)
-
-    def epoch(state, e):
-        return step.alone(base, state, trial, e)
-
-    return epoch, step.init(7, 3, padded)
+@functools.cache
+def step_of(model, normalisation="none", method=METHOD):
+    """One for all tests, whose program is then traced once; batches of 8."""
+    return TrainStep(model, method, normalisation, 8, make_mesh(8, jax.devices()[:1]))
 
 
 def test_the_learning_rate_of_all_100_epochs():
@@ -82,9 +76,7 @@ def test_padding_changes_nothing(small_vit, split):
     """Rows past the split's and classes past the task's do not act."""
     hyper = Hyper(jnp.float32(0.01), **NO_DROP)
     model, base = small_vit
-    mesh = make_mesh(8, jax.devices()[:1])
-    step = TrainStep(model, METHOD, "none", 8, mesh)
-    data = train_set(*split, 3, 48)
+    step, data = step_of(model), train_set(*split, 3, 48)
     outcomes = []
     for padded, fill in ((3, 0), (9, 0), (9, 255)):
         images = data.images.copy()
@@ -102,11 +94,9 @@ def test_padding_changes_nothing(small_vit, split):
 
 def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
     """The losses of the batches from one state differ with the epoch's key, and only with it."""
-    losses = {}
+    losses, (model, base) = {}, small_vit
+    step = step_of(model)
     for name, seed, e in [("a", 7, 0), ("again", 7, 0), ("next", 7, 1), ("other seed", 8, 0)]:
-        model, base = small_vit
-        mesh = make_mesh(8, jax.devices()[:1])
-        step = TrainStep(model, METHOD, "none", 8, mesh)
         hyper = Hyper(jnp.float32(0), **NO_DROP)  # nothing learnt, nothing dropped: the order alone
         trial = Trial(train_set(*split, 3), hyper, seed)
         losses[name] = np.asarray(step.alone(base, step.init(7, 3, 3), trial, e)[1])
@@ -118,9 +108,11 @@ def test_each_epoch_and_seed_has_its_own_order_and_masks(small_vit, split):
 
 
 def test_linear_trains_only_the_head(small_vit, split):
-    epoch, state = make_run(small_vit, split, method=Linear())
+    model, base = small_vit
+    step = step_of(model, method=Linear())
+    state = step.init(7, 3, 5)
     before = jax.tree.map(jnp.copy, state.trainable)
-    state, _ = epoch(state, 0)
+    state, _ = step.alone(base, state, Trial(train_set(*split, 3), Hyper(jnp.float32(1e-2)), 7), 0)
     assert state.trainable["factors"] == {}
     assert np.abs(state.trainable["head"]["kernel"] - before["head"]["kernel"]).max() > 0
 
@@ -141,8 +133,8 @@ def test_numbers_are_traced_so_that_one_program_serves_all(small_vit, split, com
 def make_stack(small_vit, split, seeds=(7,), scales=(1.0,)):
     """(epoch(states, e), fresh states) of trials on the same split, batches of 8."""
     model, base = small_vit
-    mesh = make_mesh(8, jax.devices()[:1])
-    step = TrainStep(model, METHOD, "inception", 8, mesh)
+    step = step_of(model, "inception")
+    mesh = step.mesh
     hypers = [Hyper(np.float32(1e-2), scale=np.float32(scale)) for scale in scales]
     data = train_set(*split, 3, 48)
     trials = stack([Trial(data, *both) for both in zip(hypers, np.int32(seeds), strict=True)], mesh)

@@ -34,6 +34,7 @@ TPU = json.loads((ROOT / "benchmarks/results/tpu_compile.json").read_text())
 METHOD, BATCH = FacTTT(4), 8
 
 
+@functools.cache
 def step_on(mesh):
     return TrainStep(ViT(CONFIG), METHOD, "none", BATCH, mesh)
 
@@ -51,10 +52,10 @@ def numbered(t):
 
 @functools.cache
 def program(num_trials, devices):
-    """(the compiled epoch of as many trials on these devices, its mesh)."""
+    """(the compiled epoch of as many trials on these devices, its mesh, its text)."""
     mesh = make_mesh(BATCH, devices, num_trials)
-    program = step_on(mesh).program
-    return program.lower(*arguments(range(num_trials), mesh)).compile(), mesh
+    program = step_on(mesh).program.lower(*arguments(range(num_trials), mesh)).compile()
+    return program, mesh, program.as_text()
 
 
 def arguments(trials, mesh):
@@ -65,8 +66,8 @@ def arguments(trials, mesh):
 
 def one_epoch(trials, devices):
     """(host states and losses [t, ...] of an epoch, the compiled program's text)."""
-    epoch, mesh = program(len(trials), tuple(devices))
-    return fetch(epoch(*arguments(trials, mesh))), epoch.as_text()
+    epoch, mesh, text = program(len(trials), tuple(devices))
+    return fetch(epoch(*arguments(trials, mesh))), text
 
 
 def farthest(a, b):
