@@ -36,23 +36,23 @@ from fact_jax.sweep.packing import free_programs  # noqa: E402
 
 # Files of minutes, which begin first, so that no process of `make test` is left alone with one.
 LONG = (
+    "vtab_cli",
     "trials",
     "methods",
+    "report_page",
+    "annotations",
     "fewshot_cli",
+    "library",
     "training",
     "noah_runs",
-    "vtab_cli",
-    "library",
-    "report_page",
-    "folders",
+    "fewshot_data",
+    "noah",
     "predict_cli",
     "fused_attention",
+    "groups",
+    "launchers",
     "notebook",
-    "noah",
-    "fewshot_data",
-    "numerics",
-    "data_sources",
-    "recipe",
+    "folders",
     "merging",
 )
 
