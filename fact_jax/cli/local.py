@@ -1,6 +1,7 @@
 """The sweep itself: its cells, run in this process or by a launcher, with a line for each."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -39,6 +40,87 @@ class Launched(Protocol):
 Launch = Callable[[ConfigDict, Store, Bars], Launched]
 
 
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep in a work directory; its cells run in this process, or by a launcher.
+
+    Attributes:
+      console: where lines and bars go.
+      launch: makes the runner of a launcher. By default cells run in this process.
+      rerun: gives the command that runs a cell again, for the record of a failure.
+      note: takes notes in the place of the console.
+    """
+
+    sweep_config: ConfigDict
+    workdir: str
+    console: Console
+    launch: Launch | None = None
+    rerun: Callable[[str], str] = rerun_command
+    note: Callable[[str], None] | None = None
+
+    def run(
+        self, failures: list[Failure] | None = None, only: list[str] | None = None
+    ) -> list[Result]:
+        """Runs the cells without a result and prints a line for each cell.
+
+        Args:
+          failures: is given the cells that fail. Without it they are raised at the end.
+          only: names of the cells to run; by default all.
+
+        Returns:
+          All results of the sweep, also those of earlier runs.
+        """
+        failed: list[Failure] = [] if failures is None else failures
+        cells, only = make_plan(self.sweep_config), only or []
+        numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
+        wanted = chosen(cells, only)
+        if cold := schedule_warning(self.sweep_config, cells):
+            self.console.print(cold)
+        bars = Bars(self.console, self.note)
+        store = Store(self.workdir, bars.note)
+        with self._runner(store, bars, wanted) as runner:
+            results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
+            todo = [c for c in wanted if c.name not in results]
+            if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
+                _check_data(runner, todo, results)
+                _print_parameters(self.console, runner, cells)
+            bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
+            store.write_json(store.workdir / "config.json", self.sweep_config.to_dict())
+            for name, result in results.items():
+                _print_result(self.console, numbers[name], result, "finished before")
+            for outcome in runner.run(cells, results, only):
+                bars.finished(failed=isinstance(outcome, Failure))
+                number = numbers[outcome.cell]
+                if isinstance(outcome, Failure):
+                    failed.append(outcome)
+                    _print_failure(self.console, number, outcome)
+                else:
+                    results[outcome.cell] = outcome
+                    _print_result(self.console, number, outcome, _time_text(outcome))
+        _write_csv(store, self.workdir, bars)
+        if failed and failures is None:
+            raise failures_error(failed, self.workdir)
+        return [results[cell.name] for cell in cells if cell.name in results]
+
+    @contextlib.contextmanager
+    def _runner(self, store: Store, bars: Bars, wanted: list[Cell]) -> Iterator[Launched]:
+        """The runner of the cells, while its progress is shown."""
+        sweep = read_settings(self.sweep_config)
+        progress: Progress = bars
+        with contextlib.ExitStack() as stack:
+            if sweep.tensorboard and jax.process_index() == 0:
+                progress = stack.enter_context(contextlib.closing(Scalars(store.workdir, bars)))
+            stack.enter_context(bars)
+            if self.launch:
+                yield self.launch(self.sweep_config, store, bars)
+                return
+            feed = Feed(sweep)
+            for cell in wanted:  # missing data are named before weights are downloaded
+                if not store.result_path(cell.name).exists():
+                    feed.data(cell.task)
+            yield Runner(sweep, store, progress, self.rerun, Trainer(sweep, progress, feed))
+
+
 def run_sweep(
     sweep_config: ConfigDict,
     workdir: str,
@@ -47,67 +129,9 @@ def run_sweep(
     only: list[str] | None = None,
     *,
     launch: Launch | None = None,
-    rerun: Callable[[str], str] = rerun_command,
-    note: Callable[[str], None] | None = None,
 ) -> list[Result]:
-    """Runs the cells without a result and prints a line for each cell.
-
-    Args:
-      sweep_config: the sweep's config.
-      workdir: its work directory.
-      console: where lines and bars go.
-      failures: is given the cells that fail. Without it they are raised at the end.
-      only: names of the cells to run; by default all.
-      launch: makes the runner of a launcher. By default cells run in this process.
-      rerun: gives the command that runs a cell again, for the record of a failure.
-      note: takes notes in the place of the console.
-
-    Returns:
-      All results of the sweep, also those of earlier runs.
-    """
-    failed: list[Failure] = [] if failures is None else failures
-    cells, sweep, only = make_plan(sweep_config), read_settings(sweep_config), only or []
-    numbers = {cell.name: f"[{i}/{len(cells)}]" for i, cell in enumerate(cells, 1)}
-    wanted = chosen(cells, only)
-    if cold := schedule_warning(sweep_config, cells):
-        console.print(cold)
-    bars = Bars(console, note)
-    store = Store(workdir, bars.note)
-    with contextlib.ExitStack() as stack:
-        progress: Progress = bars
-        if sweep.tensorboard and jax.process_index() == 0:
-            progress = stack.enter_context(contextlib.closing(Scalars(store.workdir, bars)))
-        stack.enter_context(bars)
-        runner: Launched
-        if launch:
-            runner = launch(sweep_config, store, bars)
-        else:
-            feed = Feed(sweep)
-            for cell in wanted:  # missing data are named before weights are downloaded
-                if not store.result_path(cell.name).exists():
-                    feed.data(cell.task)
-            runner = Runner(sweep, store, progress, rerun, Trainer(sweep, progress, feed))
-        results = {c.name: r for c in cells if (r := runner.finished(c)) is not None}
-        todo = [c for c in wanted if c.name not in results]
-        if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
-            _check_data(runner, todo, results)
-            _print_parameters(console, runner, cells)
-        bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
-        store.write_json(store.workdir / "config.json", sweep_config.to_dict())
-        for name, result in results.items():
-            _print_result(console, numbers[name], result, "finished before")
-        for outcome in runner.run(cells, results, only):
-            bars.finished(failed=isinstance(outcome, Failure))
-            if isinstance(outcome, Failure):
-                failed.append(outcome)
-                _print_failure(console, numbers[outcome.cell], outcome)
-            else:
-                results[outcome.cell] = outcome
-                _print_result(console, numbers[outcome.cell], outcome, _time_text(outcome))
-    _write_csv(store, workdir, bars)
-    if failed and failures is None:
-        raise failures_error(failed, workdir)
-    return [results[cell.name] for cell in cells if cell.name in results]
+    """Runs a sweep, as `Sweep.run` does."""
+    return Sweep(sweep_config, workdir, console, launch).run(failures, only)
 
 
 def _check_data(runner: Runner, cells: list[Cell], results: dict[str, Result]) -> None:

@@ -24,7 +24,7 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any):
         super().__init__(**{"markup": False, "emoji": False, **options})
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """The string as rich's Text; printing and table cells come through here."""
         return super().render_str(printable(text), **options)
 

@@ -16,7 +16,7 @@ from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
-from fact_jax.training.trial import NonFiniteLoss
+from fact_jax.training.trial import NonFiniteLoss, Trainable
 from fact_jax.tuning import Method, count_parameters
 from fact_jax.tuning.method import SearchMethod
 
@@ -37,35 +37,11 @@ def store_result(
       searched: the architecture that was chosen and how, if the method searches for one.
       seconds: what the cell took.
     """
-    cell, candidate, choice = trained.run.cell, trained.run.candidate, trained.run.choice
-    accuracies, data = trained.accuracies, trainer.feed.data(cell.task)
-    task, settings = data.task, cell.settings
+    cell, data = trained.run.cell, trainer.feed.data(trained.run.cell.task)
+    accuracies, findings, settings = trained.accuracies, trained.findings, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
-    head = {k: v[..., : task.num_classes] for k, v in trained.trainable["head"].items()}
-    method: Method = cell.method
-    factors = trained.trainable["factors"]
-    if isinstance(method, SearchMethod):
-        method, factors = method.subnet(factors, np.array(choice))
-    method = dataclasses.replace(method, scale=candidate.scale)
-    trainable = {"factors": factors, "head": head}
-    fields = {
-        "task": cell.task,
-        "class_names": data.class_names,
-        "variant": settings.variant,
-        "weights_sha256": trainer.weights_sha256,
-        "image_size": settings.image_size,
-        "normalisation": settings.normalisation,
-        "jpeg_quality": data.provenance["jpeg_quality"],
-        "protocol": settings.protocol,
-    }
-    content = to_bytes(method, trainable, trainer.model.config, fields)
-    findings = trained.findings
-    examples: Examples | None = None
-    if findings:
-        path = store.examples_path(cell.name)
-        pictures, what = findings.pictures()
-        store.write(path, pictures)
-        examples = cast(Examples, {"file": f"{path.parent.name}/{path.name}", **what})
+    method, trainable = _as_stored(trained, data.task.num_classes)
+    content = to_bytes(method, trainable, trainer.model.config, _metadata(trainer, cell))
     result = Result(
         version=VERSION,
         cell=cell.name,
@@ -73,12 +49,12 @@ def store_result(
         task=cell.task,
         protocol=settings.protocol,
         variant=settings.variant,
-        group=task.group,
+        group=data.task.group,
         seed=cell.seed,
         # 'paper' reports the best of its test evaluations, as the published numbers do.
         accuracy=max(measured) if settings.protocol == "paper" else last,
         accuracy_last_epoch=last,
-        **candidate._asdict(),
+        **trained.run.candidate._asdict(),
         selection=selection,
         grid_size=len(cell.candidates),
         search=cast(Search | None, searched),
@@ -92,7 +68,7 @@ def store_result(
         class_names=data.class_names,
         per_class_accuracy=findings.per_class_accuracy if findings else None,
         confusion=findings.confusion if findings else None,  # of the last epoch
-        examples=examples,
+        examples=_store_examples(store, trained),
         **{**trained.details, "seconds": {**trained.details["seconds"], "cell": seconds}},
         settings=cell.stored_settings(trainer.weights_sha256),
         data=dict(data.provenance),
@@ -102,6 +78,41 @@ def store_result(
     store.write(store.factors_path(cell.name), content)
     store.write_json(store.result_path(cell.name), result.to_json())
     return result
+
+
+def _as_stored(trained: Trained, num_classes: int) -> tuple[Method, Trainable]:
+    """The method of a cell's factor file, and its trained arrays without padding."""
+    method, factors = trained.run.cell.method, trained.trainable["factors"]
+    head = {k: v[..., :num_classes] for k, v in trained.trainable["head"].items()}
+    if isinstance(method, SearchMethod):
+        method, factors = method.subnet(factors, np.array(trained.run.choice))
+    method = dataclasses.replace(method, scale=trained.run.candidate.scale)
+    return method, {"factors": factors, "head": head}
+
+
+def _metadata(trainer: Trainer, cell: Cell) -> dict[str, Any]:
+    """The metadata of a cell's factor file."""
+    data, settings = trainer.feed.data(cell.task), cell.settings
+    return {
+        "task": cell.task,
+        "class_names": data.class_names,
+        "variant": settings.variant,
+        "weights_sha256": trainer.weights_sha256,
+        "image_size": settings.image_size,
+        "normalisation": settings.normalisation,
+        "jpeg_quality": data.provenance["jpeg_quality"],
+        "protocol": settings.protocol,
+    }
+
+
+def _store_examples(store: Store, trained: Trained) -> Examples | None:
+    """Writes the pictures of a cell, if it has findings; which ones these are."""
+    if trained.findings is None:
+        return None
+    path = store.examples_path(trained.run.cell.name)
+    pictures, what = trained.findings.pictures()
+    store.write(path, pictures)
+    return cast(Examples, {"file": f"{path.parent.name}/{path.name}", **what})
 
 
 def stored_result(store: Store, cell: Cell, settings: dict[str, Any]) -> Result | None:

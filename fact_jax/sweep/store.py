@@ -39,7 +39,7 @@ PROBE_BYTES = 1 << 16
 _Content = TypeVar("_Content")
 
 
-def absolute(workdir: str | os.PathLike) -> epath.Path:
+def absolute(workdir: str | os.PathLike[str]) -> epath.Path:
     """The work directory's path, absolute as Orbax wants it, or a bucket's."""
     path = os.fspath(workdir)
     if "://" not in path:
@@ -71,7 +71,7 @@ class Store:
 
     def __init__(
         self,
-        workdir: str | os.PathLike,
+        workdir: str | os.PathLike[str],
         note: Callable[[str], None] = say,
         create: bool = True,
     ):

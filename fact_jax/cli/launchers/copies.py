@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from fact_jax.cli import process, stopping
 from fact_jax.cli.live import Bars
-from fact_jax.cli.local import run_sweep
+from fact_jax.cli.local import Sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.cost import epochs_of
@@ -54,9 +54,10 @@ class Copy(NamedTuple):
             store = Store(self.workdir)
             left = [name for name, failed in self.cells.items() if store.failed_at(name) == failed]
             if left:
-                run_sweep(
-                    self.sweep_config, self.workdir, console, [], left, rerun=self._rerun, note=note
+                sweep = Sweep(
+                    self.sweep_config, self.workdir, console, rerun=self._rerun, note=note
                 )
+                sweep.run([], left)
         except UserError as error:
             raise UserError(f"On {socket.gethostname()}: {error}") from error
 
