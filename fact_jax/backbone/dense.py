@@ -97,7 +97,9 @@ def _low_rank(
 
 def _precision() -> str | None:
     """Precision of the products traced here; a rule of differentiation is traced later."""
-    precision: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    # mypy sees this setting in jax 0.12, and not in 0.10.
+    setting = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, unused-ignore]
+    precision: str | None = setting
     return precision
 
 
