@@ -1,4 +1,4 @@
-"""What the programs share: their options, the network, the JSON and the pages that they write."""
+"""The programs' shared parts: options, the network, the JSON and the pages that they write."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What the site needs besides MkDocs: pages of the root, links that leave docs/, a check, defaults.
+"""Hooks of MkDocs: pages of the root, links that leave docs/, a check, defaults in signatures.
 
 The check fails the build if a public name of the library is not in the API reference, as optax's
 docs/ext/coverage_check.py does.

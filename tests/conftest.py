@@ -100,7 +100,7 @@ def no_programs_of_other_files():
 
 @pytest.fixture
 def fresh_traces():
-    """For tests that replace what is traced: no program of before is used, none is kept."""
+    """Forgets traced programs before and after a test that replaces what is traced."""
     jax.clear_caches()
     yield
     jax.clear_caches()

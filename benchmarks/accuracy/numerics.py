@@ -166,7 +166,7 @@ def measure_errors(case: Case, settings: list[Setting]) -> list[dict[str, Any]]:
 
 
 def measure_increments(case: Case) -> list[dict[str, Any]]:
-    """How much of an increment's effect on the features a setting keeps, and what noise it adds.
+    """Measures how much of an increment's effect a setting keeps, and the noise it adds.
 
     The change of the features, each setting's own, is compared with float32's: `kept` is its
     component along the latter (1: all of it), `noise` the size of the rest.

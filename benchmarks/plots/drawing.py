@@ -1,4 +1,4 @@
-"""What the pictures share: Matplotlib without a screen, and a command for one picture."""
+"""The pictures' shared parts: Matplotlib without a screen, and a command for one picture."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""How large the report of a whole study is, and how fast a browser opens it.
+"""Size of the report of a whole study, and the time in which a browser opens it.
 
     python -m benchmarks.report [--out FILE.json] [--workdir DIR] [--picture FILE.png]
 

@@ -161,7 +161,7 @@ def test_seeds_of_a_later_run_are_added_to_a_record(tmp_path):
 
 
 def rounded(x, bits):
-    """To `bits` bits after the leading one, ties to even, in NumPy."""
+    """Rounds to `bits` bits after the leading one, ties to even, in NumPy."""
     mantissa, exponent = np.frexp(np.asarray(x, np.float64))
     return np.ldexp(np.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
 

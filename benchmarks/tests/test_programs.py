@@ -139,7 +139,7 @@ def report_is_measured(content, out, tmp_path):
 
 
 def methods_are_compared(content, out, tmp_path):
-    """Of two seeds."""
+    """Two seeds of each method."""
     results = [json.loads(p.read_text()) for p in tmp_path.glob("work/results/*.json")]
     for row in content["rows"]:
         cells = [r for r in results if (r["method"], r["task"]) == (row["method"], row["task"])]

@@ -199,7 +199,7 @@ class Block:
         return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
 
     def _branch(self, part: str, x: Array, y: Array, z: Array) -> Array:
-        """What attention or MLP adds to the stream x, for its input y and its output z."""
+        """The sum that attention or MLP adds to the stream x, from its input y and its output z."""
         if self.config.layer_scale:
             z = z * over_last(self.weights[_LAYER_SCALES[part]], z)
         z = self._drop_path(part, z)

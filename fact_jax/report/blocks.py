@@ -56,7 +56,7 @@ class Fact(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a reader wants to know first."""
+    """The answer that a reader looks for first, as facts."""
 
     title: str
     facts: Sequence[Fact]

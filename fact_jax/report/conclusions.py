@@ -1,4 +1,4 @@
-"""What a section's results show: the answer in four facts, and sentences on its limits."""
+"""Conclusions of a section: the answer in four facts, and sentences on its limits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ class Findings:
         return Tests(seeds, noise, [p for p in seeds if p not in noise], tasks, better)
 
     def answer(self) -> Answer:
-        """Which method, by how much, at what cost, and how sure that is."""
+        """The answer: the best method, its lead, its cost, and how sure that is."""
         section = self.section
         if not self.values:
             text = f"No method has finished all tasks, so there is no {section.headline}."
@@ -89,7 +89,7 @@ class Findings:
         return cells["numbers"].text or "unknown", cells["bytes"].text or "unknown"
 
     def _certainty(self, pair: Comparison | None) -> Fact:
-        """How sure it is that the best method is better than the second."""
+        """The certainty that the best method is better than the second."""
         if self.seeds == 1:
             text = "How much is the noise of training cannot be said; run at least three seeds."
             return Fact("How sure", "one seed", text)

@@ -44,7 +44,7 @@ def tidy(axis: Any, title: str = "", grid: str = "both") -> None:
 
 
 def panels(figure: Any, count: int, columns: int, **shared: bool) -> list[Any]:
-    """As many axes, in rows of at most `columns`."""
+    """Adds `count` axes to a figure, in rows of at most `columns`."""
     lines = -(-count // columns)
     axes = list(figure.subplots(lines, columns, squeeze=False, **shared).flat)
     for axis in axes[count:]:

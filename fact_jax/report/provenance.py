@@ -32,7 +32,7 @@ def _limits(study: Study) -> list[str]:
 
 
 def _environments(study: Study, key: str) -> list[str]:
-    """What results were made with, the most frequent first: devices, commits, versions."""
+    """Devices, commits and versions that results were made with, the most frequent first."""
     values = Counter(r.environment.get(key) for r in study.results)
     return [str(v) for v, _ in values.most_common() if v is not None]
 
@@ -60,7 +60,7 @@ def notices(study: Study) -> list[Notice]:
 
 
 def origin(study: Study) -> list[Block]:
-    """How the numbers are made: protocols, data, counting, versions and settings."""
+    """The origin of the numbers: protocols, data, counting, versions and settings."""
     if not study.results:
         return []
     hashes = sorted({str(h)[:12] for h in study.values("weights_sha256") if h})

@@ -142,7 +142,7 @@ def _json_files(folder: epath.Path) -> list[epath.Path]:
 def _read(
     path: epath.Path, read: Callable[[epath.Path], _Content], refuse: Refuse
 ) -> _Content | None:
-    """What `read` makes of the file; if it fails, calls `refuse` and returns None."""
+    """Reads a file with `read`; if that fails, calls `refuse` and returns None."""
     try:
         return read(path)
     except (OSError, ValueError) as error:

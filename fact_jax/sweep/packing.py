@@ -1,4 +1,4 @@
-"""How the runs of a sweep are stacked into groups that train together."""
+"""Packing of the runs of a sweep into groups that train together."""
 
 import math
 import os
@@ -52,7 +52,7 @@ def most_per_device(
 
 
 def group_size(stages: list[int], num_devices: int, batch_size: int, per_device: int) -> int:
-    """How many trials to stack, for stages of so many runs each.
+    """The number of trials to stack, for stages of so many runs each.
 
     A group costs time in proportion to the trials on a device; split over devices, a batch costs a
     quarter more. Of all sizes within a tenth of the least time for the whole sweep, the one with

@@ -74,7 +74,7 @@ class Settings(TypedDict, total=False):
 
 
 class Kind(NamedTuple):
-    """How an accuracy came about. Only numbers of one kind compare.
+    """The way in which an accuracy was made. Only numbers of one kind compare.
 
     Attributes:
       protocol: "val", "paper", or "not recorded".
@@ -167,7 +167,7 @@ class Result:
 
     @property
     def kind(self) -> Kind:
-        """How `accuracy` came about."""
+        """The way in which `accuracy` was made."""
         epoch = "best on test" if self.protocol == "paper" else "last"
         chosen = "validation" if (self.grid_size or 1) > 1 or self.search else "given"
         return Kind(

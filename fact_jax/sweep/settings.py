@@ -166,7 +166,7 @@ class SweepSettings:
 
     @property
     def data(self) -> DataSettings:
-        """How to find and decode the data."""
+        """The settings by which data are found and decoded."""
         return DataSettings(
             data_dir=self.data_dir or None,
             image_size=self.run.image_size,

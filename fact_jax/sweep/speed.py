@@ -1,4 +1,4 @@
-"""How fast this machine trains, measured in a few seconds."""
+"""The speed at which this machine trains, measured in a few seconds."""
 
 import time
 from typing import Any, NamedTuple

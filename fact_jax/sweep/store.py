@@ -132,7 +132,7 @@ class Store:
         return self._read(path, read)
 
     def _read(self, path: epath.Path, read: Callable[[epath.Path], _Content]) -> _Content | None:
-        """What `read` makes of a file; None if there is no such file, or if it is set aside."""
+        """Reads a file with `read`; None if there is no such file, or if it is set aside."""
         try:
             return read(path)
         except FileNotFoundError:

@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 class _Progress:
-    """Where a training stands: the states, the curves, and the trials' errors."""
+    """The progress of a training: the states, the curves, and the trials' errors."""
 
     def __init__(self, states: TrialState, trials: int, epochs: int):
         self.mesh: Mesh = jax.tree.leaves(states)[0].sharding.mesh

@@ -1,4 +1,4 @@
-"""What a trial trains and what it trains with, and its logits.
+"""A trial: its trained arrays, its data and settings, and its logits.
 
 Letters: `n` examples of the split, `c` classes (padded to the sweep's largest), `d` width.
 """

@@ -1,4 +1,4 @@
-"""How commands end by signals. benchmarks/robustness/faults_signals.py stops whole sweeps."""
+"""Ends of commands by signals. benchmarks/robustness/faults_signals.py stops whole sweeps."""
 
 import os
 import signal

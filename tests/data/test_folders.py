@@ -27,7 +27,7 @@ NAMES = ("ant", "bee", "cat")
 
 
 def pictures(folder, counts, first=0, suffix=".png"):
-    """For each class so many pictures in a subfolder; of class i they are of the colour 40 i."""
+    """Writes a subfolder of pictures for each class; those of class i have the colour 40 i."""
     for i, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for j in range(count):

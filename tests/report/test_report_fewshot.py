@@ -238,7 +238,7 @@ def test_an_architecture_in_a_picture(tmp_path, figure):
 
 
 def test_the_commands_draw_what_they_found(tmp_path, monkeypatch):
-    """For the cells that searched."""
+    """Curves of the searches, for the cells that searched."""
     found = [Result(c, "noah", "dtd", 0, 1.0, search=s) for c, s in (("a", SEARCH), ("b", None))]
     monkeypatch.setattr(sweep, "run_sweep", lambda *args, **more: found)
     monkeypatch.setattr(sweep, "flags", fake_flags(tmp_path))

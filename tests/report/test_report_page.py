@@ -608,7 +608,7 @@ def test_each_method_has_its_confusion_and_pictures_the_best_first(tmp_path):
 
 
 def test_the_answer_comes_first(tmp_path):
-    """Which method, by how much, at what cost, how sure; less where less is known."""
+    """The best method, its lead, cost and certainty; less where less is known."""
     results = [
         result(t, m, s, 70.0 + 5 * i + s, num_factors=10**i)
         for t in ("digits", "fashion")

@@ -1,4 +1,4 @@
-"""What `predict` reads and writes: arrays, folders of pictures, names of classes, tables."""
+"""Inputs and outputs of `predict`: arrays, folders of pictures, names of classes, tables."""
 
 import os
 from pathlib import Path
