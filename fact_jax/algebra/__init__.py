@@ -1,0 +1,1 @@
+"""Algebra of trained factors: rounding, conversion, arithmetic, quantisation."""
