@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -28,12 +29,20 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
 
 
-class Noise(NamedTuple):
-    """Randomness of training: a key, and two rates, which may be traced; None is off."""
+@flax.struct.dataclass
+class Mode:
+    """How a pass is made: with the noise of training or without, increments merged or apart.
+
+    Attributes:
+      key: of the noise; None is off.
+      dropout_rate, drop_path_rate: its rates, which may be traced; None is off.
+      merged: whether increments become part of the kernels where there is no dropout.
+    """
 
     key: Array | None = None
     dropout_rate: float | Array | None = None
     drop_path_rate: float | Array | None = None
+    merged: bool = flax.struct.field(pytree_node=False, default=True)
 
 
 def norm(
@@ -130,7 +139,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One pre-norm block, ``Block(config, weights, changes, noise)(x)``.
+    """One pre-norm block, ``Block(config, weights, changes, mode)(x)``.
 
     The tokens are the class token, the prompts if there are any, and the patches.
 
@@ -142,7 +151,7 @@ class Block:
     config: ViTConfig
     weights: dict[str, Any]
     changes: Adaptation
-    noise: Noise = Noise()
+    mode: Mode = Mode()
     class_only: bool = False
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
@@ -195,7 +204,8 @@ class Block:
         layers = [self.weights[SITES[name][0]][SITES[name][1]] for name in sites]
         pairs = self.changes.qkv if len(sites) > 1 else self.changes.site(sites[0])
         key = self._keys.get("".join(sites))
-        outputs = adapted_dense(y, layers, pairs, self.noise.dropout_rate, key)
+        mode = self.mode
+        outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
         return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
 
     def _branch(self, part: str, x: Array, y: Array, z: Array) -> Array:
@@ -250,12 +260,12 @@ class Block:
         return jnp.concatenate([x[:, :1], tokens, x[:, 1 + p :]], axis=1)
 
     def _dropout(self, name: str, z: Array) -> Array:
-        rate = self.noise.dropout_rate
+        rate = self.mode.dropout_rate
         return z if rate is None else dropout(z, rate, self._keys[name])
 
     def _drop_path(self, name: str, y: Array) -> Array:
         """Stochastic depth, which drops y for whole images."""
-        rate = self.noise.drop_path_rate
+        rate = self.mode.drop_path_rate
         if rate is None:
             return y
         keep = 1.0 - jnp.asarray(rate, jnp.float32)
@@ -270,7 +280,7 @@ class Block:
         them: what draws from now on is named last. Parts that only some methods have begin at 8, so
         that the others' numbers do not depend on them.
         """
-        key, depth = self.noise.key, self.noise.drop_path_rate is not None
+        key, depth = self.mode.key, self.mode.drop_path_rate is not None
         if key is None:
             return {}
         sites = ("qkv",) if self._together else ("q", "k", "v")
@@ -283,7 +293,7 @@ class Block:
     def _drawing(self) -> Iterator[str]:
         """Names of the changes that draw random numbers."""
         dropout, path = (
-            rate is not None for rate in (self.noise.dropout_rate, self.noise.drop_path_rate)
+            rate is not None for rate in (self.mode.dropout_rate, self.mode.drop_path_rate)
         )
         if dropout and self.changes.prompts is not None:
             yield "prompts"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fact_jax.backbone.adaptation import Adaptation, override
-from fact_jax.backbone.block import Block, Noise
+from fact_jax.backbone.block import Block, Mode
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES
 
@@ -45,12 +45,12 @@ def _layer(tree: Any, i: int | Array) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """All blocks, one after the other; `changes` and `noise` have a leading layer axis."""
+    """All blocks, one after the other; `changes` and `mode` have a leading layer axis."""
 
     config: ViTConfig
     weights: dict[str, Any]
     changes: Adaptation
-    noise: Noise
+    mode: Mode
     collect: bool
 
     def __call__(self, x: Array) -> tuple[Array, Any]:
@@ -66,13 +66,13 @@ class Blocks:
         x, _ = self._run(x, last, self._of(last), class_only=True)
         return x[:, 0], None
 
-    def _of(self, i: int) -> tuple[Adaptation, Noise]:
-        changes: tuple[Adaptation, Noise] = _layer((self.changes, self.noise), i)
+    def _of(self, i: int) -> tuple[Adaptation, Mode]:
+        changes: tuple[Adaptation, Mode] = _layer((self.changes, self.mode), i)
         return changes
 
     def _scan(self, x: Array, start: int, stop: int) -> tuple[Array, Any]:
         """Runs the blocks from `start` to before `stop` in a loop."""
-        changes = jax.tree.map(lambda leaf: leaf[start:stop], (self.changes, self.noise))
+        changes = jax.tree.map(lambda leaf: leaf[start:stop], (self.changes, self.mode))
         layers = (jnp.arange(start, stop, dtype=jnp.int32), changes)
         return jax.lax.scan(self._in_loop, x, layers, unroll=self.config.unroll)
 
@@ -83,7 +83,7 @@ class Blocks:
         self,
         x: Array,
         i: int | Array,
-        changes: tuple[Adaptation, Noise],
+        changes: tuple[Adaptation, Mode],
         *,
         class_only: bool = False,
         in_loop: bool = False,
@@ -98,22 +98,23 @@ class Blocks:
 def _run_block(
     x: Array, weights: dict[str, Any], i: Any, changes: Any, *, config: ViTConfig, class_only: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """Runs the i-th block, of all blocks' weights and its own changes and noise.
+    """Runs the i-th block, of all blocks' weights and its own changes and mode.
 
     A layer's weights are read here, inside the loop: sliced outside, they would be copied.
     """
-    adaptation, noise = changes
+    adaptation, mode = changes
     weights = override(_layer(weights, i), adaptation.weights)
-    return Block(config, weights, adaptation, noise, class_only)(x)
+    return Block(config, weights, adaptation, mode, class_only)(x)
 
 
-def by_layer(noise: Noise, depth: int) -> Noise:
-    """The noise of each block: a key of its own, and a rate of stochastic depth that rises."""
-    if noise.key is None:
-        return noise
-    rate, path = noise.dropout_rate, noise.drop_path_rate
-    return Noise(
-        jax.random.split(noise.key, depth),
+def by_layer(mode: Mode, depth: int) -> Mode:
+    """The mode of each block: a key of its own, and a rate of stochastic depth that rises."""
+    if mode.key is None:
+        return mode
+    rate, path = mode.dropout_rate, mode.drop_path_rate
+    return Mode(
+        jax.random.split(mode.key, depth),
         None if rate is None else jnp.broadcast_to(rate, depth),
         None if path is None else jnp.linspace(0.0, 1.0, depth, dtype=jnp.float32) * path,
+        mode.merged,
     )

@@ -32,19 +32,22 @@ def adapted_dense(
     pairs: LowRank | Sequence[LowRank] | None = None,
     dropout_rate: float | Array | None = None,
     key: Array | None = None,
+    *,
+    merged: bool = True,
 ) -> list[Float[Array, "*b e"]]:
     """``x @ (kernel + increments) + bias`` in x's dtype for layers that share their input.
 
     `layers` hold "kernel" [d, e] and "bias" [e]; each pair's increment has the columns of all
-    layers side by side. Without a dropout rate the increments are merged in float32 for a single
+    layers side by side. Without a dropout rate the increments are `merged` in float32 for a single
     product; the backward pass computes the factors' gradients from rank-r projections, never from a
     [d, e] gradient. With a rate the rank-r values ``x @ a`` go through dropout (FacT drops after S
-    and before V), so the two paths stay separate. Forward and reverse mode work, also nested.
+    and before V), so the two paths stay separate, as without `merged`. Forward and reverse mode
+    work, also nested.
     """
     pairs = () if pairs is None else (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
     if not pairs:
         outputs = [x @ layer["kernel"].astype(x.dtype) for layer in layers]
-    elif dropout_rate is None:
+    elif merged and dropout_rate is None:
         outputs = _merged(x, [layer["kernel"] for layer in layers], pairs)
     else:
         widths = [layer["kernel"].shape[-1] for layer in layers]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, over_last, override
-from fact_jax.backbone.block import Noise, norm
+from fact_jax.backbone.block import Mode, norm
 from fact_jax.backbone.blocks import Blocks, by_layer
 from fact_jax.backbone.checks import check_adaptation, check_base, check_images, check_number
 from fact_jax.backbone.config import ViTConfig
@@ -33,7 +33,7 @@ def _forward(
     base: dict[str, Any],
     images: Array,
     adaptation: Adaptation,
-    noise: Noise,
+    mode: Mode,
     *,
     collect: bool,
 ) -> tuple[Float[Array, "b d"], Any]:
@@ -58,8 +58,8 @@ def _forward(
     if blocks.prompts is not None:  # empty places, which the blocks fill
         places = jnp.zeros((b, blocks.prompts.tokens.shape[1], config.width), x.dtype)
         x = jnp.concatenate([x[:, :1], places, x[:, 1:]], axis=1)
-    noise = by_layer(noise, config.depth)
-    x, outputs = Blocks(config, encoder["encoderblock"], blocks, noise, collect)(x)
+    mode = by_layer(mode, config.depth)
+    x, outputs = Blocks(config, encoder["encoderblock"], blocks, mode, collect)(x)
     x = norm(config, encoder["encoder_norm"], x.astype(jnp.float32))
     return x if adaptation.final is None else adaptation.final(x), outputs
 
@@ -127,7 +127,7 @@ class ViT(nn.Module):
 
     With ``train=True`` dropout in rank space and stochastic depth act, at rates that may be traced
     numbers (None: off), and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from
-    0 in the first block to `drop_path_rate` in the last.
+    0 in the first block to `drop_path_rate` in the last. `merged` is explained at `features`.
 
     ``apply(..., mutable="intermediates")`` also returns every block's outputs, ``["intermediates"]
     ["blocks"][0]``: "tokens" [l, b, n, d], and the outputs of the six sites by name.
@@ -143,6 +143,7 @@ class ViT(nn.Module):
         train: bool = False,
         dropout_rate: float | Array | None = None,
         drop_path_rate: float | Array | None = None,
+        merged: bool = True,
     ) -> Float[Array, "b d"]:
         """Class-token features after the final norm, float32 [b, d], of normalised images."""
         config = self.config
@@ -155,13 +156,13 @@ class ViT(nn.Module):
         check_adaptation(adaptation, (config.depth, config.width, config.mlp_dim))
         check_number("dropout_rate", dropout_rate, SHARE)
         check_number("drop_path_rate", drop_path_rate, SHARE)
-        noise = Noise()
+        mode = Mode(merged=merged)
         if train:
-            noise = Noise(self.make_rng("dropout"), dropout_rate, drop_path_rate)
+            mode = Mode(self.make_rng("dropout"), dropout_rate, drop_path_rate, merged)
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         x: Array
         with _precision(config):
-            x, outputs = _forward(config, base, images, adaptation, noise, collect=collect)
+            x, outputs = _forward(config, base, images, adaptation, mode, collect=collect)
         if collect:
             self.sow("intermediates", "blocks", outputs)
         return x
@@ -188,6 +189,7 @@ def features(
     adaptation: Adaptation | None = None,
     *,
     key: Array | None = None,
+    merged: bool = True,
     **rates: Unpack[Rates],
 ) -> Float[Array, "b d"]:
     """Computes the features of images: the class token after the final norm, float32 [b, d].
@@ -201,6 +203,10 @@ def features(
       images: normalised, [b, y, x, 3]. Sides other than ``model.config.image_size`` are fine if
         they are equal and a multiple of the patch size: the position table is interpolated.
       adaptation: the changes of a task; None for the frozen ViT.
+      merged: whether increments are added to the kernels, for one product a layer. Without, their
+        product with the input stands apart, ``x W + (x A) B``: the form for `vmap` over images with
+        an adaptation each, which would otherwise make a kernel for every image. Dropout has this
+        form in any case.
       key: switches on the noise of training, dropout and stochastic depth, each at its rate.
       **rates: `dropout_rate` of dropout in rank space, and `drop_path_rate` of stochastic depth in
         the last block (the blocks before have less). They may be traced. None, the default, leaves
@@ -216,6 +222,7 @@ def features(
         images,
         adaptation,
         key is not None,
+        merged=merged,
         **rates,
         rngs=None if key is None else {"dropout": key},
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fact_jax.backbone.vit import ViT, features
+from fact_jax.backbone.vit import Rates, ViT, features
 from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import trial_sharded
 from fact_jax.training.mixing import erase, mix, soft_targets
@@ -130,7 +130,7 @@ class TrainStep:
         if self.sampled and isinstance(self.method, SearchMethod):
             choice = self.method.sample(jax.random.fold_in(key, CHOICE), config)
         adaptation = adaptation_of(self.method, trainable["factors"], config, hyper.scale, choice)
-        rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
+        rates: Rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
         x = features(self.model, base, batch.images, adaptation, key=key, **rates)
         logits = logits_of(trainable["head"], x, trial.data.num_classes)
         if self.recipe.soft:

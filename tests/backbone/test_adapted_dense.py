@@ -43,7 +43,7 @@ def joined(function):
 
 
 def two_path(x, layers, pair):
-    return adapted_dense(x, layers, pair, 0.0, jax.random.key(0))
+    return adapted_dense(x, layers, pair, merged=False)
 
 
 RATE, KEY = 0.3, jax.random.key(5)

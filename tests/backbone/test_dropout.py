@@ -15,7 +15,7 @@ from jaxprs import equations
 
 from fact_jax import Adaptation, FacTTT, LowRank, ViT, ViTConfig, features, normalise
 from fact_jax.backbone.adaptation import SITES
-from fact_jax.backbone.block import Block, Noise
+from fact_jax.backbone.block import Block, Mode
 from fact_jax.backbone.dense import dropout
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.evaluation import Merged, merged, predict
@@ -209,8 +209,8 @@ def test_a_block_projects_its_tokens_once_for_query_key_and_value():
     adaptation = jax.tree.map(lambda x: x[0], method.adaptation(factors, CONFIG).blocks())
     n, d = CONFIG.num_tokens, CONFIG.width
 
-    noise = Noise(jax.random.key(0), RATE, RATE)
-    block = Block(CONFIG, weights, adaptation, noise)
+    mode = Mode(jax.random.key(0), RATE, RATE)
+    block = Block(CONFIG, weights, adaptation, mode)
     jaxpr = jax.make_jaxpr(lambda x: block(x)[0])(jnp.zeros((2, n, d)))
     shapes = [
         [v.aval.shape for v in e.invars]

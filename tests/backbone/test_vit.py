@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import equations
 from scipy.special import erf
 
-from fact_jax import VARIANTS, UserError, ViT, ViTConfig, features, get_variant
+from fact_jax import VARIANTS, FacTTT, UserError, ViT, ViTConfig, features, get_variant
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.backbone.vit import init_base
 from fact_jax.tuning import count_parameters
@@ -127,3 +128,30 @@ def test_positions_are_interpolated_as_pytorch_does():
     resized = np.asarray(resize_positions(table, 4))
     assert resized[0, 0, 0] == 7.0
     np.testing.assert_allclose(resized[0, 1:, 0].reshape(4, 4), TORCH_BICUBIC, rtol=1e-5, atol=1e-4)
+
+
+def test_images_with_an_adaptation_each(small_vit, images):
+    """Not merged, no kernel is made for an image; the features are those of the merged form."""
+    model, base = small_vit
+    method, config = FacTTT(3), model.config
+    rng = np.random.default_rng(0)
+    factors = {
+        name: jnp.asarray(rng.normal(size=(len(images), *leaf.shape)), jnp.float32)
+        for name, leaf in method.init(jax.random.key(0), config).items()
+    }
+
+    def run(image, factors, merged):
+        adaptation = method.adaptation(factors, config, 0.3)
+        return features(model, base, image[None], adaptation, merged=merged)[0]
+
+    def kernels(merged):
+        jaxpr = jax.make_jaxpr(jax.vmap(lambda *x: run(*x, merged)))(images, factors)
+        shapes = [v.aval.shape for e in equations(jaxpr.jaxpr) for v in e.outvars]
+        return {s for s in shapes if len(s) > 2 and s[0] == len(images) and s[-2:] == (24, 24)}
+
+    assert kernels(True)
+    assert not kernels(False)
+    together = jax.vmap(lambda *x: run(*x, False))(images, factors)
+    for i, x in enumerate(together):
+        alone = run(images[i], jax.tree.map(lambda leaf, i=i: leaf[i], factors), True)
+        np.testing.assert_allclose(x, alone, rtol=1e-4, atol=1e-5)
