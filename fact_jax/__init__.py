@@ -10,6 +10,7 @@ from fact_jax.files.factors import check_fits, save_factors
 from fact_jax.files.load import load_factors
 from fact_jax.files.weights import checksum, load_vit
 from fact_jax.images.normalise import normalise
+from fact_jax.serving.bank import Bank
 from fact_jax.serving.predict import Predictor
 from fact_jax.tuning import (
     SSF,
@@ -35,6 +36,7 @@ __all__ = [
     "AdaptFormer",
     "Adaptation",
     "Adapter",
+    "Bank",
     "BitFit",
     "Combination",
     "Convpass",

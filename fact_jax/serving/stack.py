@@ -1,0 +1,146 @@
+"""Trees of one structure, stacked on the devices, where single rows are written and read.
+
+Rows lie in float32, bfloat16 or 8 bits, and are read as float32. The three programs here (writing,
+reading, growing) are tiny, and nothing else depends on the number of rows.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from fact_jax.training.mesh import batch_sharded, replicated
+
+DTYPES = ("float32", "bfloat16", "int8")
+"""Types in which a bank may store factors and heads."""
+
+Tree = Any  # of arrays
+_PARTS = (64, 8, 1)  # rows that one call writes
+
+
+class Quantised(NamedTuple):
+    """An array as 8-bit numbers: ``values * scale``.
+
+    Attributes:
+      values: int8, from -127 to 127.
+      scale: float32, with an axis of length 1 where numbers share a scale.
+    """
+
+    values: Any
+    scale: Any
+
+
+def encode(values: Any, dtype: str) -> np.ndarray | Quantised:
+    """An array of a row as it is stored; vectors and single numbers stay float32.
+
+    In 8 bits the numbers along the longer of the last two axes share a scale, rounded to nearest:
+    the error is at most 1/254 of the largest number among them.
+    """
+    array: np.ndarray = np.asarray(values, np.float32)
+    if array.ndim < 2 or dtype == "float32":
+        return array
+    if dtype == "bfloat16":
+        return array.astype(jnp.bfloat16)
+    axis = -1 if array.shape[-1] > array.shape[-2] else -2
+    largest = np.abs(array).max(axis=axis, keepdims=True, initial=0)
+    scale = np.where(largest > 0, largest, 1) / np.float32(127)
+    return Quantised(np.rint(array / scale).astype(np.int8), scale)
+
+
+def _decode(stored: jax.Array | Quantised) -> jax.Array:
+    if isinstance(stored, Quantised):
+        stored = stored.values.astype(jnp.float32) * stored.scale
+    return jnp.asarray(stored, jnp.float32)
+
+
+class Stack:
+    """Rows on all devices of a mesh, each in a place of its own.
+
+    Not thread-safe: the caller holds a lock. A row that was read stays as it was, whatever is
+    written afterwards.
+
+    Args:
+      row: a row as `encode` makes its arrays; all others have its structure, shapes and types.
+      capacity: places at the beginning.
+      mesh: the devices; rows that are read are split over its axis `data`.
+    """
+
+    def __init__(self, row: Tree, capacity: int, mesh: Mesh):
+        self._mesh, self.capacity = mesh, capacity
+        self._free = list(range(capacity))[::-1]
+        self._arrays = jax.tree.map(
+            lambda x: jnp.zeros((capacity, *x.shape), x.dtype, device=replicated(mesh)), row
+        )
+
+    @property
+    def used(self) -> int:
+        """Places that are taken."""
+        return self.capacity - len(self._free)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on one device."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._arrays))
+
+    def reserve(self, count: int) -> None:
+        """Makes room for this many more rows: the capacity doubles, or more if it must."""
+        if count <= len(self._free):
+            return
+        capacity = max(2 * self.capacity, self.used + count)
+        self._arrays = _grown(self._arrays, capacity, replicated(self._mesh))
+        self._free = [*range(self.capacity, capacity)][::-1] + self._free
+        self.capacity = capacity
+
+    def write(self, rows: Sequence[Tree]) -> list[int]:
+        """Writes rows into free places, in time that depends on these rows alone.
+
+        Returns:
+          Their places.
+        """
+        self.reserve(len(rows))
+        places = [self._free.pop() for _ in rows]
+        start = 0
+        while start < len(rows):
+            stop = start + next(size for size in _PARTS if size <= len(rows) - start)
+            part = jax.tree.map(lambda *leaves: np.stack(leaves), *rows[start:stop])
+            where = np.array(places[start:stop], np.int32)
+            self._arrays = _written(self._arrays, part, where, replicated(self._mesh))
+            start = stop
+        return places
+
+    def release(self, place: int) -> None:
+        """Gives a place back; its row is overwritten some day."""
+        self._free.append(place)
+
+    def read(self, places: np.ndarray) -> Tree:
+        """The rows of places int32 [b], float32 [b, ...]; a place may repeat."""
+        return _rows(self._arrays, places, batch_sharded(self._mesh))
+
+
+# Module-level functions, so that stacks of equal rows share their programs. `arrays` is given away:
+# without that, writing a row would copy all others.
+@functools.partial(jax.jit, static_argnames="sharding", donate_argnames="arrays")
+def _written(arrays: Tree, rows: Tree, places: jax.Array, sharding: NamedSharding) -> Tree:
+    written = jax.tree.map(
+        lambda array, row: array.at[places].set(row, mode="promise_in_bounds"), arrays, rows
+    )
+    return jax.lax.with_sharding_constraint(written, sharding)
+
+
+@functools.partial(jax.jit, static_argnames="sharding")
+def _rows(arrays: Tree, places: jax.Array, sharding: NamedSharding) -> Tree:
+    rows = jax.tree.map(lambda array: array.at[places].get(mode="promise_in_bounds"), arrays)
+    rows = jax.tree.map(_decode, rows, is_leaf=lambda x: isinstance(x, Quantised))
+    return jax.lax.with_sharding_constraint(rows, sharding)
+
+
+@functools.partial(jax.jit, static_argnames=("capacity", "sharding"))
+def _grown(arrays: Tree, capacity: int, sharding: NamedSharding) -> Tree:
+    def one(array: jax.Array) -> jax.Array:
+        return jnp.zeros((capacity, *array.shape[1:]), array.dtype).at[: len(array)].set(array)
+
+    return jax.lax.with_sharding_constraint(jax.tree.map(one, arrays), sharding)
