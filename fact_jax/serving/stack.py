@@ -20,6 +20,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 Tree = Any  # of arrays
 _PARTS = (64, 8, 1)  # rows that one call writes
+_LONG = 64  # numbers that have a scale of their own; FacT's cores are smaller
 
 
 class Quantised(NamedTuple):
@@ -37,16 +38,19 @@ class Quantised(NamedTuple):
 def encode(values: Any, dtype: str) -> np.ndarray | Quantised:
     """An array of a row as it is stored; vectors and single numbers stay float32.
 
-    In 8 bits the numbers along the longer of the last two axes share a scale, rounded to nearest:
-    the error is at most 1/254 of the largest number among them.
+    In 8 bits the numbers along the longer of the last two axes share a scale, or those of both if
+    they are short, so that scales take few bytes. Numbers are rounded to nearest: the error is at
+    most 1/254 of the largest number that has the same scale.
     """
     array: np.ndarray = np.asarray(values, np.float32)
     if array.ndim < 2 or dtype == "float32":
         return array
     if dtype == "bfloat16":
         return array.astype(jnp.bfloat16)
-    axis = -1 if array.shape[-1] > array.shape[-2] else -2
-    largest = np.abs(array).max(axis=axis, keepdims=True, initial=0)
+    rows, columns = array.shape[-2:]
+    short = max(rows, columns) < _LONG
+    axes = (-2, -1) if short else (-1 if columns > rows else -2,)
+    largest = np.abs(array).max(axis=axes, keepdims=True, initial=0)
     scale = np.where(largest > 0, largest, 1) / np.float32(127)
     return Quantised(np.rint(array / scale).astype(np.int8), scale)
 

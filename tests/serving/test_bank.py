@@ -225,7 +225,6 @@ def test_what_a_bank_refuses(small_vit: Vit, tmp_path: Path) -> None:
     model, base = small_vit
     bank = Bank(*small_vit)
     bank.add("a", trained(small_vit))
-    other = {"vit": {"width": 32}}
     refused = {
         "Factor file 0.safetensors holds all weights of a ViT": Full(),
         "cannot share a batch": Combination((("full", Full()), ("lora", LORA))),
@@ -233,11 +232,12 @@ def test_what_a_bank_refuses(small_vit: Vit, tmp_path: Path) -> None:
     for message, method in refused.items():
         with pytest.raises(UserError, match=message):
             bank.add("b", trained(small_vit, TT)._replace(method=method))
+    head = trained(small_vit).head
     refused_tasks = {
-        "trained for width 32": trained(small_vit, **other),
+        "trained for width 32": trained(small_vit)._replace(metadata={"vit": {"width": 32}}),
         "trained on other weights": trained(small_vit, weights_sha256="0" * 64),
         "'S' has shape": trained(small_vit)._replace(method=FacTTT(3)),
-        "kernel has shape": trained(small_vit)._replace(head=trained(small_vit, TT, 4).head),
+        "kernel has shape": trained(small_vit)._replace(head={**head, "bias": np.zeros(4)}),
         "have 3 and 4 classes": [trained(small_vit), trained(small_vit, TT, 4)],
         "have other class names": [trained(small_vit, class_names=list(n)) for n in ("abc", "abd")],
         "normalisation 'none' and 'imagenet'": [
