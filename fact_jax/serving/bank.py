@@ -10,22 +10,21 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from fact_jax.backbone.checks import check_images
-from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.vit import ViT, features
+from fact_jax.backbone.vit import ViT
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask
 from fact_jax.files.weights import checksum
 from fact_jax.ranges import OneOf, Whole, check
 from fact_jax.serving.incoming import BankTask, Source, prepare
-from fact_jax.serving.stack import DTYPES, Tree
-from fact_jax.serving.store import Batch, StoredBytes, TaskStore
+from fact_jax.serving.mixed import mixed_features, mixed_logits
+from fact_jax.serving.stack import DTYPES
+from fact_jax.serving.store import Batch, StoredBytes, TaskStore, padded_rows
 from fact_jax.training.mesh import batch_sharded, fetch, make_mesh, put, replicated
-from fact_jax.tuning.method import Base, Method
+from fact_jax.tuning.method import Base
 
 _READ_AT_ONCE = 256  # tasks of `add_all` in host memory
 
@@ -189,6 +188,24 @@ class Bank:
             predictions.append(Prediction(name, classes, p[order]))
         return predictions
 
+    def warm_up(self, image_size: int | None = None) -> None:
+        """Compiles the programs of all present tasks, so that no request waits for them.
+
+        There is a program for each kind and each number of rows, which are the powers of two up to
+        `batch_size`. Each takes some seconds to compile for a large ViT.
+
+        Args:
+          image_size: side of the images in pixels; None: the model's.
+        """
+        side = image_size or self.model.config.image_size
+        chosen = self._store.one_of_each()
+        rows = {
+            padded_rows(n, self.batch_size, self._mesh.size) for n in range(1, self.batch_size + 1)
+        }
+        for name in chosen:
+            for count in sorted(rows):
+                self.logits(np.zeros((count, side, side, 3), np.float32), name)
+
     def _answers(self, images: np.ndarray, names: str | Sequence[str]) -> list[_Answer]:
         """The answers for each image; a batch is dispatched before the last one is awaited."""
         images = np.asarray(images)
@@ -206,8 +223,8 @@ class Bank:
     def _run(self, batch: Batch, images: np.ndarray) -> list[jax.Array]:
         """Begins to compute the logits [b, c] by each stack of heads."""
         rows = put(images[batch.images].astype(np.float32), batch_sharded(self._mesh))
-        x = _features(self.model.config, batch.method, self._base, rows, batch.factors)
-        return [_logits(heads, x) for _, heads in batch.heads]
+        x = mixed_features(self.model.config, batch.method, self._base, rows, batch.factors)
+        return [mixed_logits(heads, x) for _, heads in batch.heads]
 
     @functools.cached_property
     def _checksum(self) -> str:
@@ -217,29 +234,6 @@ class Bank:
         """The base's checksum if the task's is to be the same."""
         wanted = task.metadata.get("weights_sha256")
         return self._checksum if wanted and not self._any_weights else None
-
-
-# Module-level functions, so that banks of one model share their programs.
-@functools.partial(jax.jit, static_argnames=("config", "method"))
-def _features(
-    config: ViTConfig, method: Method, base: Base, images: jax.Array, rows: Tree
-) -> jax.Array:
-    """Features [b, d] of images [b, y, x, 3], each with its own factors and scale."""
-
-    def one(image: jax.Array, row: Tree) -> jax.Array:
-        adaptation = method.adaptation(row["factors"], config, row["scale"])
-        return features(ViT(config), base, image[None], adaptation, merged=False)[0]
-
-    x: jax.Array = jax.vmap(one)(images, rows)
-    return x
-
-
-@jax.jit
-def _logits(heads: Tree, x: jax.Array) -> jax.Array:
-    """float32 logits [b, c] of features [b, d]."""
-    product = jnp.einsum("bd,bdc->bc", x, heads["kernel"], precision="highest")
-    logits: jax.Array = product + heads["bias"]
-    return logits
 
 
 def _one_for_each(names: str | Sequence[str], images: np.ndarray) -> list[str]:

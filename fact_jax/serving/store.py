@@ -132,6 +132,12 @@ class TaskStore:
             del self._entries[name]
             self._drop_empty()
 
+    def one_of_each(self) -> list[str]:
+        """Names of some tasks that have every kind and every width of heads among them."""
+        with self._lock:
+            chosen = {(m.stack, m.heads): n for n, e in self._entries.items() for m in e.members}
+            return list(dict.fromkeys(chosen.values()))
+
     def parts(self, names: Sequence[str]) -> Iterator[list[int]]:
         """Cuts a request, the task of each image, into parts of about `batch_size` rows.
 

@@ -1,10 +1,13 @@
 """The bank: each image of a batch gets the logits that its own task's Predictor gives."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from devices import on_host_devices
 from tried_methods import ALL, EVERYTHING, random_factors
 from written_factors import written
 
@@ -158,6 +161,46 @@ def test_adding_replacing_and_removing_compile_nothing(small_vit: Vit, compiled:
     ask()
     assert compiled
     assert not [name for name in compiled if "features" in name or "logits" in name]
+
+
+def test_after_a_warm_up_requests_compile_nothing(small_vit: Vit, compiled: list) -> None:
+    bank = Bank(*small_vit, capacity=4, batch_size=6)
+    tasks = {"a": trained(small_vit), "b": trained(small_vit, LORA, 9), "c": trained(small_vit)}
+    bank.add_all(tasks)
+    bank.warm_up()
+    compiled.clear()
+    images = pictures(11)
+    for rows in range(1, len(images) + 1):
+        bank.logits(images[:rows], ["abc"[i % 3] for i in range(rows)])
+    assert compiled == []
+
+
+DEVICES = """
+import jax, numpy as np, test_bank
+from fact_jax import ViT, ViTConfig
+from fact_jax.backbone.vit import init_base
+from fact_jax.serving.bank import Bank
+
+config = ViTConfig(width=24, depth=2, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
+vit = ViT(config), init_base(config, jax.random.key(0))
+tasks = {str(i): test_bank.trained(vit, seed=i) for i in range(5)}
+bank = Bank(*vit, capacity=2, batch_size=8)
+bank.add_all(tasks)
+names = [str(i % 5) for i in range(11)]
+images = test_bank.pictures(11)
+test_bank.assert_close(bank.logits(images, names), test_bank.alone(vit, tasks, images, names))
+print(max(len(array.sharding.device_set) for array in jax.live_arrays()))
+"""
+
+
+def test_a_batch_is_split_over_devices() -> None:
+    environment = on_host_devices(4)
+    environment["PYTHONPATH"] += f":{Path(__file__).parent}"
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "4\n"
 
 
 def test_removed_tasks_are_unknown_and_their_memory_is_given_back(small_vit: Vit) -> None:
