@@ -67,6 +67,19 @@ def hf_vit(base):
     return torch_tensors(base, outer, "encoder.layer.{}.", with_leaves(modules))
 
 
+def transformers_5(base, **more):
+    """The names of transformers 5's own modules, which a state dict saved by hand has."""
+    names = {"encoder.layer.": "layers.", "attention.attention.query": "attention.q_proj"}
+    names |= {"attention.attention.key": "attention.k_proj"}
+    names |= {"attention.attention.value": "attention.v_proj"}
+    names |= {"attention.output.dense": "attention.o_proj"}
+    names |= {"intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", **more}
+    tensors = hf_vit(base)
+    for old, new in names.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
 def timm(base):
     outer = {
         "cls": "cls_token",

@@ -46,10 +46,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 siblings = [{"rfilename": name} for name in files]
                 return self.answer({"id": repo, "sha": COMMIT, "siblings": siblings})
             if path == f"/api/models/{repo}/tree/{COMMIT}":
-                sizes = {name: len(content) for name, content in files.items()}
-                kind = {"type": "file"}
                 return self.answer(
-                    [{**kind, "path": n, "size": s, "oid": n} for n, s in sizes.items()]
+                    [
+                        {"type": "file", "path": name, "size": len(content), "oid": name}
+                        for name, content in files.items()
+                    ]
                 )
             if path == f"/{repo}/resolve/{COMMIT}/{name}" and name in files:
                 if self.command == "GET":
@@ -91,11 +92,7 @@ def load(env, *names):
 def hub(base, tmp_path):
     """(server, environment of a process that uses it)."""
     tensors = timm(jax.tree.map(np.asarray, base))
-    names, half = sorted(tensors), len(tensors) // 2
-    shards = {
-        "model-00001-of-00002.safetensors": names[:half],
-        "model-00002-of-00002.safetensors": names[half:],
-    }
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": sorted(tensors)[i::2] for i in (0, 1)}
     index = {"weight_map": {name: shard for shard, inside in shards.items() for name in inside}}
     Hub.repositories = {
         "owner/vit": {

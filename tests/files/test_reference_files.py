@@ -25,27 +25,27 @@ def test_the_pytorch_code_s_file_gives_back_what_was_written(
     check_fits(task, small_config, None)
 
 
-def test_names_and_shapes_are_the_pytorch_code_s():
-    config = get_variant("vit_b16")
-    for method, own in {
-        FacTTT(16): {
-            **{
-                f"blocks.{i}.attn.{s}_FacTs.weight": (16, 16)
-                for i in range(12)
-                for s in ("q", "k", "v", "proj")
-            },
-            **{f"blocks.{i}.mlp.fc1_FacTs.weight": (64, 16) for i in range(12)},
-            **{f"blocks.{i}.mlp.fc2_FacTs.weight": (16, 64) for i in range(12)},
-        },
-        FacTTK(32): {"FacTc": (32, 32, 32), "FacTp": (32, 144)},
-    }.items():
-        tree = trainable(method, config, classes=100)
-        tensors = reference_tensors(method, tree["factors"], tree["head"])
-        r = method.rank
-        uv = {"FacTu.weight": (r, 768), "FacTv.weight": (768, r)}
-        head = {"head.weight": (100, 768), "head.bias": (100,)}
-        assert {n: a.shape for n, a in tensors.items()} == {**uv, **head, **own}
-        assert {a.dtype for a in tensors.values()} == {np.dtype("float32")}
+TT_NAMES = {
+    **{f"attn.{s}_FacTs.weight": (16, 16) for s in ("q", "k", "v", "proj")},
+    "mlp.fc1_FacTs.weight": (64, 16),
+    "mlp.fc2_FacTs.weight": (16, 64),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        (FacTTT(16), {f"blocks.{i}.{n}": s for i in range(12) for n, s in TT_NAMES.items()}),
+        (FacTTK(32), {"FacTc": (32, 32, 32), "FacTp": (32, 144)}),
+    ],
+)
+def test_names_and_shapes_are_the_pytorch_code_s(method, names):
+    tree = trainable(method, get_variant("vit_b16"), classes=100)
+    tensors = reference_tensors(method, tree["factors"], tree["head"])
+    uv = {"FacTu.weight": (method.rank, 768), "FacTv.weight": (768, method.rank)}
+    head = {"head.weight": (100, 768), "head.bias": (100,)}
+    assert {n: a.shape for n, a in tensors.items()} == {**uv, **head, **names}
+    assert {a.dtype for a in tensors.values()} == {np.dtype("float32")}
 
 
 def reference_increments(tensors, tucker, layer, rank):
@@ -107,95 +107,77 @@ def test_half_precision_files_of_pytorch_become_float32(tmp_path, small_config):
     assert task.factors["U"].dtype == np.float32
 
 
-FOREIGN = {
-    "no scale": (lambda t: t, {}, ["--scale", "configs/tt"]),
-    "nan scale": (lambda t: t, {"scale": float("nan")}, ["scale is nan"]),
-    "other method": (lambda t: t, {"scale": 1.0, "method": "tk"}, ["'tt'", "'tk'"]),
-    "renamed": (
-        lambda t: {n.replace("q_F", "qF"): a for n, a in t.items()},
-        {"scale": 1.0},
-        ["blocks.0.attn.k_FacTs.weight is unknown", "14 more"],
-    ),
-    "one renamed": (
-        lambda t: {n.replace("0.attn.k_", "0.attn.x_"): a for n, a in t.items()},
-        {"scale": 1.0},
+def without(tensors, part):
+    return {n: a for n, a in tensors.items() if part not in n}
+
+
+def renamed(tensors, old, new):
+    return {n.replace(old, new): a for n, a in tensors.items()}
+
+
+def replaced(tensors, **arrays):
+    """`head_bias` is the tensor head.bias; all in float32."""
+    return {**tensors, **{n.replace("_", "."): a for n, a in arrays.items()}}
+
+
+NO_CLASSES = {"head_weight": np.ones((0, 24), "float32"), "head_bias": np.ones(0, "float32")}
+# (change of the tensors, words of the error)
+FOREIGN = [
+    (lambda t: renamed(t, "q_F", "qF"), ["blocks.0.attn.k_FacTs.weight is unknown", "14 more"]),
+    (
+        lambda t: renamed(t, "0.attn.k_", "0.attn.x_"),
         ["attn.k_FacTs.weight is missing", "x_FacTs.weight is unk"],
     ),
-    "one more": (
-        lambda t: {**t, "norm.weight": np.ones(24, "float32")},
-        {"scale": 1.0},
-        ["norm.weight is unknown"],
-    ),
-    "no blocks": (
-        lambda t: {n: a for n, a in t.items() if "blocks" not in n},
-        {"scale": 1.0},
-        ["no factors of any block"],
-    ),
-    "no head": (
-        lambda t: {n: a for n, a in t.items() if "head" not in n},
-        {"scale": 1.0},
-        ["not a factor file", "head.weight"],
-    ),
-    "shape": (
-        lambda t: {**t, "FacTv.weight": t["FacTv.weight"].T},
-        {"scale": 1.0},
+    (lambda t: replaced(t, norm_weight=np.ones(24, "float32")), ["norm.weight is unknown"]),
+    (lambda t: without(t, "blocks"), ["no factors of any block"]),
+    (lambda t: without(t, "head"), ["not a factor file", "head.weight"]),
+    (
+        lambda t: replaced(t, FacTv_weight=t["FacTv.weight"].T),
         ["FacTv.weight is (2, 24), expected (24, 2)"],
     ),
-    "no classes": (
-        lambda t: {
-            **t,
-            "head.weight": np.ones((0, 24), "float32"),
-            "head.bias": np.ones(0, "float32"),
-        },
-        {"scale": 1.0},
-        ["a head of 0 classes"],
-    ),
-    "no rank": (
-        lambda t: {**t, "FacTu.weight": np.ones((0, 24), "float32")},
-        {"scale": 1.0},
-        ["not a factor file"],
-    ),
-    "vector": (
-        lambda t: {**t, "FacTu.weight": np.ones(5, "float32")},
-        {"scale": 1.0},
-        ["not a factor file"],
-    ),
-    "integers": (lambda t: {**t, "head.bias": np.arange(7)}, {"scale": 1.0}, ["int64"]),
-    "not finite": (
-        lambda t: {**t, "head.bias": np.full(7, np.nan, "float32")},
-        {"scale": 1.0},
+    (lambda t: replaced(t, **NO_CLASSES), ["a head of 0 classes"]),
+    (lambda t: replaced(t, FacTu_weight=np.ones((0, 24), "float32")), ["not a factor file"]),
+    (lambda t: replaced(t, FacTu_weight=np.ones(5, "float32")), ["not a factor file"]),
+    (lambda t: replaced(t, head_bias=np.arange(7)), ["int64"]),
+    (
+        lambda t: replaced(t, head_bias=np.full(7, np.nan, "float32")),
         ["'head.bias'", "not finite"],
     ),
-    "prefix of some": (
+    (
         lambda t: {("" if n == "head.bias" else "module.") + n: a for n, a in t.items()},
-        {"scale": 1.0},
         ["'head.bias'", "'module.'"],
     ),
-    "colliding prefix": (
-        lambda t: {**{"module." + n: a for n, a in t.items()}, **t},
-        {"scale": 1.0},
-        ["FacTu.weight"],
-    ),
-    "one factor twice": (
+    (lambda t: {**{"module." + n: a for n, a in t.items()}, **t}, ["FacTu.weight"]),
+    (
         lambda t: {**t, "module.FacTu.weight": t["FacTu.weight"]},
-        {"scale": 1.0},
         ["module.FacTu.weight is unknown"],
     ),
-    "a backbone": (
+    (
         lambda t: {"blocks.0.attn.qkv.weight": np.ones((72, 24), "float32")},
-        {"scale": 1.0},
         ["not a factor file", "blocks.0.attn.qkv.weight"],
     ),
-}
+]
+ARGUMENTS = [
+    ({}, ["--scale", "configs/tt"]),
+    ({"scale": float("nan")}, ["scale is nan"]),
+    ({"scale": 1.0, "method": "tk"}, ["f.pt", "'tt'", "'tk'"]),
+]
 
 
-@pytest.mark.parametrize("case", FOREIGN)
-def test_pytorch_files_that_are_no_factors_are_refused(tmp_path, small_config, case):
-    change, arguments, words = FOREIGN[case]
+@pytest.mark.parametrize(
+    ("change", "arguments", "words"),
+    [
+        *((change, {"scale": 1.0}, ["f.pt", *words]) for change, words in FOREIGN),
+        *((lambda t: t, arguments, words) for arguments, words in ARGUMENTS),
+    ],
+)
+def test_pytorch_files_that_are_no_factors_are_refused(
+    tmp_path, small_config, change, arguments, words
+):
     tree = trainable(FacTTT(2), small_config)
     tensors = change(reference_tensors(FacTTT(2), tree["factors"], tree["head"]))
     (tmp_path / "f.pt").write_bytes(torch_bytes(tensors))
     with pytest.raises(UserError) as caught:
         load_factors(tmp_path / "f.pt", **arguments)
-    for word in ["f.pt", *words] if "nan" not in case else words:
+    for word in words:
         assert word in str(caught.value)

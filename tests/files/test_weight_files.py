@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from weight_layouts import VARIANT, hf_vit, refused, same, timm
+from weight_layouts import VARIANT, hf_vit, refused, same, timm, transformers_5
 
 from fact_jax import UserError, get_variant, load_vit
 from fact_jax.files.torch_zip import torch_bytes
@@ -33,40 +33,40 @@ def test_hugging_face_vit_model(base, tmp_path):
             load_vit(VARIANT, tmp_path)
 
 
-def test_a_classifier_or_a_decoder_around_the_vit_is_dropped(base, tmp_path):
-    tensors = {f"vit.{k}": v for k, v in hf_vit(base).items()}
-    tensors |= {"classifier.weight": np.ones((5, 192)), "classifier.bias": np.ones(5)}
-    tensors["decoder.decoder_pos_embed"] = np.ones((1, 197, 32))
+HEAD = {"weight": np.ones((5, 192)), "bias": np.ones(5)}
+
+
+def in_a_classifier(base):
+    """A decoder's and a classifier's tensors are dropped."""
+    head = {f"classifier.{name}": array for name, array in HEAD.items()}
+    decoder = {"decoder.decoder_pos_embed": np.ones((1, 197, 32))}
+    return {f"vit.{k}": v for k, v in hf_vit(base).items()} | head | decoder
+
+
+def timm_under(prefix):
+    head = {f"head.{name}": array for name, array in HEAD.items()}
+    return lambda base: {prefix + k: v for k, v in (timm(base) | head).items()}
+
+
+def mae(base):
+    """The original file of MAE: {'model': state_dict}."""
+    decoder = {"mask_token": np.ones((1, 1, 128)), "decoder_embed.bias": np.ones(128)}
+    return {f"model.{k}": v for k, v in (timm(base) | decoder).items()}
+
+
+@pytest.mark.parametrize(
+    "make", [in_a_classifier, transformers_5, timm_under(""), timm_under("module."), mae, hf_vit]
+)
+def test_layouts_in_safetensors_and_pytorch_files(base, tmp_path, make):
+    tensors = make(base)
     save_file(tensors, tmp_path / "model.safetensors")
     same(base, tmp_path)
-
-
-def test_names_of_transformers_5(base, tmp_path):
-    """A state dict that transformers 5 did not save itself has its modules' names."""
-    names = {
-        "encoder.layer.": "layers.",
-        "attention.attention.query": "attention.q_proj",
-        "attention.attention.key": "attention.k_proj",
-        "attention.attention.value": "attention.v_proj",
-        "attention.output.dense": "attention.o_proj",
-        "intermediate.dense": "mlp.fc1",
-        "output.dense": "mlp.fc2",
-    }
-    tensors = {}
-    for name, tensor in hf_vit(base).items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        tensors[name] = tensor
-    assert "layers.2.mlp.fc2.weight" in tensors
-    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(torch_bytes(tensors))
     same(base, tmp_path)
-
-
-def test_a_file_of_two_vits_is_refused(base, tmp_path):
-    """Neither a student nor its teacher is taken by chance."""
-    tensors = {f"{p}.{k}": v for k, v in timm(base).items() for p in ("model", "model_ema")}
-    save_file(tensors, tmp_path / "two.safetensors")
-    refused(tmp_path / "two.safetensors", "several ViTs, under 'model.', 'model_ema.'")
+    path.write_bytes(path.read_bytes()[:1000])
+    refused(path, "truncated")
 
 
 def chunked(base, prefix):
@@ -167,14 +167,6 @@ def test_other_models_are_named(base, tmp_path, case):
     refused(tmp_path / "m.safetensors", words)
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_timm_with_fused_qkv(base, tmp_path, prefix):
-    extra = {"head.weight": np.ones((5, 192)), "head.bias": np.ones(5)}
-    tensors = {prefix + k: v for k, v in {**timm(base), **extra}.items()}
-    save_file(tensors, tmp_path / "timm.safetensors")
-    assert same(base, tmp_path / "timm.safetensors").config.layer_norm_eps == 1e-6
-
-
 @pytest.mark.parametrize("kind", ["hf", "timm"])
 def test_the_distillation_token_of_deit_is_dropped_with_a_warning(base, tmp_path, kind):
     make, token, table = {
@@ -191,9 +183,7 @@ def test_the_distillation_token_of_deit_is_dropped_with_a_warning(base, tmp_path
 
 def test_a_sharded_checkpoint(base, tmp_path):
     tensors = hf_vit(base)
-    names = sorted(tensors)
-    shards = {"model-00001-of-00002.safetensors": names[::2]}
-    shards["model-00002-of-00002.safetensors"] = names[1::2]
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": sorted(tensors)[i::2] for i in (0, 1)}
     for shard, inside in shards.items():
         save_file({k: tensors[k] for k in inside}, tmp_path / shard)
     index = {"weight_map": {k: shard for shard, inside in shards.items() for k in inside}}
@@ -202,82 +192,78 @@ def test_a_sharded_checkpoint(base, tmp_path):
     same(base, tmp_path)
     same(base, path)
 
-    def refused(weight_map, match):
-        path.write_text(json.dumps({"weight_map": weight_map}))
+    save_file({"x": np.ones(3)}, tmp_path.parent / "secret.safetensors")
+    for shard, match in (
+        ("../secret.safetensors", r"\.\./secret.*expected a .safetensors file beside it"),
+        ("model-3.safetensors", "not beside it"),
+        ("model-00001-of-00002.safetensors", "it does not"),
+    ):
+        path.write_text(json.dumps({"weight_map": {**index["weight_map"], "x": shard}}))
         with pytest.raises(UserError, match=match):
             load_vit(VARIANT, tmp_path)
-
-    save_file({"x": np.ones(3)}, tmp_path.parent / "secret.safetensors")
-    elsewhere = {**index["weight_map"], "x": "../secret.safetensors"}
-    refused(elsewhere, r"\.\./secret.*expected a .safetensors file beside it")
-    refused({**index["weight_map"], "x": "model-3.safetensors"}, "not beside it")
-    refused({**index["weight_map"], "x": "model-00001-of-00002.safetensors"}, "it does not")
-    refused([1], "not the index")
-    path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="not the index"):
-        load_vit(VARIANT, tmp_path)
+    for content in ('{"weight_map": [1]}', "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(UserError, match="not the index"):
+            load_vit(VARIANT, tmp_path)
 
 
-def test_pytorch_files(base, tmp_path):
-    """timm's and the original DeiT, MAE and DINOv2 files: {'model': state_dict}, or a plain one."""
-    mae = {**timm(base), "mask_token": np.ones((1, 1, 128)), "decoder_embed.bias": np.ones(128)}
-    (tmp_path / "mae.pth").write_bytes(torch_bytes({f"model.{k}": v for k, v in mae.items()}))
-    same(base, tmp_path / "mae.pth")
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    (folder / "pytorch_model.bin").write_bytes(torch_bytes(hf_vit(base)))
-    same(base, folder)
-    content = (folder / "pytorch_model.bin").read_bytes()
-    (folder / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
-    refused(folder / "pytorch_model.bin", "truncated")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_the_checksum_is_that_of_the_numbers_whatever_the_file(base, tmp_path, dtype):
+    half = jax.tree.map(lambda x: x.astype(dtype), base)
+    exact = jax.tree.map(lambda x: x.astype(np.float32), half)
+    save_file(timm(half), tmp_path / "timm.safetensors")
+    write_npz(tmp_path / "google.npz", get_variant(VARIANT), half, dtype)  # bfloat16 as |V2
+    for path in tmp_path.iterdir():
+        same(exact, path)
+        assert checksum(load_vit(VARIANT, path)[1]) == checksum(exact)
+    exact["cls"][..., -1] *= 1 + 1e-6
+    assert checksum(exact) != checksum(load_vit(VARIANT, path)[1])
 
 
-def test_half_precisions(base, tmp_path):
-    for dtype in (np.float16, ml_dtypes.bfloat16):
-        half = jax.tree.map(lambda x, d=dtype: x.astype(d), base)
-        exact = jax.tree.map(lambda x: x.astype(np.float32), half)
-        save_file(timm(half), tmp_path / "half.safetensors")
-        same(exact, tmp_path / "half.safetensors")
-        write_npz(tmp_path / "half.npz", get_variant(VARIANT), half, dtype)  # bfloat16 as |V2
-        same(exact, tmp_path / "half.npz")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: {**t, "blocks.0.attn.q_norm.weight": np.ones(64)}, "does not have.*q_norm"),
+        (lambda t: {**t, "fc_norm.weight": np.ones(192)}, "does not have.*fc_norm"),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "blocks.1.mlp.fc2.bias"},
+            "no tensor 'blocks.1.mlp.fc2.bias'",
+        ),
+        (
+            lambda t: {**t, "blocks.1.mlp.fc2.weight": np.ones((768, 192))},
+            r"is \[768, 192\]; expected \[192, 768\]",
+        ),
+        (
+            lambda t: {**t, "pos_embed": np.ones((1, 196, 192))},
+            "position table.*a row for the class token",
+        ),
+        (
+            lambda t: {**t, "norm.bias": np.ones(192, np.int32)},
+            "of type int32; expected floating-point",
+        ),
+        (
+            lambda t: {k.replace("mlp", "ffn"): v for k, v in t.items()},
+            r"no tensor 'blocks.0.mlp.fc1",
+        ),
+        (
+            lambda _: {"a": np.ones(3)},
+            "not a ViT in a layout known here.*Hugging Face ViT.*it holds a",
+        ),
+        (  # neither a student nor its teacher is taken by chance
+            lambda t: {f"{p}.{k}": v for k, v in t.items() for p in ("model", "model_ema")},
+            "several ViTs, under 'model.', 'model_ema.'",
+        ),
+    ],
+)
+def test_wrong_architectures_are_named(base, tmp_path, change, words):
+    save_file(change(timm(base)), tmp_path / "m.safetensors")
+    refused(tmp_path / "m.safetensors", words)
 
 
-def test_the_checksum_is_that_of_the_numbers_whatever_the_file(base, tmp_path):
-    save_file(timm(base), tmp_path / "timm.safetensors")
-    write_npz(tmp_path / "google.npz", get_variant(VARIANT), base)
-    sums = {checksum(load_vit(VARIANT, path)[1]) for path in tmp_path.iterdir()}
-    assert sums == {checksum(base)}
-    tensors = timm(base)
-    tensors["blocks.2.mlp.fc2.bias"][-1] += 1e-6 * abs(tensors["blocks.2.mlp.fc2.bias"][-1])
-    save_file(tensors, tmp_path / "other.safetensors")
-    assert checksum(load_vit(VARIANT, tmp_path / "other.safetensors")[1]) not in sums
-
-
-def test_wrong_variants_and_architectures_are_named(base, tmp_path):
-    path = tmp_path / "m.safetensors"
-    tensors = timm(base)
-    save_file(tensors, path)
-    refused(path, r"width 192 and 3 blocks.*\(vit_ti16\); expected.*width 768", "vit_b16")
-    save_file({**tensors, "blocks.0.attn.q_norm.weight": np.ones(64)}, path)
-    refused(path, "does not have.*q_norm")
-    save_file({**tensors, "fc_norm.weight": np.ones(192)}, path)
-    refused(path, "does not have.*fc_norm")
-    del tensors["blocks.1.mlp.fc2.bias"]
-    save_file(tensors, path)
-    refused(path, "no tensor 'blocks.1.mlp.fc2.bias'")
-    tensors = timm(base)
-    tensors["blocks.1.mlp.fc2.weight"] = tensors["blocks.1.mlp.fc2.weight"].T.copy()
-    save_file(tensors, path)
-    refused(path, re.escape("is [768, 192]; expected [192, 768]"))
-    save_file({**timm(base), "pos_embed": np.ones((1, 196, 192))}, path)
-    refused(path, "position table.*a row for the class token")
-    save_file({**timm(base), "norm.bias": np.ones(192, np.int32)}, path)
-    refused(path, "of type int32; expected floating-point")
-    renamed = {k.replace("mlp", "ffn"): v for k, v in timm(base).items()}
-    save_file(renamed, path)
-    refused(path, r"no tensor 'blocks.0.mlp.fc1")
-    save_file({"a": np.ones(3)}, path)
-    refused(path, "not a ViT in a layout known here.*Hugging Face ViT.*it holds a")
+def test_a_wrong_variant_is_named(base, tmp_path):
+    save_file(timm(base), tmp_path / "m.safetensors")
+    words = r"width 192 and 3 blocks.*\(vit_ti16\); expected.*width 768"
+    refused(tmp_path / "m.safetensors", words, "vit_b16")
 
 
 def test_folders_without_one_clear_file(base, tmp_path):
