@@ -46,12 +46,6 @@ def smoothed(labels, smoothing=0.1):
     return targets
 
 
-def weight(mixed, own, other):
-    """The weight of the own targets, where own and other differ."""
-    differ = own != other
-    return ((mixed - other)[differ] / (own - other)[differ]).mean()
-
-
 def test_without_mixing_the_targets_are_smoothed_over_the_tasks_own_classes(batch):
     images, targets = mixed(batch, 0, mixup=0, cutmix=0)
     np.testing.assert_array_equal(images, batch[0])
@@ -61,18 +55,18 @@ def test_without_mixing_the_targets_are_smoothed_over_the_tasks_own_classes(batc
     np.testing.assert_array_equal(plain, np.eye(PADDED)[batch[1]])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_mixup_mixes_with_the_batch_reversed(seed, batch):
     images, targets = mixed(batch, seed, cutmix=0)
     own, other = smoothed(batch[1]), smoothed(batch[1][::-1])
-    lam = weight(targets, own, other)
+    differ = own != other
+    lam = ((targets - other)[differ] / (own - other)[differ]).mean()
     assert 0 < lam < 1
     np.testing.assert_allclose(targets, lam * own + (1 - lam) * other, atol=1e-5)
     np.testing.assert_allclose(images, lam * batch[0] + (1 - lam) * batch[0][::-1], atol=1e-4)
-    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_cutmix_takes_a_box_and_weighs_by_its_true_area(seed, batch):
     images, targets = mixed(batch, seed, mixup=0)
     own, other = smoothed(batch[1]), smoothed(batch[1][::-1])
@@ -87,14 +81,10 @@ def test_cutmix_takes_a_box_and_weighs_by_its_true_area(seed, batch):
     np.testing.assert_allclose(targets, lam * own + (1 - lam) * other, atol=1e-5)
 
 
-def draws(count, mixup, cutmix, size=32):
-    keys = jax.random.split(jax.random.key(5), count)
-    function = jax.vmap(lambda key: mixing.draw(key, size, size, mixup, cutmix))
-    return jax.tree.map(np.asarray, jax.jit(function)(keys))
-
-
 def test_both_are_drawn_half_of_the_time_with_their_own_distributions():
-    both = draws(3000, 0.8, 1.0)
+    keys = jax.random.split(jax.random.key(5), 3000)
+    both = jax.jit(jax.vmap(lambda key: mixing.draw(key, 32, 32, 0.8, 1.0)))(keys)
+    both = jax.tree.map(np.asarray, both)
     cut = np.isin(both.pixels, (0, 1)).all(axis=(1, 2, 3))
     assert 0.46 < cut.mean() < 0.54
     lam = both.label[~cut]  # Beta(0.8, 0.8): variance 1 / (4 (2 a + 1))
@@ -105,7 +95,6 @@ def test_both_are_drawn_half_of_the_time_with_their_own_distributions():
     rng, expected = np.random.default_rng(0), []
     for _ in range(20000):
         half = int(32 * np.sqrt(1 - rng.beta(1.0, 1.0))) // 2
-        low, high = (np.clip(rng.integers(0, 32, 2) + d, 0, 32) for d in (0, 0))
         centre = rng.integers(0, 32, 2)
         low, high = np.clip(centre - half, 0, 32), np.clip(centre + half, 0, 32)
         expected.append(1 - np.prod(high - low) / 32**2)
@@ -141,21 +130,6 @@ def test_a_row_alone_or_in_the_middle_is_not_changed(batch):
     assert not zeros.any()
 
 
-def test_mixing_works_for_a_stack_of_trials(batch):
-    images, labels = batch
-    keys, classes = jax.random.split(jax.random.key(0), 2), np.array([4, 3])
-    labels = np.minimum(labels, 2)
-
-    def one(key, number):
-        return soft_and_mixed(key, images, labels, ALL, number)
-
-    stacked = jax.jit(jax.vmap(one))(keys, classes)
-    for t in range(2):
-        for found, expected in zip(stacked, one(keys[t], classes[t]), strict=True):
-            np.testing.assert_allclose(found[t], expected, atol=1e-5)
-    assert not np.asarray(stacked[1])[1, :, 3:].any()
-
-
 def test_erasing_replaces_one_box_of_some_images_by_noise():
     images = jnp.full((2000, 24, 36, 3), 7.0)
     erased = np.asarray(jax.jit(mixing.erase)(jax.random.key(0), images, 0.25))
@@ -184,10 +158,8 @@ def test_erasing_replaces_one_box_of_some_images_by_noise():
 
 
 def test_erasing_follows_its_rate_and_key(batch):
-    images = batch[0]
-    never = mixing.erase(jax.random.key(0), images, 0.0)
-    np.testing.assert_array_equal(never, images)
-    always = np.asarray(mixing.erase(jax.random.key(0), images, 1.0))
+    images, keys = batch[0], [jax.random.key(0), jax.random.key(1)]
+    np.testing.assert_array_equal(mixing.erase(keys[0], images, 0.0), images)
+    always, other = (np.asarray(mixing.erase(key, images, 1.0)) for key in keys)
     assert (always != images).any(axis=(1, 2, 3)).all()
-    np.testing.assert_array_equal(always, mixing.erase(jax.random.key(0), images, 1.0))
-    assert (always != np.asarray(mixing.erase(jax.random.key(1), images, 1.0))).any()
+    assert (always != other).any()

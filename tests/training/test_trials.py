@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -169,14 +170,9 @@ print("equal")
 
 
 def test_eight_trials_on_eight_devices_never_speak_and_are_bit_equal():
+    settings = {"env": on_host_devices(8), "cwd": ROOT / "tests" / "training"}
     command = [sys.executable, "-c", EIGHT]
-    out = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=on_host_devices(8),
-        cwd=ROOT / "tests" / "training",
-    )
+    out = subprocess.run(command, capture_output=True, text=True, **settings)
     print(out.stdout)
     assert out.stdout.strip().endswith("equal"), out.stderr
 
@@ -226,26 +222,13 @@ def test_groups_fill_the_devices_and_waste_little():
 
 
 def test_groups_are_sized_to_memory():
-    class Device:
-        platform = "gpu"
-
-        def __init__(self, gib):
-            self.limit = gib * 2**30
-
-        def memory_stats(self):
-            return {"bytes_limit": self.limit}
-
     config = get_variant("vit_b16").replace(dtype="bfloat16")
     images, base = 1000 * 224 * 224 * 3, 86_000_000 * 4
 
     def fit(gib, **changes):
-        return most_per_device(
-            config.replace(**changes),
-            64,
-            state_bytes=images,
-            base_bytes=base,
-            device=Device(gib),
-        )
+        device = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": gib * 2**30})
+        sizes = {"state_bytes": images, "base_bytes": base}
+        return most_per_device(config.replace(**changes), 64, **sizes, device=device)
 
     assert fit(4) == 1  # never none: the attempt's own error says more
     assert fit(16) <= fit(16, remat="attention") <= fit(16, remat="block")
@@ -257,17 +240,9 @@ def test_groups_are_sized_to_memory():
 def test_choosing_scales_and_training_with_them_is_one_program_each(tmp_path, compiled, tiny):
     """Candidates on train800 and the final runs on all images, of tasks of different classes."""
     config = quickstart.get_config()
-    config.update(
-        tasks="digits,location",
-        methods="fact_tt",
-        epochs=1,
-        train_limit=16,
-        eval_limit=8,
-        batch_size=8,
-        eval_batch_size=8,
-        **tiny,
-        fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0)}),
-    )
+    config.update({"tasks": "digits,location", "methods": "fact_tt", "epochs": 1, **tiny})
+    config.update(train_limit=16, eval_limit=8, batch_size=8, eval_batch_size=8)
+    config.update(fact_tt=ConfigDict({"rank": 4, "scales": (0.1, 1.0)}))
     results = run_sweep(config, str(tmp_path), Console(quiet=True))
     assert [len(r["selection"]) for r in results] == [2, 2]
     for program in ("epoch", "merged", "predict"):
@@ -314,27 +289,14 @@ def test_two_processes_give_what_one_gives(tmp_path, tiny):
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    one = subprocess.run(
-        [sys.executable, "-c", SWEEP, "", tiny["weights"], tmp_path / "one"],
-        env=on_host_devices(8),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert one.returncode == 0, one.stderr
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-c", SWEEP, f"localhost:{port},2,{i}"),
-                *(tiny["weights"], tmp_path / "two"),
-            ],
-            env=on_host_devices(4),
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+
+    def start(how, name, devices):
+        command = [sys.executable, "-c", SWEEP, how, tiny["weights"], tmp_path / name]
+        settings = {"env": on_host_devices(devices), "cwd": ROOT, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, **settings)
+
+    processes = [start("", "one", 8)]
+    processes += [start(f"localhost:{port},2,{i}", "two", 4) for i in range(2)]
     try:
         for process in processes:
             _, errors = process.communicate(timeout=300)

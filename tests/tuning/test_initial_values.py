@@ -6,37 +6,22 @@ import numpy as np
 import pytest
 from tried_methods import named
 
-from fact_jax import UserError, get_variant
+from fact_jax import UserError, get_variant, tuning
 from fact_jax.backbone.vit import init_base
-from fact_jax.tuning import (
-    SSF,
-    Adapter,
-    AdaptFormer,
-    BitFit,
-    Combination,
-    Convpass,
-    FacTCP,
-    FacTShared,
-    FacTTK,
-    FacTTT,
-    Full,
-    LoRA,
-    RepAdapter,
-    VPTDeep,
-    VPTShallow,
-    count_parameters,
-)
 
 VIT_B16 = get_variant("vit_b16")
 
 
 NUMBERS = [  # what no config has; test_configs.py has the others
-    (Adapter(8, "houlsby"), 2 * 156_768),
-    (AdaptFormer(8, layer_norm=True), 156_768 + 12 * 2 * 768),
-    (LoRA(8, sites="q,k,v,o,fc1,fc2"), 12 * 8 * (4 * 2 * 768 + 2 * 5 * 768)),
-    (FacTTK(8), 13_952),
-    (FacTShared(4, share="kind"), 2 * 12 * 768 * 4 + 144 * 16),
-    (Combination((("fact", FacTTT(16)), ("vpt", VPTDeep(10)))), 61_440 + 92_160),
+    (tuning.Adapter(8, "houlsby"), 2 * 156_768),
+    (tuning.AdaptFormer(8, layer_norm=True), 156_768 + 12 * 2 * 768),
+    (tuning.LoRA(8, sites="q,k,v,o,fc1,fc2"), 12 * 8 * (4 * 2 * 768 + 2 * 5 * 768)),
+    (tuning.FacTTK(8), 13_952),
+    (tuning.FacTShared(4, share="kind"), 2 * 12 * 768 * 4 + 144 * 16),
+    (
+        tuning.Combination((("fact", tuning.FacTTT(16)), ("vpt", tuning.VPTDeep(10)))),
+        61_440 + 92_160,
+    ),
 ]
 
 
@@ -44,7 +29,7 @@ NUMBERS = [  # what no config has; test_configs.py has the others
 def test_parameter_counts_on_vit_b16(method, number):
     base = jax.eval_shape(lambda: init_base(VIT_B16, jax.random.key(0)))
     factors = jax.eval_shape(lambda b: method.init(jax.random.key(0), VIT_B16, b), base)
-    assert count_parameters(factors) == number
+    assert tuning.count_parameters(factors) == number
     assert all(leaf.dtype == jnp.float32 for leaf in factors.values())
 
 
@@ -57,6 +42,12 @@ def moments(x, deviation, mean=0.0):
 def uniform(x, bound):
     moments(x, bound / 3**0.5)
     assert 0.98 * bound < np.abs(x).max() <= bound
+
+
+def uniform_tt(x):
+    """q, k, v, o and fc1 have a fan-in of r = 16, fc2 of 4 r."""
+    uniform(x[:, :8], 16**-0.5)
+    uniform(x[:, 8:], 64**-0.5)
 
 
 def normal(x, deviation, mean=0.0):
@@ -80,80 +71,43 @@ def xavier(rows, columns):
 IDENTITY = np.zeros((3, 3, 8, 8)) + np.eye(8) * (np.arange(9) == 4).reshape(3, 3, 1, 1)
 
 
+def bottleneck_of(down, up, **more):
+    """Factors of a bottleneck, whose biases begin at zero."""
+    return {"down": down, "up": up, "_bias": (constant, 0), **more}
+
+
+FAN_IN, ZERO, NORMAL = (uniform, 768**-0.5), (constant, 0), (normal, 0.02)
 # Of ViT-B/16, by the ends of the factors' names: (check, numbers).
 INITIAL = [
+    (tuning.Adapter(8), bottleneck_of(NORMAL, NORMAL)),
+    (tuning.Adapter(8, "houlsby"), bottleneck_of((cut_normal, 0.01), (cut_normal, 0.01))),
+    (tuning.AdaptFormer(8, layer_norm=True), bottleneck_of(FAN_IN, ZERO, norm_scale=(constant, 1))),
+    (tuning.AdaptFormer(8, form="petl"), {"down": FAN_IN, "up": ZERO}),
     (
-        Adapter(8),
-        {
-            "_down": (normal, 0.02),
-            "_up": (normal, 0.02),
-            "_bias": (constant, 0),
-        },
+        tuning.LoRA(8, sites="q,fc1,fc2"),
+        {"A_q": FAN_IN, "A_fc1": FAN_IN, "A_fc2": (uniform, 3072**-0.5)}
+        | dict.fromkeys(("B_q", "B_fc1", "B_fc2"), ZERO),
     ),
     (
-        Adapter(8, "houlsby"),
-        {
-            "_down": (cut_normal, 0.01),
-            "_up": (cut_normal, 0.01),
-            "_bias": (constant, 0),
-        },
+        tuning.LoRA(8, sites="q,k,v", shared_input=True),
+        dict.fromkeys(("A", "B_q", "B_k", "B_v"), NORMAL),
     ),
+    (tuning.SSF(), {"_scale": (normal, 0.02, 1.0), "_shift": NORMAL}),
+    (tuning.Convpass(8), bottleneck_of(xavier(768, 8), ZERO, conv=(constant, IDENTITY))),
     (
-        AdaptFormer(8, layer_norm=True),
-        {
-            "down": (uniform, 768**-0.5),
-            "up": (constant, 0),
-            "down_bias": (constant, 0),
-            "up_bias": (constant, 0),
-            "norm_scale": (constant, 1),
-            "norm_bias": (constant, 0),
-        },
+        tuning.Convpass(8, xavier=True),
+        bottleneck_of(xavier(768, 8), ZERO, conv=xavier(9 * 8, 9 * 8)),
     ),
-    (AdaptFormer(8, form="petl"), {"down": (uniform, 768**-0.5), "up": (constant, 0)}),
+    (tuning.RepAdapter(8), bottleneck_of(xavier(768, 8), ZERO)),
+    (tuning.VPTShallow(50), {"tokens": xavier(3 * 16**2, 768)}),
+    (tuning.VPTDeep(10), {"tokens": xavier(3 * 16**2, 768)}),
+    (tuning.FacTTT(16), {"U": FAN_IN, "S": (uniform_tt,), "V": ZERO}),
     (
-        LoRA(8, sites="q,fc1,fc2"),
-        {
-            "A_q": (uniform, 768**-0.5),
-            "A_fc1": (uniform, 768**-0.5),
-            "A_fc2": (uniform, 3072**-0.5),
-            "B_q": (constant, 0),
-            "B_fc1": (constant, 0),
-            "B_fc2": (constant, 0),
-        },
+        tuning.FacTTK(32),
+        {"U": FAN_IN, "C": (uniform, 3**0.5 / 32), "P": xavier(32, 144), "V": ZERO},
     ),
-    (
-        LoRA(8, sites="q,k,v", shared_input=True),
-        {
-            "A": (normal, 0.02),
-            "B_q": (normal, 0.02),
-            "B_k": (normal, 0.02),
-            "B_v": (normal, 0.02),
-        },
-    ),
-    (SSF(), {"_scale": (normal, 0.02, 1.0), "_shift": (normal, 0.02)}),
-    (
-        Convpass(8),
-        {
-            "_down": xavier(768, 8),
-            "_up": (constant, 0),
-            "_conv": (constant, IDENTITY),
-            "_bias": (constant, 0),
-        },
-    ),
-    (
-        Convpass(8, xavier=True),
-        {
-            "_down": xavier(768, 8),
-            "_up": (constant, 0),
-            "_conv": xavier(9 * 8, 9 * 8),
-            "_bias": (constant, 0),
-        },
-    ),
-    (RepAdapter(8), {"_down": xavier(768, 8), "_up": (constant, 0), "_bias": (constant, 0)}),
-    (VPTShallow(50), {"tokens": xavier(3 * 16**2, 768)}),
-    (VPTDeep(10), {"tokens": xavier(3 * 16**2, 768)}),
-    (FacTCP(32), {"U": (uniform, 768**-0.5), "C": (uniform, 1.0), "V": (constant, 0)}),
-    (FacTShared(4), {"U": (uniform, 768**-0.5), "S": (uniform, 0.5), "V": (constant, 0)}),
+    (tuning.FacTCP(32), {"U": FAN_IN, "C": (uniform, 1.0), "V": ZERO}),
+    (tuning.FacTShared(4), {"U": FAN_IN, "S": (uniform, 0.5), "V": ZERO}),
 ]
 
 
@@ -170,12 +124,12 @@ def test_initial_values_are_the_source_s(method, expected):
     assert len({np.asarray(x).tobytes() for x in drawn}) == len(drawn)  # nor two factors
 
 
-@pytest.mark.parametrize("method", [Full(), BitFit()])
+@pytest.mark.parametrize("method", [tuning.Full(), tuning.BitFit()])
 def test_weights_begin_at_the_base_s(method, small_vit):
     model, base = small_vit
     factors = method.init(jax.random.key(0), model.config, base)
     leaves = named(base)
-    assert factors.keys() == {n for n in leaves if n.endswith("/bias") or method == Full()}
+    assert factors.keys() == {n for n in leaves if n.endswith("/bias") or method == tuning.Full()}
     for name, x in factors.items():
         np.testing.assert_array_equal(x, leaves[name])
     with pytest.raises(UserError, match="give init\\(\\) the base"):

@@ -17,15 +17,11 @@ from fact_jax.tuning import (
     Adapter,
     AdaptFormer,
     Combination,
-    Convpass,
-    FacTCP,
     FacTShared,
     FacTTK,
     FacTTT,
     LoRA,
     RepAdapter,
-    VPTDeep,
-    VPTShallow,
 )
 from fact_jax.tuning.registry import build_stored, describe
 
@@ -36,22 +32,14 @@ VIT_B16 = get_variant("vit_b16")
     ("settings", "message"),
     [
         (lambda: Adapter(8, "behind"), "placement is 'behind'; expected 'noah' or 'houlsby'"),
-        (lambda: Adapter(0), "width is 0"),
         (lambda: AdaptFormer(form="own"), "form is 'own'"),
         (lambda: AdaptFormer(form="petl", layer_norm=True), "has no LayerNorm"),
-        (lambda: AdaptFormer(0), "width is 0"),
-        (lambda: Convpass(0), "width is 0"),
-        (lambda: LoRA(0), "rank is 0"),
         (lambda: LoRA(sites="q,x"), "sites is 'q,x'"),
         (lambda: LoRA(sites="q,q"), "sites is 'q,q'"),
         (lambda: LoRA(sites=""), "sites is ''"),
         (lambda: LoRA(sites="q,fc1", shared_input=True), "share no A"),
         (lambda: RepAdapter(8, groups=3), "not a multiple of groups 3"),
-        (lambda: RepAdapter(0), "width is 0"),
         (lambda: RepAdapter(5, 5).init(jax.random.key(0), VIT_B16), "width 768 is not a multiple"),
-        (lambda: VPTDeep(0), "num_tokens is 0"),
-        (lambda: VPTShallow(-1), "num_tokens is -1"),
-        (lambda: FacTCP(0), "rank is 0"),
         (lambda: FacTTK(4, mlp_cores="paper"), "mlp_cores is 'paper'"),
         (
             lambda: FacTTT(4).init(jax.random.key(0), VIT_B16.replace(mlp_dim=100)),

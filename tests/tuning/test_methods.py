@@ -21,14 +21,10 @@ from tried_methods import (
     random_factors,
 )
 
-from fact_jax import Adaptation, ViT, ViTConfig, features
+from fact_jax import Adaptation, ViT, features
 from fact_jax.backbone.adaptation import SITES
 from fact_jax.backbone.vit import init_base
-from fact_jax.tuning import (
-    METHODS,
-    NOAH,
-    NOAHSubnet,
-)
+from fact_jax.tuning import METHODS, NOAH, NOAHSubnet
 
 every_method = pytest.mark.parametrize("name", ALL)
 TRAINED = [*CHANGES, "bitfit", "adaptformer_norm"]
@@ -100,8 +96,7 @@ def test_every_factor_reaches_the_adaptation(name, small_vit):
     """The test above goes on from there. Along a direction, forward mode is reverse mode."""
     model, base = small_vit
     method = ALL[name]
-    factors = random_factors(method, model.config, base)
-    direction = random_factors(method, model.config, base, seed=1)
+    factors, direction = (random_factors(method, model.config, base, seed) for seed in (0, 1))
 
     def loss(factors):
         arrays = jax.tree.leaves(method.adaptation(factors, model.config))
@@ -127,12 +122,13 @@ def test_randomness_is_the_key_s_and_acts_where_there_is_some(name, small_vit, i
         rates = dict(zip(("dropout_rate", "drop_path_rate"), np.float32(rates), strict=True))
         return np.asarray(adapted(name, model, base, images, key=jax.random.key(seed), **rates))
 
-    np.testing.assert_array_equal(run(1, 0.3, 0.3), run(1, 0.3, 0.3))
-    assert np.abs(run(1, 0.3, 0.3) - run(2, 0.3, 0.3)).max() > 1e-2
+    both = run(1, 0.3, 0.3)
+    np.testing.assert_array_equal(run(1, 0.3, 0.3), both)
+    assert np.abs(run(2, 0.3, 0.3) - both).max() > 1e-2
     np.testing.assert_allclose(run(1, 0, 0), x, rtol=1e-4, atol=1e-4)
     assert np.abs(run(1, 0, 0.3) - x).max() > 1e-2
     if name in ("full", "ssf"):  # their sources drop nothing
-        np.testing.assert_array_equal(run(1, 0.3, 0.3), run(1, 0, 0.3))
+        np.testing.assert_array_equal(run(1, 0, 0.3), both)
     else:
         assert np.abs(run(1, 0.3, 0) - x).max() > 1e-3
 
@@ -155,15 +151,8 @@ def test_stochastic_depth_of_a_bypass(name, survives, small_config, images):
     base = init_base(config, jax.random.key(0))
     method, model = ALL[name], ViT(config)
     adaptation = method.adaptation(random_factors(method, config, base), config)
-    run = compiled(model)
-    dropped = run(
-        base,
-        images,
-        adaptation,
-        key=jax.random.key(0),
-        dropout_rate=None,
-        drop_path_rate=np.float32(1 - 2**-23),
-    )
+    run, rates = compiled(model), {"dropout_rate": None, "drop_path_rate": np.float32(1 - 2**-23)}
+    dropped = run(base, images, adaptation, key=jax.random.key(0), **rates)
 
     def silent(tree):  # in the last block
         return jax.tree.map(lambda x: x.at[-1].set(0), tree)
@@ -201,17 +190,12 @@ def test_no_two_masks_of_a_block_are_the_same_draw(small_config, monkeypatch):
     monkeypatch.setattr(jax.random, "bernoulli", spy)
     adaptation = EVERYTHING.adaptation(factors, config)
 
+    images = jnp.zeros((300, 16, 16, 3))
+
     @jax.jit
     def run(base, key):
-        return features(
-            ViT(config),
-            base,
-            jnp.zeros((300, 16, 16, 3)),
-            adaptation,
-            key=key,
-            dropout_rate=0.5,
-            drop_path_rate=jnp.float32(0.5),
-        )
+        rates = {"dropout_rate": 0.5, "drop_path_rate": jnp.float32(0.5)}
+        return features(ViT(config), base, images, adaptation, key=key, **rates)
 
     run(base, jax.random.key(1)).block_until_ready()
     jax.effects_barrier()
@@ -230,12 +214,24 @@ def test_no_two_masks_of_a_block_are_the_same_draw(small_config, monkeypatch):
 # --- The ViT's other ways
 
 
-@pytest.mark.parametrize("name", [*CHANGES, TOGETHER])
-def test_the_last_block_of_the_class_token_alone(name, small_vit, images):
-    """`mutable="intermediates"` runs the last block on all tokens."""
-    model, base = small_vit
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [
+        *((n, 3) for n in CHANGES),
+        pytest.param("everything", 3, marks=pytest.mark.slow),
+        ("convpass", 1),
+        ("vpt_deep", 1),
+    ],
+)
+def test_the_last_block_of_the_class_token_alone(name, depth, small_config, images):
+    """`mutable="intermediates"` runs the last block on all tokens.
+
+    A ViT of one block has no first and last one apart.
+    """
+    config = small_config.replace(depth=depth)
+    model, base = ViT(config), init_base(config, jax.random.key(0))
     method = method_of(name)
-    adaptation = method.adaptation(random_factors(method, model.config, base), model.config)
+    adaptation = method.adaptation(random_factors(method, config, base), config)
 
     @jax.jit
     def whole(adaptation, base):
@@ -245,8 +241,7 @@ def test_the_last_block_of_the_class_token_alone(name, small_vit, images):
     np.testing.assert_allclose(adapted(name, model, base, images), x, rtol=1e-4, atol=1e-4)
     prompts = 0 if adaptation.prompts is None else adaptation.prompts.tokens.shape[1]
     tokens = state["intermediates"]["blocks"][0]["tokens"]
-    shape = (model.config.depth, 5, model.config.num_tokens + prompts, model.config.width)
-    assert tokens.shape == shape
+    assert tokens.shape == (depth, 5, config.num_tokens + prompts, config.width)
 
 
 @pytest.mark.parametrize("name", ["full", "convpass", "vpt_deep", "fact_shared_kind", TOGETHER])
@@ -319,15 +314,8 @@ def test_rematerialisation_changes_no_gradient_of_all_methods_together(small_vit
         @jax.grad
         def run(factors, base):
             adaptation = EVERYTHING.adaptation(factors, config, 0.3)
-            x = features(
-                ViT(config),
-                base,
-                images,
-                adaptation,
-                key=jax.random.key(3),
-                dropout_rate=np.float32(0.2),
-                drop_path_rate=np.float32(0.2),
-            )
+            rates = dict.fromkeys(("dropout_rate", "drop_path_rate"), np.float32(0.2))
+            x = features(ViT(config), base, images, adaptation, key=jax.random.key(3), **rates)
             return (x**2).sum()
 
         return run(factors, base)
@@ -346,16 +334,3 @@ def test_rematerialisation_changes_no_gradient_of_all_methods_together(small_vit
 def test_every_method_of_the_table_is_tested_here():
     elsewhere = {NOAH, NOAHSubnet}  # test_noah.py
     assert {type(m) for m in ALL.values()} | elsewhere == set(METHODS.values())
-
-
-def test_config_of_another_depth(images):
-    """A ViT of one block has no first and last one apart."""
-    config = ViTConfig(width=24, depth=1, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
-    base = init_base(config, jax.random.key(0))
-    for name in ("convpass", "vpt_shallow", "ssf", "adapter_houlsby"):
-        factors = random_factors(ALL[name], config, base)
-        adaptation = ALL[name].adaptation(factors, config)
-        x = compiled(ViT(config))(base, images, adaptation)
-        whole = jax.jit(functools.partial(ViT(config).apply, mutable="intermediates"))
-        y, _ = whole({"params": base}, images, adaptation)
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)

@@ -83,34 +83,22 @@ def test_families_alone_are_the_methods_of_those_names(small_vit, images, masked
     prompts, a = factors["prompts"][:, :2], factors["lora_A"][..., :2]
     b = np.split(factors["lora_B"][:, :2], 3, axis=-1)
 
-    def same(choice, method, expected):
+    lora = {"A": a, **{f"B_{site}": part for site, part in zip("qkv", b, strict=True)}}
+    parts = ("down", "down_bias", "up", "up_bias")
+    adapter = {f"after_mlp_{part}": factors[part] for part in parts}
+    for choice, method, expected in (
+        (((2, 2, 2), NONE, NONE), VPTDeep(2), {"tokens": prompts}),
+        # Blocks without prompts keep those of the last block that had some.
+        (((2, 0, 0), NONE, NONE), VPTShallow(2), {"tokens": prompts[:1]}),
+        ((NONE, (2, 2, 2), NONE), LoRA(2, sites="q,k,v", shared_input=True), lora),
+        ((NONE, NONE, (4, 4, 4)), Adapter(4), adapter),
+    ):
         x, _ = masked(factors, choice)
         y = features(model, base, images, method.adaptation(expected, model.config))
         np.testing.assert_allclose(x, y, atol=2e-5)
         assert np.abs(y - plain).max() > 0.05  # and it matters
-
-    same(((2, 2, 2), NONE, NONE), VPTDeep(2), {"tokens": prompts})
-    # Blocks without prompts keep those of the last block that had some.
-    same(((2, 0, 0), NONE, NONE), VPTShallow(2), {"tokens": prompts[:1]})
-    lora = LoRA(2, sites="q,k,v", shared_input=True)
-    same(
-        (NONE, (2, 2, 2), NONE),
-        lora,
-        {"A": a, **{f"B_{site}": part for site, part in zip("qkv", b, strict=True)}},
-    )
-    adapter = {
-        "after_mlp_down": factors["down"],
-        "after_mlp_down_bias": factors["down_bias"],
-        "after_mlp_up": factors["up"],
-        "after_mlp_up_bias": factors["up_bias"],
-    }
-    same((NONE, NONE, (4, 4, 4)), Adapter(4), adapter)
-
-
-def test_an_adapter_of_width_zero_is_the_identity_with_its_bias(small_vit, images, masked):
-    model, base = small_vit
-    x, _ = masked(random_factors(NOAH(WIDTHS), model.config, {}), (NONE, NONE, NONE))
-    np.testing.assert_allclose(x, features(model, base, images), atol=2e-5)
+    x, _ = masked(factors, (NONE, NONE, NONE))  # an adapter's bias goes with its width
+    np.testing.assert_allclose(x, plain, atol=2e-5)
 
 
 def test_released_widths_have_the_facts_counts():
@@ -125,8 +113,7 @@ def test_released_widths_have_the_facts_counts():
     # For the limit: 5 tokens at the input and a table of 10 positions more.
     assert NOAH().count(fives.choice, config) == expected + 15 * d
     assert NOAH(prompt_positions=100).count(fives.choice, config) == expected + 105 * d
-    few_shot = NOAH(widths=(5, 10, 50, 100))
-    assert few_shot.count(fives.choice, config) == expected + 105 * d
+    assert NOAH(widths=(5, 10, 50, 100)).count(fives.choice, config) == expected + 105 * d
     mixed = NOAHSubnet((10, 0), (0, 1), (0, 5))
     assert mixed.count(config) == 10 * d + 4 * d + (2 * d * 5 + 5 + d)
 
@@ -169,12 +156,13 @@ def test_only_legal_architectures_are_sampled_and_all_depths_and_widths():
     assert abs(np.corrcoef(depths.T)[np.triu_indices(3, 1)]).max() < 0.2
 
 
-def test_depths_may_be_given():
-    config = ViTConfig(width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
-    assert NOAH().depths_of(config) == (1, 2, 3)
-    assert NOAH(depths=(2,)).depths_of(config) == (2,)
+def test_depths_may_be_given_and_must_be_the_vit_s(small_config):
+    assert NOAH().depths_of(small_config) == (1, 2, 3)
+    assert NOAH(depths=(2,)).depths_of(small_config) == (2,)
     with pytest.raises(UserError, match="the ViT has 3 blocks"):
-        NOAH(depths=(2, 4)).depths_of(config)
+        NOAH(depths=(2, 4)).depths_of(small_config)
+    with pytest.raises(UserError, match="each of the ViT's 3 blocks"):
+        NOAHSubnet((1, 1), (1, 1), (1, 1)).init(jax.random.key(0), small_config)
 
 
 def tokens_seen_in_the_released_code(widths):
@@ -210,11 +198,6 @@ def test_prompts_after_a_gap_are_appended_as_in_the_released_code(widths):
     factors["prompts"] = factors["prompts"].at[:, :2].set(np.array(names, np.float32))
     prompts = subnet.adaptation(factors, vit).prompts
     assert tokens_seen(prompts) == tokens_seen_in_the_released_code(widths)
-
-
-def test_a_subnet_of_another_depth_is_refused(small_config):
-    with pytest.raises(UserError, match="each of the ViT's 3 blocks"):
-        NOAHSubnet((1, 1), (1, 1), (1, 1)).init(jax.random.key(0), small_config)
 
 
 def test_an_architecture_a_step_and_one_compilation(small_config, compiled, monkeypatch):
