@@ -48,39 +48,40 @@ def test_averages_of_a_published_row_and_of_a_part_of_it():
     assert [parts[name] for name in ("natural", "group mean", "mean of 19")] == [None] * 3
 
 
-def test_holm_by_hand():
-    # 0.01 x 3, 0.02 x 2, 0.03 x 1 raised to what comes before; order and gaps are kept.
-    assert holm([0.03, None, 0.01, 0.02]) == [
-        pytest.approx(0.04),
-        None,
-        pytest.approx(0.03),
-        pytest.approx(0.04),
-    ]
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([None]) == [None]
+@pytest.mark.parametrize(
+    ("raw", "corrected"),
+    [
+        # 0.01 x 3, 0.02 x 2, 0.03 x 1 raised to what comes before; order and gaps are kept.
+        ([0.03, None, 0.01, 0.02], [0.04, None, 0.03, 0.04]),
+        ([0.9, 0.8], [1.0, 1.0]),
+        ([None], [None]),
+    ],
+)
+def test_holm_by_hand(raw, corrected):
+    assert holm(raw) == pytest.approx(corrected)
 
 
-def test_over_tasks_by_counting():
-    # Six differences of one sign: 2 of the 2^6 patterns of signs are as extreme.
-    assert over_tasks([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
-    # 21 - 1 against 1: the smallest one turned, two more patterns.
-    assert over_tasks([-1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(4 / 64)
-    assert over_tasks([1.0] * 5) is None
-    assert over_tasks([0.0] * 6) == 1.0
+@pytest.mark.parametrize(
+    ("differences", "patterns"),
+    [
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2),  # of one sign: 2 of the 2^6 patterns are as extreme
+        ([-1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 4),  # the smallest one turned: two more
+        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, *[0.0] * 13], 2),  # zeros do not count
+        ([1.0, 2.0, 3.0, 4.0, 5.0, *[0.0] * 14], None),
+        ([0.0] * 6, 64),
+    ],
+)
+def test_over_tasks_by_counting(differences, patterns):
+    assert over_tasks(differences) == (patterns and pytest.approx(patterns / 64))
 
 
 def test_over_seeds_is_welchs_test():
+    """It needs two seeds each, and noise."""
     a, b = [75.0, 75.4, 75.2], [74.1, 74.9, 74.2]
-    p, (low, high) = over_seeds(a, b)
-    errors = np.var(a, ddof=1) / 3, np.var(b, ddof=1) / 3
-    t = (np.mean(a) - np.mean(b)) / math.sqrt(sum(errors))
-    freedom = sum(errors) ** 2 / sum(e**2 / 2 for e in errors)
-    assert p == pytest.approx(2 * stats.t.sf(t, freedom))
-    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(errors))
-    assert (low, high) == pytest.approx((0.8 - half, 0.8 + half))
-
-
-def test_over_seeds_needs_two_seeds_and_noise():
+    p, interval = over_seeds(a, b)
+    welch = stats.ttest_ind(a, b, equal_var=False)
+    assert p == pytest.approx(welch.pvalue)
+    assert interval == pytest.approx(tuple(welch.confidence_interval(0.95)))
     assert over_seeds([75.0], [74.0, 73.0]) is None
     assert over_seeds([75.0, 75.0], [74.0, 74.0]) is None
     assert over_seeds([75.0, 75.0], [74.0, 74.5]) is not None
@@ -100,32 +101,24 @@ def systems(names, tasks, seeds=3, step=1.0):
 def test_compare_puts_the_better_first_and_corrects_each_test_apart():
     tasks = [f"t{i}" for i in range(8)]
     three = systems(["low", "middle", "high"], tasks)
-    found = {(c.a, c.b): c for c in compare(three, [tasks])}
-    assert set(found) == {("middle", "low"), ("high", "low"), ("high", "middle")}
-    for (a, b), c in found.items():
+    compared = {(c.a, c.b): c for c in compare(three, [tasks])}
+    assert set(compared) == {("middle", "low"), ("high", "low"), ("high", "middle")}
+    for (a, b), c in compared.items():
         assert (c.tasks, c.wins, c.seeds) == (8, 8, 3)
-        by_task = [
-            np.mean(list(three[a][t].values())) - np.mean(list(three[b][t].values())) for t in tasks
-        ]
-        assert c.difference == pytest.approx(np.mean(by_task))
+        by_seed = [[np.mean([three[n][t][s] for t in tasks]) for s in range(3)] for n in (a, b)]
+        assert c.difference == pytest.approx(np.mean(by_seed[0]) - np.mean(by_seed[1]))
         assert c.interval[0] < c.difference < c.interval[1]
         assert c.p_tasks == pytest.approx(3 * 2 / 2**8)  # all equal: three times the smallest
-        averages = [[np.mean([three[n][t][s] for t in tasks]) for s in range(3)] for n in (a, b)]
-        raw = stats.ttest_ind(*averages, equal_var=False).pvalue
+        raw = stats.ttest_ind(*by_seed, equal_var=False).pvalue
         assert raw <= c.p_seeds <= 3 * raw + 1e-12
 
 
-def test_compare_of_equal_noise_finds_nothing():
-    found = compare(systems(["a", "b"], [f"t{i}" for i in range(8)], step=0.0), [["t0", "t1"]])
-    assert found[0].p_seeds > 0.05
-    assert found[0].p_tasks is None  # two tasks
-
-
 def test_compare_uses_the_tasks_that_both_have():
-    two = systems(["a", "b"], ["t0", "t1", "t2"])
+    two = systems(["a", "b"], ["t0", "t1", "t2"], step=0.0)
     del two["a"]["t2"]
-    (c,) = compare(two, [["t0", "t1"], ["t2"]])
-    assert (c.a, c.tasks) == ("b", 2)
+    (compared,) = compare(two, [["t0", "t1"], ["t2"]])
+    assert (compared.tasks, compared.p_tasks) == (2, None)
+    assert compared.p_seeds > 0.05  # equal noise
     assert compare({"a": {"t0": {0: 1.0}}, "b": {"t1": {0: 1.0}}}, [["t0", "t1"]]) == []
 
 
@@ -133,20 +126,12 @@ def test_compare_tests_nothing_where_tasks_have_different_seeds():
     """All seeds make the difference: a test of the common ones could say the opposite."""
     a = {"x": {0: 50.0, 1: 50.5, 2: 41.0}, "y": {0: 60.0, 1: 60.5}}
     b = {"x": {0: 49.0, 1: 49.5}, "y": {0: 59.0, 1: 59.5, 2: 62.0}}
-    (found,) = compare({"a": a, "b": b}, [["x", "y"]])
-    assert (found.p_seeds, found.interval) == (None, None)
-    whole = {
-        name: {t: {s: v[s] for s in (0, 1)} for t, v in own.items()}
-        for name, own in {"a": a, "b": b}.items()
-    }
-    (found,) = compare(whole, [["x", "y"]])
-    assert found.p_seeds is not None
-
-
-def test_over_tasks_counts_differences_that_are_not_zero():
-    five = [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert over_tasks(five + [0.0] * 14) is None
-    assert over_tasks([*five, 6.0] + [0.0] * 13) is not None
+    (compared,) = compare({"a": a, "b": b}, [["x", "y"]])
+    assert (compared.p_seeds, compared.interval) == (None, None)
+    for values in (a["x"], b["y"]):
+        del values[2]
+    (compared,) = compare({"a": a, "b": b}, [["x", "y"]])
+    assert compared.p_seeds is not None
 
 
 def test_few_shot_tasks_of_a_data_set_count_once():
