@@ -76,27 +76,21 @@ def test_commands_name_no_folder(monkeypatch, capsys, name):
 def step_measures(content, out, tmp_path):
     assert set(content["systems"]) == {"ours: linear", "ours: evaluation"}
     assert "torch: full: left out: the peers are ViT-B/16" in out
-    for found in content["systems"].values():
-        assert found["useful_flops"] == found["flops"] > 1e6
-        assert 0.5 < found["flops_over_forward"] < 1
-        assert len(found["seconds"]) == 1
-        assert found["images_per_s"] == pytest.approx(2 / found["seconds"][0])
-        assert min(found["peak_bytes"], found["temporary_bytes"], found["compile_s"]) > 0
+    for system in content["systems"].values():
+        assert system["useful_flops"] == system["flops"] > 1e6
+        assert system["images_per_s"] == pytest.approx(2 / system["seconds"][0])
+        assert min(system["peak_bytes"], system["temporary_bytes"], system["compile_s"]) > 0
     plot_performance.draw_step(content, tmp_path / "step.png")
     assert (tmp_path / "step.png").stat().st_size > 10_000
 
 
 def scaling_measures(content, out, tmp_path):
-    assert list(content["sweeps"]) == ["split"]
     split = content["sweeps"]["split"]
     assert [row["value"] for row in split["rows"]] == [1, 2]
     assert split["rows"][0]["time_ratio"] == split["rows"][0]["memory_ratio"] == 1
     for row in split["rows"]:
-        assert row["images"] == 2
-        assert row["best_seconds"] == min(row["seconds"]) > 0
-        assert row["images_per_s"] == pytest.approx(2 / row["best_seconds"])
+        assert row["images_per_s"] == pytest.approx(2 / min(row["seconds"]))
         assert min(row["temporary_bytes"], row["compile_s"], row["memory_ratio"]) > 0
-    assert split["shared_cores"]
     assert len(split["left_out"]) == 2  # a batch of 2 on 4 and on 8 devices
     assert "they share" in out
     content["sweeps"]["rank"] = {**split, "title": "rank", "shared_cores": None}
@@ -105,30 +99,40 @@ def scaling_measures(content, out, tmp_path):
 
 
 def evaluation_waits(content, out, tmp_path):
-    stages = content["stages"]
-    assert {"decode alone, 1 thread", "predict alone", "from memory", "streamed"} <= set(stages)
-    for stage in stages.values():
+    for stage in content["stages"].values():
         assert stage["images_per_s"] == pytest.approx(21 / min(stage["seconds"]))
-    ratio = stages["streamed"]["images_per_s"] / stages["predict alone"]["images_per_s"]
-    assert content["wait_share"] == pytest.approx(1 - ratio)
+    rates = {name: stage["images_per_s"] for name, stage in content["stages"].items()}
+    assert content["wait_share"] == pytest.approx(1 - rates["streamed"] / rates["predict alone"])
     assert 0 < content["idle_share"] < 1
-    assert 20_000 < content["jpeg_bytes"] < 200_000
 
 
 def sweep_takes_its_parts(content, out, tmp_path):
     assert content["compilations"] == {"epoch": 1, "merged": 1, "predict": 1}
-    assert content["cells"] == 3
-    assert content["train_steps"] == 3 * 2 * 2
-    assert content["test_images"] == 2 + 26 + 1
+    assert (content["cells"], content["train_steps"]) == (3, 3 * 2 * 2)
     seconds = content["seconds"]
-    assert all(value > 0 for value in seconds.values())
     parts = ("compile", "train", "evaluate", "other")
     assert sum(seconds[part] for part in parts) == pytest.approx(seconds["wall"])
-    assert content["settings"]["candidate_scales"] == 1
     name = "estimated_seconds_of_100_epochs_and_whole_test_sets"
     assert content[name] == pytest.approx(
         seconds["compile"] + 50 * seconds["train"] + 1000 * seconds["evaluate"] + seconds["other"]
     )
+
+
+def choices_cost(content, out, tmp_path):
+    ours, plain, factors, *_, unrolled = (
+        content["alternatives"][name]
+        for name in (
+            "ours",
+            "plain autodiff of the merged product",
+            "the factors' gradients as autodiff writes them",
+            step_alternatives.UNROLLED,
+        )
+    )
+    assert ours["time_ratio"] == ours["flops_ratio"] == 1
+    assert plain["flops_ratio"] > 1.2  # the gradients of d x d weights
+    assert factors["flops_ratio"] == pytest.approx(1, abs=0.01)
+    assert unrolled["flops_ratio"] == pytest.approx(1, abs=1e-6)
+    assert unrolled["temporary_bytes"] != ours["temporary_bytes"]
 
 
 def report_is_measured(content, out, tmp_path):
@@ -144,28 +148,24 @@ def methods_are_compared(content, out, tmp_path):
     for row in content["rows"]:
         cells = [r for r in results if (r["method"], r["task"]) == (row["method"], row["task"])]
         assert row["mean"] == pytest.approx(sum(r["accuracy"] for r in cells) / 2)
-        assert row["num_factors"] == cells[0]["num_factors"]
     (command,) = content["commands"]
     assert "--tasks digits" in command
-    assert "--seeds 0,1" in command
-    assert "--epochs 1" in command
 
 
 def few_shots_are_compared(content, out, tmp_path):
     methods_are_compared(content, out, tmp_path)
     assert [row["task"] for row in content["rows"]] == ["digits_1shot"]
-    assert [cell["seed"] for cell in content["cells"]] == [0, 1]
     assert (tmp_path / "work" / "fewshot.png").exists()
 
 
-def probe_is_compared(content, out, tmp_path):
-    assert {row["task"] for row in content["rows"]} == {"digits"}
-    assert {row["method"] for row in content["rows"]} == {"linear", "fact_tt", "fact_tk"}
-    assert all("difference" not in row for row in content["rows"])  # of one seed
+def rows_have(**expected):
+    """A check that a column of the rows has these values."""
+    ((column, values),) = expected.items()
 
+    def check(content, out, tmp_path):
+        assert {row[column] for row in content["rows"]} == set(values)
 
-def settings_are_compared(content, out, tmp_path):
-    assert [row["run"] for row in content["rows"]] == ["pixels", "fact_tt:2:1:0.01", "full:0.001"]
+    return check
 
 
 def files_are_refused(content, out, tmp_path):
@@ -173,9 +173,8 @@ def files_are_refused(content, out, tmp_path):
     assert not any(target["violations"] for target in content["targets"].values())
 
 
-def numerics_are_measured(content, out, tmp_path):
+def increments_are_measured(content, out, tmp_path):
     assert {row["case"] for row in content["increments"]} == {"vit_mini, 32 px"}
-    assert content["accuracy"] is None
 
 
 SMALLEST = {
@@ -197,14 +196,15 @@ SMALLEST = {
     ),
     "accuracy.quickstart": (
         "--seeds 0 --tasks digits --epochs 1 --workdir {0}/work",
-        probe_is_compared,
+        rows_have(method=("linear", "fact_tt", "fact_tk")),
     ),
     "accuracy.offline_val": (
         "--tasks digits --epochs 1 --run pixels --run fact_tt:2:1:0.01 --run full:0.001",
-        settings_are_compared,
+        rows_have(run=("pixels", "fact_tt:2:1:0.01", "full:0.001")),
     ),
+    "speed.step_alternatives": ("--variant vit_mini --batch 2 --rounds 1", choices_cost),
     "robustness.fuzz": ("--only npz,torch --cases 20", files_are_refused),
-    "accuracy.numerics": ("--parts increments", numerics_are_measured),
+    "accuracy.numerics": ("--parts increments", increments_are_measured),
 }
 
 
@@ -261,29 +261,6 @@ def test_the_check_of_a_device(monkeypatch, run):
 
 
 @pytest.mark.slow
-def test_alternatives_of_a_step(monkeypatch, run):
-    names = (
-        "ours",
-        "plain autodiff of the merged product",
-        "the factors' gradients as autodiff writes them",
-        step_alternatives.UNROLLED,
-    )
-    some = {name: step_alternatives.ALTERNATIVES[name] for name in names}
-    monkeypatch.setattr(step_alternatives, "ALTERNATIVES", some)
-    shallow = get_variant("vit_mini").replace(depth=4)
-    monkeypatch.setattr(step_alternatives, "get_variant", {"vit_mini": shallow}.get)
-    content = run("speed.step_alternatives", "--variant vit_mini --batch 2 --rounds 1")
-    ours, plain, factors, unrolled = content["alternatives"].values()
-    assert unrolled["flops_ratio"] == pytest.approx(1, abs=1e-6)
-    assert unrolled["temporary_bytes"] != ours["temporary_bytes"]
-    assert factors["time_ratio"] > 0
-    assert factors["flops_ratio"] == pytest.approx(1, abs=0.01)
-    assert ours["time_ratio"] == ours["flops_ratio"] == 1
-    assert plain["flops_ratio"] > 1.2  # the gradients of d x d weights
-    assert min(ours["temporary_bytes"], plain["time_ratio"]) > 0
-
-
-@pytest.mark.slow
 def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch, run):
     real = sweep.run_sweep
 
@@ -333,29 +310,27 @@ def test_all_of_it_in_one_call(tmp_path, mode, parts):
 )
 def test_compiles_for_v5e_8(tmp_path):
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "benchmarks.tpu_compile", "--programs"]
+    command = [sys.executable, "-m", "benchmarks.tpu_compile", "--out", out, "--programs"]
     parts = ["trials", "split", "evaluation"]
-    subprocess.run([*command, *parts, "--out", out], cwd=ROOT, check=True, timeout=1200)
+    subprocess.run([*command, *parts], cwd=ROOT, check=True, timeout=1200)
     results = json.loads(out.read_text())["results"]
     assert all(r["gib_per_chip"]["total"] < tpu_compile.CHIP_GIB for r in results)
 
-    # One trial a chip: no chip speaks to another.
-    stacks = [r for r in results if r["program"] == "training step" and r["trials"] > 1]
+    # One trial a chip, and evaluations: no chip speaks to another.
+    steps = [r for r in results if r["program"] == "training step"]
+    stacks, (split,) = ([r for r in steps if (r["trials"] > 1) == many] for many in (True, False))
     assert [r["mesh"] for r in stacks] == [{"trial": n, "data": 1} for n in (8, 16)]
-    assert all(r["collectives"] == [] for r in stacks)
+    evaluations = [r for r in results if r["program"] in ("merging", "prediction")]
+    assert len(evaluations) == 4
+    assert all(r["collectives"] == [] for r in (*stacks, *evaluations))
 
     # One trial over all: sums of gradients, and nothing of the size of the images or of the model.
-    (split,) = (r for r in results if r["program"] == "training step" and r["trials"] == 1)
     assert split["mesh"] == {"trial": 1, "data": 8}
     assert {c["kind"] for c in split["collectives"]} == {"all-reduce"}
     assert sum(c["times"] * c["bytes"] for c in split["collectives"]) < 10e6
 
-    evaluations = [r for r in results if r["program"] in ("merging", "prediction")]
-    assert len(evaluations) == 4
-    assert all(r["collectives"] == [] for r in evaluations)
-
     # No d x d gradient of the frozen kernels, and eight trials are eight times one.
-    step, forward = split["matrix_flops_all_chips"], evaluations[1]["matrix_flops_all_chips"]
+    flops, forward = split["matrix_flops_all_chips"], evaluations[1]["matrix_flops_all_chips"]
     assert evaluations[1]["program"] == "prediction"
-    assert (step / 64) / (forward / 256) < 2.2
-    assert stacks[0]["matrix_flops_all_chips"] == pytest.approx(8 * step, rel=1e-3)
+    assert (flops / 64) / (forward / 256) < 2.2
+    assert stacks[0]["matrix_flops_all_chips"] == pytest.approx(8 * flops, rel=1e-3)
