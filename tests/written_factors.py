@@ -17,8 +17,8 @@ def trainable(method, config, classes=7, seed=0):
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
 
 
-def written(path, method, config, **metadata):
-    tree = trainable(method, config)
+def written(path, method, config, classes=7, **metadata):
+    tree = trainable(method, config, classes)
     path.write_bytes(to_bytes(method, tree, config, metadata))
     return tree
 

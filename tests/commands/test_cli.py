@@ -8,7 +8,6 @@ import sys
 import jax
 import pytest
 from places import ROOT
-from run_command import run_command
 
 from fact_jax import UserError
 from fact_jax.cli import process
@@ -92,23 +91,3 @@ def test_several_processes_leave_sigterm_to_us(monkeypatch):
     process.join_processes("host:1,2,0")
     process.join_processes("auto")
     assert services == [False, False]
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("--config.fact_tt.scalez=1", ["unknown setting 'scalez'. Did you mean \"scale\"", "file"]),
-        ("--config.fact_tt.x.y=1", ["unknown setting 'x'. The config's file"]),
-        ("--config.fact_tt.scales=a,b", ["config.fact_tt.scales is ('a,b',); expected numbers"]),
-        ("--config.foo=1", ["unknown setting 'foo'. The config's file"]),
-        ("--config.fact_tt+vpt_deep.x=1", ["characters that no name has"]),
-        ("--config.seeds=(0,a)", ["config.seeds is ('(0,a)',); expected whole numbers"]),
-    ],
-)
-def test_settings_that_are_none_are_named(override, words):
-    out = run_command(
-        "experiments.vtab", "--config", "configs/quickstart.py", override, "--dry_run"
-    )
-    assert out.returncode == 2
-    assert all(word in out.stderr for word in words), out.stderr
-    assert "Traceback" not in out.stderr

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,8 @@ def test_a_config_of_the_package_is_found_from_any_folder(elsewhere, name):
 
 
 def test_a_config_takes_its_argument_by_name_and_by_path(elsewhere):
-    for name in (
-        "compare:dinov2",
-        "configs/compare.py:dinov2",
-        f"{ROOT}/configs/compare.py:dinov2",
-    ):
-        assert configs.load(name).variant == "dinov2_s14"
+    for name in ("compare", "configs/compare.py", f"{ROOT}/configs/compare.py"):
+        assert configs.load(f"{name}:dinov2").variant == "dinov2_s14"
     assert configs.load("fewshot:lora,noah").methods == "lora,noah"
 
 
@@ -150,19 +147,25 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", main.COMMANDS)
-def test_commands_share_a_process_and_each_helps_with_its_own_flags_only(name):
-    modules = {name: importlib.import_module(f"fact_jax.cli.{name}") for name in main.COMMANDS}
+@contextmanager
+def flags_of_its_own():
+    """Takes the flags out again that are defined meanwhile."""
     before = set(flags.FLAGS)
     try:
-        modules[name].define_flags()
-        text = arguments.help_text(modules[name].__doc__)
-        assert sorted(re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)) == sorted(
-            FLAGS[name].split()
-        )
+        yield
     finally:
         for added in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, added)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_commands_share_a_process_and_each_helps_with_its_own_flags_only(name):
+    module = importlib.import_module(f"fact_jax.cli.{name}")
+    with flags_of_its_own():
+        module.define_flags()
+        text = arguments.help_text(module.__doc__)
+    listed = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
+    assert sorted(listed) == sorted(FLAGS[name].split())
 
 
 def test_command_lines_in_messages_are_those_of_the_user_s_start(monkeypatch):
@@ -188,16 +191,8 @@ def test_help_lists_the_command_s_own_flags_and_the_configs():
     out = run_command("experiments.vtab", "--config.epochs=x", "--help")
     assert out.returncode == 0, out.stderr
     for word in (
-        "python -m experiments.vtab --config quickstart",
-        "--config=",
-        "--workdir=",
-        "--cells=",
-        "--[no]dry_run",
-        "--distributed=",
-        "--launcher=local|ray|slurm",
-        "partition",
-        "--config.NAME=VALUE",
-        "tt_rank16",
+        *("python -m experiments.vtab --config quickstart", "--config.NAME=VALUE", "tt_rank16"),
+        *("--launcher=local|ray|slurm", "partition", "--[no]dry_run"),
         str(ROOT / "fact_jax" / "sweep" / "settings.py"),
     ):
         assert word in out.stdout
@@ -227,19 +222,24 @@ def test_errors_of_flags_say_what_lists_them(monkeypatch):
         ("seeds=1 --own=x", "--own is 'x'; expected a whole number."),
         ("seeds[5]=1", "--config.seeds[5]=1: no list has this place; set the whole list"),
         ("seeds[x]=1", "--config.seeds[x]=1: no list has this place; set the whole list"),
+        ("fact_tt.scalez=1", "unknown setting 'scalez'. Did you mean \"scale\""),
+        ("fact_tt.x.y=1", "unknown setting 'x'. The config's file"),
+        ("foo=1", "unknown setting 'foo'. The config's file"),
+        ("fact_tt+vpt_deep.x=1", "characters that no name has"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_range(monkeypatch, capsys, word, said):
-    before = set(flags.FLAGS)
-    flags.DEFINE_integer("own", 1, "")
     monkeypatch.setattr(sys, "argv", ["vtab", *f"--config.{word}".split()])
-    try:
-        with pytest.raises(SystemExit, match="2"):
-            arguments.parse(sys.argv, "", lambda: configs.define_flag("quickstart"))
-    finally:
-        for added in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, added)
-    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+    def define():
+        flags.DEFINE_integer("own", 1, "")
+        configs.define_flag("quickstart")
+
+    with flags_of_its_own(), pytest.raises(SystemExit, match="2"):
+        arguments.parse(sys.argv, "", define)
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert said in err
 
 
 def test_what_an_extra_brings_is_asked_for_by_its_name(monkeypatch):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from run_command import run_command
@@ -10,9 +9,10 @@ from written_factors import assert_same, written
 
 import fact_jax
 from fact_jax import FacTTK, FacTTT, get_variant, load_factors, load_vit
+from fact_jax.files.download import BUNDLED
 from fact_jax.files.factors import check_fits
 from fact_jax.files.torch_zip import TorchZip
-from fact_jax.files.weights import checksum, write_npz
+from fact_jax.files.weights import checksum
 
 
 def export(*arguments):
@@ -21,29 +21,21 @@ def export(*arguments):
 
 def test_export_to_the_pytorch_code_and_back(tmp_path):
     config, (_, base) = get_variant("vit_mini"), load_vit("vit_mini")
-    tree = written(
-        tmp_path / "f.safetensors",
-        FacTTK(4, 0.5),
-        config,
-        variant="vit_mini",
-        weights_sha256=checksum(base),
-        normalisation="imagenet",
-    )
-    out = export("--factors", tmp_path / "f.safetensors", "--out", tmp_path / "f.pt")
+    path, method, back = tmp_path / "f.safetensors", FacTTK(4, 0.5), tmp_path / "back.safetensors"
+    entries = {"variant": "vit_mini", "weights_sha256": checksum(base)}
+    tree = written(path, method, config, normalisation="imagenet", **entries)
+    out = export("--factors", path, "--out", tmp_path / "f.pt")
     assert out.returncode == 0, out.stderr
     assert "scale 0.5" in out.stderr
     assert "rank 4" in out.stderr
     assert "FacTc" in TorchZip(tmp_path / "f.pt").shapes
-    from fact_jax.files.download import BUNDLED
-
-    back = tmp_path / "back.safetensors"
     out = export(
         *("--factors", tmp_path / "f.pt", "--scale", 0.5, "--method", "tk", "--out", back),
         *("--variant", "vit_mini", "--weights", BUNDLED["vit_mini"]),
     )
     assert out.returncode == 0, out.stderr
     task = load_factors(back)
-    assert task.method == FacTTK(4, 0.5)
+    assert task.method == method
     assert_same(task, tree)
     check_fits(task, config, checksum(base))
     assert (task.metadata["image_size"], task.metadata["normalisation"]) == (32, "imagenet")
@@ -70,30 +62,6 @@ def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
     out = export("--variant", "vit_mini", "--out", tmp_path / "weights.npz")
     assert out.returncode == 0, out.stderr
     assert checksum(load_vit("vit_mini", tmp_path / "weights.npz")[1]) == checksum(base)
-
-
-def test_increments_are_not_merged_into_other_weights_unless_it_is_wanted(tmp_path):
-    model, base = load_vit("vit_mini")
-    written(
-        tmp_path / "f.safetensors",
-        FacTTT(4, 0.1),
-        model.config,
-        variant="vit_mini",
-        weights_sha256=checksum(base),
-    )
-    write_npz(tmp_path / "o.npz", model.config, jax.tree.map(lambda x: x * 1.001, base))
-    merged = tmp_path / "new" / "merged.npz"
-    arguments = [
-        *("--factors", tmp_path / "f.safetensors", "--weights", tmp_path / "o.npz"),
-        *("--out", merged),
-    ]
-    out = export(*arguments)
-    assert out.returncode == 2
-    assert "trained on other weights" in out.stderr
-    assert not merged.exists()
-    out = export(*arguments, "--any_weights")
-    assert out.returncode == 0, out.stderr
-    assert merged.exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from places import ROOT
 from report_results import result
 from rich.console import Console
 from safetensors.numpy import load_file
+from told import Told
 
 from configs import quickstart
 from fact_jax import UserError
@@ -39,16 +41,8 @@ FAILED = ["digits-bitfit-seed0", "fashion-bitfit-seed0"]
 
 def small(**changes):
     config = quickstart.get_config()
-    config.update(
-        tasks="digits,fashion",
-        methods="linear,bitfit",
-        epochs=1,
-        train_limit=32,
-        eval_limit=32,
-        batch_size=32,
-        eval_batch_size=32,
-        warmup_epochs=0,
-    )
+    config.update(tasks="digits,fashion", methods="linear,bitfit", epochs=1, warmup_epochs=0)
+    config.update(train_limit=32, eval_limit=32, batch_size=32, eval_batch_size=32)
     config.bitfit = ConfigDict({"learning_rate": 1e38, "weight_decay": 1e38})  # it diverges
     config.update(changes)
     return config
@@ -102,11 +96,10 @@ def test_settings_that_do_not_belong_are_refused(name, given, words):
 
 def test_settings_have_defaults_and_all_are_documented():
     assert chosen_options("local", ConfigDict()).to_dict() == {}
-    assert chosen_options("slurm", ConfigDict({"jobs": 3})).jobs == 3
-    assert chosen_options("slurm", ConfigDict()).wait is True
+    options = chosen_options("slurm", ConfigDict({"jobs": 3}))
+    assert (options.jobs, options.wait) == (3, True)
     text = (ROOT / "docs/clusters.md").read_text()
-    for name in OPTIONS:
-        assert f"`{name}`" in text
+    assert [name for name in OPTIONS if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -118,12 +111,8 @@ def test_times_are_slurms(text, expected):
 
 
 def test_more_parameters_of_sbatch():
-    assert on_slurm.parameters("qos=low nice=100 exclusive=True constraint='a100|h100'") == {
-        "qos": "low",
-        "nice": 100,
-        "exclusive": True,
-        "constraint": "a100|h100",
-    }
+    parameters = on_slurm.parameters("qos=low nice=100 exclusive=True constraint='a100|h100'")
+    assert parameters == {"qos": "low", "nice": 100, "exclusive": True, "constraint": "a100|h100"}
     for text in ("qos", "=low"):
         with pytest.raises(UserError, match="NAME=VALUE"):
             on_slurm.parameters(text)
@@ -157,17 +146,6 @@ class Scripted:
         return "The last one was killed."
 
 
-class Told:
-    def __init__(self):
-        self.told = []
-
-    def elsewhere(self, running, epochs):
-        self.told.append((running, epochs))
-
-    def note(self, text):
-        pass
-
-
 def failure(when):
     return {"message": "It broke.", "when": when}
 
@@ -193,7 +171,7 @@ def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_
     assert (done.cell, done.accuracy) == (first["cell"], first["accuracy"])
     assert isinstance(failed, Failure)
     assert (failed.cell, str(failed.error)) == (names[1], "It broke.")
-    assert bars.told == [(0, 0), (1, 2), (0, 2)]
+    assert bars.copies == [(0, 0), (1, 2), (0, 2)]
 
 
 def test_a_copy_that_is_started_again_tries_no_failed_cell_again(tmp_path, monkeypatch):
@@ -217,27 +195,23 @@ def test_a_copy_that_is_started_again_tries_no_failed_cell_again(tmp_path, monke
 
 
 def test_copies_that_ray_has_lost_are_told_of_and_others_go_on():
-    class Ray:
-        def __init__(self):
-            self.ended = ["lost", "well"]
+    class RayError(Exception):
+        pass
 
-        def wait(self, runs, timeout):
-            run = self.ended.pop(0)
-            return [run], [other for other in runs if other != run]
+    ended = ["lost", "well"]
 
-        def get(self, run):
-            if run == "lost":
-                raise self.exceptions.RayError("The node was lost.\nMore of it.")
+    def wait(runs, timeout):
+        run = ended.pop(0)
+        return [run], [other for other in runs if other != run]
 
-        class exceptions:  # noqa: N801
-            class RayError(Exception):
-                pass
+    def get(run):
+        if run == "lost":
+            raise RayError("The node was lost.\nMore of it.")
 
-            class RayTaskError(RayError):
-                pass
-
+    errors = SimpleNamespace(RayError=RayError, RayTaskError=type("Task", (RayError,), {}))
     on = OnRay(ConfigDict(), Copy(small(), "", {}, ""), Told())
-    on._ray, on._runs = Ray(), ["lost", "well", "third"]
+    on._ray = SimpleNamespace(wait=wait, get=get, exceptions=errors)
+    on._runs = ["lost", "well", "third"]
     assert on.running()
     assert not on.running()  # one that ends well has seen the end of all cells
     assert on.ends() == "RayError: The node was lost."
@@ -390,11 +364,8 @@ def test_what_keeps_jobs_from_running_is_said(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
     pytest.importorskip("submitit")
-    epochs, config, workdir = (
-        40,
-        small(tasks="digits", methods="linear", epochs=40, train_limit=512),
-        tmp_path / "jobs",
-    )
+    epochs, workdir = 40, tmp_path / "jobs"
+    config = small(tasks="digits", methods="linear", epochs=epochs, train_limit=512)
     launched("local", config, tmp_path / "local")
     told = []
 

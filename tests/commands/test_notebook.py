@@ -26,13 +26,23 @@ def text_of(cell) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", "".join(parts))  # without colours
 
 
-def test_is_valid_and_stripped(notebook):
-    nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3"
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
+def install_cell(notebook):
+    (cell,) = (c for c in notebook.cells if c.cell_type == "code" and '"pip"' in c.source)
+    return cell.source
+
+
+def test_notebooks_are_valid_and_stripped_and_install_alike():
+    """The one for pictures of one's own installs no TFDS."""
+    notebooks = {path.stem: nbformat.read(path, 4) for path in NOTEBOOK.parent.glob("*.ipynb")}
+    for notebook in notebooks.values():
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3"
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    vtab, fewshot, light = (
+        install_cell(notebooks[name]) for name in ("fact_vtab_tpu", "fewshot", "your_pictures")
+    )
+    assert vtab == fewshot == light.replace("extras = []", 'extras = ["report", "tfds"]')
 
 
 def execute(notebook, parameters, folder):
@@ -70,31 +80,15 @@ def execute(notebook, parameters, folder):
 def executed(notebook, tmp_path_factory):
     """The executed notebook and its work directory: one epoch, 64 images."""
     notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
-    short = {
-        "epochs": 1,
-        "warmup_epochs": 0,
-        "train_limit": 64,
-        "eval_limit": 64,
-        "eval_batch_size": 64,
-    }
+    short = {"epochs": 1, "warmup_epochs": 0, "train_limit": 64, "eval_limit": 64}
+    short["eval_batch_size"] = 64
+    offline = {"tasks": "location", "methods": ",".join(METHODS), "seeds": (0,)}
+    mock = {"variant": "vit_ti16", "image_size": 32, "mock_data": True, "download": False}
     parameters = {
         "WORKDIR": str(folder / "work"),
         "VTAB_TASKS": "svhn",
-        "QUICKSTART_CHANGES": {
-            **short,
-            "tasks": "location",
-            "methods": ",".join(METHODS),
-            "seeds": (0,),
-            "data_dir": str(folder / "tfds"),
-        },
-        "VTAB_CHANGES": {
-            **short,
-            "variant": "vit_ti16",
-            "image_size": 32,
-            "mock_data": True,
-            "download": False,
-            "fact_tt": {"scales": (1.0,)},
-        },
+        "QUICKSTART_CHANGES": {**short, **offline, "data_dir": str(folder / "tfds")},
+        "VTAB_CHANGES": {**short, **mock, "fact_tt": {"scales": (1.0,)}},
         "RANDOM_VIT": True,
     }
     execute(notebook, parameters, folder)

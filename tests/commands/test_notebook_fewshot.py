@@ -12,6 +12,7 @@ from test_notebook import execute, printed
 
 from fact_jax.data import get_task
 
+pytestmark = pytest.mark.slow
 NOTEBOOK = ROOT / "notebooks" / "fewshot.ipynb"
 
 
@@ -38,44 +39,21 @@ def write_pets(folder):
 def executed(notebook, tmp_path_factory):
     notebook, folder = copy.deepcopy(notebook), tmp_path_factory.mktemp("notebook")
     write_pets(folder / "own" / "oxford_pets")
-    short = {
-        "shots": (1, 2),
-        "seeds": (0,),
-        "epochs": 2,
-        "warmup_epochs": 0,
-        "eval_limit": 64,
-        "eval_batch_size": 64,
-    }
+    short = {"shots": (1, 2), "seeds": (0,), "epochs": 2, "warmup_epochs": 0}
+    short |= {"eval_limit": 64, "eval_batch_size": 64}
+    small = {"shots": (2,), "variant": "vit_mini", "image_size": 32}
     parameters = {
         "WORKDIR": str(folder / "work"),
         "METHODS": "fact_tt",
         "FINE_GRAINED": "oxford_pets",
         "DATA_DIR": str(folder / "own"),
         "OFFLINE_CHANGES": {**short, "tasks": "digits", "data_dir": str(folder / "tfds")},
-        "FINE_GRAINED_CHANGES": {
-            **short,
-            "shots": (2,),
-            "variant": "vit_mini",
-            "image_size": 32,
-        },
+        "FINE_GRAINED_CHANGES": {**short, **small},
     }
     execute(notebook, parameters, folder)
     return notebook, folder
 
 
-def test_is_valid_stripped_and_installs_as_the_other_does(notebook):
-    nbformat.validate(notebook)
-    assert all(not c.outputs for c in notebook.cells if c.cell_type == "code")
-    other = nbformat.read(ROOT / "notebooks" / "fact_vtab_tpu.ipynb", as_version=4)
-    install, theirs = (
-        [c.source for c in n.cells if c.cell_type == "code" and "pip" in c.source]
-        for n in (notebook, other)
-    )
-    assert len(install) == 1
-    assert install == theirs
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "name", "tasks"),
     [
@@ -97,7 +75,6 @@ def test_tables_and_figures(executed, source, name, tasks):
     assert any("image/png" in out.get("data", {}) for out in cell.outputs)
 
 
-@pytest.mark.slow
 def test_the_own_folder_is_read_and_shown(executed):
     notebook, folder = executed
     text = printed(notebook, "source.provenance['split_source']")

@@ -7,7 +7,7 @@ import subprocess
 import nbformat
 import pytest
 from places import ROOT
-from test_notebook import execute, printed
+from test_notebook import execute, install_cell, printed
 
 NOTEBOOK = ROOT / "notebooks" / "your_pictures.ipynb"
 
@@ -15,19 +15,6 @@ NOTEBOOK = ROOT / "notebooks" / "your_pictures.ipynb"
 @pytest.fixture(scope="module")
 def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def install_cell(notebook):
-    (cell,) = (c for c in notebook.cells if c.cell_type == "code" and '"pip"' in c.source)
-    return cell.source
-
-
-def test_installs_as_the_others_do_but_without_tfds(notebook):
-    nbformat.validate(notebook)
-    assert all(not c.outputs for c in notebook.cells if c.cell_type == "code")
-    other = nbformat.read(ROOT / "notebooks" / "fewshot.ipynb", as_version=4)
-    light, full = install_cell(notebook), install_cell(other)
-    assert light.replace("extras = []", 'extras = ["report", "tfds"]') == full
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,19 @@ import numpy as np
 import pytest
 from devices import on_host_devices
 from PIL import Image
-from rich.console import Console
 from run_command import run_command
+from written_factors import written
 
 import fact_jax
-from configs import quickstart
 from fact_jax import FacTTT, UserError, load_vit
+from fact_jax.cli import predict as predict_cli
 from fact_jax.cli.arguments import variant_of
-from fact_jax.cli.local import run_sweep
-from fact_jax.data import DataSettings, get_task, open_task
+from fact_jax.cli.predict import load_predictor
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.load import load_factors
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum, write_npz
-from fact_jax.images.normalise import normalise
 from fact_jax.serving import predict as predict_module
 from fact_jax.serving.predict import Predictor
 
@@ -44,25 +42,11 @@ def trained(mini, tmp_path_factory):
     """A factor file of random factors in both formats, and the images it is asked about."""
     model, base = mini
     folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
-    method = FacTTT(4, 0.1)
-    tree = {
-        "factors": method.init(jax.random.key(0), model.config),
-        "head": {"kernel": np.empty((128, 4)), "bias": np.empty(4)},
-    }
-    tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
-    metadata = {
-        "variant": "vit_mini",
-        "weights_sha256": checksum(base),
-        "class_names": NAMES,
-        "image_size": 32,
-        "normalisation": "inception",
-        "jpeg_quality": 75,
-    }
-    content = to_bytes(method, tree, model.config, metadata)
-    (folder / "f.safetensors").write_bytes(content)
-    (folder / "f.pt").write_bytes(
-        torch_bytes(reference_tensors(method, tree["factors"], tree["head"]))
-    )
+    method, entries = FacTTT(4, 0.1), {"variant": "vit_mini", "weights_sha256": checksum(base)}
+    entries |= {"class_names": NAMES, "image_size": 32, "normalisation": "inception"}
+    tree = written(folder / "f.safetensors", method, model.config, 4, jpeg_quality=75, **entries)
+    tensors = reference_tensors(method, tree["factors"], tree["head"])
+    (folder / "f.pt").write_bytes(torch_bytes(tensors))
     np.save(folder / "x.npy", rng.normal(size=(37, 32, 32, 3)).astype("float32"))
     return folder
 
@@ -77,47 +61,33 @@ def expected(mini, trained):
     return np.asarray(x @ task.head["kernel"] + task.head["bias"][None])
 
 
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 8), (4, 32)])
-def test_an_array_file_gives_logits_whatever_the_batch_size_and_devices(
-    trained, expected, tmp_path, devices, batch_size
+def close(logits, expected):
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("devices", "arguments"),
+    [
+        (1, ["f.safetensors", "--batch_size=8"]),
+        (4, ["f.safetensors", "--batch_size=32"]),
+        (1, ["f.pt", "--method=tt", "--scale=0.1"]),
+    ],
+)
+def test_an_array_file_gives_logits_whatever_the_file_batch_size_and_devices(
+    trained, expected, tmp_path, devices, arguments
 ):
+    factors, *more = arguments
     out = predict(
-        *("--variant", "vit_mini", "--factors", trained / "f.safetensors"),
+        *("--variant=vit_mini", "--factors", trained / factors, *more),
         *("--images", trained / "x.npy", "--out", tmp_path / "l.npy"),
-        *("--batch_size", batch_size),
         **on_host_devices(devices),
     )
     assert out.returncode == 0, out.stderr
     logits = np.load(tmp_path / "l.npy")
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    close(logits, expected)
     assert out.stdout == ""
     assert [p.name for p in tmp_path.iterdir()] == ["l.npy"]  # nothing half-written beside it
-
-
-def test_a_pytorch_file_gives_the_same_logits(trained, expected, tmp_path):
-    arguments = [
-        *("--variant", "vit_mini", "--factors", trained / "f.pt"),
-        *("--images", trained / "x.npy", "--out", tmp_path / "l.npy"),
-    ]
-    out = predict(*arguments, "--method", "tt", "--scale", 0.1)
-    assert out.returncode == 0, out.stderr
-    logits = np.load(tmp_path / "l.npy")
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    out = predict(*arguments)
-    assert out.returncode == 2
-    assert "--scale" in out.stderr
-
-
-def test_the_predictor_takes_any_number_of_images(mini, trained, expected):
-    predictor = Predictor(*mini, load_factors(trained / "f.safetensors"), batch_size=16)
-    images = np.load(trained / "x.npy")
-    for n in (0, 1, 16, 37):
-        logits = predictor.logits(images[:n])
-        assert logits.shape == (n, 4)
-        np.testing.assert_allclose(logits, expected[:n], atol=1e-3)
-    with pytest.raises(UserError, match="batch_size is 0"):
-        Predictor(*mini, predictor.task, batch_size=0)
 
 
 @pytest.mark.parametrize(
@@ -135,12 +105,11 @@ def test_only_a_shorter_last_batch_is_padded(monkeypatch, mini, trained, expecte
     assert [len(x) for x in logits] == batches
     assert shapes == rows
     np.testing.assert_allclose(np.concatenate(logits), expected[: sum(batches)], atol=1e-3)
+    assert predictor.logits(images[:0]).shape == (0, 4)
 
 
 def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained, tmp_path):
     """GELU, epsilon and image size of the training; --dtype and --precision."""
-    from fact_jax.cli.predict import load_predictor
-
     model, base = mini
     task = load_factors(trained / "f.safetensors")
     config = model.config.replace(gelu="tanh", layer_norm_eps=0.1)
@@ -151,39 +120,25 @@ def test_the_forward_pass_is_the_file_s_and_the_numerics_the_flags(mini, trained
     images = np.load(trained / "x.npy")
     images = np.concatenate([images, images[:, :16]], 1)
     images = np.concatenate([images, images[:, :, :16]], 2)
-    numerics = {"dtype": "float32", "precision": "default"}
     options = {"variant": None, "weights": None, "any_weights": False, "batch_size": 64}
 
     def logits(**settings):
-        asked = {**numerics, **settings}
+        asked = {"dtype": "float32", "precision": "default", **settings}
         predictor = load_predictor(load_factors(path), SimpleNamespace(**options, **asked))
-        found = predictor.model.config
-        assert {name: getattr(found, name) for name in asked} == asked
+        assert {name: getattr(predictor.model.config, name) for name in asked} == asked
         return predictor.logits(images)
 
-    adaptation = task.method.adaptation(task.factors, config)
-    x = fact_jax.features(fact_jax.ViT(config), base, images, adaptation)
-    wanted = np.asarray(x @ task.head["kernel"] + task.head["bias"][None])
-    size = np.abs(wanted).max()
-    np.testing.assert_allclose(logits(), wanted, rtol=1e-4, atol=1e-4 * size)
-    np.testing.assert_allclose(logits(precision="highest"), wanted, rtol=1e-4, atol=1e-4 * size)
-    error = np.abs(logits(dtype="bfloat16") - wanted).max() / size
-    assert 1e-4 < error < 0.1
-    plain = fact_jax.features(model, base, images, adaptation)  # the file's settings matter
-    assert (
-        np.abs(plain @ task.head["kernel"] + task.head["bias"][None] - wanted).max() > 0.01 * size
-    )
+    def logits_of(vit):
+        adaptation = task.method.adaptation(task.factors, config)
+        x = fact_jax.features(vit, base, images, adaptation)
+        return np.asarray(x @ task.head["kernel"] + task.head["bias"][None])
 
-    (tmp_path / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (60, 50, 3), dtype=np.uint8))
-    picture.save(tmp_path / "pictures" / "a.png")
-    out = predict("--factors", path, "--images", tmp_path / "pictures", "--out", tmp_path / "l.npy")
-    assert out.returncode == 0, out.stderr
-    assert "48 x 48 pixels" in out.stderr
-    x = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC))[None] / np.float32(255)
-    wanted = Predictor(fact_jax.ViT(config), base, load_factors(path)).logits(x)
-    np.testing.assert_allclose(np.load(tmp_path / "l.npy"), wanted, rtol=1e-3, atol=1e-4 * size)
+    wanted = logits_of(fact_jax.ViT(config))
+    size = np.abs(wanted).max()
+    close(logits(), wanted)
+    close(logits(precision="highest"), wanted)
+    assert 1e-4 < np.abs(logits(dtype="bfloat16") - wanted).max() / size < 0.1
+    assert np.abs(logits_of(model) - wanted).max() > 0.01 * size  # the file's settings matter
 
 
 @pytest.fixture(scope="module")
@@ -240,8 +195,6 @@ def test_a_folder_is_preprocessed_as_the_file_says_and_bad_pictures_lose_only_th
 
 
 def test_a_side_that_is_no_multiple_of_the_patches_names_the_file(mini, trained):
-    from fact_jax.cli import predict as predict_cli
-
     task = load_factors(trained / "f.safetensors")
     task.metadata["image_size"] = 30
     with pytest.raises(UserError, match=r"Factor file .*f\.safetensors asks for images of 30 x 30"):
@@ -250,36 +203,37 @@ def test_a_side_that_is_no_multiple_of_the_patches_names_the_file(mini, trained)
 
 def test_people_get_a_table(trained, pictures):
     factors = trained / "f.safetensors"
-    out = predict("--factors", factors, "--images", pictures, "--topk", "2")
+    out = predict("--factors", factors, "--images", pictures, "--topk=2")
     assert out.returncode == 1
     for word in ("file", "class", "probability", "b/[bold]ä.JPG", "unreadable"):
         assert word in out.stdout
-    picture = pictures / "b" / "c" / "a.png"
-    out = predict("--factors", factors, "--images", picture)
+    out = predict("--factors", factors, "--images", pictures / "b" / "c" / "a.png")
     assert out.returncode == 0, out.stderr
     table = [[c.strip() for c in line.split("│")[1:-1]] for line in out.stdout.splitlines()]
-    rows = [row for row in table if len(row) == 3]
-    assert [row[0] for row in rows] == ["a.png", "", "", ""]  # all four of its classes
-    assert {row[1] for row in rows} == set(NAMES)
-    shares = [float(row[2].removesuffix(" %")) for row in rows]
-    assert shares == sorted(shares, reverse=True)
-    assert sum(shares) == pytest.approx(100, abs=0.3)
+    files, names, shares = zip(*[row for row in table if len(row) == 3], strict=True)
+    assert files == ("a.png", "", "", "")  # all four of its classes
+    assert set(names) == set(NAMES)
+    numbers = [float(share.removesuffix(" %")) for share in shares]
+    assert numbers == sorted(numbers, reverse=True)
+    assert sum(numbers) == pytest.approx(100, abs=0.3)
 
 
 def test_class_names_of_a_file_and_of_none(trained, tmp_path):
+    arguments = ["--variant=vit_mini", "--factors", trained / "f.pt", "--images"]
+    arguments += [trained / "x.npy", "--topk=1"]
     (tmp_path / "names.txt").write_text("eins\nzwei\ndrei\nvier\n")
-    arguments = [
-        *("--variant", "vit_mini", "--factors", trained / "f.pt", "--scale", "0.1"),
-        *("--images", trained / "x.npy", "--topk", "1"),
-    ]
-    out = predict(*arguments, "--class_names=~/names.txt", HOME=str(tmp_path))
+    out = predict(*arguments, "--scale=0.1", "--class_names=~/names.txt", HOME=str(tmp_path))
     assert out.returncode == 0, out.stderr
     assert any(name in out.stdout for name in ("eins", "zwei", "drei", "vier"))
     assert "│ 36" in out.stdout
     (tmp_path / "names.txt").write_text("eins\n")
-    out = predict(*arguments, "--class_names", tmp_path / "names.txt")
-    assert out.returncode == 2
-    assert "has 1 lines; the factors have 4 classes" in out.stderr
+    for more, words in (
+        (["--scale=0.1", "--class_names", tmp_path / "names.txt"], "has 1 lines; the factors have"),
+        ([], "--scale"),
+    ):
+        out = predict(*arguments, *more)
+        assert out.returncode == 2
+        assert words in out.stderr
 
 
 def test_other_weights_are_refused_unless_they_are_wanted(mini, trained, tmp_path):
@@ -327,28 +281,3 @@ def test_mistakes_are_answered_in_a_paragraph(arguments, words):
     assert out.returncode == 2
     assert words in out.stderr
     assert "Traceback" not in out.stderr
-
-
-def test_the_factors_of_a_sweep_predict_what_the_sweep_measured(tmp_path):
-    config = quickstart.get_config()
-    config.update(
-        tasks="fashion",
-        methods="fact_tk",
-        epochs=1,
-        warmup_epochs=0,
-        eval_limit=200,
-        train_limit=64,
-    )
-    (result,) = run_sweep(config, str(tmp_path / "run"), Console(quiet=True))
-    data = open_task(get_task("fashion"), DataSettings(image_size=32))
-    images, labels = data.load("test", 200)
-    np.save(tmp_path / "x.npy", np.asarray(normalise(images, "imagenet")))
-    factors = tmp_path / "run" / "factors" / f"{result['cell']}.safetensors"
-    out = predict(
-        *("--factors", factors, "--images", tmp_path / "x.npy"),
-        *("--topk", "1", "--out", tmp_path / "l.npy"),
-    )
-    assert out.returncode == 0, out.stderr
-    logits = np.load(tmp_path / "l.npy")
-    assert 100 * np.mean(np.argmax(logits, -1) == labels) == pytest.approx(result["accuracy"])
-    assert "Ankle boot" in out.stdout

@@ -1,7 +1,6 @@
 """Dry runs: their text, and that they do nothing."""
 
 import io
-import json
 from unittest import mock
 
 import jax
@@ -17,9 +16,8 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import features, init_base
 from fact_jax.cli import dry_run
 from fact_jax.cli.dry_run import show_plan
-from fact_jax.sweep.cost import Cost, cell_cost, forward_flops, seconds_per_flop
+from fact_jax.sweep.cost import cell_cost, forward_flops
 from fact_jax.sweep.plan import make_plan
-from fact_jax.sweep.result import Result
 from fact_jax.sweep.speed import Speed, measure_speed
 from fact_jax.sweep.store import Store
 
@@ -68,18 +66,9 @@ def test_the_papers_protocol_evaluates_in_between_and_at_the_end(every, evaluati
 
 
 def test_a_search_counts_its_supernet_and_every_architecture():
-    noah = dict(
-        widths=(1, 2),
-        supernet_epochs=7,
-        supernet_learning_rate=1e-3,
-        limit=10**6,
-        population=6,
-        parents=2,
-        mutations=2,
-        crossovers=1,
-        generations=3,
-    )
-    _, (cell, _) = plan(methods="noah", noah=ConfigDict(noah))
+    search = {"population": 6, "parents": 2, "mutations": 2, "crossovers": 1, "generations": 3}
+    supernet = {"widths": (1, 2), "supernet_epochs": 7, "supernet_learning_rate": 1e-3}
+    _, (cell, _) = plan(methods="noah", noah=ConfigDict(search | supernet | {"limit": 10**6}))
     cost = cell_cost(cell, get_variant("vit_mini"))
     assert cost[:2] == (2, 12)
     assert cost.train_images == 7 * 800 + 5 * 1000
@@ -87,23 +76,13 @@ def test_a_search_counts_its_supernet_and_every_architecture():
 
 
 def test_what_moves_costs_passes():
-    flops = {}
-    for method in ("linear", "fact_tt", "full"):
-        config = quickstart.get_config()
-        config.update(tasks="digits", methods=method, epochs=100)
-        if method == "full":
-            config.full = ConfigDict({})
-        flops[method] = cell_cost(make_plan(config)[0], get_variant("vit_mini")).flops
+    def flops(method):
+        _, (cell, _) = plan(methods=method, epochs=100, **{method: ConfigDict({})})
+        return cell_cost(cell, get_variant("vit_mini")).flops
+
     trained = 100 * 1000 * forward_flops(get_variant("vit_mini"))
-    assert flops["fact_tt"] - flops["linear"] == pytest.approx(trained)
-    assert flops["full"] - flops["fact_tt"] == pytest.approx(trained)
-
-
-def test_the_rate_is_that_of_what_is_finished():
-    assert seconds_per_flop([]) is None
-    cost = Cost(1, 1, 1, 1, 1e9)
-    results = [(cost, Result("a", "b", "c", 0, 1.0, seconds={"cell": s})) for s in (2.0, 4.0)]
-    assert seconds_per_flop(results) == pytest.approx(3e-9)
+    assert flops("fact_tt") - flops("linear") == pytest.approx(trained)
+    assert flops("full") - flops("fact_tt") == pytest.approx(trained)
 
 
 @pytest.fixture(autouse=True)
@@ -178,33 +157,32 @@ def test_the_speed_is_that_of_two_passes_through_the_first_blocks():
 def test_a_dry_run_says_what_is_done_failed_and_other(tmp_path, speed):
     config, cells = plan(seeds=(0, 1, 2, 3, 4))
     store = Store(tmp_path)
-
-    def finished(seed, seconds, **settings):
-        cell = cells[seed]
-        content = result(cell.task, cell.method_name, seed, 87.5, factor_file_bytes=0)
+    for cell, seconds, changes in (
+        (cells[0], 3600.0, {}),
+        (cells[1], 1.0, {"epochs": 1}),  # its time says nothing of these settings
+    ):
+        content = result(cell.task, cell.method_name, cell.seed, 87.5, factor_file_bytes=0)
         content["seconds"] = {"cell": seconds}
-        content["settings"] = {**cell.as_stored, "weights_sha256": "of any weights", **settings}
+        content["settings"] = {**cell.as_stored, "weights_sha256": "of any weights", **changes}
         store.write(store.factors_path(cell.name), b"")
         store.write_json(store.result_path(cell.name), content)
-
-    finished(0, 3600.0)
-    finished(1, 1.0, epochs=1)  # made with other settings: its time says nothing of these
     store.write_json(store.failure_path(cells[2].name), {"error": "NonFiniteLoss"})
     store.result_path(cells[3].name).write_text("{")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     text = shown(config, tmp_path)
-    lines = {
-        cell.name: next(x for x in text.splitlines() if cell.name in x and "│" in x)
-        for cell in cells
-    }
-    assert "done: 87.5 %" in lines[cells[0].name]
-    assert "1 h 00 min" in lines[cells[0].name]
-    assert "done with other settings" in lines[cells[1].name]
-    assert "1 h 00 min" in lines[cells[1].name]
-    assert "failed: NonFiniteLoss" in lines[cells[2].name]
-    assert "to do" in lines[cells[3].name]
-    assert "to do" in lines[cells[4].name]
+    for cell, words in zip(
+        cells,
+        (
+            ("done: 87.5 %", "1 h 00 min"),
+            ("done with other settings", "1 h 00 min"),
+            ("failed: NonFiniteLoss",),
+            ("to do",),
+            ("to do",),
+        ),
+        strict=True,
+    ):
+        line = next(x for x in text.splitlines() if cell.name in x and "│" in x)
+        assert all(word in line for word in words), line
     assert "left: 3 cells" in text
     assert not speed.called  # the finished cell knows better
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    assert json.loads(store.failure_path(cells[2].name).read_text())

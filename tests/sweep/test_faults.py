@@ -3,9 +3,10 @@
 The commands themselves are killed by benchmarks/robustness/faults.py.
 """
 
+import builtins
 import errno
 import gc
-import json
+import io
 import random
 import shutil
 import time
@@ -18,10 +19,11 @@ import optax
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
+from rich.console import Console
+from told import Told
 
 from configs import quickstart
-from fact_jax.cli.live import Scalars
-from fact_jax.sweep.evolution import search
+from fact_jax.cli.live import Bars, Scalars
 from fact_jax.sweep.faults import no_space
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Run
@@ -30,19 +32,6 @@ from fact_jax.training.mesh import make_mesh, stack
 from fact_jax.training.recipe import PLAIN
 from fact_jax.training.run import Training
 from fact_jax.training.trial import TrialState
-
-
-class Told:
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def start(self, *args):
-        pass
-
-    epoch = waiting = start
 
 
 class Stopped(Exception):
@@ -104,15 +93,12 @@ def damage(content, how):
     return bytes(len(content)) if how == "zeros" else bytes(content)
 
 
+OTHER_DAMAGE = ("deleted", "cut short", "zeros", "garbage")
+
+
 @pytest.mark.parametrize(
     "how",
-    [
-        "flipped bit",
-        *(
-            pytest.param(how, marks=pytest.mark.slow)
-            for how in ("deleted", "cut short", "zeros", "garbage")
-        ),
-    ],
+    ["flipped bit", *(pytest.param(how, marks=pytest.mark.slow) for how in OTHER_DAMAGE)],
 )
 # Orbax drops coroutines of the reads that were under way.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -133,11 +119,8 @@ def test_no_damage_to_any_file_of_a_checkpoint_changes_the_outcome(half, tmp_pat
         except UnreadableCheckpoint:
             refused += 1
             continue
-        for a, b in zip(
-            jax.tree.leaves(outcome.trainable), jax.tree.leaves(expected.trainable), strict=True
-        ):
-            np.testing.assert_array_equal(a, b, err_msg=str(file))
-        np.testing.assert_array_equal(outcome.losses, expected.losses, err_msg=str(file))
+        whole, read = ((o.losses, *jax.tree.leaves(o.trainable)) for o in (expected, outcome))
+        np.testing.assert_equal(read, whole, str(file))
     assert refused >= 4  # the arrays themselves and what leads to them
     gc.collect()  # here, where the coroutines are expected
 
@@ -153,55 +136,27 @@ def test_what_was_done_before_is_told_again_when_a_run_goes_on(half, tmp_path):
     assert [done for done, *_ in told] == [1, 2, 3, 4]
 
 
-def test_a_search_that_goes_on_tells_of_all_generations():
-    told, states = [], []
-    settings = SimpleNamespace(
-        generations=3, population=3, mutations=1, crossovers=1, parents=2, limit=10, widths=(1, 2)
-    )
-    rows = iter(range(10**6))
-    space = SimpleNamespace(
-        settings=settings,
-        count=lambda a: 1,
-        random=lambda rng: ((next(rows),),),
-        mutate=lambda rng, a: ((next(rows),),),
-        cross=lambda rng, a, b: ((next(rows),),),
-    )
-
-    def save(state):
-        states.append(json.loads(json.dumps(state)))
-
-    def run(state):
-        told.clear()
-        fitness = lambda a: float(a[0][0])  # noqa: E731
-
-        tell = lambda *told_of: told.append(told_of)  # noqa: E731
-        search(space, fitness, 0, lambda: state, save, on_generation=tell)
-
-    run(None)
-    whole = list(told)
-    run(states[0])
-    assert [done for done, _ in told] == [done for done, _ in whole] == [1, 2, 3]
-    assert told[0] == whole[0]
-
-
 def read_scalars(folder):
     """{tag: [(step, value)]} as TensorBoard has them."""
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator
+    events = accumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    return {
-        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-    }
+    tags = events.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+
+
+def two_cells(**settings):
+    config = quickstart.get_config()
+    config.update(tasks="digits", methods="fact_tt", seeds=(0, 1))
+    config.fact_tt = ConfigDict({"rank": 4, **settings})
+    return make_plan(config)
 
 
 def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_path):
     pytest.importorskip("tensorboardX")
-    config = quickstart.get_config()
-    config.update(tasks="digits", methods="fact_tt", seeds=(0, 1))
-    config.fact_tt = ConfigDict({"rank": 4, "scales": (0.1, 1.0)})
-    one, other = make_plan(config)
+    one, other = two_cells(scales=(0.1, 1.0))
     runs = [Run(one, "selection", one.candidates[1]), Run(other, "final", other.candidates[0])]
     losses = [[0.5**e, 2 * 0.5**e] for e in range(5)]
     accuracies = [[float("nan"), float("nan")]] * 4 + [[50.0, 75.0]]
@@ -212,22 +167,17 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_pat
             scalars.epoch(e + 1, losses[e], accuracies[e])
         if stopped_after == 5:
             scalars.close()  # the others were killed
-    names = {"selection scale=1": 0, "final": 1}
-    assert {p.name for p in tmp_path.glob("tensorboard/*/*")} == set(names)
-    for path in tmp_path.glob("tensorboard/*/*"):
-        t = names[path.name]
-        scalars = read_scalars(path)
+    folders = {path.name: path for path in tmp_path.glob("tensorboard/*/*")}
+    assert folders.keys() == {"selection scale=1", "final"}
+    for t, name in enumerate(("selection scale=1", "final")):
+        scalars = read_scalars(folders[name])
         assert scalars["loss"] == [(e + 1, pytest.approx(losses[e][t])) for e in range(5)]
         assert scalars["accuracy"] == [(5, accuracies[4][t])]
 
 
 def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX import record_writer
-
-    config = quickstart.get_config()
-    config.update(tasks="digits", methods="fact_tt")
-    (cell,) = make_plan(config)
+    record_writer = pytest.importorskip("tensorboardX.record_writer")
+    cell, _ = two_cells()
     scalars = Scalars(epath.Path(tmp_path), Told())
     scalars.start([Run(cell, "final", cell.candidates[0])], 100)
 
@@ -244,17 +194,9 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
 
 def test_the_bars_are_drawn_while_imports_are_lazy():
     """TFDS's import does this; the thread would die, and print a traceback."""
-    import builtins
-    from io import StringIO
-
-    from rich.console import Console
-
-    from fact_jax.cli.live import Bars
-
-    screen = StringIO()
+    screen, real = io.StringIO(), builtins.__import__
     bars = Bars(Console(file=screen, force_terminal=True, width=120))
     bars.expect(10, 4, 1)
-    real = builtins.__import__
 
     def refuse(name, globals=None, locals=None, fromlist=(), level=0):
         if level:

@@ -1,6 +1,5 @@
 """NOAH in the runner: supernet, search, retraining; stopped anywhere; what is stored."""
 
-import io
 import json
 import shutil
 
@@ -8,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from rich.console import Console
 from safetensors.numpy import load_file
 from test_grid import predicted_accuracy, sweep, tiny_config
 
@@ -114,6 +112,7 @@ def test_the_result_says_what_was_found_and_how(whole, config):
 
 
 def test_the_factor_file_is_the_subnets(whole, config):
+    """Nothing is left of the search, which another would find."""
     workdir, result, *_ = whole
     accuracy, task = predicted_accuracy(config, workdir, result)
     assert accuracy == pytest.approx(result["accuracy"])
@@ -122,10 +121,6 @@ def test_the_factor_file_is_the_subnets(whole, config):
     assert count_parameters(task.factors) == result["num_factors"]
     path = workdir / "factors" / f"{result['cell']}.safetensors"
     assert result["factor_file_bytes"] == path.stat().st_size
-
-
-def test_nothing_is_left_of_the_search_that_another_would_find(whole):
-    workdir, *_ = whole
     assert not [p for p in (workdir / "checkpoints").rglob("*") if p.is_file()]
 
 
@@ -232,16 +227,3 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(
     assert mine.keys() == theirs.keys()
     for key, value in theirs.items():
         np.testing.assert_array_equal(mine[key], value)
-
-
-def test_the_command_prints_the_architecture(whole, config):
-    """Run again, from what is stored."""
-    workdir, result, *_ = whole
-    console = Console(record=True, width=150, file=io.StringIO())
-    local.run_sweep(config, str(workdir), console)
-    text = console.export_text()
-    assert "finished before" in text
-    assert f"found, of {result['search']['history'][-1]['tried']} tried: " in text
-    for name, row in zip(("prompts", "lora", "adapters"), result["search"]["best"], strict=True):
-        (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{name} "))
-        assert line.endswith(" ".join(map(str, row)))

@@ -319,41 +319,30 @@ def test_a_list_of_candidates_hides_the_one_value():
 # --- Warm-up
 
 
-def test_the_warm_up_is_a_tenth_and_ten_epochs_at_most():
-    for epochs, expected in (
-        (1, 0),
-        (2, 0),
-        (9, 0),
-        (10, 1),
-        (20, 2),
-        (99, 9),
-        (100, 10),
-        (500, 10),
-    ):
-        config = config_of({"epochs": epochs})
-        cells = make_plan(config)
-        assert {c.settings.warmup_epochs for c in cells} == {expected}
-        assert schedule_warning(config, cells) == ""
-    config = config_of({"epochs": 100, "fact_tt.epochs": 5, "warmup_epochs": 7})
-    assert {c.settings.warmup_epochs for c in make_plan(config)} == {7}
+@pytest.mark.parametrize(
+    ("epochs", "warmup"),
+    [(1, 0), (2, 0), (9, 0), (10, 1), (20, 2), (99, 9), (100, 10), (500, 10)],
+)
+def test_the_warm_up_is_a_tenth_and_ten_epochs_at_most(epochs, warmup):
+    config = config_of({"epochs": epochs})
+    cells = make_plan(config)
+    assert {c.settings.warmup_epochs for c in cells} == {warmup}
+    assert schedule_warning(config, cells) == ""
+
+
+def test_the_warm_up_follows_a_method_s_own_epochs_unless_it_is_given():
     config = config_of({"epochs": 100, "fact_tt.epochs": 5})
     by_method = {c.method_name: c.settings.warmup_epochs for c in make_plan(config)}
     assert by_method == {"linear": 10, "fact_tt": 0, "fact_tk": 10}
+    config.warmup_epochs = 7
+    assert {c.settings.warmup_epochs for c in make_plan(config)} == {7}
 
 
 @pytest.mark.parametrize(
     ("epochs", "warmup", "near"),
     [
-        (2, 1, False),
-        (2, 0, True),
-        (1, 1, False),
-        (3, 2, False),
-        (100, 10, True),
-        (20, 2, True),
-        (12, 10, True),
-        (100, 99, True),
-        (5, 10, False),
-        (4, 2, False),
+        *[(2, 1, False), (1, 1, False), (3, 2, False), (5, 10, False), (4, 2, False)],
+        *[(2, 0, True), (100, 10, True), (20, 2, True), (12, 10, True), (100, 99, True)],
     ],
 )
 def test_a_schedule_that_stays_below_its_peak_is_warned_of(epochs, warmup, near):

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from told import Told
 
-from configs import base, quickstart, tt_rank16
+from configs import quickstart, tt_rank16
 from fact_jax import UserError, get_variant
 from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
@@ -20,34 +21,6 @@ from fact_jax.sweep.store import Store, absolute
 from fact_jax.training.mesh import make_mesh
 
 
-def test_the_base_config_is_the_protocol_of_the_facts():
-    c = base.get_config()
-    expected = dict(
-        variant="vit_b16",
-        gelu="",
-        image_size=224,
-        normalisation="imagenet",
-        epochs=100,
-        batch_size=64,
-        eval_batch_size=256,
-        eval_every=10,
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        dropout_rate=0.1,
-        drop_path_rate=0.1,
-        seeds=(42,),
-        protocol="val",
-        train_limit=0,
-        eval_limit=0,
-        jpeg_quality=0,
-        dtype="float32",
-        tasks="all",
-    )
-    assert {k: c[k] for k in expected} == expected
-    cells = make_plan(tt_rank16.get_config())
-    assert {cell.settings.warmup_epochs for cell in cells} == {10}
-
-
 def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
     config = quickstart.get_config()
     config.seeds = (0, 1, 1)
@@ -55,13 +28,6 @@ def test_a_plan_is_tasks_times_methods_times_seeds_each_once():
     names = [c.name for c in make_plan(config)]
     assert len(names) == len(set(names)) == 2 * 3 * 2
     assert len(make_plan(tt_rank16.get_config())) == 19
-
-
-class Silent:
-    def start(self, *args):
-        pass
-
-    epoch = note = waiting = start
 
 
 @pytest.fixture
@@ -105,7 +71,7 @@ def spied(monkeypatch, tmp_path):
         config.data_dir = str(tmp_path / "data")
         config.update(changes)
         cells = make_plan(config)
-        return Runner(read_settings(config), Store(tmp_path / "work"), Silent()), cells
+        return Runner(read_settings(config), Store(tmp_path / "work"), Told()), cells
 
     return make, calls
 
@@ -209,18 +175,6 @@ def test_another_source_of_a_data_set_is_refused_and_the_same_is_not(spied):
     with pytest.raises(UserError, match="digits_4shot.* would be read from"):
         runner.check_sources(cells, results)
     runner.check_sources([cells[2]], results)
-
-
-def test_a_damaged_result_is_set_aside_and_made_anew(spied):
-    make, _ = spied
-    runner, (cell,) = make()
-    notes = []
-    runner.store.note = notes.append
-    runner.store.result_path(cell.name).write_text('{"cell": ')
-    assert runner.finished(cell) is None
-    assert f"{cell.name}.json cannot be read" in notes[0]
-    (aside,) = runner.store.workdir.glob("results/*.unreadable-*")
-    assert aside.read_text() == '{"cell": '
 
 
 def test_memory_is_asked_of_a_device_of_this_process(spied, monkeypatch):
