@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jaxprs import product_flops
 
-from fact_jax import FacTTT, UserError, ViT, features, get_variant
+from fact_jax import FacTTT, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 
 BATCH = 8
@@ -30,32 +30,6 @@ def loss_of(config, method, dropout):
     return loss
 
 
-def step_flops(method, dropout):
-    """FLOPs per image of a ViT-B/16 training step: XLA's own count, the loops written out."""
-    config = get_variant("vit_b16").replace(unroll=True)
-    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-    gradient = jax.value_and_grad(loss_of(config, method, dropout))
-    compiled = jax.jit(gradient).lower(factors, base, images).compile(OPTIMISED)
-    return compiled.cost_analysis()["flops"] / BATCH
-
-
-@pytest.fixture(scope="module")
-def forward_flops():
-    """FLOPs per image of a forward pass over all tokens of all blocks, counted in the same way."""
-    config = get_variant("vit_b16").replace(unroll=True)
-    model, base = ViT(config), jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-
-    def forward(base, images):
-        return model.apply({"params": base}, images, mutable="intermediates")
-
-    flops = jax.jit(forward).lower(base, images).compile(OPTIMISED).cost_analysis()["flops"] / BATCH
-    assert products(config) < flops < 1.05 * products(config)  # the rest is elementwise
-    return flops
-
-
 def products(config):
     """FLOPs per image of a forward pass's matrix products, over all tokens of all blocks."""
     n, d = config.num_tokens, config.width
@@ -72,15 +46,6 @@ def test_the_products_of_a_traced_step_are_those_of_a_frozen_base(dropout, bound
     images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
     traced = jax.make_jaxpr(jax.value_and_grad(loss_of(config, method, dropout)))
     ratio = product_flops(traced(factors, base, images).jaxpr) / BATCH / products(config)
-    print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
-    assert 1.5 < ratio <= bound
-
-
-@pytest.mark.slow  # two minutes of compiling
-@pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.1)])
-def test_a_step_costs_what_a_frozen_base_must_cost(forward_flops, dropout, bound):
-    """Full fine-tuning costs 3; a gradient of d x d weights would show as 2.9."""
-    ratio = step_flops(FacTTT(16), dropout) / forward_flops
     print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
     assert 1.5 < ratio <= bound
 
@@ -156,8 +121,3 @@ def test_rematerialisation_changes_no_gradient(small_vit, images, remat):
     again = gradient(model.config.replace(remat=remat), method)(*arguments)
     for name, value in plain.items():
         np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())
-
-
-def test_unknown_settings_are_refused():
-    with pytest.raises(UserError, match="remat is 'all'; expected one of"):
-        get_variant("vit_b16").replace(remat="all")
