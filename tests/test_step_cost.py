@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step's compiled program; nothing large is run."""
+"""Matrix products of a traced training step, and memory of the compiled one."""
 
 import functools
 from typing import Any
@@ -13,79 +13,66 @@ from fact_jax import FacTTT, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
 
 BATCH = 8
-# Fused as in a user's process. LLVM's optimisations take two thirds of the time and change neither
-# FLOPs nor bytes.
+# Fused as in a user's process. LLVM's optimisations take two thirds of the time and save no bytes.
 OPTIMISED: dict[str, Any] = {"xla_backend_optimization_level": 0}
 if jax.__version__.startswith("0.10."):  # later ones have no other way to fuse
     OPTIMISED["xla_cpu_use_fusion_emitters"] = True
 
 
-def loss_of(config, method, dropout):
+METHOD = FacTTT(16)
+
+
+def loss_of(config, method=METHOD, dropout=True):
+    """``loss(factors, base, images, key)`` of a made-up task."""
     rates = dict(dropout_rate=0.1, drop_path_rate=0.1) if dropout else {}
 
-    def loss(factors, base, images):
-        adaptation, key = method.adaptation(factors, config), jax.random.key(0)
+    def loss(factors, base, images, key):
+        adaptation = method.adaptation(factors, config)
         return (features(ViT(config), base, images, adaptation, key=key, **rates) ** 2).sum()
 
     return loss
 
 
-def products(config):
-    """FLOPs per image of a forward pass's matrix products, over all tokens of all blocks."""
-    n, d = config.num_tokens, config.width
-    block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
-    return config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
+def arguments(config, batch=BATCH):
+    """What the loss of METHOD is called with, as shapes."""
+    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
+    factors = jax.eval_shape(lambda: METHOD.init(jax.random.key(0), config))
+    images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
+    return factors, base, images, jax.random.key(0)
+
+
+def traced_flops(function, config):
+    return product_flops(jax.make_jaxpr(function)(*arguments(config)).jaxpr)
 
 
 @pytest.mark.parametrize(("dropout", "bound"), [(False, 1.95), (True, 2.0)])
 def test_the_products_of_a_traced_step_are_those_of_a_frozen_base(dropout, bound):
-    """The step of ViT-B/16 is traced only; the slow test below compiles it."""
-    config, method = get_variant("vit_b16"), FacTTT(16)
-    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-    traced = jax.make_jaxpr(jax.value_and_grad(loss_of(config, method, dropout)))
-    ratio = product_flops(traced(factors, base, images).jaxpr) / BATCH / products(config)
+    """Full fine-tuning costs 3 forward passes; a gradient of d x d weights would show as 2.9."""
+    config = get_variant("vit_b16")
+    n, d = config.num_tokens, config.width
+    block = 2 * n * d * (4 * d + 2 * config.mlp_dim) + 4 * n * n * d
+    forward = config.depth * block + 2 * (n - 1) * config.patch_size**2 * 3 * d
+    step = traced_flops(jax.value_and_grad(loss_of(config, dropout=dropout)), config)
+    ratio = step / BATCH / forward
     print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
     assert 1.5 < ratio <= bound
 
 
 def test_the_first_block_s_input_has_no_gradient():
     """Asked for, it costs q, k and v turned round; then the patches' products with it."""
-    config, method = get_variant("vit_ti16"), FacTTT(16)
-    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    images = jax.ShapeDtypeStruct((BATCH, 224, 224, 3), jnp.float32)
-
-    def loss(factors, images, base):
-        return (features(ViT(config), base, images, method.adaptation(factors, config)) ** 2).sum()
-
-    without, asked = (
-        product_flops(jax.make_jaxpr(jax.grad(loss, argnums=which))(factors, images, base).jaxpr)
-        for which in (0, (0, 1))
-    )
-    n, d, r = config.num_tokens, config.width, method.rank
+    config = get_variant("vit_ti16")
+    loss = loss_of(config, dropout=False)
+    without, asked = (traced_flops(jax.grad(loss, argnums=which), config) for which in (0, (0, 2)))
+    n, d, r = config.num_tokens, config.width, METHOD.rank
     least = 2 * BATCH * (3 * n * d * d + (n - 1) * d * 3 * config.patch_size**2)
     assert least <= asked - without <= least * (1 + 2 * r / d)
-
-
-def gradient(config, method):
-    def loss(factors, base, images, key):
-        adaptation = method.adaptation(factors, config)
-        rates = dict(dropout_rate=0.1, drop_path_rate=0.1)
-        return (features(ViT(config), base, images, adaptation, key=key, **rates) ** 2).sum()
-
-    return jax.jit(jax.grad(loss))
 
 
 @functools.cache
 def temporary(remat, batch=BATCH):
     """Bytes of the temporaries of a ViT-Ti/16 step."""
-    method, config = FacTTT(16), get_variant("vit_ti16").replace(remat=remat)
-    base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
-    factors = jax.eval_shape(lambda: method.init(jax.random.key(0), config))
-    images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)
-    lowered = gradient(config, method).lower(factors, base, images, jax.random.key(0))
+    config = get_variant("vit_ti16").replace(remat=remat)
+    lowered = jax.jit(jax.grad(loss_of(config))).lower(*arguments(config, batch))
     return lowered.compile(OPTIMISED).memory_analysis().temp_size_in_bytes
 
 
@@ -116,8 +103,10 @@ def test_rematerialisation_changes_no_gradient(small_vit, images, remat):
     method = FacTTT(4)
     factors = method.init(jax.random.key(0), model.config)
     factors["V"] += 0.1
-    arguments = (factors, base, images, jax.random.key(1))
-    plain = gradient(model.config, method)(*arguments)
-    again = gradient(model.config.replace(remat=remat), method)(*arguments)
+    given = (factors, base, images, jax.random.key(1))
+    plain, again = (
+        jax.jit(jax.grad(loss_of(config, method)))(*given)
+        for config in (model.config, model.config.replace(remat=remat))
+    )
     for name, value in plain.items():
         np.testing.assert_allclose(again[name], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())

@@ -138,7 +138,6 @@ def choices_cost(content, out, tmp_path):
 def report_is_measured(content, out, tmp_path):
     assert content["results"] == "synthetic: 15 cells"
     assert 50_000 < content["page_bytes"] < content["folder_bytes"]
-    assert content["load_s"] is None or min(content["load_s"]) > 0
     assert "opens in" in out
 
 
@@ -271,10 +270,6 @@ def test_a_sweep_that_is_told_to_end_estimates_from_what_it_finished(monkeypatch
     monkeypatch.setattr(sweep, "run_sweep", stopped)
     content = run("speed.sweep", SWEEP)
     assert (content["cells"], content["cells_planned"]) == (2, 3)
-    seconds = content["seconds"]
-    assert content["estimated_seconds_of_100_epochs_and_whole_test_sets"] == pytest.approx(
-        seconds["compile"] + 1.5 * (50 * seconds["train"] + 1000 * seconds["evaluate"])
-    )
     monkeypatch.setattr(sweep, "run_sweep", mock.Mock(side_effect=sweep.stopping.Terminated))
     with pytest.raises(SystemExit, match="before one of 19 cells"):
         run("speed.sweep", "--variant vit_mini --image_size 32", "none.json")

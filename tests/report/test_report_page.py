@@ -1,6 +1,5 @@
 """The page and its Markdown: numbers, warnings, words, and nothing from outside."""
 
-import copy
 import itertools
 import json
 import os
@@ -215,8 +214,7 @@ def test_names_are_escaped(tmp_path):
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "x.jpg").write_bytes(strip(1))
     failure = {"cell": "a", "error": evil, "message": evil, "traceback": evil}
-    results = [result(seed=s, **copy.deepcopy(more)) for s in (0, 1)]
-    report, page = reported(tmp_path, results, failures=[failure])
+    report, page = reported(tmp_path, [result(seed=s, **more) for s in (0, 1)], failures=[failure])
     assert (report / "index.html").read_text().count("<script>") == 1
     markdown = re.sub(r"```.*?```", "", (report / "report.md").read_text(), flags=re.DOTALL)
     assert "<script>" not in markdown
