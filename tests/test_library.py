@@ -216,6 +216,12 @@ def of_another(method=METHOD, **changes):
     return method.init(jax.random.key(0), CONFIG.replace(**changes))
 
 
+def all_but(base, name):
+    """BitFit's factors without this one, and with one of no meaning."""
+    factors = fact_jax.BitFit().init(jax.random.key(0), CONFIG, base)
+    return {**{k: v for k, v in factors.items() if k != name}, "x": 1.0}
+
+
 def test_what_fits_is_taken(given):
     """An empty batch; the lines that messages advise; numbers of NumPy, and traced ones."""
     assert given.features(zeros(0, 8, 8, 3)).shape == (0, 8)
@@ -260,8 +266,8 @@ NOT_THIS_VIT = "does not fit this ViT of 3 blocks of width 8"
         (lambda g: g.adaptation(U=g.factors["U"].tolist()), "of type list, expected float32"),
         (lambda g: g.adaptation([g.factors["U"]]), "of type list; .* expects a dict"),
         (
-            lambda g: fact_jax.BitFit().adaptation({"x": 1.0}, CONFIG),
-            "'embedding/bias' is missing; .*'x' is unknown",
+            lambda g: fact_jax.BitFit().adaptation(all_but(g.base, "embedding/bias"), CONFIG),
+            "'embedding/bias' is missing; 'x' is unknown",
         ),
         # bases
         (lambda g: dataclasses.replace(g, base={}).features(), "load_vit, which returns"),

@@ -45,10 +45,16 @@ def test_export_to_the_pytorch_code_and_back(tmp_path):
 
 
 def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
+    """Increments are not merged into other weights unless it is wanted."""
     model, base = load_vit("vit_mini")
-    tree = written(tmp_path / "f.safetensors", FacTTT(4, 0.1), model.config, variant="vit_mini")
-    merged = tmp_path / "merged.npz"
-    out = export("--factors", tmp_path / "f.safetensors", "--out", merged)
+    path, merged = tmp_path / "f.safetensors", tmp_path / "new" / "merged.npz"
+    other = {"variant": "vit_mini", "weights_sha256": "0" * 64}
+    tree = written(path, FacTTT(4, 0.1), model.config, **other)
+    out = export("--factors", path, "--out", merged)
+    assert out.returncode == 2
+    assert "trained on other weights" in out.stderr
+    assert not merged.exists()
+    out = export("--factors", path, "--out", merged, "--any_weights")
     assert out.returncode == 0, out.stderr
     with np.load(merged) as arrays:
         np.testing.assert_array_equal(arrays["head/kernel"], tree["head"]["kernel"])

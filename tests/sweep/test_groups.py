@@ -395,6 +395,7 @@ def test_kinds_of_errors_are_found_down_the_chain():
     assert no_space(outer)
     assert not out_of_memory(outer)
     assert not out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
+    assert not no_space(PermissionError(errno.EACCES, "/data/x"))
     loop = RuntimeError("its own cause")
     loop.__cause__ = loop
     assert not no_space(loop)
