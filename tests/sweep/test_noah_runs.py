@@ -14,7 +14,6 @@ from fact_jax import VARIANTS
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import local
 from fact_jax.files.weights import write_npz
-from fact_jax.sweep import feed as feed_module
 from fact_jax.sweep import trainer as trainer_module
 from fact_jax.tuning import NOAHSubnet, count_parameters
 
@@ -43,21 +42,9 @@ def config(tmp_path_factory, small_config):
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    """(work directory, result, what was trained, what was read, what was told) of a sweep."""
-    trained, reads, programs, told = [], [], [], []
-    opened, train = feed_module.open_task, trainer_module.Trainer.train
-    step, workdir = trainer_module.Trainer.step, tmp_path_factory.mktemp("whole")
-
-    def open_spied(task, settings):
-        data = opened(task, settings)
-        stream = data.stream
-
-        def spy(split, batch_size, limit=None):
-            reads.append(split)
-            return stream(split, batch_size, limit)
-
-        data.stream = spy
-        return data
+    """(work directory, result, what was trained, whether programs sample) of a sweep."""
+    trained, programs, workdir = [], [], tmp_path_factory.mktemp("whole")
+    train, step = trainer_module.Trainer.train, trainer_module.Trainer.step
 
     def train_spied(self, runs, size, directory):
         trained.extend(runs)
@@ -67,30 +54,21 @@ def whole(config, tmp_path_factory):
         programs.append(sampled)
         return step(self, cell, mesh, sampled)
 
-    class Spied(local.Bars):
-        def start(self, runs, epochs):
-            told.append((runs[0].stage, epochs))
-            super().start(runs, epochs)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed_module, "open_task", open_spied)
         patch.setattr(trainer_module.Trainer, "train", train_spied)
         patch.setattr(trainer_module.Trainer, "step", step_spied)
-        patch.setattr(local, "Bars", Spied)
         (result,) = sweep(config, workdir)
-    return workdir, result, trained, reads, programs, told
+    return workdir, result, trained, programs
 
 
 def test_three_stages_in_order_on_their_splits(whole):
-    _, result, trained, reads, programs, told = whole
-    supernet, final = trained
+    _, result, (supernet, final), programs = whole
     assert (supernet.stage, supernet.split, supernet.epochs) == ("supernet", "train800", 2)
-    assert (supernet.peak_rate, supernet.choice) == (5e-3, None)
+    assert (supernet.eval_split, supernet.peak_rate, supernet.choice) == ("val200", 5e-3, None)
     assert (final.stage, final.split, final.epochs) == ("final", "train800val200", 3)
-    assert (final.peak_rate, final.choice) == (0.01, result["search"]["best"])
-    assert reads == ["train800", "val200", "train800val200", "test"]
+    assert (final.eval_split, final.peak_rate) == ("test", 0.01)
+    assert final.choice == result["search"]["best"]
     assert programs == [True, False]  # the second samples nothing
-    assert told == [("supernet", 2), ("search", 3), ("final", 3)]
 
 
 def test_the_result_says_what_was_found_and_how(whole, config):
