@@ -1,8 +1,8 @@
 """Factor files: a task's factors and head as safetensors, with all that is needed to use them.
 
-Tensors are `factors/...` as the method names them, `head/kernel` [d, classes] and `head/bias`; the
-metadata are JSON texts. docs/files.md lists the keys. The released PyTorch code's own files are
-read through the same function (reference.py).
+Tensors are `factors/...` as the method names them, `head/kernel` [d, classes] and `head/bias`, or
+all of them quantised in one, `packed`. The metadata are JSON texts; docs/files.md lists the keys.
+The released PyTorch code's own files are read through the same function (reference.py).
 """
 
 import contextlib
@@ -19,11 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
+from fact_jax.algebra.quantise import Bits
 from fact_jax.backbone.config import VARIANTS, ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.guards import DAMAGE
-from fact_jax.files.metadata import FORMAT_VERSION, expected_tensors, flat, read_metadata
+from fact_jax.files.metadata import (
+    FORMAT_VERSION,
+    PACKED_VERSION,
+    compact,
+    expected_tensors,
+    flat,
+    read_bits,
+    read_metadata,
+    read_vit,
+)
+from fact_jax.files.packed import pack, packed_size, unpack
 from fact_jax.files.tensors import SafetensorsFile
 from fact_jax.tuning.method import Method
 from fact_jax.tuning.registry import describe
@@ -66,12 +77,16 @@ class TrainedTask(NamedTuple):
 
 
 def to_bytes(
-    method: Method, trainable: dict[str, Any], config: ViTConfig, metadata: dict[str, Any]
+    method: Method,
+    trainable: dict[str, Any],
+    config: ViTConfig,
+    metadata: dict[str, Any],
+    bits: Bits | None = None,
 ) -> bytes:
     """The file of {"factors": ..., "head": ...}, trained on a ViT of this config.
 
     `metadata` are further JSON-able entries: variant, weights_sha256, task, class_names,
-    image_size, normalisation, jpeg_quality, protocol.
+    image_size, normalisation, jpeg_quality, protocol. With `bits` the numbers are quantised.
     """
     check_classes("The task to be saved", trainable["head"]["bias"].shape[0])
     name, method_settings = describe(method)
@@ -89,10 +104,19 @@ def to_bytes(
         **metadata,
     }
     tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in flat(trainable).items()}
-    content = save(tensors, metadata={k: json.dumps(v) for k, v in metadata.items()})
+    separators = None
+    if bits is not None:
+        bits.check()
+        metadata |= {"format_version": PACKED_VERSION, "bits": list(bits)}
+        metadata, separators = compact(metadata), (",", ":")
+        tensors = {"packed": pack(tensors, expected_tensors(metadata)[1], bits)}
+    texts = {k: json.dumps(v, separators=separators) for k, v in metadata.items()}
+    content = save(tensors, metadata=texts)
     # safetensors writes its header in any order; sorted, equal numbers make equal files.
     end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False).encode()
+    header = json.dumps(
+        json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=separators
+    ).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[end:]
 
@@ -103,6 +127,7 @@ def save_factors(
     factors: dict[str, Any],
     head: dict[str, Any],
     config: ViTConfig,
+    bits: Bits | tuple[int, int] | None = None,
     **metadata: Any,
 ) -> None:
     """Writes a factor file, as a sweep does; `load_factors` and `predict` read it.
@@ -113,6 +138,8 @@ def save_factors(
       factors: trained factors, as ``method.init(key, config)`` has them.
       head: "kernel" [d, classes] and "bias" [classes].
       config: the ViT's, ``model.config``.
+      bits: bits a number of the factors and of the head's kernel, such as (4, 1); each 1, 2, 4, 8
+        or 16. They are quantised, and the file is about as small as their sum. None: float32.
       **metadata: entries that help whoever uses the file; all may be left out. `variant`, `task`
         and `weights_sha256` (``fact_jax.checksum(base)``) are texts, `class_names` is a list of
         texts, `image_size` is in pixels, `normalisation` is 'imagenet', 'inception' or 'none'.
@@ -140,6 +167,8 @@ def save_factors(
     for name, value in flat(trainable).items():
         if not np.isfinite(np.asarray(value, np.float32)).all():
             raise UserError(f"Factor file {path}: {name!r} has non-finite numbers; not written.")
+    if bits is not None:
+        content = to_bytes(method, trainable, config, metadata, Bits(*bits))
     write_atomically(path, content)
 
 
@@ -177,13 +206,12 @@ def read_factors(path: Path) -> TrainedTask:
     try:
         with contextlib.closing(SafetensorsFile(path)) as file:
             metadata = read_metadata(file.metadata)
-            method, expected = expected_tensors(metadata)
-            stored = {name: (file.shapes[name], file.dtypes[name]) for name in file.shapes}
-            check_tensors(path, stored, {name: (shape, "F32") for name, shape in expected.items()})
+            method, arrays = _read_arrays(path, file, metadata)
+            metadata["vit"] = dataclasses.asdict(read_vit(metadata))
             tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
-            for name in expected:
+            for name, array in arrays.items():
                 group, _, leaf = name.partition("/")
-                tree[group][leaf] = jnp.asarray(file.read(name))
+                tree[group][leaf] = jnp.asarray(array)
     except DAMAGE as error:
         if isinstance(error, UserError) and str(error).startswith(f"Factor file {path}"):
             raise
@@ -198,6 +226,19 @@ def read_factors(path: Path) -> TrainedTask:
         if not np.isfinite(value).all():
             raise UserError(f"Factor file {path}: tensor {name!r} has non-finite numbers.")
     return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
+
+
+def _read_arrays(
+    path: Path, file: SafetensorsFile, metadata: dict[str, Any]
+) -> tuple[Method, dict[str, np.ndarray]]:
+    """The method, and the arrays by name, float32; names, shapes and types are checked first."""
+    method, expected = expected_tensors(metadata)
+    stored = {name: (file.shapes[name], file.dtypes[name]) for name in file.shapes}
+    if bits := read_bits(metadata):
+        check_tensors(path, stored, {"packed": ((packed_size(expected, bits),), "U8")})
+        return method, unpack(file.read("packed"), expected, bits)
+    check_tensors(path, stored, {name: (shape, "F32") for name, shape in expected.items()})
+    return method, {name: file.read(name) for name in expected}
 
 
 def check_classes(where: str, classes: int) -> None:
@@ -261,7 +302,7 @@ def check_fits(
             )
         )
     wanted = task.metadata.get("weights_sha256")
-    if not any_weights and wanted and base_checksum != wanted:
+    if not any_weights and wanted and not str(base_checksum).startswith(wanted):
         raise UserError(
             f"Factor file {task.path} was trained on other weights: their checksum is "
             f"{wanted[:16]}..., the base's {str(base_checksum)[:16]}.... Give the weights that it "

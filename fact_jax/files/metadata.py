@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypedDict
 
 import jax
 
-from fact_jax.backbone.config import ViTConfig
+from fact_jax.algebra.quantise import Bits
+from fact_jax.backbone.config import VARIANTS, ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.guards import MAX_CLASS_NAME, MAX_METADATA, MAX_PATCHES
 from fact_jax.files.json_reader import read_json
@@ -17,6 +18,8 @@ from fact_jax.tuning.method import Method, factor_shapes
 from fact_jax.tuning.registry import build_stored
 
 FORMAT_VERSION = 1
+PACKED_VERSION = 2  # of files of few bits a number; earlier versions of this package refuse them
+_CHECKSUM_DIGITS = 16  # of a packed file: 64 bits, enough to notice other weights
 
 
 class _Needed(TypedDict):
@@ -36,6 +39,7 @@ class Metadata(_Needed, total=False):
     task: str | None
     image_size: Annotated[int, Between(1, 4096)] | None
     jpeg_quality: Annotated[int, Between(1, 95)] | None
+    bits: tuple[int, int]
     class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
 
 
@@ -57,11 +61,14 @@ def read_metadata(texts: dict[str, str]) -> dict[str, Any]:
 def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
     version = metadata.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise ValueError(f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}")
+    if version != (PACKED_VERSION if "bits" in metadata else FORMAT_VERSION):
+        raise ValueError(
+            f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}, and "
+            f"{PACKED_VERSION} of packed files"
+        )
     check_type(metadata, Metadata)
     method = build_stored(metadata["method"], metadata["method_settings"])
-    config, classes = _vit(metadata["vit"]), metadata["num_classes"]
+    config, classes = read_vit(metadata), metadata["num_classes"]
     _check_patches(metadata.get("image_size") or 0, config.patch_size)
     if (normalisation := metadata.get("normalisation")) is not None:
         check_normalisation(normalisation)
@@ -73,12 +80,41 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
     return method, {**shapes, **head}
 
 
-def _vit(stated: dict[str, Any]) -> ViTConfig:
+def read_vit(metadata: dict[str, Any]) -> ViTConfig:
     """The ViT of the metadata."""
     try:
-        return ViTConfig(**stated)
+        if "bits" in metadata and metadata.get("variant") in VARIANTS:
+            return VARIANTS[metadata["variant"]].replace(**metadata["vit"])
+        return ViTConfig(**metadata["vit"])
     except UserError as error:
         raise ValueError(f"vit.{error}") from error
+
+
+def compact(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a packed file.
+
+    It has no nulls and no versions, the start of the weights' checksum, and of the ViT only what
+    its variant does not say.
+    """
+    stated = {k: v for k, v in metadata.items() if v is not None and k != "versions"}
+    if "weights_sha256" in stated:
+        stated["weights_sha256"] = stated["weights_sha256"][:_CHECKSUM_DIGITS]
+    if metadata.get("variant") in VARIANTS:
+        named = VARIANTS[metadata["variant"]]
+        stated["vit"] = {k: v for k, v in metadata["vit"].items() if v != getattr(named, k)}
+    return stated
+
+
+def read_bits(metadata: dict[str, Any]) -> Bits | None:
+    """Bits a number of a packed file, None for another."""
+    if "bits" not in metadata:
+        return None
+    try:
+        bits = Bits(*metadata["bits"])
+        bits.check()
+    except UserError as error:
+        raise ValueError(f"bits: {error}") from error
+    return bits
 
 
 def _check_patches(image_size: int, patch_size: int) -> None:
