@@ -90,9 +90,9 @@ class Real:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Some texts, read anew at every check: variants may be added."""
+    """Some texts or whole numbers, read anew at every check: variants may be added."""
 
-    choices: Iterable[str]
+    choices: Iterable[str | int]
 
     @property
     def one(self) -> str:
@@ -102,7 +102,7 @@ class OneOf:
     many = one
 
     def allows(self, value: Any) -> bool:
-        return isinstance(value, str) and value in list(self.choices)
+        return type(value) in (str, int) and value in list(self.choices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fact_jax.cli.terminal import Console
 from fact_jax.data import Task, get_task, open_task
 from fact_jax.report.terminal import print_table
 from fact_jax.sweep.cost import Cost, cell_cost, seconds_per_flop
-from fact_jax.sweep.plan import Cell, chosen, make_plan, schedule_warning
+from fact_jax.sweep.plan import OF_FILES, Cell, chosen, make_plan, schedule_warning
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import RunSettings, SweepSettings
@@ -128,8 +128,8 @@ def _time(seconds: float) -> str:
 
 
 def _as_planned(cell: Cell, result: Result) -> bool:
-    """Whether the result was made with the cell's settings; its weights are not compared."""
-    settings = {k: v for k, v in result.settings.items() if k != "weights_sha256"}
+    """Whether the result was made with the cell's settings; files are not compared."""
+    settings = {k: v for k, v in result.settings.items() if k not in OF_FILES}
     return settings == cell.as_stored
 
 

@@ -15,7 +15,7 @@ from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.files.schema import check_type
-from fact_jax.sweep.plan import task_names
+from fact_jax.sweep.plan import OF_FILES, task_names
 from fact_jax.sweep.resolution import split_names
 from fact_jax.sweep.result import Result, StoredFailure, read_stored
 from fact_jax.sweep.settings import COLUMNS, GRID, RUN_SETTINGS
@@ -158,7 +158,7 @@ def _read(
 
 def method_settings(result: Result) -> dict[str, Any]:
     """The settings of a result that only its method has: rank, sites, number of prompts."""
-    other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", "weights_sha256"}
+    other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", *OF_FILES}
     return {k: v for k, v in result.settings.items() if k not in other}
 
 

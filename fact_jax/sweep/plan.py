@@ -5,6 +5,7 @@ import difflib
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -16,12 +17,16 @@ from fact_jax.data.catalog import check_skipping
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
+from fact_jax.sweep.start import check_start, start_sha256
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
 from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import UnknownSetting, build
 
+# Settings of a result that files decide: the checksums of the weights, and of the factors that
+# training began with.
+OF_FILES = ("weights_sha256", "start_sha256")
 # Share of the peak below which a schedule's highest rate gets a warning. 100 epochs reach 98 %.
 NEAR_PEAK = 0.75
 
@@ -74,7 +79,16 @@ class Cell:
 
     def stored_settings(self, weights_sha256: str) -> dict[str, Any]:
         """The `settings` of a result: all that it depends on."""
-        return {**self.as_stored, "weights_sha256": weights_sha256}
+        stored = {**self.as_stored, "weights_sha256": weights_sha256}
+        if self.start is not None:
+            stored["start_sha256"] = start_sha256(self.start)
+        return stored
+
+    @property
+    def start(self) -> Path | None:
+        """The factor file that training begins with, if any."""
+        folder = self.settings.start_from
+        return Path(folder).expanduser() / f"{self.name}.safetensors" if folder else None
 
     @property
     def recipe(self) -> Recipe:
@@ -194,6 +208,8 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"'paper' chooses nothing on validation data: set one, such as "
             f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
+    if run["start_from"]:
+        check_start(f"config.{name}", method, len(candidates))
     return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)
 
 

@@ -41,7 +41,9 @@ def store_result(
     accuracies, findings, settings = trained.accuracies, trained.findings, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     method, trainable = _as_stored(trained, data.task.num_classes)
-    content = to_bytes(method, trainable, trainer.model.config, _metadata(trainer, cell))
+    content = to_bytes(
+        method, trainable, trainer.model.config, _metadata(trainer, cell), cell.recipe.bits
+    )
     result = Result(
         version=VERSION,
         cell=cell.name,

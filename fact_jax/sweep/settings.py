@@ -105,6 +105,15 @@ class RunSettings:
         "label_smoothing", "share of the uniform distribution in the targets"
     )
     erasing: float = recipe_setting("erasing", "probability that a part of an image is erased")
+    start_from: str = method_setting(
+        "", Text(), "folder of factor files, named as the cells, to go on from", before=""
+    )
+    factor_bits: int = recipe_setting(
+        "factor_bits", "of a number of the factors; 0: float32", per_method=True, before=0
+    )
+    head_bits: int = recipe_setting(
+        "head_bits", "of a number of the head's kernel; 0: float32", per_method=True, before=0
+    )
     eval_every: int = method_setting(
         10, _EPOCHS, "epochs between protocol 'paper's test evaluations; 0: one"
     )

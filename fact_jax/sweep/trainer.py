@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from fact_jax.algebra.quantise import Bits, rounded
 from fact_jax.backbone.adaptation import Prompts
 from fact_jax.data import Examples, get_task
 from fact_jax.data.catalog import all_tasks
@@ -21,6 +22,7 @@ from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell, task_names
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.sweep.settings import SweepSettings
+from fact_jax.sweep.start import Start
 from fact_jax.training.evaluation import Evaluator, Merged, See
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
 from fact_jax.training.run import Outcome, Training
@@ -33,6 +35,17 @@ from fact_jax.tuning.method import Base, Factors
 
 def _array(architecture: Architecture | None) -> np.ndarray | None:
     return None if architecture is None else np.array(architecture, np.int32)
+
+
+def _as_stored(trainable: Trainable, bits: Bits | None, classes: int) -> Trainable:
+    """The trained numbers as their factor file has them, with the head's padding."""
+    if bits is None:
+        return trainable
+    head = {name: x[..., :classes] for name, x in trainable["head"].items()}
+    stored: Trainable = jax.tree.map(np.asarray, rounded({**trainable, "head": head}, bits))
+    for name, x in trainable["head"].items():
+        stored["head"][name] = np.concatenate([stored["head"][name], x[..., classes:]], axis=-1)
+    return stored
 
 
 class Trainer:
@@ -126,15 +139,15 @@ class Trainer:
     ) -> tuple[int, int]:
         """Numbers of right predictions and of images of a trained run (`Evaluator.count`)."""
         cell, mesh = run.cell, self.evaluator.mesh
+        classes = self.feed.task(cell.task).num_classes
         trained = Merged.of(
             cell.method,
             self.model.config,
             self.on(mesh),
-            put(trainable, replicated(mesh)),
+            put(_as_stored(trainable, cell.recipe.bits, classes), replicated(mesh)),
             np.float32(run.candidate.scale),
             choice=_array(run.choice),
         )
-        classes = self.feed.task(cell.task).num_classes
         return self.evaluator.count(trained, classes, batches, see)
 
     def fitness(self, trained: Trained) -> Callable[[Architecture], float]:
@@ -200,8 +213,13 @@ class RunStack:
         return [self._trained(i, outcome) for i in range(len(self._runs))]
 
     def _fresh(self, run: Run) -> TrialState:
-        trainer, classes = self._trainer, self._feed.task(run.cell.task).num_classes
-        return self._step.init(run.cell.seed, classes, trainer.padded_classes, trainer.base)
+        trainer, cell = self._trainer, run.cell
+        classes, padded = self._feed.task(cell.task).num_classes, trainer.padded_classes
+        if cell.start is None:
+            return self._step.init(cell.seed, classes, padded, trainer.base)
+        start = Start(trainer.model.config, trainer.weights_sha256, classes, padded)
+        trainable = start.read(cell.start, cell.method, run.candidate.scale)
+        return TrialState(trainable, cell.recipe.init(trainable))
 
     def _hyper(self, run: Run, e: int) -> Hyper:
         """The numbers of a run in epoch e."""

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from fact_jax.algebra.quantise import BITS, Bits
 from fact_jax.ranges import SHARE, Flag, OneOf, Real, check_fields, setting
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -22,6 +23,9 @@ class Recipe:
     mixup, cutmix: parameters of the two Beta distributions; 0 switches the mixing off.
     label_smoothing: share of the uniform distribution in a target.
     erasing: probability that a box of an image is erased.
+    factor_bits, head_bits: bits a number of the factors and of the head's kernel, if they are
+      trained for a small file: each step computes with the quantised numbers. 0: float32, or 16
+      bits if the other is set.
     """
 
     optimizer: str = setting("adamw", OneOf(OPTIMIZERS))
@@ -30,9 +34,18 @@ class Recipe:
     cutmix: float = setting(0.0, BETA)
     label_smoothing: float = setting(0.0, SHARE)
     erasing: float = setting(0.0, Real(0, 1))
+    factor_bits: int = setting(0, OneOf((0, *BITS)))
+    head_bits: int = setting(0, OneOf((0, *BITS)))
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def bits(self) -> Bits | None:
+        """Bits a number of what is trained; None for float32."""
+        if not (self.factor_bits or self.head_bits):
+            return None
+        return Bits(self.factor_bits or 16, self.head_bits or 16)
 
     @property
     def soft(self) -> bool:

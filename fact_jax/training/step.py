@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fact_jax.algebra.quantise import rounded
 from fact_jax.backbone.vit import Rates, ViT, features
 from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import trial_sharded
@@ -126,6 +127,8 @@ class TrainStep:
     ) -> jax.Array:
         """Mean cross-entropy of the valid rows, with the noise of training."""
         hyper, config = trial.hyper, self.model.config
+        if self.recipe.bits is not None:
+            trainable = rounded(trainable, self.recipe.bits)
         choice = hyper.choice
         if self.sampled and isinstance(self.method, SearchMethod):
             choice = self.method.sample(jax.random.fold_in(key, CHOICE), config)

@@ -18,7 +18,7 @@ from fact_jax.cli.local import Sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.sweep.cost import epochs_of
-from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.plan import OF_FILES, Cell
 from fact_jax.sweep.record import stored_result
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Outcome
@@ -90,8 +90,9 @@ class Follower:
     def finished(self, cell: Cell) -> Result | None:
         """The stored result. The copies check that it was made with the same weights."""
         record = self._store.read_record(cell.name)
-        weights = record.settings.get("weights_sha256") if record else None
-        return stored_result(self._store, cell, {**cell.as_stored, "weights_sha256": weights})
+        stored = record.settings if record else {}
+        of_files = {name: stored[name] for name in OF_FILES if name in stored}
+        return stored_result(self._store, cell, {**cell.as_stored, **of_files})
 
     def run(
         self, cells: list[Cell], results: dict[str, Result], only: Sequence[str]
