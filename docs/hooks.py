@@ -19,7 +19,18 @@ DOCS = ROOT / "docs"
 AT_ROOT = {"changelog.md": ROOT / "CHANGELOG.md", "contributing.md": ROOT / "CONTRIBUTING.md"}
 # Links such as [text](path#anchor), but not those with a scheme or with an anchor alone.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)(?=[)#])")
-ROOMS = ("backbone", "data", "files", "images", "report", "serving", "sweep", "training", "tuning")
+ROOMS = (
+    "algebra",
+    "backbone",
+    "data",
+    "files",
+    "images",
+    "report",
+    "serving",
+    "sweep",
+    "training",
+    "tuning",
+)
 
 
 class Defaults(griffe.Extension):

@@ -41,7 +41,15 @@ from fact_jax.tuning.registry import describe
 from fact_jax.version import __version__
 
 # Entries that `to_bytes` writes itself.
-_OF_THE_FILE = {"format_version", "method", "method_settings", "vit", "num_classes", "versions"}
+_OF_THE_FILE = {
+    "bits",
+    "format_version",
+    "method",
+    "method_settings",
+    "vit",
+    "num_classes",
+    "versions",
+}
 # Fields of `ViTConfig` that must be those of the training. The variant decides the shape, and
 # `load_vit` is told the rest.
 _SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
