@@ -136,7 +136,7 @@ def rounded(trainable: dict[str, Any], bits: Bits) -> dict[str, Any]:
 
     def one(name: str, x: Array) -> Array:
         width = bits.of(name)
-        near = dequantise(quantise(x, group_axes(name, jnp.shape(x)), width), width)
+        near = jnp.asarray(dequantise(quantise(x, group_axes(name, jnp.shape(x)), width), width))
         return jax.lax.stop_gradient(near) + (x - jax.lax.stop_gradient(x))
 
     return {
