@@ -13,6 +13,8 @@ from fact_jax import LowRank
 from fact_jax.backbone import dense
 from fact_jax.backbone.dense import adapted_dense
 
+RATE, KEY = 0.3, jax.random.key(5)
+
 
 def random_case(d, f, widths, r, inner, seed, dtype="float32"):
     """(x, layers, pair): layers of these multiples of f columns, `inner` the rank of u or None."""
@@ -28,6 +30,11 @@ def random_case(d, f, widths, r, inner, seed, dtype="float32"):
     return array(2, 3, d).astype(dtype), layers, pair
 
 
+def joined(form):
+    """The operation with these arguments, its outputs side by side."""
+    return lambda *case: jnp.concatenate(adapted_dense(*case, **form), -1)
+
+
 def plain(x, layers, pair):
     """The definition: dense increments, added and multiplied."""
     a = pair.a if pair.u is None else pair.u @ pair.a
@@ -36,21 +43,6 @@ def plain(x, layers, pair):
     kernel = jnp.concatenate([layer["kernel"] for layer in layers], axis=1) + increment
     bias = jnp.concatenate([layer["bias"] for layer in layers])
     return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape([1] * (x.ndim - 1) + [-1])
-
-
-def joined(function):
-    return lambda x, layers, pair, *rest: jnp.concatenate(function(x, layers, pair, *rest), -1)
-
-
-def two_path(x, layers, pair):
-    return adapted_dense(x, layers, pair, merged=False)
-
-
-RATE, KEY = 0.3, jax.random.key(5)
-
-
-def dropping(x, layers, pair):
-    return adapted_dense(x, layers, pair, RATE, KEY)
 
 
 def plain_dropping(x, layers, pair):
@@ -66,6 +58,10 @@ def plain_dropping(x, layers, pair):
     bias = jnp.concatenate([layer["bias"] for layer in layers]).astype(x.dtype)
     assert increment.shape[-1] == kernel.shape[-1] == f * len(pieces)
     return x @ kernel + increment + bias.reshape([1] * (x.ndim - 1) + [-1])
+
+
+MERGED, TWO_PATHS, DROPPING = {}, {"merged": False}, {"dropout_rate": RATE, "key": KEY}
+FORMS = [(MERGED, plain), (TWO_PATHS, plain), (DROPPING, plain_dropping)]
 
 
 def with_gradients(function, *case):
@@ -99,79 +95,62 @@ def test_both_forms_are_the_definition_with_all_its_gradients(d, f, r, widths, i
     """Gradients are the input's, the factors', and those of kernel and bias (some train them)."""
     case = random_case(d, f, widths, r, inner, seed)
     value, gradients = with_gradients(plain, *case)
-    for form in (joined(adapted_dense), joined(two_path)):
-        y, derived = with_gradients(form, *case)
+    for form in (MERGED, TWO_PATHS):
+        y, derived = with_gradients(joined(form), *case)
         close(y, value, 1e-5)
         close(derived, gradients, 1e-4)
 
 
-TRANSFORMS = {
-    "jit": lambda f: jax.jit(f),
-    "remat": lambda f: jax.checkpoint(f),
-    "vmap": lambda f: (
-        lambda x, layers, pair: jax.vmap(
-            lambda row, p: f(row[None], layers, p)[0], in_axes=(0, None)
-        )(x, pair)
-    ),
-    "vmap over trials": lambda f: (
-        lambda x, layers, pair: jax.vmap(f, in_axes=(0, None, 0))(
-            x, layers, jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), pair)
-        )
-    ),
-    "scan": lambda f: (
-        lambda x, layers, pair: jax.lax.scan(
-            lambda carry, row: (carry, f(row, layers, pair)), 0, x
-        )[1]
-    ),
-}
+def over_images(f):
+    return jax.vmap(lambda x, layers, pair: f(x[None], layers, pair)[0], in_axes=(0, None, None))
 
 
-@pytest.mark.parametrize("form", [adapted_dense, two_path])
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_under_transformations(name, form):
-    case = random_case(8, 5, (1, 2), 3, 2, 0)
-    (y, derived), (value, gradients) = (
-        with_gradients(f, *case) for f in (TRANSFORMS[name](joined(form)), plain)
-    )
-    close(y, value, 1e-5)
-    close(derived, gradients, 1e-4)
+def over_trials(f):
+    def run(x, layers, pair):
+        two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), pair)
+        return jax.vmap(f, in_axes=(0, None, 0))(x, layers, two)
+
+    return run
 
 
+def over_steps(f):
+    def run(x, layers, pair):
+        return jax.lax.scan(lambda carry, row: (carry, f(row, layers, pair)), 0, x)[1]
+
+    return run
+
+
+@pytest.mark.parametrize(("form", "definition"), FORMS)
 @pytest.mark.parametrize(
-    ("name", "inner"), [("none", None), *((name, 2) for name in ("none", *TRANSFORMS))]
+    ("transform", "inner"),
+    [(jax.jit, None), *((t, 2) for t in (jax.checkpoint, over_images, over_trials, over_steps))],
 )
-def test_dropout_of_rank_values_under_transformations(name, inner):
-    """Values and all gradients at a rate above zero, against autodiff with the same mask."""
+def test_under_transformations(transform, inner, form, definition):
+    """Values and all gradients, against autodiff with the same mask."""
     case = random_case(8, 5, (1, 2), 3, inner, 0)
-    transform = TRANSFORMS.get(name, lambda f: f)
-    (y, derived), (value, gradients) = (
-        with_gradients(transform(f), *case) for f in (joined(dropping), plain_dropping)
-    )
+    y, derived = with_gradients(transform(joined(form)), *case)
+    # The mask of a mapped row or trial is its own shape's.
+    value, gradients = with_gradients(transform(definition), *case)
     close(y, value, 1e-5)
     close(derived, gradients, 1e-4)
-    assert np.abs(y - jax.jit(transform(plain))(*case)).max() > 0.1  # something is dropped
+    assert (np.abs(y - plain(*case)).max() > 0.1) == (form is DROPPING)  # something is dropped
 
 
-@pytest.mark.parametrize(
-    ("form", "definition"),
-    [(adapted_dense, plain), (two_path, plain), (dropping, plain_dropping)],
-)
+@pytest.mark.parametrize(("form", "definition"), FORMS)
 def test_in_bfloat16(form, definition):
     """bfloat16 products, float32 factors and gradients; as near as 8 bits allow."""
     half = random_case(32, 16, (1, 1, 1), 4, 4, 0, "bfloat16")
     full = (half[0].astype(jnp.float32), *half[1:])
-    assert joined(form)(*half).dtype == jnp.bfloat16
-    error = joined(form)(*half).astype(jnp.float32) - definition(*full)
-    assert np.abs(error).max() < 0.02 * np.abs(definition(*full)).max()
+    y = joined(form)(*half)
+    assert y.dtype == jnp.bfloat16
+    expected = definition(*full)
+    assert np.abs(y.astype(jnp.float32) - expected).max() < 0.02 * np.abs(expected).max()
 
     def gradient(function, case):
         return jax.grad(lambda p: function(*case[:2], p).astype(jnp.float32).sum())(case[2])
 
-    for actual, expected in zip(
-        jax.tree.leaves(gradient(joined(form), half)),
-        jax.tree.leaves(gradient(definition, full)),
-        strict=True,
-    ):
+    near = gradient(joined(form), half), gradient(definition, full)
+    for actual, expected in zip(*map(jax.tree.leaves, near), strict=True):
         assert actual.dtype == jnp.float32
         assert np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
 

@@ -5,73 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxprs import equations
-from scipy.special import erf
 
-from fact_jax import VARIANTS, FacTTT, UserError, ViT, ViTConfig, features, get_variant
+from fact_jax import VARIANTS, FacTTT, UserError, ViT, features, get_variant
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.backbone.vit import init_base
 from fact_jax.tuning import count_parameters
 
 
-def numpy_vit(config: ViTConfig, base, images: np.ndarray) -> np.ndarray:
-    """ViT features in float64, one image and one head at a time."""
-    base = jax.tree.map(lambda x: np.asarray(x, np.float64), base)
-    encoder, p, d = base["Transformer"], config.patch_size, config.width
-
-    def norm(x, w):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-        return x * w["scale"] + w["bias"]
-
-    def dense(x, w):
-        return x @ w["kernel"] + w["bias"]
-
-    def gelu(x):
-        if config.gelu == "tanh":
-            return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-        return 0.5 * x * (1 + erf(x / np.sqrt(2)))
-
-    out = []
-    for image in images.astype(np.float64):
-        rows = [
-            image[y : y + p, x : x + p].reshape(-1)
-            for y in range(0, image.shape[0], p)
-            for x in range(0, image.shape[1], p)
-        ]
-        kernel = base["embedding"]["kernel"].reshape(-1, d)
-        x = np.concatenate([base["cls"][0], np.stack(rows) @ kernel + base["embedding"]["bias"]])
-        x = x + encoder["posembed_input"]["pos_embedding"][0]
-        for i in range(config.depth):
-            block = jax.tree.map(lambda w, i=i: w[i], encoder["encoderblock"])
-            attention, mlp = block["MultiHeadDotProductAttention_1"], block["MlpBlock_3"]
-            y = norm(x, block["LayerNorm_0"])
-            q, k, v = (dense(y, attention[n]) for n in ("query", "key", "value"))
-            heads = []
-            for h in range(config.num_heads):
-                s = slice(h * d // config.num_heads, (h + 1) * d // config.num_heads)
-                scores = q[:, s] @ k[:, s].T / np.sqrt(d // config.num_heads)
-                weights = np.exp(scores - scores.max(-1, keepdims=True))
-                heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, s])
-            x = x + dense(np.concatenate(heads, -1), attention["out"])
-            y = norm(x, block["LayerNorm_2"])
-            x = x + dense(gelu(dense(y, mlp["Dense_0"])), mlp["Dense_1"])
-        out.append(norm(x, encoder["encoder_norm"])[0])
-    return np.stack(out)
-
-
-@pytest.mark.parametrize("gelu", ["exact", "tanh"])
-def test_features_equal_a_numpy_vit(small_vit, images, gelu):
-    model, base = small_vit
-    model = ViT(model.config.replace(gelu=gelu))
-    expected = numpy_vit(model.config, base, images)
-    actual = features(model, base, images)
-    assert actual.dtype == jnp.float32
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-
-
 def test_exact_and_tanh_gelu_differ(small_vit, images):
+    """test_stored_parity.py compares the ViT with timm's and transformers'."""
     model, base = small_vit
-    tanh = features(ViT(model.config.replace(gelu="tanh")), base, images)
-    assert 1e-6 < np.abs(tanh - features(model, base, images)).max() < 1e-1
+    exact, tanh = (
+        features(ViT(model.config.replace(gelu=gelu)), base, images) for gelu in ("exact", "tanh")
+    )
+    assert exact.dtype == jnp.float32
+    assert 1e-6 < np.abs(tanh - exact).max() < 1e-1
 
 
 @pytest.mark.parametrize(
@@ -102,15 +50,12 @@ def test_contract_names_of_variants():
 def test_other_image_sizes_interpolate_the_positions(small_vit):
     model, base = small_vit
     larger = np.random.default_rng(2).normal(size=(2, 24, 24, 3)).astype("float32")
-    table = base["Transformer"]["posembed_input"]["pos_embedding"]
-    resized = resize_positions(table, 6)
+    resized = resize_positions(base["Transformer"]["posembed_input"]["pos_embedding"], 6)
     assert resized.shape == (1, 37, 24)
-    config = model.config.replace(image_size=24)
-    direct = {**base, "Transformer": {**base["Transformer"]}}
-    direct["Transformer"]["posembed_input"] = {"pos_embedding": resized}
-    np.testing.assert_allclose(
-        features(model, base, larger), features(ViT(config), direct, larger), rtol=1e-5, atol=1e-5
-    )
+    direct = ViT(model.config.replace(image_size=24))
+    encoder = {**base["Transformer"], "posembed_input": {"pos_embedding": resized}}
+    expected = features(direct, {**base, "Transformer": encoder}, larger)
+    np.testing.assert_allclose(features(model, base, larger), expected, rtol=1e-5, atol=1e-5)
 
 
 # torch 2.13: interpolate((arange(9.0) ** 2).reshape(1, 1, 3, 3), size=(4, 4), mode="bicubic")
