@@ -63,14 +63,13 @@ def test_names_give_the_set_and_the_shots():
     sizes = {"food101": 101, "stanford_cars": 196, "oxford_flowers": 102, "fgvc_aircraft": 100}
     sizes |= {"oxford_pets": 37, "digits": 10, "fashion": 10, "location": 16}
     for name, classes in sizes.items():
-        for shots in (1, 2, 4, 8, 16, 3):
+        for shots in (1, 16, 3):
             task = get_task(f"{name}_{shots}shot")
             found = (task.name, task.group, task.dataset, task.few_shot.shots, task.num_classes)
             assert found == (f"{name}_{shots}shot", "fewshot", name, shots, classes)
-            assert pickle.loads(pickle.dumps(task)).name == task.name
     assert set(FEW_SHOT) < set(sizes)
-    assert not set(FEW_SHOT) & set(VTAB)
-    assert get_task("digits_3shot").offline
+    for sent in (*VTAB.values(), task):
+        assert pickle.loads(pickle.dumps(sent)).splits == sent.splits  # to another process
 
 
 @pytest.mark.parametrize(
@@ -81,6 +80,8 @@ def test_names_give_the_set_and_the_shots():
         ("oxford_flower_4shot", "Did you mean 'oxford_flowers_4shot'"),
         ("dtd_4shot", "NAME_Kshot, K at least 1, where NAME is one of food101, stanford_cars"),
         ("dtdd", "Did you mean 'dtd'"),
+        ("folder_../secrets", "letters of ASCII"),
+        ("folder_my flowers", "letters of ASCII"),
         ("food101_0shot", "must be at least 1"),
         ("food101_04shot", "There is no task"),
     ],
@@ -93,33 +94,26 @@ def test_unknown_names_are_refused_with_the_nearest(name, words):
 
 def test_a_draw_has_k_of_each_class_and_those_of_fewer_shots():
     labels = np.random.default_rng(0).integers(0, 7, 300)
-    for seed in range(3):
-        before: set = set()
-        for shots in (1, 2, 4, 8, 16):
-            rows = draw(labels, 7, shots, seed, "x")
-            assert np.bincount(labels[rows], minlength=7).tolist() == [shots] * 7
-            assert rows.tolist() == sorted(set(rows.tolist()))
-            assert before <= set(rows.tolist())
-            before = set(rows.tolist())
-    assert not np.array_equal(draw(labels, 7, 8, 0, "x"), draw(labels, 7, 8, 1, "x"))
-
-
-def test_a_draw_is_the_same_on_every_machine():
-    """Another numpy that draws otherwise would change results without a word."""
+    draws = [draw(labels, 7, shots, 0, "x") for shots in (1, 2, 16)]
+    for shots, rows in zip((1, 2, 16), draws, strict=True):
+        assert np.bincount(labels[rows], minlength=7).tolist() == [shots] * 7
+        assert rows.tolist() == sorted(set(rows.tolist()))
+    assert set(draws[0]) < set(draws[1]) < set(draws[2])
+    assert not np.array_equal(draws[2], draw(labels, 7, 16, 1, "x"))
+    # Another numpy that draws otherwise would change results without a word.
     assert draw([0, 1, 2] * 20, 3, 2, 0, "x").tolist() == [12, 23, 34, 35, 49, 57]
-
-
-def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(UserError, match="list has 1 images of class 2, fewer than the 2"):
-        draw([0, 0, 1, 1, 2], 3, 2, 0, "list")
-    with pytest.raises(UserError, match="0 images of class 3"):
-        draw([0, 1, 2], 4, 1, 0, "list")
+    for classes, shots, words in ((3, 2, "1 images of class 2, fewer than the 2"), (4, 1, "0 im")):
+        with pytest.raises(UserError, match=f"list has {words}"):
+            draw([0, 0, 1, 1, 2], classes, shots, 0, "list")
 
 
 def test_lists_are_drawn_from_train_without_what_val_keeps(settings):
-    whole = pairs(whole_train(settings))
+    plain = dataclasses.replace(FOOD, few_shot=None, splits={"all": "train", "test": "validation"})
+    whole = pairs(open_task(plain, settings).load("all"))
     assert len(whole) == 808
     data = open_task(FOOD, settings)
+    assert data.class_names[:2] == ["apple_pie", "baby_back_ribs"]
+    assert pairs(data.load("test")) == pairs(open_task(plain, settings).load("test"))
     val = data.load("val")
     assert np.bincount(val.labels).tolist() == [3] * 101
     assert pairs(val) <= whole
@@ -133,23 +127,8 @@ def test_lists_are_drawn_from_train_without_what_val_keeps(settings):
     fives = open_task(FIVE, settings)
     assert pairs(fives.load("val")) == pairs(val)
     assert pairs(fives.load("train-seed3")) == whole - pairs(val)
-    assert seen[3] <= whole
-
-
-def whole_train(settings):
-    """All of the train split, as a plain task reads it."""
-    whole = dataclasses.replace(FOOD, few_shot=None, splits={"all": "train"})
-    return open_task(whole, settings).load("all")
-
-
-def test_the_test_split_is_tfdss(settings):
-    data = open_task(FOOD, settings)
-    expected = {
-        (np.asarray(e["image"])[0, 0].tobytes(), int(e["label"])) for _, e in examples(101, 1)
-    }
-    test = data.load("test")
-    assert {(i[0, 0].tobytes(), int(n)) for i, n in zip(*test, strict=True)} == expected
-    assert data.class_names[:2] == ["apple_pie", "baby_back_ribs"]
+    with pytest.raises(UserError, match="kept for val, has 5 images of class apple_pie.* the 6 as"):
+        open_task(SIX, settings).load("train-seed0")
 
 
 def test_sizes_limits_and_streams_agree(settings):
@@ -158,38 +137,26 @@ def test_sizes_limits_and_streams_agree(settings):
         whole = data.load(split)
         assert data.size(split) == len(whole.labels) == size
         assert data.size(split, 20) == 20
-        for limit in (1, 20, 1000):
-            np.testing.assert_array_equal(data.load(split, limit).images, whole.images[:limit])
+        np.testing.assert_array_equal(data.load(split, 20).images, whole.images[:20])
         batches = list(data.stream(split, 64))
         assert len(batches[-1].labels) == size % 64
         np.testing.assert_array_equal(np.concatenate([b.images for b in batches]), whole.images)
         np.testing.assert_array_equal(np.concatenate([b.labels for b in batches]), whole.labels)
 
 
-def test_labels_are_read_without_the_images(settings):
-    data, read = open_task(FOOD, settings), []
-    original = TfdsSource._examples
+def test_labels_are_read_without_the_images_and_once(settings):
+    data, read, examples_of = open_task(FOOD, settings), [], TfdsSource._examples
 
     def watched(*args, **kwargs):
-        for example in original(*args, **kwargs):
+        for example in examples_of(*args, **kwargs):
             read.append(set(example))
             yield example
 
     with mock.patch.object(TfdsSource, "_examples", watched):
         data.load("train-seed0")
-        assert read[:808] == [{"label"}] * 808
-        assert {"image", "label"} in read[808:]
-        count = len(read)
         data.load("train-seed1")
-        assert {"label"} not in read[count:]  # they are read once
-
-
-def test_more_shots_than_there_are_images_are_refused(settings):
-    with pytest.raises(
-        UserError, match="3 a class kept for val, has 5 images of class apple_pie"
-    ) as error:
-        open_task(SIX, settings).load("train-seed0")
-    assert "the 6 asked for" in str(error.value)
+    assert read[:808] == [{"label"}] * 808
+    assert all("image" in names for names in read[808:])
 
 
 @pytest.mark.parametrize("split", ["train", "train-seed", "train-seed-1", "train800", "seed0"])
@@ -209,22 +176,6 @@ def test_provenance_is_json_and_says_how_the_lists_were_drawn(settings):
     assert "crop" in record["resize"]
     for words in ("2 images a class", "3 images a class of train", "default_rng(seed)"):
         assert words in record["split_source"]
-
-
-def test_offline_lists_come_from_train800_with_the_same_val_and_test(tmp_path):
-    settings = DataSettings(data_dir=str(tmp_path), image_size=16)
-    for name in ("digits", "location"):  # a stored class, and a formula of a feature
-        whole, data = (
-            open_task(get_task(name), settings),
-            open_task(get_task(f"{name}_4shot"), settings),
-        )
-        train = data.load("train-seed0")
-        assert np.bincount(train.labels).tolist() == [4] * data.task.num_classes
-        assert pairs(train) <= pairs(whole.load("train800"))
-        assert pairs(data.load("train-seed1")) != pairs(train)
-        for split, same in (("val", "val200"), ("test", "test")):
-            for ours, theirs in zip(data.load(split, 50), whole.load(same, 50), strict=True):
-                np.testing.assert_array_equal(ours, theirs)
 
 
 def test_views_are_the_augmented_images_of_the_list(settings):
@@ -257,37 +208,24 @@ def test_views_read_the_records_once(settings):
     builder = prepare.find_builder(FOOD, settings.data_dir).builder
     with mock.patch.object(type(builder), "as_dataset", side_effect=AssertionError):
         data.views("train-seed0", 1)
-        with pytest.raises(AssertionError):
-            data.views("train-seed1", 1)
     with pytest.raises(UserError, match="'val' has no augmented views"):
         data.views("val", 0)
 
 
 def test_cache_is_shared_where_the_images_are_the_same(settings, tmp_path):
     cached = dataclasses.replace(settings, cache_dir=str(tmp_path))
-    plain = {s: open_task(FOOD, settings).load(s) for s in ("train-seed0", "val", "test")}
-    for split in plain:
-        open_task(FOOD, cached).load(split)
+    plain = {s: open_task(FOOD, cached).load(s) for s in ("train-seed0", "val", "test")}
     assert len(list(tmp_path.iterdir())) == 3
     data, single = open_task(FOOD, cached), open_task(ONE, cached)
+    cropped = open_task(FOOD, dataclasses.replace(cached, resize="crop"))
     builder = prepare.find_builder(FOOD, settings.data_dir).builder
     with mock.patch.object(type(builder), "as_dataset", side_effect=AssertionError):
-        for split, whole in plain.items():
-            np.testing.assert_array_equal(data.load(split).images, whole.images)
-            np.testing.assert_array_equal(data.load(split).labels, whole.labels)
-        np.testing.assert_array_equal(single.load("val").images, plain["val"].images)
-        np.testing.assert_array_equal(single.load("test").images, plain["test"].images)
-        for other, split in ((single, "train-seed0"), (data, "train-seed1")):
+        for opened, split in (*((data, s) for s in plain), (single, "val"), (single, "test")):
+            for ours, theirs in zip(opened.load(split), plain[split], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        for other, split in ((single, "train-seed0"), (data, "train-seed1"), (cropped, "test")):
             with pytest.raises(AssertionError):
                 other.load(split)
-        cropped = open_task(FOOD, dataclasses.replace(cached, resize="crop"))
-        with pytest.raises(AssertionError):
-            cropped.load("test")
-
-
-def test_resize_is_one_of_two(settings):
-    with pytest.raises(UserError, match="resize must be 'square' or 'crop', found 'center'"):
-        DataSettings(resize="center")
 
 
 @pytest.mark.parametrize("name", FEW_SHOT)
@@ -318,20 +256,3 @@ def test_missing_data_give_all_that_a_person_must_do(tmp_path):
     for word in (*words, f"{tmp_path}/downloads/manual", "folder stanford_cars", "split_zhou_Stan"):
         assert word in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_prepared_data_of_another_size_are_refused(data_dir):
-    with pytest.raises(UserError, match=r"split train \(train\) of .* has 808 examples, expected"):
-        open_task(get_task("food101_4shot"), DataSettings(data_dir=data_dir))
-
-
-def test_command_line_shows_few_shot_sets(data_dir, capsys):
-    from fact_jax.cli.data import show
-
-    assert show([FOOD], data_dir, prepare_first=False)
-    assert "not that of CoOp" in capsys.readouterr().out
-    cars = get_task("stanford_cars_16shot")
-    assert not show([cars, get_task("oxford_pets_16shot")], data_dir, prepare_first=False)
-    text = capsys.readouterr().out
-    for words in ("dead", "missing", "car_devkit.tgz", "0 of 2 tasks"):
-        assert words in text

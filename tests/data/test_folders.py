@@ -3,16 +3,14 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from places import ROOT
 from rich.console import Console
 
-from configs import fewshot, quickstart
+from configs import quickstart
 from fact_jax import UserError, get_variant, load_factors
 from fact_jax.cli.data import inspect
 from fact_jax.cli.dry_run import show_plan
@@ -42,6 +40,12 @@ def flat(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+    for name in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
 def opened(root, name="folder_pets", **settings):
     return open_task(get_task(name), DataSettings(data_dir=str(root), image_size=8, **settings))
 
@@ -54,32 +58,18 @@ def test_parts_are_drawn_class_by_class_where_there_is_one_folder_only(flat):
     data = opened(flat)
     parts = {split: paths(data, split) for split in ("train", "val", "test", "train+val")}
     # 10 of each class: 2 for test, and one in five (1) of the other 8 to choose on.
-    assert {split: len(found) for split, found in parts.items()} == {
-        "train": 21,
-        "val": 3,
-        "test": 6,
-        "train+val": 24,
-    }
+    assert [len(names) for names in parts.values()] == [21, 3, 6, 24]
     whole = {str(p.relative_to(flat / "pets")) for p in (flat / "pets").rglob("*.png")}
     assert whole == {p for split in ("train", "val", "test") for p in parts[split]}
     assert parts["train+val"] == parts["train"] + parts["val"]
-    for split, found in parts.items():
-        assert {p.split("/")[0] for p in found} == set(NAMES), split
-    assert paths(opened(flat), "test") == parts["test"]  # the same in every run
+    for split, names in parts.items():
+        assert {name.split("/")[0] for name in names} == set(NAMES), split
     assert data.class_names == list(NAMES)
     assert (data.task.num_classes, data.task.test_size) == (3, 6)
     assert "drew test and val from train" in data.provenance["note"]
-
-
-def test_labels_and_pixels_belong_together(flat):
-    images, labels = opened(flat).load("train")
-    assert images.shape == (21, 8, 8, 3)
-    assert images.dtype == np.uint8
+    images, labels = data.load("train")
     np.testing.assert_array_equal(images[:, 4, 4, 0], 40 * labels)
-
-
-def test_a_limit_does_not_take_the_pictures_of_one_class(flat):
-    assert len(set(opened(flat).load("train", 9).labels.tolist())) == 3
+    assert set(data.load("train", 9).labels) == {0, 1, 2}  # a limit leaves no class out
 
 
 @pytest.mark.parametrize(
@@ -126,53 +116,30 @@ def test_other_files_and_hidden_ones_are_left_out_and_subfolders_are_not(flat):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("folders", "words"),
     [
-        (lambda root: (root / "pets").rename(root / "other"), "is no folder"),
-        (lambda root: (root / "pets" / "dog").mkdir(), "class folder .*dog has no pictures"),
+        ({}, "is no folder"),
+        ({"": {"ant": 5, "bee": 5, "dog": 0}}, "class folder .*dog has no pictures"),
+        ({"": {"cat": 5}}, "has one class, 'cat'"),
+        ({"": {".hidden": 5}}, "has no subfolders"),
+        ({"": {"ant": 1, "bee": 1}}, "too few pictures to keep some for test"),
+        ({"": {"ant": 2, "bee": 2}}, "too few pictures to keep some to choose settings on"),
         (
-            lambda root: [(root / "pets" / n).rename(root / f"{n}-away") for n in NAMES[:2]],
-            "has one class, 'cat'",
+            {"train": {"ant": 5, "bee": 5}, "test": {"ant": 2, "dog": 2}},
+            "pictures of 'dog' in its test part, but none in train",
         ),
+        ({"train": {"ant": 5}, "val": {"ant": 2}, "valid": {"ant": 2}}, "both val/ and valid/"),
         (
-            lambda root: [(root / "pets" / n).rename(root / f"{n}-away") for n in NAMES],
-            "has no subfolders",
-        ),
-        (
-            lambda root: [p.unlink() for p in (root / "pets").rglob("*.png") if p.stem != "1"],
-            "too few pictures to keep some for test",
-        ),
-        (
-            lambda root: [
-                p.unlink() for p in (root / "pets").rglob("*.png") if p.stem not in ("1", "2")
-            ],
-            "too few pictures to keep some to choose settings on",
+            {"train": {"caf\u00e9": 5, "bar": 5}, "test": {"cafe\u0301": 5, "bar": 5}},
+            r"look alike .*'cafe\\u0301' and 'caf\\xe9'. Rename",
         ),
     ],
 )
-def test_folders_that_cannot_serve_are_refused_by_name(flat, change, words):
-    change(flat)
+def test_folders_that_cannot_serve_are_refused_by_name(tmp_path, folders, words):
+    for part, counts in folders.items():
+        pictures(tmp_path / "pets" / part, counts)
     with pytest.raises(UserError, match=f"folder_pets: .*{words}"):
-        opened(flat)
-
-
-def test_parts_that_contradict_each_other_are_refused(tmp_path):
-    root = tmp_path / "pets"
-    pictures(root / "train", dict.fromkeys(NAMES, 5))
-    pictures(root / "test", {"ant": 2, "dog": 2})
-    with pytest.raises(UserError, match="pictures of 'dog' in its test part, but none in train"):
         opened(tmp_path)
-    (root / "test" / "dog").rename(tmp_path / "dog")
-    for name in ("val", "valid"):
-        pictures(root / name, {"ant": 2})
-    with pytest.raises(UserError, match="both val/ and valid/"):
-        opened(tmp_path)
-
-
-def test_a_damaged_picture_is_named(flat):
-    (flat / "pets" / "bee" / "3.png").write_bytes(b"GIF89a, or not")
-    with pytest.raises(UserError, match=r"bee/3\.png .*cannot be decoded .*sound copy"):
-        [opened(flat).load(split) for split in ("train", "val", "test")]
 
 
 def test_damaged_pictures_are_left_out_where_asked(flat):
@@ -210,17 +177,13 @@ def test_links_multiply_nothing(flat):
     pets.joinpath("cat").rename(flat / "elsewhere")
     pets.joinpath("cat").symlink_to(flat / "elsewhere")
     assert [paths(opened(flat), split) for split in ("train", "val", "test")] == whole
+    Image.new("RGB", (4, 4)).save(flat / "pool.png")
+    for name in ("a.png", "b.png"):  # a picture elsewhere counts once
+        (pets / "ant" / name).symlink_to(flat / "pool.png")
+    assert sum(opened(flat).size(split) for split in ("train", "val", "test")) == 31
     (pets / "dog").symlink_to("cat")
     with pytest.raises(UserError, match="dog has no pictures: it is a link to a folder that"):
         opened(flat)
-
-
-def test_links_to_pictures_elsewhere_count_once(flat, tmp_path):
-    Image.new("RGB", (4, 4)).save(tmp_path / "pool.png")
-    for name in ("a.png", "b.png"):
-        (flat / "pets" / "ant" / name).symlink_to(tmp_path / "pool.png")
-    found = [p for s in ("train", "val", "test") for p in paths(opened(flat), s)]
-    assert len(found) == 31
 
 
 def test_fifos_are_not_opened_and_links_to_nothing_are_named(flat):
@@ -255,13 +218,6 @@ def test_names_that_are_not_utf8_are_read_and_shown_escaped(flat, tmp_path):
     words.encode()
 
 
-def test_class_names_in_two_forms_of_unicode_are_named_readably(tmp_path):
-    pictures(tmp_path / "pets" / "train", {"caf\u00e9": 5, "bar": 5})
-    pictures(tmp_path / "pets" / "test", {"cafe\u0301": 5, "bar": 5})
-    with pytest.raises(UserError, match=r"look alike .*'cafe\\u0301' and 'caf\\xe9'. Rename"):
-        opened(tmp_path)
-
-
 def test_settings_that_make_no_sense_for_a_folder_are_refused(flat):
     for name in ("folder_pets", "folder_pets_2shot"):
         with pytest.raises(UserError, match="a folder has no mock data"):
@@ -270,25 +226,18 @@ def test_settings_that_make_no_sense_for_a_folder_are_refused(flat):
             open_task(get_task(name), DataSettings())
     with pytest.raises(UserError, match="has no split 'train800'; it has train, val, test"):
         opened(flat).load("train800")
-    with pytest.raises(UserError, match="letters of ASCII"):
-        get_task("folder_../secrets")
-    with pytest.raises(UserError, match="letters of ASCII"):
-        get_task("folder_my flowers")
 
 
 def test_few_shot_lists_are_drawn_from_the_train_part(flat):
     data, whole = opened(flat, "folder_pets_2shot"), opened(flat)
     assert data.size("train-seed0") == 6
-    lists = [paths(data, f"train-seed{seed}") for seed in (0, 1)]
-    assert lists[0] != lists[1]
-    for own in lists:
-        assert set(own) <= set(paths(whole, "train"))
-        assert sorted(p.split("/")[0] for p in own) == sorted(NAMES * 2)
+    names = paths(data, "train-seed0")
+    assert set(names) <= set(paths(whole, "train"))
+    assert sorted(name.split("/")[0] for name in names) == sorted(NAMES * 2)
     for split in ("val", "test"):
         assert paths(data, split) == paths(whole, split)
     assert data.views("train-seed0", 1).shape == (6, 8, 8, 3)
-    with pytest.raises(UserError, match="7 images of class ant, fewer than the 8 asked for"):
-        opened(flat, "folder_pets_8shot").load("train-seed0")
+    assert "the folders of classes" in data.provenance["split_source"]
 
 
 def test_the_data_command_says_what_a_folder_holds(flat):
@@ -303,8 +252,7 @@ def test_the_data_command_says_what_a_folder_holds(flat):
         (flat / "pets" / name).write_text("no picture")
     state, *_, words = inspect(get_task("folder_pets"), str(flat))
     assert state == "wrong"
-    assert "2 pictures cannot be decoded" in words
-    assert "bee/3.png: it is no image of a known format" in words
+    assert re.search("2 pictures cannot be decoded.*bee/3.png: it is no image of a known", words)
 
 
 def sweep_config(root, tiny=None, **changes):
@@ -318,7 +266,9 @@ def sweep_config(root, tiny=None, **changes):
     return config
 
 
-def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(flat, tmp_path, tiny):
+def test_a_sweep_over_a_folder_needs_no_tensorflow_and_ends_in_a_report(
+    flat, tmp_path, tiny, no_tensorflow
+):
     config, workdir = sweep_config(flat, tiny), tmp_path / "run"
     console = Console(record=True, width=150)
     show_plan(config, str(workdir), console, elsewhere="ray")
@@ -346,25 +296,6 @@ def test_a_sweep_over_a_folder_ends_in_results_with_class_names_and_a_report(fla
     assert run_sweep(config, str(workdir), console) == [linear, fact]
 
 
-def test_a_few_shot_sweep_over_a_folder(flat, tmp_path, tiny):
-    config = fewshot.get_config("quickstart")
-    config.update(
-        tasks="folder_pets",
-        methods="fact_tt",
-        shots=(1, 2),
-        seeds=(0,),
-        data_dir=str(flat),
-        epochs=2,
-        **tiny,
-    )
-    found = run_sweep(config, str(tmp_path / "run"), Console(quiet=True))
-    assert [(r["task"], r["num_train"], r["num_test"]) for r in found] == [
-        ("folder_pets_1shot", 3, 6),
-        ("folder_pets_2shot", 6, 6),
-    ]
-    assert "the folders of classes" in found[0]["data"]["split_source"]
-
-
 def test_more_classes_than_any_published_task_has(tmp_path, tiny):
     number = max(task.num_classes for task in VTAB.values()) + 3
     pictures(tmp_path / "pets", {f"{i:04}": 3 for i in range(number)})
@@ -383,11 +314,10 @@ def test_the_cost_of_a_folder_that_is_not_there_is_its_epochs(tmp_path):
     assert "folder_pets: its folder is not there" in console.export_text()
 
 
-@pytest.mark.parametrize(("pets", "changes"), [({"ant": 3}, {}), (NAMES, {"mock_data": True})])
-def test_a_dry_run_says_why_a_folder_is_refused(tmp_path, pets, changes):
-    pictures(tmp_path / "pets", dict.fromkeys(pets, 3))
-    config, console = sweep_config(tmp_path, **changes), Console(quiet=True)
-    with pytest.raises(UserError, match="Task folder_pets: .*(has one class|no mock data)"):
+def test_a_dry_run_says_why_a_folder_is_refused(tmp_path):
+    pictures(tmp_path / "pets", {"ant": 3})
+    config, console = sweep_config(tmp_path), Console(quiet=True)
+    with pytest.raises(UserError, match="Task folder_pets: .*has one class"):
         show_plan(config, str(tmp_path / "run"), console, elsewhere="ray")
 
 
@@ -397,40 +327,8 @@ def test_a_task_of_a_folder_is_known_by_its_name_alone():
     assert (task.folder, task.group) == ("my-pets.v2", "own")
 
 
-def test_a_folder_needs_no_tensorflow(flat, tmp_path):
-    code = (
-        "import sys\n"
-        "sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None\n"
-        "sys.argv[0] = 'experiments.vtab'\n"
-        "from absl import app\n"
-        "from fact_jax.cli import sweep, vtab\n"
-        "sweep.define_flags('configs/quickstart.py')\n"
-        "app.run(lambda _: vtab.main())\n"
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            "--config.tasks=folder_pets",
-            f"--config.data_dir={flat}",
-            "--config.methods=linear",
-            "--config.epochs=1",
-            "--config.warmup_epochs=0",
-            f"--workdir={tmp_path / 'run'}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "folder_pets-linear-seed0:" in done.stdout
-
-
+@pytest.mark.usefixtures("no_tensorflow")
 def test_data_are_missed_before_weights_are_fetched(tmp_path, monkeypatch):
-    for name in ("tensorflow", "tensorflow_datasets"):
-        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(trainer, "find_weights", lambda *_: pytest.fail("weights were fetched"))
     config = sweep_config(tmp_path, tasks="dtd", methods="linear")
     with pytest.raises(UserError, match=r"pip install 'fact-jax\[tfds\]'"):

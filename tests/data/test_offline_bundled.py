@@ -5,10 +5,8 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from places import ROOT
 
-from fact_jax.backbone.vit import features
 from fact_jax.files.download import find_weights
 from fact_jax.files.weights import load_vit
 
@@ -28,26 +26,5 @@ def test_it_loads_and_every_number_is_finite_and_not_random():
     leaves = jax.tree.leaves(base)
     assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in leaves)
     # Biases start at zero: a file of fresh parameters would still hold zeros.
-    assert (
-        float(
-            jnp.abs(base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["bias"])
-            .min(axis=1)
-            .max()
-        )
-        > 0
-    )
-
-
-def test_its_features_tell_pictures_apart_and_survive_a_shift_of_light():
-    model, base = load_vit("vit_mini")
-    images = np.zeros((2, 32, 32, 3), np.float32)
-    images[0, 8:24, 8:24] = 2.0
-    images[1, 14:18, 4:28] = 2.0
-    moved = np.roll(images, 1, axis=2)
-    a, b = (features(model, base, jnp.asarray(x)) for x in (images, moved))
-
-    def cosine(x, y):
-        return float(x @ y / jnp.linalg.norm(x) / jnp.linalg.norm(y))
-
-    assert cosine(a[0], b[0]) > cosine(a[0], a[1])
-    assert cosine(a[1], b[1]) > cosine(a[0], a[1])
+    bias = base["Transformer"]["encoderblock"]["MlpBlock_3"]["Dense_0"]["bias"]
+    assert jnp.abs(bias).min(axis=1).max() > 0

@@ -45,21 +45,22 @@ def opened(root, task=CIFAR, **settings):
     return open_task(task, DataSettings(data_dir=str(root), image_size=8, **settings))
 
 
-def test_a_copy_gives_the_arrays_of_its_source(tmp_path):
-    """Labels by a formula, pixels of 0 and 1; below, a stored class."""
-    settings = DataSettings(data_dir=str(tmp_path), image_size=16)
+@pytest.mark.parametrize("quality", [None, 75])
+def test_a_copy_gives_the_arrays_of_its_source(quality, tmp_path):
+    """Labels by a formula, pixels of 0 and 1; below, a stored class.
+
+    PNG files hold the originals: a JPEG copy is made of them.
+    """
+    settings = DataSettings(data_dir=str(tmp_path), image_size=16, jpeg_quality=quality)
     task = get_task("location")
     export([task], str(tmp_path), str(tmp_path / "out"))
     plain = dataclasses.replace(task, binary=False)
     source = read_copy(plain, epath.Path(tmp_path) / "out/vtab-1k/location")
-    for quality in (None, 75):  # PNG files hold the originals: a JPEG copy is made of them
-        settings = dataclasses.replace(settings, jpeg_quality=quality)
-        whole, copy = open_task(task, settings), TaskData(plain, source, settings)
-        for split in VTAB_STAGES if quality is None else ("train800",):
-            for ours, theirs in zip(copy.load(split), whole.load(split), strict=True):
-                np.testing.assert_array_equal(ours, theirs)
-        assert copy.provenance["jpeg_quality"] == quality
-        assert copy.provenance["note"] == ""
+    whole, copy = open_task(task, settings), TaskData(plain, source, settings)
+    for split in VTAB_STAGES if quality is None else ("train800",):
+        for ours, theirs in zip(copy.load(split), whole.load(split), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert (copy.provenance["jpeg_quality"], copy.provenance["note"]) == (quality, "")
     with pytest.raises(UserError, match="has a copy of the task already. Delete it"):
         export([task], str(tmp_path), str(tmp_path / "out"))
 
@@ -103,41 +104,32 @@ def test_a_copy_of_prepared_records_is_read_where_there_are_no_records(tmp_path)
     assert opened(tmp_path / "tfds", DTD).provenance["builder"] == "dtd"  # records go first
 
 
+@pytest.mark.parametrize("task", [CIFAR, dataclasses.replace(VTAB["dsprites_loc"], sizes=SIZES)])
 @pytest.mark.parametrize("quality", [None, 75])
-def test_jpeg_copies_are_read_as_they_are(quality, tmp_path):
-    folder = write(tmp_path)
-    data = opened(tmp_path, jpeg_quality=quality)
+def test_jpeg_copies_are_read_as_they_are(quality, task, tmp_path):
+    """The pixels of dSprites' copies are not taken for zeros and ones."""
+    folder = write(tmp_path, task)
+    data = opened(tmp_path, task, jpeg_quality=quality)
     record = data.provenance
     assert (record["used_version"], record["jpeg_quality"]) == ("vtab-1k", 75)
     assert record["note"] == "JPEG copies of quality 75, read as they are"
-    assert data.size("train800val200") == 6
     for split, size in SIZES.items():
         images, labels = data.load(split)
         assert labels.tolist() == list(range(size))
         np.testing.assert_array_equal(images[1], stored(folder, split))
-    state, used, test, words = inspect(CIFAR, str(tmp_path))
+    state, used, test, words = inspect(task, str(tmp_path))
     assert (state, used, test) == ("ready", "vtab-1k", "3")
     assert f"read from the lists in {folder}; JPEG copies of quality 75" in words
 
 
-def test_copies_of_another_quality_are_named_and_do_not_pass_for_those_of_75(tmp_path):
+def test_copies_of_another_quality_do_not_pass_for_those_of_75(tmp_path):
     write(tmp_path, quality=90)
     assert opened(tmp_path).provenance["jpeg_quality"] == 90
     with pytest.raises(UserError, match="jpeg_quality is 75, but .* JPEG copies of quality 90"):
         opened(tmp_path, jpeg_quality=75)
-
-
-def test_quality_is_that_of_the_tables():
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", qtables=[[7] * 64, [9] * 64])
     assert decoder.jpeg_quality(buffer.getvalue()) == 0
-
-
-def test_pixels_of_a_file_are_not_taken_for_zeros_and_ones(tmp_path):
-    task = dataclasses.replace(VTAB["dsprites_loc"], sizes=SIZES)
-    folder = write(tmp_path, task)
-    images, _ = opened(tmp_path, task).load("test")
-    np.testing.assert_array_equal(images[1], stored(folder, "test"))
 
 
 @pytest.mark.parametrize(
@@ -145,20 +137,9 @@ def test_pixels_of_a_file_are_not_taken_for_zeros_and_ones(tmp_path):
     [
         ("test", "images/test/000000.jpg 0\n", "have 1 images for test, expected 3"),
         ("val200", "images/val200/000000.jpg 0\nimages/val200/000001.jpg 100\n", "the class 100"),
-        ("val200", "images/val200/000000.jpg 0\n/etc/passwd 1\n", "line 2.*leads out of"),
         ("val200", "images/val200/000000.jpg 0\n../x.jpg 1\n", "line 2.*leads out of"),
-        (
-            "val200",
-            "images/val200/000000.jpg 0\nimages/test/000001.jpg 1\n",
-            "both in val",
-        ),
-        ("val200", "images/val200/000000.jpg 0\nimages/val200/000000.jpg 0\n", "twice in val200"),
-        ("val200", "images/val200/000000.jpg 0\nimages/val200/9.jpg 1\n", "1 of them are not"),
-        (
-            "val200",
-            "images/val200/000000.jpg 0\nimages/val200/1.jpg\n",
-            "or the class is missing",
-        ),
+        ("val200", "images/val200/000000.jpg 0\nimages/test/000001.jpg 1\n", "both in val"),
+        ("val200", "images/val200/000000.jpg 0\nimages/val200/1.jpg\n", "or the class is miss"),
     ],
 )
 def test_wrong_lists_are_refused(split, text, words, tmp_path):
@@ -168,16 +149,13 @@ def test_wrong_lists_are_refused(split, text, words, tmp_path):
     assert inspect(CIFAR, str(tmp_path))[0] == "wrong"
 
 
-def test_pictures_of_several_kinds_and_missing_lists_are_refused(tmp_path):
+def test_pictures_of_several_kinds_and_damaged_ones_are_refused(tmp_path):
     folder = write(tmp_path)
     Image.new("RGB", (4, 4)).save(folder / "images/test/000000.jpg", "PNG")
     with pytest.raises(UserError, match="of several kinds"):
         opened(tmp_path)
     (folder / "images/test/000000.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match="is damaged"):
-        opened(tmp_path)
-    (folder / "test.txt").unlink()
-    with pytest.raises(UserError, match=r"test\.txt cannot be read"):
         opened(tmp_path)
 
 
