@@ -13,6 +13,7 @@ COMMANDS = {
     "fewshot": "the same with 1 to 16 images a class",
     "predict": "classes of pictures, by a trained task",
     "export": "factors and weights in the formats of other code",
+    "round": "a trained task in fewer numbers, or in another method's form",
     "report": "a page, tables and figures of finished sweeps",
     "data": "which data sets are ready here; prepares them",
 }

@@ -41,7 +41,7 @@ from fact_jax.tuning.registry import describe
 from fact_jax.version import __version__
 
 # Entries that `to_bytes` writes itself.
-_OF_THE_FILE = {
+OF_THE_FILE = {
     "bits",
     "format_version",
     "method",
@@ -191,7 +191,7 @@ def _fault(head: Any, config: Any, metadata: dict[str, Any]) -> str:
         return "the head is no dict of arrays, 'kernel' [d, classes] and 'bias' [classes]"
     if missing := {"kernel", "bias"} - head.keys():
         return f"the head has no {min(missing)!r}"
-    if reserved := sorted(metadata.keys() & _OF_THE_FILE):
+    if reserved := sorted(metadata.keys() & OF_THE_FILE):
         return f"{reserved[0]} is not for callers to set"
     size, variant = metadata.get("image_size"), metadata.get("variant")
     if isinstance(size, int) and size % config.patch_size:

@@ -1,0 +1,146 @@
+"""Rounding of a task's increments to fewer numbers, and conversion from one method to another."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fact_jax.algebra.increments import Increments, Joint
+from fact_jax.algebra.lora import by_site, round_lora
+from fact_jax.algebra.tucker import round_tucker
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.tuning import METHODS, FacTTT, LoRA
+from fact_jax.tuning.method import Factors, Method
+from fact_jax.tuning.slices import slices_per_block
+
+
+class Rounded(NamedTuple):
+    """Factors that stand for given increments, and how well.
+
+    Attributes:
+      method: the method with its rank and scale.
+      factors: the method's arrays, float32.
+      error: Frobenius norm of the difference over that of the increments, of the float32 factors.
+      bound: what the error cannot exceed but for float32's rounding; None where theory says
+        nothing.
+    """
+
+    method: Method
+    factors: Factors
+    error: float
+    bound: float | None
+
+
+_Arrays = dict[str, np.ndarray]
+
+
+def _tensor_train(
+    method: FacTTT, increments: Increments, config: ViTConfig
+) -> tuple[FacTTT, _Arrays, float]:
+    rounded = round_tucker(Joint.of(increments), method.rank)
+    cores = rounded.cores.reshape(config.depth, slices_per_block(config), *rounded.cores.shape[1:])
+    return method, {"U": rounded.u, "S": cores, "V": rounded.v / method.scale}, rounded.bound
+
+
+def _lora(method: LoRA, increments: Increments, config: ViTConfig) -> tuple[LoRA, _Arrays, float]:
+    factors, lost = round_lora(increments, method.rank, config)
+    sites = ",".join(name.removeprefix("A_") for name in factors if name.startswith("A_"))
+    method = dataclasses.replace(method, sites=sites, shared_input=False)
+    return method, {k: v / method.scale if k[0] == "B" else v for k, v in factors.items()}, lost
+
+
+def _joint_rank(increments: Increments, config: ViTConfig) -> int:
+    joint = Joint.of(increments)
+    return max(len(joint.left_values), len(joint.right_values))
+
+
+class _Form(NamedTuple):
+    """How increments take a method's form.
+
+    Attributes:
+      fit: gives the method, its arrays, and the bound of the error, a Frobenius norm.
+      full_rank: the rank that holds given increments exactly.
+    """
+
+    fit: Callable[[Any, Increments, ViTConfig], tuple[Any, _Arrays, float | None]]
+    full_rank: Callable[[Increments, ViTConfig], int]
+
+
+_FORMS: dict[type, _Form] = {
+    FacTTT: _Form(_tensor_train, _joint_rank),
+    LoRA: _Form(_lora, lambda *of: max(site.s.shape[1] for site in by_site(*of).values())),
+}
+
+
+NAMES = tuple(name for name, kind in METHODS.items() if kind in _FORMS)
+"""Names of the methods that increments can be rounded to."""
+
+
+def _form(method: Method) -> _Form:
+    form = _FORMS.get(type(method))
+    if form is None:
+        names = ", ".join(kind.__name__ for kind in _FORMS)
+        raise UserError(
+            f"Increments cannot be rounded to {type(method).__name__}; choose one of {names}."
+        )
+    return form
+
+
+def round_to(method: Method, increments: Increments, config: ViTConfig) -> Rounded:
+    """Finds factors of a method whose increments come near to given ones.
+
+    Args:
+      method: what to round or convert to, with its rank and scale: `FacTTT` or `LoRA`. LoRA's sites
+        become those that the increments change.
+      increments: the increments of a trained task, ``Increments.of(method, factors, config)``.
+      config: the ViT's.
+
+    Raises:
+      UserError: the method is another one or its scale is 0, or there are no increments.
+    """
+    form = _form(method)
+    if not increments.norm:
+        raise UserError("The increments are all zero, so there is nothing to round.")
+    if not getattr(method, "scale", 0):
+        raise UserError("The scale to round to is 0; give the method another one.")
+    method, arrays, bound = form.fit(method, increments, config)
+    factors = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
+    error = (increments - Increments.of(method, factors, config)).norm / increments.norm
+    return Rounded(method, factors, error, None if bound is None else bound / increments.norm)
+
+
+def full_rank(method: Method, increments: Increments, config: ViTConfig) -> int:
+    """The smallest rank at which a method holds given increments exactly."""
+    return _form(method).full_rank(increments, config)
+
+
+def round_within(method: Any, increments: Increments, config: ViTConfig, error: float) -> Rounded:
+    """Rounds to the smallest rank whose relative error is at most `error`.
+
+    Ranks are halved, as the error falls with the rank.
+
+    Raises:
+      UserError: no rank keeps the error, as where it is below float32's rounding.
+    """
+
+    def at(rank: int) -> Rounded:
+        return round_to(dataclasses.replace(method, rank=rank), increments, config)
+
+    low, high = 0, full_rank(method, increments, config)
+    best = at(high)
+    if best.error > error:
+        raise UserError(
+            f"No rank has an error of {error:g} or less: the full rank, {high}, has "
+            f"{best.error:.2g}."
+        )
+    while high - low > 1:
+        rank = (low + high) // 2
+        rounded = at(rank)
+        if rounded.error <= error:
+            high, best = rank, rounded
+        else:
+            low = rank
+    return best

@@ -1,0 +1,108 @@
+"""A trained task rounded to fewer numbers, as a factor file of its own."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fact_jax.algebra.increments import Increments
+from fact_jax.algebra.rounding import NAMES, Rounded, full_rank, round_to, round_within
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.files.factors import OF_THE_FILE, TrainedTask, to_bytes
+from fact_jax.tuning.method import factor_shapes
+from fact_jax.tuning.registry import build, describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What to round to. Without rank, error and bytes, the smallest rank that loses nothing.
+
+    Attributes:
+      method: the method's name; None keeps the task's, or takes FacT-TT if it cannot be rounded to.
+      rank: its rank.
+      error: most relative error, for the smallest rank that keeps it.
+      bytes: most bytes of the factor file, for the largest rank that keeps them.
+    """
+
+    method: str | None = None
+    rank: int | None = None
+    error: float | None = None
+    bytes: int | None = None
+
+
+class RoundedTask(NamedTuple):
+    """A rounded task: the factors with their error, and the content of the factor file."""
+
+    rounded: Rounded
+    content: bytes
+
+
+def round_task(task: TrainedTask, target: Target) -> RoundedTask:
+    """Rounds a trained task; head, classes and preprocessing stay.
+
+    Raises:
+      UserError: the task has changes without a low-rank form, or nothing meets the target.
+    """
+    if "format_version" not in task.metadata:
+        raise UserError(
+            f"{task.path} is a file of the PyTorch code, which does not say its ViT. Make a factor "
+            "file of it first, with the command export."
+        )
+    config = ViTConfig(**task.metadata["vit"])
+    name, settings = describe(task.method)
+    to = target.method or (name if name in NAMES else "fact_tt")
+    # The scale of a combination multiplies those of its parts.
+    scale = {} if "+" in name else {"scale": task.method.scale}
+    method: Any = build(to, settings if to == name else scale)
+    try:
+        increments = Increments.of(task.method, task.factors, config)
+        if target.error is not None:
+            rounded = round_within(method, increments, config, target.error)
+        else:
+            rank = target.rank or full_rank(method, increments, config)
+            if target.bytes is not None:
+                rank = _largest(task, method, increments, config, target.bytes)
+            rounded = round_to(dataclasses.replace(method, rank=rank), increments, config)
+    except UserError as error:
+        raise UserError(f"{task.path}: {error}") from error
+    return RoundedTask(rounded, _content(task, rounded, config))
+
+
+def _content(task: TrainedTask, rounded: Rounded, config: ViTConfig) -> bytes:
+    """The factor file. Its metadata say what it was made of."""
+    name, settings = describe(task.method)
+    metadata = {key: value for key, value in task.metadata.items() if key not in OF_THE_FILE}
+    metadata["rounded"] = {
+        "method": name,
+        "method_settings": settings,
+        "file": task.path.name,
+        "error": float(f"{rounded.error:.4g}"),
+        "bound": None if rounded.bound is None else float(f"{rounded.bound:.4g}"),
+    }
+    trainable = {"factors": rounded.factors, "head": task.head}
+    return to_bytes(rounded.method, trainable, config, metadata)
+
+
+def _largest(
+    task: TrainedTask, method: Any, increments: Increments, config: ViTConfig, size: int
+) -> int:
+    """The largest useful rank whose file has at most `size` bytes."""
+    # The sites of LoRA follow from the increments, at whatever rank.
+    method = round_to(dataclasses.replace(method, rank=1), increments, config).method
+
+    def bytes_at(rank: int) -> int:
+        shaped = dataclasses.replace(method, rank=rank)
+        zeros = {k: np.zeros(v, np.float32) for k, v in factor_shapes(shaped, config).items()}
+        # The longest texts that numbers of four figures have.
+        return len(_content(task, Rounded(shaped, zeros, -1.234e-100, -1.234e-100), config))
+
+    low, high = 0, full_rank(method, increments, config) + 1
+    while high - low > 1:
+        rank = (low + high) // 2
+        low, high = (rank, high) if bytes_at(rank) <= size else (low, rank)
+    if not low:
+        raise UserError(
+            f"no rank fits into {size:,} bytes: rank 1 takes up to {bytes_at(1):,}, with the head."
+        )
+    return low

@@ -1,0 +1,62 @@
+"""`python -m experiments.round` as a user runs it, on the bundled ViT."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_command import run_command
+from written_factors import written
+
+from fact_jax import FacTTT, LoRA, get_variant, load_factors
+
+
+def run_round(*arguments):
+    return run_command("experiments.round", *arguments)
+
+
+def test_a_task_and_a_folder_of_tasks(tmp_path):
+    config, folder = get_variant("vit_mini"), tmp_path / "tasks"
+    folder.mkdir()
+    trees = {
+        name: written(folder / f"{name}.safetensors", method, config, variant="vit_mini")
+        for name, method in {"tt": FacTTT(6, 0.5), "lora": LoRA(2)}.items()
+    }
+    one, out = tmp_path / "one.safetensors", tmp_path / "new" / "out"
+    done = run_round("--factors", folder / "tt.safetensors", "--out", one, "--rank", 3)
+    assert done.returncode == 0, done.stderr
+    task = load_factors(one)
+    assert task.method == FacTTT(3, 0.5)
+    np.testing.assert_array_equal(task.head["kernel"], trees["tt"]["head"]["kernel"])
+    assert task.metadata["variant"] == "vit_mini"
+    assert task.metadata["rounded"]["method_settings"] == {"rank": 6, "scale": 0.5}
+    assert f"{task.metadata['rounded']['error']:.3g}" in done.stdout
+    done = run_round("--factors", folder, "--out", out, "--bytes", 40_000, "--method", "fact_tt")
+    assert done.returncode == 0, done.stderr
+    for name in trees:
+        task = load_factors(out / f"{name}.safetensors")
+        assert isinstance(task.method, FacTTT)
+        size = task.path.stat().st_size
+        wider = 2 * 128 + 72 * (2 * task.method.rank + 1)
+        assert size <= 40_000 < size + 4 * wider + 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--factors", "F"], "--out is missing"),
+        (["--factors", "F", "--out", "g.npz"], "must end in .safetensors"),
+        (["--factors", "F", "--out", "F", "--rank", 1, "--bytes", 1], "--rank and --bytes"),
+        (["--factors", "F", "--out", "G.safetensors", "--rank", 0], "--rank is 0"),
+        (["--factors", "F", "--out", "G.safetensors", "--bytes", 100], "rank 1 takes up to"),
+        (["--factors", "F", "--out", "F"], "which it would replace"),
+        (["--factors", "docs", "--out", "G"], "holds no factor file"),
+    ],
+)
+def test_mistakes_are_answered_in_a_paragraph(tmp_path: Path, arguments, words):
+    file = tmp_path / "f.safetensors"
+    written(file, FacTTT(2), get_variant("vit_mini"), variant="vit_mini")
+    names = {"F": file, "G": tmp_path / "g", "G.safetensors": tmp_path / "g.safetensors"}
+    out = run_round(*(names.get(a, a) if isinstance(a, str) else a for a in arguments))
+    assert out.returncode == 2
+    assert words in out.stderr
+    assert "Traceback" not in out.stderr
