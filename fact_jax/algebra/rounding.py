@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from fact_jax.algebra.cp import round_polyadic
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.lora import by_site, round_lora
-from fact_jax.algebra.tucker import round_tucker
+from fact_jax.algebra.tucker import round_cores, round_tucker
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
-from fact_jax.tuning import METHODS, FacTTT, LoRA
+from fact_jax.tuning import METHODS, FacTCP, FacTTK, FacTTT, LoRA
 from fact_jax.tuning.method import Factors, Method
 from fact_jax.tuning.slices import slices_per_block
 
@@ -52,9 +53,37 @@ def _lora(method: LoRA, increments: Increments, config: ViTConfig) -> tuple[LoRA
     return method, {k: v / method.scale if k[0] == "B" else v for k, v in factors.items()}, lost
 
 
+def _tucker(
+    method: FacTTK, increments: Increments, config: ViTConfig
+) -> tuple[FacTTK, _Arrays, float]:
+    shape = (1, slices_per_block(config), method.rank, method.rank)
+    order = method.of_slices(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape))
+    rounded = round_cores(Joint.of(increments), method.rank, np.asarray(order).ravel())
+    u, c, p, v, bound = rounded
+    return method, {"U": u, "C": c, "P": p, "V": v / method.scale}, bound
+
+
+def _polyadic(
+    method: FacTCP, increments: Increments, config: ViTConfig
+) -> tuple[FacTCP, _Arrays, None]:
+    u, c, v = round_polyadic(Joint.of(increments), method.rank)
+    c = c.reshape(config.depth, slices_per_block(config), -1)
+    return method, {"U": u, "C": c, "V": v / method.scale}, None
+
+
 def _joint_rank(increments: Increments, config: ViTConfig) -> int:
     joint = Joint.of(increments)
     return max(len(joint.left_values), len(joint.right_values))
+
+
+def _tucker_rank(increments: Increments, config: ViTConfig) -> int:
+    return max(_joint_rank(increments, config), len(increments.s))
+
+
+def _polyadic_rank(increments: Increments, config: ViTConfig) -> int:
+    joint = Joint.of(increments)
+    sizes = sorted((len(increments.s), len(joint.left_values), len(joint.right_values)))
+    return sizes[0] * sizes[1]
 
 
 class _Form(NamedTuple):
@@ -71,6 +100,8 @@ class _Form(NamedTuple):
 
 _FORMS: dict[type, _Form] = {
     FacTTT: _Form(_tensor_train, _joint_rank),
+    FacTTK: _Form(_tucker, _tucker_rank),
+    FacTCP: _Form(_polyadic, _polyadic_rank),
     LoRA: _Form(_lora, lambda *of: max(site.s.shape[1] for site in by_site(*of).values())),
 }
 
@@ -120,7 +151,7 @@ def full_rank(method: Method, increments: Increments, config: ViTConfig) -> int:
 def round_within(method: Any, increments: Increments, config: ViTConfig, error: float) -> Rounded:
     """Rounds to the smallest rank whose relative error is at most `error`.
 
-    Ranks are halved, as the error falls with the rank.
+    The rank is doubled until the error is small enough, and then halved in.
 
     Raises:
       UserError: no rank keeps the error, as where it is below float32's rounding.
@@ -129,13 +160,14 @@ def round_within(method: Any, increments: Increments, config: ViTConfig, error: 
     def at(rank: int) -> Rounded:
         return round_to(dataclasses.replace(method, rank=rank), increments, config)
 
-    low, high = 0, full_rank(method, increments, config)
-    best = at(high)
-    if best.error > error:
-        raise UserError(
-            f"No rank has an error of {error:g} or less: the full rank, {high}, has "
-            f"{best.error:.2g}."
-        )
+    most, low, high = full_rank(method, increments, config), 0, 1
+    while (best := at(high)).error > error:
+        if high == most:
+            raise UserError(
+                f"No rank has an error of {error:g} or less: the full rank, {high}, has "
+                f"{best.error:.2g}."
+            )
+        low, high = high, min(2 * high, most)
     while high - low > 1:
         rank = (low + high) // 2
         rounded = at(rank)

@@ -146,6 +146,7 @@ class Block:
     Attributes:
       weights, changes: those of this block, without the layer axis.
       class_only: whether the output is the class token alone.
+      collect: whether the inputs of the six sites are returned with their outputs.
     """
 
     config: ViTConfig
@@ -153,14 +154,19 @@ class Block:
     changes: Adaptation
     mode: Mode = Mode()
     class_only: bool = False
+    collect: bool = False
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
-        """Tokens [b, n, d] -> [b, n, d] ([b, 1, d]), and the outputs of the six sites by name."""
+        """Tokens [b, n, d] -> [b, n, d] ([b, 1, d]), and the outputs of the six sites by name.
+
+        With `collect` also the sites' inputs: "qkv_input", "o_input", "fc1_input", "fc2_input".
+        """
         prompts = self.changes.prompts
         x = x if prompts is None else self._prompted(prompts, x)
 
         y = self._norm("norm1", x)
-        q, k, v = self._qkv(self._bypassed("before_attention", y))
+        inputs = {"qkv_input": self._bypassed("before_attention", y)}
+        q, k, v = self._qkv(inputs["qkv_input"])
         if self.class_only:
             x, y = x[:, :1], y[:, :1]
         hidden = None if prompts is None else prompts.hidden
@@ -169,12 +175,14 @@ class Block:
         x = checkpoint_name(x + self._branch("attention", x, y, o), "middle")
 
         y = self._norm("norm2", x)
-        (fc1,) = self._dense(("fc1",), self._bypassed("before_mlp", y))
+        inputs |= {"o_input": attended, "fc1_input": self._bypassed("before_mlp", y)}
+        (fc1,) = self._dense(("fc1",), inputs["fc1_input"])
         fc1 = checkpoint_name(fc1, "fc1")
         activated = _gelu(fc1) if self.config.gelu == "exact" else jax.nn.gelu(fc1)
         (fc2,) = self._dense(("fc2",), activated)
         x = x + self._branch("mlp", x, y, fc2)
-        return x, dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
+        outputs = dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
+        return x, {**outputs, **inputs, "fc2_input": activated} if self.collect else outputs
 
     def _norm(self, name: str, x: Array) -> Array:
         return self._affine(name, norm(self.config, self.weights[NORMS[name]], x))

@@ -88,7 +88,8 @@ class Blocks:
         class_only: bool = False,
         in_loop: bool = False,
     ) -> tuple[Array, Any]:
-        one: Any = functools.partial(_run_block, config=self.config, class_only=class_only)
+        how = {"class_only": class_only, "collect": self.collect}
+        one: Any = functools.partial(_run_block, config=self.config, **how)
         # Outside a loop XLA would identify the recomputed values with the first ones and keep them.
         one = jax.checkpoint(one, policy=_policy(self.config), prevent_cse=not in_loop)
         x, outputs = one(x, self.weights, i, changes)
@@ -96,7 +97,13 @@ class Blocks:
 
 
 def _run_block(
-    x: Array, weights: dict[str, Any], i: Any, changes: Any, *, config: ViTConfig, class_only: bool
+    x: Array,
+    weights: dict[str, Any],
+    i: Any,
+    changes: Any,
+    *,
+    config: ViTConfig,
+    **how: bool,
 ) -> tuple[Array, dict[str, Array]]:
     """Runs the i-th block, of all blocks' weights and its own changes and mode.
 
@@ -104,7 +111,7 @@ def _run_block(
     """
     adaptation, mode = changes
     weights = override(_layer(weights, i), adaptation.weights)
-    return Block(config, weights, adaptation, mode, class_only)(x)
+    return Block(config, weights, adaptation, mode, **how)(x)
 
 
 def by_layer(mode: Mode, depth: int) -> Mode:

@@ -130,7 +130,8 @@ class ViT(nn.Module):
     0 in the first block to `drop_path_rate` in the last. `merged` is explained at `features`.
 
     ``apply(..., mutable="intermediates")`` also returns every block's outputs, ``["intermediates"]
-    ["blocks"][0]``: "tokens" [l, b, n, d], and the outputs of the six sites by name.
+    ["blocks"][0]``: "tokens" [l, b, n, d], the outputs of the six sites by name, and their inputs,
+    "qkv_input", "o_input", "fc1_input" and "fc2_input".
     """
 
     config: ViTConfig

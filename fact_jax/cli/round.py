@@ -6,7 +6,7 @@
     python -m experiments.round --factors LORA.safetensors --out G.safetensors --method fact_tt
 
 Takes every task whose changes are low-rank increments: FacT, LoRA and their combinations. Of a
-folder all factor files are rounded. Without a target the rank is the smallest that loses nothing.
+folder all factor files are rounded. Without --rank, --error and --bytes the rank stays.
 """
 
 import os

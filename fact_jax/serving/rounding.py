@@ -16,7 +16,7 @@ from fact_jax.tuning.registry import build, describe
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What to round to. Without rank, error and bytes, the smallest rank that loses nothing.
+    """What to round to. Without rank, error and bytes, the rank stays.
 
     Attributes:
       method: the method's name; None keeps the task's, or takes FacT-TT if it cannot be rounded to.
@@ -60,9 +60,11 @@ def round_task(task: TrainedTask, target: Target) -> RoundedTask:
         if target.error is not None:
             rounded = round_within(method, increments, config, target.error)
         else:
-            rank = target.rank or full_rank(method, increments, config)
+            rank = target.rank or getattr(task.method, "rank", None)
             if target.bytes is not None:
                 rank = _largest(task, method, increments, config, target.bytes)
+            if rank is None:
+                raise UserError(f"{name} has no rank of its own: give one.")
             rounded = round_to(dataclasses.replace(method, rank=rank), increments, config)
     except UserError as error:
         raise UserError(f"{task.path}: {error}") from error

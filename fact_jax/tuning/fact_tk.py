@@ -8,13 +8,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
 from fact_jax.tuning.method import Base, Factors, Scale, checked
-from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
+from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +57,19 @@ class FacTTK:
         r, s = self.rank, slices_per_block(config)
         p = factors["P"].reshape(r, config.depth, s)
         cores = jnp.einsum("abk,kls->lsab", factors["C"], p, precision="highest")
-        if self.mlp_cores == "released":
-            g = mlp_slices(config)
-            attention, fc1, fc2 = cores[:, :4], cores[:, 4 : 4 + g], cores[:, 4 + g :]
-            fc1, fc2 = _interleave(fc1), _interleave(fc2).swapaxes(-1, -2)
-            cores = jnp.concatenate([attention, fc1, fc2], axis=1)
-        return assemble(factors["U"], cores, factors["V"], scale)
+        return assemble(factors["U"], self.of_slices(cores), factors["V"], scale)
+
+    def of_slices(self, cores: Shaped[Array, "l s r r"]) -> Shaped[Array, "l s r r"]:
+        """The cores [r in, r out] that slices have, of the cores ``C @ P[:, i]``: `mlp_cores`."""
+        if self.mlp_cores == "formula":
+            return cores
+        g = (cores.shape[1] - 4) // 2
+        attention, fc1, fc2 = cores[:, :4], cores[:, 4 : 4 + g], cores[:, 4 + g :]
+        fc1, fc2 = _interleave(fc1), _interleave(fc2).swapaxes(-1, -2)
+        return jnp.concatenate([attention, fc1, fc2], axis=1)
 
 
-def _interleave(cores: Float[Array, "l g r r"]) -> Float[Array, "l g r r"]:
+def _interleave(cores: Shaped[Array, "l g r r"]) -> Shaped[Array, "l g r r"]:
     """Interleaves as ``C[..., :].reshape(r, g r)`` and a cut into g groups of r columns do."""
     depth, g, r, _ = cores.shape
     columns = cores.transpose(0, 2, 3, 1).reshape(depth, r, g, r)  # [l, a, (j, m)] -> groups of r
