@@ -133,7 +133,7 @@ class Joint(NamedTuple):
 def _columns(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Orthonormal basis of the column space and singular values, without the noise."""
     # The triangle of the transposed has the same left factor, and is small.
-    small = np.linalg.qr(matrix.T, mode="r").T if matrix.shape[1] > matrix.shape[0] else matrix
+    small = np.linalg.qr(matrix.T)[1].T if matrix.shape[1] > matrix.shape[0] else matrix
     basis, values, _ = np.linalg.svd(small, full_matrices=False)
     rank = max(int((values > NOISE * values[0]).sum()), 1)
     return basis[:, :rank], values[:rank]

@@ -42,11 +42,10 @@ def second_moments(
     Raises:
       UserError: there are no images.
     """
-    total, images = 0.0, 0
+    total, images = np.zeros(1), 0
+    directions = jnp.asarray(left, jnp.float32)
     for batch in batches:
-        sums = _sums(
-            model.config, base, adaptation, jnp.asarray(batch), jnp.asarray(left, "float32")
-        )
+        sums = _sums(model.config, base, adaptation, jnp.asarray(batch), directions)
         total, images = total + np.asarray(sums, np.float64), images + len(batch)
     if not images:
         raise UserError("There are no images to weigh the inputs with.")

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 from fact_jax.algebra.cp import round_polyadic
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.lora import by_site, round_lora
-from fact_jax.algebra.tucker import round_cores, round_tucker
+from fact_jax.algebra.tucker import Tucker, round_cores, round_tucker
+from fact_jax.algebra.weighted import ridged, round_weighted
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.tuning import METHODS, FacTCP, FacTTK, FacTTT, LoRA
@@ -27,12 +29,14 @@ class Rounded(NamedTuple):
       error: Frobenius norm of the difference over that of the increments, of the float32 factors.
       bound: what the error cannot exceed but for float32's rounding; None where theory says
         nothing.
+      weighted_error: the same of what the slices put out, if their inputs were given.
     """
 
     method: Method
     factors: Factors
     error: float
     bound: float | None
+    weighted_error: float | None = None
 
 
 _Arrays = dict[str, np.ndarray]
@@ -42,8 +46,12 @@ def _tensor_train(
     method: FacTTT, increments: Increments, config: ViTConfig
 ) -> tuple[FacTTT, _Arrays, float]:
     rounded = round_tucker(Joint.of(increments), method.rank)
+    return method, _train_factors(rounded, method.scale, config), rounded.bound
+
+
+def _train_factors(rounded: Tucker, scale: float, config: ViTConfig) -> _Arrays:
     cores = rounded.cores.reshape(config.depth, slices_per_block(config), *rounded.cores.shape[1:])
-    return method, {"U": rounded.u, "S": cores, "V": rounded.v / method.scale}, rounded.bound
+    return {"U": rounded.u, "S": cores, "V": rounded.v / scale}
 
 
 def _lora(method: LoRA, increments: Increments, config: ViTConfig) -> tuple[LoRA, _Arrays, float]:
@@ -120,14 +128,22 @@ def _form(method: Method) -> _Form:
     return form
 
 
-def round_to(method: Method, increments: Increments, config: ViTConfig) -> Rounded:
+def round_to(
+    method: Method,
+    increments: Increments,
+    config: ViTConfig,
+    moments: Float64[np.ndarray, "n p p"] | None = None,
+) -> Rounded:
     """Finds factors of a method whose increments come near to given ones.
 
     Args:
-      method: what to round or convert to, with its rank and scale: `FacTTT` or `LoRA`. LoRA's sites
-        become those that the increments change.
+      method: what to round or convert to, with its rank and scale: `FacTTT`, `FacTTK`, `FacTCP` or
+        `LoRA`. LoRA's sites become those that the increments change.
       increments: the increments of a trained task, ``Increments.of(method, factors, config)``.
       config: the ViT's.
+      moments: of the slices' inputs in the directions ``Joint.of(increments).left``, as
+        `moments.second_moments` gives them. With them, what the slices put out is kept, and for
+        `FacTTT` alone.
 
     Raises:
       UserError: the method is another one or its scale is 0, or there are no increments.
@@ -135,12 +151,40 @@ def round_to(method: Method, increments: Increments, config: ViTConfig) -> Round
     form = _form(method)
     if not increments.norm:
         raise UserError("The increments are all zero, so there is nothing to round.")
-    if not getattr(method, "scale", 0):
+    if not method.scale:
         raise UserError("The scale to round to is 0; give the method another one.")
-    method, arrays, bound = form.fit(method, increments, config)
+    if moments is None:
+        method, arrays, bound = form.fit(method, increments, config)
+    elif isinstance(method, FacTTT):
+        joint, bound = Joint.of(increments), None
+        arrays = _train_factors(round_weighted(joint, method.rank, moments), method.scale, config)
+    else:
+        raise UserError(
+            f"Rounding to {type(method).__name__} takes no account of the inputs, only that to "
+            "FacTTT does. Leave out the images, or convert to FacT-TT."
+        )
     factors = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
-    error = (increments - Increments.of(method, factors, config)).norm / increments.norm
-    return Rounded(method, factors, error, None if bound is None else bound / increments.norm)
+    difference = increments - Increments.of(method, factors, config)
+    weighted = None
+    if moments is not None:
+        weighted = _output_norm(difference, joint, moments) / _output_norm(
+            increments, joint, moments
+        )
+    return Rounded(
+        method,
+        factors,
+        difference.norm / increments.norm,
+        None if bound is None else bound / increments.norm,
+        weighted,
+    )
+
+
+def _output_norm(
+    increments: Increments, joint: Joint, moments: Float64[np.ndarray, "n p p"]
+) -> float:
+    """Root of the mean square of what increments within the joint spaces put out, over slices."""
+    a = joint.left.T @ (increments.u * increments.s[:, None])
+    return float(np.sqrt((a * (ridged(moments) @ a)).sum()))
 
 
 def full_rank(method: Method, increments: Increments, config: ViTConfig) -> int:
@@ -148,9 +192,16 @@ def full_rank(method: Method, increments: Increments, config: ViTConfig) -> int:
     return _form(method).full_rank(increments, config)
 
 
-def round_within(method: Any, increments: Increments, config: ViTConfig, error: float) -> Rounded:
+def round_within(
+    method: Any,
+    increments: Increments,
+    config: ViTConfig,
+    error: float,
+    moments: Float64[np.ndarray, "n p p"] | None = None,
+) -> Rounded:
     """Rounds to the smallest rank whose relative error is at most `error`.
 
+    With moments this is the weighted error, as in `round_to`.
     The rank is doubled until the error is small enough, and then halved in.
 
     Raises:
@@ -158,21 +209,26 @@ def round_within(method: Any, increments: Increments, config: ViTConfig, error: 
     """
 
     def at(rank: int) -> Rounded:
-        return round_to(dataclasses.replace(method, rank=rank), increments, config)
+        return round_to(dataclasses.replace(method, rank=rank), increments, config, moments)
 
     most, low, high = full_rank(method, increments, config), 0, 1
-    while (best := at(high)).error > error:
+    while (smallest := _minimised(best := at(high))) > error:
         if high == most:
             raise UserError(
                 f"No rank has an error of {error:g} or less: the full rank, {high}, has "
-                f"{best.error:.2g}."
+                f"{smallest:.2g}."
             )
         low, high = high, min(2 * high, most)
     while high - low > 1:
         rank = (low + high) // 2
         rounded = at(rank)
-        if rounded.error <= error:
+        if _minimised(rounded) <= error:
             high, best = rank, rounded
         else:
             low = rank
     return best
+
+
+def _minimised(rounded: Rounded) -> float:
+    """The error that rounding has kept small."""
+    return rounded.error if rounded.weighted_error is None else rounded.weighted_error

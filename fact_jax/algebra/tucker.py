@@ -131,7 +131,8 @@ def of_cores(
     """The slices' cores of C and P."""
     r = len(c)
     blocks = np.einsum("abk,kn->nab", c, p).reshape(-1, len(order))
-    return blocks[:, order].reshape(-1, r, r)
+    slices: np.ndarray = blocks[:, order].reshape(-1, r, r)
+    return slices
 
 
 def _combinations(
@@ -162,7 +163,7 @@ def leading(slices: Float64[np.ndarray, "n p r"], rank: int) -> Float64[np.ndarr
     """The strongest `rank` directions of the columns of all slices, or all if there are fewer."""
     stacked = slices.swapaxes(0, 1).reshape(slices.shape[1], -1)
     if stacked.shape[1] > stacked.shape[0]:
-        stacked = np.linalg.qr(stacked.T, mode="r").T
+        stacked = np.linalg.qr(stacked.T)[1].T
     return np.linalg.svd(stacked, full_matrices=False)[0][:, :rank]
 
 

@@ -58,12 +58,9 @@ def round_weighted(joint: Joint, rank: int, moments: Float64[np.ndarray, "n p p"
 def ridged(moments: Float64[np.ndarray, "n p p"]) -> Float64[np.ndarray, "n p p"]:
     """The moments with the ridge."""
     size = moments.shape[1]
-    return moments + RIDGE * np.trace(moments, axis1=1, axis2=2).mean() / size * np.eye(size)
-
-
-def weighted_norm(joint: Joint, moments: Float64[np.ndarray, "n p p"]) -> float:
-    """Root of the mean square of what increments put out, summed over slices."""
-    return float(np.einsum("npr,npq,nqr->", joint.a, moments, joint.a, optimize=True)) ** 0.5
+    mean = float(np.trace(moments, axis1=1, axis2=2).mean()) / size
+    result: np.ndarray = moments + RIDGE * mean * np.eye(size)
+    return result
 
 
 def _left(
@@ -78,7 +75,8 @@ def _left(
     target = (moments @ (joint.a @ (joint.b @ v.T @ cores.swapaxes(1, 2)))).sum(axis=0)
 
     def apply(x: np.ndarray) -> np.ndarray:
-        return (moments @ (x @ squares)).sum(axis=0)
+        image: np.ndarray = (moments @ (x @ squares)).sum(axis=0)
+        return image
 
     residual = target - apply(u)
     direction, square = residual, float((residual**2).sum())

@@ -88,8 +88,9 @@ class Blocks:
         class_only: bool = False,
         in_loop: bool = False,
     ) -> tuple[Array, Any]:
-        how = {"class_only": class_only, "collect": self.collect}
-        one: Any = functools.partial(_run_block, config=self.config, **how)
+        one: Any = functools.partial(
+            _run_block, config=self.config, class_only=class_only, collect=self.collect
+        )
         # Outside a loop XLA would identify the recomputed values with the first ones and keep them.
         one = jax.checkpoint(one, policy=_policy(self.config), prevent_cse=not in_loop)
         x, outputs = one(x, self.weights, i, changes)
@@ -103,7 +104,8 @@ def _run_block(
     changes: Any,
     *,
     config: ViTConfig,
-    **how: bool,
+    class_only: bool,
+    collect: bool,
 ) -> tuple[Array, dict[str, Array]]:
     """Runs the i-th block, of all blocks' weights and its own changes and mode.
 
@@ -111,7 +113,7 @@ def _run_block(
     """
     adaptation, mode = changes
     weights = override(_layer(weights, i), adaptation.weights)
-    return Block(config, weights, adaptation, mode, **how)(x)
+    return Block(config, weights, adaptation, mode, class_only, collect)(x)
 
 
 def by_layer(mode: Mode, depth: int) -> Mode:

@@ -3,30 +3,40 @@
     python -m experiments.round --factors F.safetensors --out G.safetensors --rank 8
     python -m experiments.round --factors F.safetensors --out G.safetensors --error 0.1
     python -m experiments.round --factors FOLDER --out FOLDER --bytes 20000
+    python -m experiments.round --factors F.safetensors --out G.safetensors --rank 8 \\
+        --images FOLDER [--variant vit_b16] [--weights PATH]
     python -m experiments.round --factors LORA.safetensors --out G.safetensors --method fact_tt
 
 Takes every task whose changes are low-rank increments: FacT, LoRA and their combinations. Of a
-folder all factor files are rounded. Without --rank, --error and --bytes the rank stays.
+folder all factor files are rounded. Without --rank, --error and --bytes the rank stays. With
+--images, some pictures without labels, FacT-TT is rounded so that it does to them what it did;
+--error is then that of what the layers put out.
 """
 
+import functools
 import os
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.table import Table
 
 from fact_jax.algebra.rounding import NAMES
+from fact_jax.backbone.vit import ViT
+from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
-from fact_jax.files.factors import TrainedTask
+from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.files.load import load_factors
+from fact_jax.files.weights import checksum, load_vit
 from fact_jax.ranges import SIZE, Range, Real, Whole, check
+from fact_jax.serving.inputs import find_pictures
 from fact_jax.serving.outputs import check_not_input, prepare_output
-from fact_jax.serving.rounding import RoundedTask, Target, round_task
+from fact_jax.serving.rounding import Inputs, RoundedTask, Target, round_task
 from fact_jax.text import printable_line
-from fact_jax.tuning.method import count_parameters
+from fact_jax.tuning.method import Base, count_parameters
 from fact_jax.tuning.registry import describe
 
 SUFFIX = ".safetensors"
@@ -40,6 +50,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("rank", None, "The rank to round to.")
     flags.DEFINE_float("error", None, "Most relative error; takes the smallest rank.")
     flags.DEFINE_integer("bytes", None, "Most bytes of a factor file; takes the largest rank.")
+    flags.DEFINE_string("images", "", "Pictures without labels that the rounding goes by.")
+    flags.DEFINE_string("variant", None, "With --images: the ViT; by default the factor file's.")
+    flags.DEFINE_string("weights", None, "With --images: its weights; by default the published.")
     flags.DEFINE_enum("method", None, NAMES, "Method to convert to; by default the task's own.")
 
 
@@ -69,12 +82,37 @@ def files_of(factors: str, out: str) -> dict[Path, Path]:
     return {path: Path(out) / path.name for path in inputs}
 
 
+def inputs_of(options: flags.FlagValues) -> Inputs | None:
+    """The pictures to go by, if there are any."""
+    if not options.images:
+        return None
+    images = Path(os.path.expanduser(options.images))
+    if not images.exists():
+        raise UserError(f"--images {images} does not exist.")
+
+    @functools.cache
+    def network(variant: str, *forward: tuple[str, Any]) -> tuple[ViT, Base, str]:
+        model, base = load_vit(variant, options.weights, **dict(forward))
+        return model, base, checksum(base)
+
+    def load(task: TrainedTask) -> tuple[ViT, Base]:
+        variant = arguments.variant_of(task, options.variant)
+        model, base, digest = network(variant, *task.forward_settings.items())
+        check_fits(task, model.config, digest)
+        return model, base
+
+    return Inputs(load, find_pictures(images))
+
+
 def rows_of(task: TrainedTask, rounded: RoundedTask) -> list[list[str]]:
     """A row each for the task before and after."""
     result = rounded.rounded
     bound = "-" if result.bound is None else f"{result.bound:.3g}"
     before = [printable_line(task.path.name), *_method(task.method), "", ""]
-    after = ["", *_method(result.method), f"{result.error:.3g}", bound]
+    error = f"{result.error:.3g}"
+    if result.weighted_error is not None:
+        error += f" ({result.weighted_error:.3g})"
+    after = ["", *_method(result.method), error, bound]
     sizes = (task.factors, task.path.stat().st_size), (result.factors, len(rounded.content))
     for row, (factors, size) in zip((before, after), sizes, strict=True):
         row[3:3] = [f"{count_parameters(factors):,}", f"{size:,}"]
@@ -90,6 +128,7 @@ def main() -> None:
     options = flags.FLAGS
     factors, out = (os.path.expanduser(path) for path in (options.factors, options.out))
     target, files = target_of(options), files_of(factors, out)
+    inputs = inputs_of(options)
     for path, output in files.items():
         check_not_input(str(output), factors=str(path))
         prepare_output(str(output))
@@ -98,13 +137,14 @@ def main() -> None:
         column.justify = "right"
     for path, output in files.items():
         task = load_factors(path)
-        rounded = round_task(task, target)
+        rounded = round_task(task, target, inputs)
         write_atomically(str(output), rounded.content)
         for row in rows_of(task, rounded):
             table.add_row(*row, end_section=not row[0])
     console.print(table)
+    also = ", in brackets the same of what the layers put out" if inputs else ""
     console.print(
         "numbers: of the factors, without the head; error: norm of the increments' difference over "
-        "theirs; bound: what the error cannot exceed."
+        f"theirs{also}; bound: what the error cannot exceed."
     )
     console.print(f"Wrote {out}.")

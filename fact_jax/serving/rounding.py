@@ -1,17 +1,25 @@
 """A trained task rounded to fewer numbers, as a factor file of its own."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from fact_jax.algebra.increments import Increments
+from fact_jax.algebra.increments import Increments, Joint
+from fact_jax.algebra.moments import second_moments
 from fact_jax.algebra.rounding import NAMES, Rounded, full_rank, round_to, round_within
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.vit import ViT
 from fact_jax.errors import UserError
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, to_bytes
-from fact_jax.tuning.method import factor_shapes
+from fact_jax.serving.inputs import Pictures, check_side
+from fact_jax.tuning.method import Base, factor_shapes
 from fact_jax.tuning.registry import build, describe
+
+BATCH = 16  # pictures at a time, whose inputs of all sites are in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +39,41 @@ class Target:
     bytes: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Unlabelled pictures on a network, whose slices' inputs rounding takes into account.
+
+    Attributes:
+      load: the network and its weights for a task.
+      paths: the pictures.
+    """
+
+    load: Callable[[TrainedTask], tuple[ViT, Base]]
+    paths: Sequence[Path]
+
+    def moments(self, task: TrainedTask, left: np.ndarray) -> np.ndarray:
+        """Second moments of the inputs, [n, p, p]. Pictures that cannot be read are left out."""
+        model, base = self.load(task)
+        metadata, config = task.metadata, model.config
+        side = metadata.get("image_size") or config.image_size
+        check_side(f"Factor file {task.path} asks for images of", side, config.patch_size)
+        normalisation = metadata.get("normalisation") or "imagenet"
+        pictures = Pictures(list(self.paths), side, normalisation, metadata.get("jpeg_quality"))
+        adaptation = task.method.adaptation(task.factors, config)
+        batches = pictures.batches(BATCH)
+        return second_moments(model, base, adaptation, _readable(pictures, batches), left)
+
+
+def _readable(pictures: Pictures, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Batches without the pictures that could not be read."""
+    start = 0
+    for batch in batches:
+        rows = [i for i in range(len(batch)) if start + i not in pictures.unreadable]
+        start += len(batch)
+        if rows:
+            yield batch[rows]
+
+
 class RoundedTask(NamedTuple):
     """A rounded task: the factors with their error, and the content of the factor file."""
 
@@ -38,8 +81,10 @@ class RoundedTask(NamedTuple):
     content: bytes
 
 
-def round_task(task: TrainedTask, target: Target) -> RoundedTask:
+def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) -> RoundedTask:
     """Rounds a trained task; head, classes and preprocessing stay.
+
+    With `inputs`, what the increments do to them is kept, for FacT-TT alone.
 
     Raises:
       UserError: the task has changes without a low-rank form, or nothing meets the target.
@@ -57,15 +102,18 @@ def round_task(task: TrainedTask, target: Target) -> RoundedTask:
     method: Any = build(to, settings if to == name else scale)
     try:
         increments = Increments.of(task.method, task.factors, config)
+        left = Joint.of(increments).left
+        moments = None if inputs is None else inputs.moments(task, left)
         if target.error is not None:
-            rounded = round_within(method, increments, config, target.error)
+            rounded = round_within(method, increments, config, target.error, moments)
         else:
             rank = target.rank or getattr(task.method, "rank", None)
             if target.bytes is not None:
                 rank = _largest(task, method, increments, config, target.bytes)
             if rank is None:
                 raise UserError(f"{name} has no rank of its own: give one.")
-            rounded = round_to(dataclasses.replace(method, rank=rank), increments, config)
+            method = dataclasses.replace(method, rank=rank)
+            rounded = round_to(method, increments, config, moments)
     except UserError as error:
         raise UserError(f"{task.path}: {error}") from error
     return RoundedTask(rounded, _content(task, rounded, config))
@@ -82,6 +130,8 @@ def _content(task: TrainedTask, rounded: Rounded, config: ViTConfig) -> bytes:
         "error": float(f"{rounded.error:.4g}"),
         "bound": None if rounded.bound is None else float(f"{rounded.bound:.4g}"),
     }
+    if rounded.weighted_error is not None:
+        metadata["rounded"]["weighted_error"] = float(f"{rounded.weighted_error:.4g}")
     trainable = {"factors": rounded.factors, "head": task.head}
     return to_bytes(rounded.method, trainable, config, metadata)
 
@@ -95,9 +145,9 @@ def _largest(
 
     def bytes_at(rank: int) -> int:
         shaped = dataclasses.replace(method, rank=rank)
-        zeros = {k: np.zeros(v, np.float32) for k, v in factor_shapes(shaped, config).items()}
+        zeros = {k: jnp.zeros(v, jnp.float32) for k, v in factor_shapes(shaped, config).items()}
         # The longest texts that numbers of four figures have.
-        return len(_content(task, Rounded(shaped, zeros, -1.234e-100, -1.234e-100), config))
+        return len(_content(task, Rounded(shaped, zeros, *[-1.234e-100] * 3), config))
 
     low, high = 0, full_rank(method, increments, config) + 1
     while high - low > 1:
