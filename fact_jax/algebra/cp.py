@@ -12,9 +12,10 @@ from jaxtyping import Float64
 from fact_jax.algebra.increments import Joint
 from fact_jax.algebra.tucker import round_tucker
 
-SWEEPS = 1000  # most sweeps of alternating least squares
+SWEEPS = 500  # most sweeps of alternating least squares
 STILL = 1e-6  # an improvement of the error, as a share, that ends them
 STARTS = 3  # random ones, besides the singular vectors
+EXACT = 1e-8  # an error, as a share of the norm, that needs no other start
 RIDGE = 1e-10  # of the normal equations, as a share of their largest entry
 
 
@@ -55,6 +56,8 @@ def round_polyadic(joint: Joint, rank: int) -> Polyadic:
         if start == 0:
             u[:, : len(u)], v[:, : len(v)] = np.eye(len(u))[:, :rank], np.eye(len(v))[:, :rank]
         starts.append(_alternate(tensor, u, v))
+        if _error(tensor, *starts[-1]) <= EXACT * float(np.linalg.norm(tensor)):
+            break
     u, c, v = min(starts, key=lambda result: _error(tensor, *result))
     norms = [np.linalg.norm(x, axis=0) for x in (u, c, v)]
     even = np.prod(norms, axis=0) ** (1 / 3)
@@ -70,14 +73,14 @@ _Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _alternate(tensor: np.ndarray, u: np.ndarray, v: np.ndarray) -> _Factors:
     """Alternating least squares until the error stands still: U [p, r], C [n, r], V [q, r]."""
-    before = np.inf
+    before, norm = np.inf, float(np.linalg.norm(tensor))
     for sweep in range(SWEEPS):
         c = _solved(np.einsum("nar,ar->nr", tensor @ v, u), u, v)
         u = _solved(np.einsum("nar,nr->ar", tensor @ v, c), c, v)
         v = _solved(np.einsum("nbr,nr->br", tensor.swapaxes(1, 2) @ u, c), c, u)
         if sweep % 10 == 0:
             error = _error(tensor, u, c, v)
-            if error >= before * (1 - STILL):
+            if error >= before * (1 - STILL) or error <= EXACT * norm:
                 break
             before = error
     return u, c, v

