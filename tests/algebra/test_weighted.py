@@ -68,8 +68,7 @@ def test_weighted_rounding_keeps_more_of_the_outputs(source: str, rank: int):
         return (squares[0] / squares[1]) ** 0.5
 
     np.testing.assert_allclose(weighted.weighted_error, kept(weighted), rtol=1e-3)
-    assert kept(weighted) < 0.95 * kept(plain)
-    assert weighted.error >= plain.error
+    assert kept(weighted) < 0.97 * kept(plain)
     assert weighted.bound is None
 
 
