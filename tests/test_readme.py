@@ -40,6 +40,16 @@ def test_the_library_examples_run(monkeypatch, tmp_path):
     np.testing.assert_allclose(names["logits"], expected, atol=1e-4)
 
 
+def test_the_example_of_arithmetic_runs():
+    """Its sum of two tasks loses nothing, and its merged weights come apart again."""
+    (code,) = python_of("docs/rounding.md")
+    names = {"fact_jax": fact_jax, "jax": jax}
+    exec(code, names)
+    assert names["task"].error < 1e-6
+    for old, new in zip(*map(jax.tree.leaves, (names["base"], names["again"])), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+
+
 def test_files_that_the_readme_names_are_there():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 90

@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import network
 from benchmarks.devices import check_device, scaling, tpu_compile
-from benchmarks.plots import plot_performance
+from benchmarks.plots import plot_performance, plot_rounding
 from benchmarks.speed import step_alternatives, sweep
 from fact_jax import get_variant
 
@@ -176,6 +176,16 @@ def increments_are_measured(content, out, tmp_path):
     assert {row["case"] for row in content["increments"]} == {"vit_mini, 32 px"}
 
 
+def rounding_costs(content, out, tmp_path):
+    trained, plain, weighted = content["rows"]
+    assert (trained["lost"], trained["rank"], plain["rank"]) == (0, 16, 4)
+    assert plain["error"] <= plain["bound"]
+    assert weighted["weighted_error"] < 1
+    assert plain["bytes"] == weighted["bytes"] < trained["bytes"]
+    plot_rounding.draw(content, tmp_path / "rounding.png")
+    assert (tmp_path / "rounding.png").stat().st_size > 10_000
+
+
 SMALLEST = {
     "speed.step": (
         f"{TINY} --batch 2 --steps 1 --only 'ours: linear;ours: evaluation;torch: full'",
@@ -196,6 +206,10 @@ SMALLEST = {
     "accuracy.quickstart": (
         "--seeds 0 --tasks digits --epochs 1 --workdir {0}/work",
         rows_have(method=("linear", "fact_tt", "fact_tk")),
+    ),
+    "accuracy.rounding": (
+        "--seeds 0 --tasks digits --epochs 1 --ranks 4 --images 20 --workdir {0}/work",
+        rounding_costs,
     ),
     "accuracy.offline_val": (
         "--tasks digits --epochs 1 --run pixels --run fact_tt:2:1:0.01 --run full:0.001",

@@ -1,5 +1,6 @@
 """Merging of adaptations into weights, for inference at the frozen network's cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from fact_jax.backbone.adaptation import (
     Adaptation,
     Affine,
     Bottleneck,
+    Prompts,
     over_last,
     override,
 )
@@ -34,10 +36,7 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
     Raises:
       UserError: the adaptation is that of a ViT of another depth or width.
     """
-    module, layer = SITES["fc1"]
-    check_base(base, {f"Transformer/encoderblock/{module}/{layer}/kernel": (None, None, None)})
-    fc1 = base["Transformer"]["encoderblock"][module][layer]["kernel"]
-    check_adaptation(adaptation, fc1.shape)
+    _check_base(base, adaptation)
     base = override(base, adaptation.weights)
     blocks = base["Transformer"]["encoderblock"]
 
@@ -46,10 +45,6 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
         prefix = module if layer is None else f"{module}/{layer}"
         blocks = override(blocks, {f"{prefix}/{name}": leaf for name, leaf in leaves.items()})
 
-    rest = {
-        place: tuple(f for i, f in enumerate(several) if not _merges(place, several, i))
-        for place, several in adaptation.bypasses.items()
-    }
     for name, module in NORMS.items():
         if (affine := adaptation.affines.get(name)) is not None:
             old = blocks[module]
@@ -73,8 +68,7 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
     if adaptation.final is not None:
         changed = _scaled(base["Transformer"]["encoder_norm"], adaptation.final, "scale")
         base = override(base, {"Transformer/encoder_norm": changed})
-    left = {place: several for place, several in rest.items() if several}
-    return base, Adaptation(prompts=adaptation.prompts, bypasses=left)
+    return base, Adaptation(prompts=adaptation.prompts, bypasses=_remaining(adaptation))
 
 
 def merge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
@@ -84,13 +78,79 @@ def merge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
       UserError: a part of the adaptation cannot become a weight (`absorb` returns such parts).
     """
     weights, rest = absorb(base, adaptation)
-    if left := [*(["prompts"] if rest.prompts is not None else []), *rest.bypasses]:
+    _check_merges(rest.prompts, rest.bypasses)
+    return weights
+
+
+def unmerge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
+    """Takes an adaptation out of merged weights: the inverse of `merge`, up to float32's rounding.
+
+    Args:
+      base: weights that `merge` gave.
+      adaptation: the changes that were merged. A scale of 0 has lost its channel, which becomes
+        NaN.
+
+    Raises:
+      UserError: the adaptation does not merge, or it replaces weights, whose former values nothing
+        tells.
+    """
+    _check_base(base, adaptation)
+    if adaptation.weights:
+        raise UserError(
+            f"This adaptation replaces weights ({min(adaptation.weights)} is the first of "
+            f"{len(adaptation.weights)}), and their former values are not in the merged ones. Load "
+            "the base anew."
+        )
+    _check_merges(adaptation.prompts, _remaining(adaptation))
+    blocks = base["Transformer"]["encoderblock"]
+    changed: dict[str, Any] = {}
+    for name, module in NORMS.items():
+        if (affine := adaptation.affines.get(name)) is not None:
+            changed[module] = _unscaled(blocks[module], affine, "scale")
+    for site, (module, layer) in SITES.items():
+        dense = dict(blocks[module][layer])
+        if (affine := adaptation.affines.get(site)) is not None:
+            dense = _unscaled(dense, affine, "kernel")
+        for place, readers in _READERS.items():
+            for f in adaptation.bypasses.get(place, ()) if site in readers else ():
+                dense = _without(dense, f)
+        for pair in adaptation.site(site):
+            dense["kernel"] = dense["kernel"] - pair.increment().astype(dense["kernel"].dtype)
+        changed[f"{module}/{layer}"] = dense
+    base = override(base, {"Transformer/encoderblock": override(blocks, changed)})
+    if adaptation.patches is not None:
+        changed = _unscaled(base["embedding"], adaptation.patches, "kernel")
+        base = override(base, {"embedding": changed})
+    if adaptation.final is not None:
+        changed = _unscaled(base["Transformer"]["encoder_norm"], adaptation.final, "scale")
+        base = override(base, {"Transformer/encoder_norm": changed})
+    return base
+
+
+def _check_base(base: dict[str, Any], adaptation: Adaptation) -> None:
+    module, layer = SITES["fc1"]
+    check_base(base, {f"Transformer/encoderblock/{module}/{layer}/kernel": (None, None, None)})
+    fc1 = base["Transformer"]["encoderblock"][module][layer]["kernel"]
+    check_adaptation(adaptation, fc1.shape)
+
+
+def _check_merges(prompts: Prompts | None, bypasses: Mapping[str, tuple[Bottleneck, ...]]) -> None:
+    """Raises UserError if something is left that cannot become a weight."""
+    if left := [*(["prompts"] if prompts is not None else []), *bypasses]:
         raise UserError(
             f"This adaptation does not merge into the weights: it has {', '.join(left)}, which are "
             "no weights of a ViT. Apply it as it is: fact_jax.features(model, base, images, "
             "adaptation)."
         )
-    return weights
+
+
+def _remaining(adaptation: Adaptation) -> dict[str, tuple[Bottleneck, ...]]:
+    """The bypasses that cannot become weights."""
+    rest = {
+        place: tuple(f for i, f in enumerate(several) if not _merges(place, several, i))
+        for place, several in adaptation.bypasses.items()
+    }
+    return {place: several for place, several in rest.items() if several}
 
 
 def _merges(place: str, several: tuple[Bottleneck, ...], i: int) -> bool:
@@ -100,21 +160,45 @@ def _merges(place: str, several: tuple[Bottleneck, ...], i: int) -> bool:
 
 def _before(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
     """The layer whose output for y is that of `dense` for ``y + f(y)``."""
+    kernel = dense["kernel"]
+    return {
+        "kernel": kernel + _times(f.down, _times(f.up, kernel)),
+        "bias": dense["bias"] + _times(_shift(f)[..., None, :], kernel)[..., 0, :],
+    }
 
-    def times(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.matmul(a, b, precision="highest")
 
-    kernel, bias = dense["kernel"], dense["bias"]
+def _without(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
+    """The layer for which `_before` gives `dense`."""
+    # inv(1 + down up) = 1 - down inv(1 + up down) up, whose inverse is of the hidden width.
+    inner = jnp.eye(f.down.shape[-1], dtype=f.down.dtype) + _times(f.up, f.down)
+    with jax.default_matmul_precision("highest"):
+        solved = jnp.linalg.solve(inner, _times(f.up, dense["kernel"]))
+    kernel = dense["kernel"] - _times(f.down, solved)
+    bias = dense["bias"] - _times(_shift(f)[..., None, :], kernel)[..., 0, :]
+    return {"kernel": kernel, "bias": bias}
+
+
+def _shift(f: Bottleneck) -> Array:
+    """What a linear bottleneck adds to every token, [l, d]."""
     shift = jnp.zeros_like(f.up[..., 0, :]) if f.up_bias is None else f.up_bias
     if f.down_bias is not None:
-        shift = shift + times(f.down_bias[..., None, :], f.up)[..., 0, :]
-    return {
-        "kernel": kernel + times(f.down, times(f.up, kernel)),
-        "bias": bias + times(shift[..., None, :], kernel)[..., 0, :],
-    }
+        shift = shift + _times(f.down_bias[..., None, :], f.up)[..., 0, :]
+    return shift
+
+
+def _times(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
 
 
 def _scaled(layer: dict[str, Any], affine: Affine, weight: str) -> dict[str, Any]:
     """A dense layer or a LayerNorm whose output goes through an affine."""
     scaled = layer[weight] * over_last(affine.scale, layer[weight])
     return {**layer, weight: scaled, "bias": affine(layer["bias"])}
+
+
+def _unscaled(layer: dict[str, Any], affine: Affine, weight: str) -> dict[str, Any]:
+    """The layer for which `_scaled` gives this one."""
+    scale = affine.scale.astype(layer["bias"].dtype)
+    shift = affine.shift.astype(layer["bias"].dtype)
+    plain = layer[weight] / over_last(affine.scale, layer[weight])
+    return {**layer, weight: plain, "bias": (layer["bias"] - shift) / scale}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tried_methods import ALL, compiled, named, random_factors
 
-from fact_jax import Adaptation, UserError, ViT, absorb, merge
+from fact_jax import Adaptation, UserError, ViT, absorb, merge, unmerge
 from fact_jax.backbone.adaptation import Bottleneck, combine
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.weights import checksum
@@ -104,6 +104,30 @@ def test_merged_combinations_give_the_adapted_features(names, seed, small_vit, i
     )
     run = compiled(model)
     close(run(merge(base, adaptation), images), run(base, images, adaptation))
+
+
+UNMERGES = ["lora_all", "ssf", "repadapter", "fact_shared_layer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "vit"), [("+".join(UNMERGES), "small_vit"), ("ssf", "scaled_vit")]
+)
+def test_unmerge_is_the_inverse(name: str, vit: str, request: pytest.FixtureRequest):
+    model, base = request.getfixturevalue(vit)
+    parts = [adaptation_of(MERGES[n], model.config, base) for n in name.split("+")]
+    adaptation = combine(parts)
+    again = unmerge(merge(base, adaptation), adaptation)
+    for new, old in zip(*map(jax.tree.leaves, (again, base)), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("bitfit", "replaces weights"), ("vpt_deep", "does not merge")]
+)
+def test_what_cannot_be_unmerged_is_refused(name: str, words: str, small_vit):
+    model, base = small_vit
+    with pytest.raises(UserError, match=words):
+        unmerge(base, adaptation_of(ALL[name], model.config, base))
 
 
 @pytest.mark.parametrize("name", STAYS)
