@@ -170,7 +170,8 @@ def _before(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
 def _without(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
     """The layer for which `_before` gives `dense`."""
     # inv(1 + down up) = 1 - down inv(1 + up down) up, whose inverse is of the hidden width.
-    inner = jnp.eye(f.down.shape[-1], dtype=f.down.dtype) + _times(f.up, f.down)
+    inner = _times(f.up, f.down)
+    inner = inner + jnp.broadcast_to(jnp.eye(inner.shape[-1], dtype=inner.dtype), inner.shape)
     with jax.default_matmul_precision("highest"):
         solved = jnp.linalg.solve(inner, _times(f.up, dense["kernel"]))
     kernel = dense["kernel"] - _times(f.down, solved)
