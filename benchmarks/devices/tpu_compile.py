@@ -9,6 +9,7 @@ The programs are those that `python -m experiments.vtab` runs: FacT-TT of rank 1
 evaluation in batches of 256. `trials`: one trial a chip of v5e-8 and of a 16-chip slice.
 `unrolled`: a trial on a chip, the loop over the blocks written out, for the bytes that a step
 moves. `split`: one trial over eight chips. `evaluation`: merging and prediction over all chips.
+`bank`: a mixed batch of many tasks, with the images' gathered factors and heads as arguments.
 `capacity`: the most trials of batch 64 on one chip, and the largest batch of one trial, for every
 rematerialisation setting. All training is with dropout and stochastic depth. Nothing runs: no
 speed.
@@ -38,6 +39,7 @@ from benchmarks.devices.tpu_programs import (
     TOPOLOGIES,
     TRAIN_IMAGES,
     VARIANT,
+    compile_bank,
     compile_epoch,
     compile_evaluation,
     make_model,
@@ -47,7 +49,7 @@ from fact_jax.backbone.config import REMATS
 from fact_jax.errors import UserError
 from fact_jax.sweep.versions import environment
 
-PARTS = ("trials", "unrolled", "split", "evaluation", "capacity")
+PARTS = ("trials", "unrolled", "split", "evaluation", "bank", "capacity")
 # Of a v5e's 16 GiB (cloud.google.com/tpu/docs/v5e) the compiler leaves a program 15.75 ("exceeds
 # available HBM (15.75G)" is its refusal). Held here against arguments, results, temporary and code.
 CHIP_GIB = 15.75
@@ -122,6 +124,9 @@ def run(parts: list[str]) -> Iterator[dict[str, Any]]:
     if "evaluation" in parts:
         for chips in TOPOLOGIES:
             yield from compile_evaluation(chips)
+    if "bank" in parts:
+        for chips in (1, 8):
+            yield from compile_bank(chips)
     if "capacity" in parts:
         for axis in ("trials", "batch"):
             for remat in REMATS:
@@ -150,7 +155,7 @@ def known_rows(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def program_table(rows: list[dict[str, Any]], kind: str) -> Table:
-    """The parts trials, split and evaluation: one row a program and mesh."""
+    """All parts but capacity: one row a program and mesh."""
     title = (
         f"Compiled for {kind} ({CHIP_GIB:g} GiB a chip): FacT-TT rank {RANK}, {VARIANT}, "
         f"bfloat16, batch {BATCH}, evaluation batch {EVAL_BATCH}"

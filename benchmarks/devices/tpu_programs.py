@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from benchmarks.devices.tpu_counts import collectives, matrix_flops
 from fact_jax import Adaptation, ViT, get_variant
 from fact_jax.backbone.vit import init_base
+from fact_jax.serving.mixed import mixed_features, mixed_logits
 from fact_jax.training.evaluation import Merged, merged, predict
 from fact_jax.training.mesh import batch_sharded, make_mesh, replicated, trial_sharded
 from fact_jax.training.step import TrainStep
@@ -105,8 +106,52 @@ def compile_evaluation(chips: int) -> Iterator[dict[str, Any]]:
         yield {"program": name, **labels, "mesh": dict(mesh.shape), **result}
 
 
-def compile_program(program: Any, arguments: tuple, trips: tuple[int, ...]) -> dict[str, Any]:
-    """Compiles a jitted program: its numbers, or {"refused": message} if memory is too small."""
+def compile_bank(chips: int) -> Iterator[dict[str, Any]]:
+    """A mixed batch of a bank, split over all chips: features, and logits by heads of its images.
+
+    `kernels_by_image` are arrays in the compiled program that could be a weight for each image.
+    """
+    mesh = make_mesh(EVAL_BATCH, slice_devices(chips))
+    model, shapes = make_model()
+    config, split = model.config, batch_sharded(mesh)
+    factors = jax.eval_shape(lambda: METHOD.init(jax.random.key(0), config))
+    rows = struct({"factors": factors, "scale": jnp.float32(0)}, split, (EVAL_BATCH,))
+    side, d = config.image_size, config.width
+    images = jax.ShapeDtypeStruct((EVAL_BATCH, side, side, 3), jnp.float32, sharding=split)
+    heads = {"kernel": jnp.zeros((d, NUM_CLASSES)), "bias": jnp.zeros(NUM_CLASSES)}
+    heads, x = struct((heads, jnp.zeros(d)), split, (EVAL_BATCH,))
+    base = struct(shapes, replicated(mesh))
+    for name, program, arguments, loops in (
+        ("bank", mixed_features, (config, METHOD, base, images, rows), (config.depth - 2,)),
+        ("bank's heads", mixed_logits, (heads, x), ()),
+    ):
+        result = compile_program(program, arguments, loops, mixed=(EVAL_BATCH // chips, d))
+        yield {
+            "program": name,
+            "trials": 1,
+            "batch": EVAL_BATCH,
+            "mesh": dict(mesh.shape),
+            **result,
+        }
+
+
+def kernels_by_image(hlo: str, images: int, d: int) -> list[str]:
+    """Arrays of a compiled program with an axis of the images and two of d or more."""
+    arrays = set(re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", hlo))
+
+    def is_one(shape: list[int]) -> bool:
+        return images in shape and sum(n >= d for n in shape) > 1 + (images >= d)
+
+    return sorted(a for a in arrays if is_one([int(n) for n in a.split(",")]))
+
+
+def compile_program(
+    program: Any, arguments: tuple, trips: tuple[int, ...], mixed: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Compiles a jitted program: its numbers, or {"refused": message} if memory is too small.
+
+    `mixed` are a chip's images and the width of the network, for programs of mixed batches.
+    """
     traced = program.trace(*arguments)
     started = time.perf_counter()
     try:
@@ -144,4 +189,5 @@ def compile_program(program: Any, arguments: tuple, trips: tuple[int, ...]) -> d
         "recomputed_by_compiler": len(re.findall(r"^ *%?\S+\.remat\S* = ", hlo, re.MULTILINE)),
         "collectives": list(collectives(hlo, trips)),
         "compile_seconds": seconds,
+        **({"kernels_by_image": kernels_by_image(hlo, *mixed)} if mixed else {}),
     }

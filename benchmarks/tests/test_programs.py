@@ -57,7 +57,18 @@ def run(monkeypatch, tmp_path):
 
 # The names of the time when all programs stood in one folder.
 COMMANDS = (
-    *("ceiling", "check_device", "compare", "comparison", "evaluate", "faults", "fewshot", "fuzz"),
+    *(
+        "bank",
+        "bank_memory",
+        "ceiling",
+        "check_device",
+        "compare",
+        "comparison",
+        "evaluate",
+        "faults",
+        "fewshot",
+        "fuzz",
+    ),
     *("numerics", "offline_val", "plot_compare", "plot_performance", "plot_quickstart"),
     *("quickstart", "report", "scaling", "step", "step_alternatives", "step_worker", "sweep"),
     "tpu_compile",
@@ -141,6 +152,22 @@ def report_is_measured(content, out, tmp_path):
     assert "opens in" in out
 
 
+def the_bank_is_measured(content, out, tmp_path):
+    systems = content["systems"]
+    assert systems["Predictor, merged FacT-TT 16"]["ratio_to_merged"] == 1
+    assert all(len(row["seconds"]) == 1 for row in systems.values())
+    few, many = (min(systems[f"bank, FacT-TT 4, {n} tasks"]["seconds"]) for n in (4, 300))
+    assert content["stored_ratio"] == pytest.approx(many / few)
+    assert set(content["add_seconds"]) == {"4", "300"}
+    numbers_of_a_task = 2 * 128 * 4 + 6 * 12 * 16
+    memory = content["memory"]
+    assert memory["float32"]["factor_bytes"] == 300 * 4 * (numbers_of_a_task + 1)  # and a scale
+    assert memory["float32"]["factor_bytes"] > 3 * memory["int8"]["factor_bytes"]
+    assert content["errors"]["float32"]["LoRA 8"] < 1e-5 < content["errors"]["int8"]["LoRA 8"]
+    assert [row["method"] for row in content["methods"]] == ["linear"]
+    assert "MB of the process" in out
+
+
 def methods_are_compared(content, out, tmp_path):
     """Two seeds of each method."""
     results = [json.loads(p.read_text()) for p in tmp_path.glob("work/results/*.json")]
@@ -194,6 +221,7 @@ SMALLEST = {
     "devices.scaling": (f"{TINY} --batch 2 --rank 4 --only split", scaling_measures),
     "speed.evaluate": (f"{TINY} --images 21 --batch 8", evaluation_waits),
     "speed.sweep": (SWEEP, sweep_takes_its_parts),
+    "speed.bank": (f"{TINY} --batch 4 --stored 300 --methods linear", the_bank_is_measured),
     "speed.report": ("--tasks kitti", report_is_measured),
     "accuracy.compare": (
         "--methods linear,fact_tk --tasks digits --seeds 0,1 --epochs 1 --workdir {0}/work",
