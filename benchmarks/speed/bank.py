@@ -223,7 +223,7 @@ def memory(a: argparse.Namespace) -> dict[str, Any]:
     rows = {}
     for dtype in DTYPES:
         command = [sys.executable, "-m", "benchmarks.bank_memory", "--tasks", str(a.stored)]
-        command += ["--dtype", dtype, "--variant", a.variant, "--image_size", str(a.image_size)]
+        command += ["--stored_as", dtype, "--variant", a.variant, "--image_size", str(a.image_size)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"bank_memory: {done.stderr.strip().splitlines()[-1]}")

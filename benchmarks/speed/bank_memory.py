@@ -1,6 +1,6 @@
 """Memory of a bank of many tasks, alone in a process: its last line is the result as JSON.
 
-    python -m benchmarks.bank_memory [--tasks 10000] [--dtype float32]
+    python -m benchmarks.bank_memory [--tasks 10000] [--stored_as float32]
 
 Tasks of FacT-TT rank 4 with heads of one class. The process's memory is what its resident set grew
 by, from before the first task to after the last; `peak_bytes` is the most in between.
@@ -31,14 +31,14 @@ def resident() -> int:
 def main() -> None:
     parser = option_parser(__doc__, "variant", "image_size")
     parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--stored_as", choices=DTYPES, default="float32")
     a = parser.parse_args()
     config = network(a)
     vit = ViT(config), init_base(config, jax.random.key(0))
     method, step, adding = FacTTT(4, 0.1), 256, 0.0
-    warm = Bank(*vit, capacity=1, dtype=a.dtype)
+    warm = Bank(*vit, capacity=1, dtype=a.stored_as)
     warm.add("0", random_task(vit, method, 0, 1))
-    bank = Bank(*vit, capacity=a.tasks, dtype=a.dtype)
+    bank = Bank(*vit, capacity=a.tasks, dtype=a.stored_as)
     gc.collect()
     peak_memory(reset=True)
     before = resident()

@@ -60,8 +60,8 @@ class Bank:
       model: the network, as `load_vit` gives it.
       base: its parameters.
       capacity: tasks of a kind, and heads of a width, for which there is room at first. The room
-        doubles when it is full. Only then, and for the first task of a kind, does `add` compile
-        anything: small programs, in which no network is.
+        doubles when it is full. For each size of it `add` compiles small programs once, in which no
+        network is: they write 1, 8 or 64 tasks.
       batch_size: most rows of a batch, which is split over as many of the machine's devices as
         divide it.
       dtype: how factors and heads are stored on the device: 'float32', 'bfloat16' or 'int8'. They
