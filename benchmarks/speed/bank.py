@@ -260,12 +260,14 @@ def main() -> None:
     parser.add_argument("--peer_python", default=sys.executable)
     a = parser.parse_args()
     console, config = Console(width=120), network(a)
-    rows = memory(a)  # first, while this process is small
+    content: dict[str, Any] = {"environment": environment(), "memory": memory(a)}
+    store(a, content, "peer_python")  # each part at once
     vit: Vit = ViT(config), init_base(config, jax.random.key(0))
     shape = (a.batch, config.image_size, config.image_size, 3)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    content = compare(a, vit, images, console) | {"memory": rows, "errors": errors(vit, images)}
-    content |= {"methods": by_method(a, vit, images), "environment": environment()}
+    content |= compare(a, vit, images, console)
+    store(a, content, "peer_python")
+    content |= {"errors": errors(vit, images), "methods": by_method(a, vit, images)}
     store(a, content, "peer_python")
     show(content, console)
 
