@@ -29,6 +29,7 @@ from fact_jax.data import DataSettings, TaskData, get_task, open_task
 from fact_jax.data.tasks import TEST, TRAIN
 from fact_jax.files.factors import TrainedTask, to_bytes
 from fact_jax.sweep.result import Result
+from fact_jax.sweep.versions import environment
 from fact_jax.tuning.method import count_parameters
 
 BATCH = 64
@@ -131,7 +132,8 @@ def main() -> None:
         "command": f"python -m benchmarks.rounding{given}",
         "images": args.images,
         "rows": rows,
-        "environment": results.environment,
+        "trained": results.environment,
+        "environment": environment(),
     }
     write_json(args.out, record)
     console.print(f"Wrote {args.out}.")
