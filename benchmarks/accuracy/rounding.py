@@ -132,7 +132,7 @@ def main() -> None:
         "command": f"python -m benchmarks.rounding{given}",
         "images": args.images,
         "rows": rows,
-        "trained": results.environment,
+        "trained": results[0].environment,
         "environment": environment(),
     }
     write_json(args.out, record)

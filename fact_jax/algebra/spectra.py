@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.lora import by_site
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.tuning.slices import mlp_slices
 
 
 class Similarity(NamedTuple):
@@ -35,8 +36,11 @@ def singular_values(
 
 def norms(increments: Increments, config: ViTConfig) -> dict[str, Float64[np.ndarray, " l"]]:
     """Frobenius norms of the increments of each of the six dense sites, by layer."""
-    sites = singular_values(increments, config)
-    return {name: np.asarray(np.sqrt((s**2).sum(axis=1))) for name, s in sites.items()}
+    g = mlp_slices(config)
+    squares = (increments.s**2).sum(axis=1).reshape(config.depth, -1)
+    sizes = {"q": 1, "k": 1, "v": 1, "o": 1, "fc1": g, "fc2": g}
+    parts = np.split(squares, np.cumsum(list(sizes.values()))[:-1], axis=1)
+    return {name: np.sqrt(part.sum(axis=1)) for name, part in zip(sizes, parts, strict=True)}
 
 
 def principal_cosines(

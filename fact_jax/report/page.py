@@ -19,6 +19,7 @@ from fact_jax.report.blocks import (
     Tiles,
     inside,
 )
+from fact_jax.report.changes import change_figures
 from fact_jax.report.charts import accuracy_against_rank, accuracy_against_size, bars
 from fact_jax.report.classes import details
 from fact_jax.report.conclusions import Findings
@@ -155,6 +156,7 @@ def _figures(study: Study, parts: Sequence[Section]) -> list[Block]:
     drawn: list[Figure | None] = []
     for part in parts:
         drawn += [accuracy_against_size(study.systems, part), bars(study.systems, part)]
+        drawn += change_figures(study.systems, part)
     drawn.append(accuracy_against_rank(study.systems))
     return [figure for figure in drawn if figure is not None]
 
