@@ -90,11 +90,11 @@ def main() -> None:
     print_table(rows, console)
     record = {
         "seeds": list(config.seeds),
-        "weights_sha256": results.settings["weights_sha256"],
+        "weights_sha256": results[0].settings["weights_sha256"],
         "seconds": sum(r.seconds["cell"] for r in results),
         "rows": rows,
         "settings": {r.cell: r.settings for r in results},
-        "environment": results.environment,
+        "environment": results[0].environment,
     }
     write_json(args.out, record)
     console.print(f"Wrote {args.out}.")
