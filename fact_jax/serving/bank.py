@@ -88,7 +88,7 @@ class Bank:
         self.model, self.batch_size, self.dtype = model, batch_size, dtype
         self._any_weights, self._mesh = any_weights, make_mesh(batch_size)
         self._base: Base = put(base, replicated(self._mesh))
-        self._store = TaskStore(capacity, batch_size, self._mesh)
+        self._store = TaskStore(capacity, batch_size, self._mesh, dtype)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class Bank:
         for start in range(0, len(items), _READ_AT_ONCE):
             self._store.add(
                 [
-                    prepare(name, task, self.model.config, self.dtype, self._compared)
+                    prepare(name, task, self.model.config, self._compared)
                     for name, task in items[start : start + _READ_AT_ONCE]
                 ]
             )

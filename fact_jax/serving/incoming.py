@@ -12,7 +12,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask, check_classes, check_fits
 from fact_jax.files.load import load_factors
-from fact_jax.serving.stack import Tree, encode
+from fact_jax.serving.stack import Tree
 from fact_jax.tuning import Combination, Full
 from fact_jax.tuning.method import Method, factor_shapes
 
@@ -41,9 +41,9 @@ class IncomingMember(NamedTuple):
 
     Attributes:
       method: its kind: the method with a scale of 1.
-      factors: "factors" and "scale", as they are stored.
+      factors: "factors" and "scale", float32.
       width: of the stack of heads, at least the number of classes.
-      head: "kernel" and "bias", as they are stored.
+      head: "head" with "kernel" and "bias" of this width, float32.
     """
 
     method: Method
@@ -64,7 +64,6 @@ def prepare(
     name: str,
     source: Source | Sequence[Source],
     config: ViTConfig,
-    dtype: str,
     base_checksum: Callable[[TrainedTask], str | None],
 ) -> Incoming:
     """Reads and checks a task, and makes rows of it.
@@ -86,7 +85,7 @@ def prepare(
     names = next((n for t in tasks if (n := t.metadata.get("class_names"))), None)
     classes = names or map(str, range(tasks[0].num_classes))
     shown = BankTask(tuple(classes), tasks[0].metadata, len(tasks))
-    return Incoming(name, shown, tuple(_member(task, dtype) for task in tasks))
+    return Incoming(name, shown, tuple(map(_member, tasks)))
 
 
 def _read(source: Any) -> TrainedTask:
@@ -137,15 +136,15 @@ def _check_members(name: str, first: TrainedTask, other: TrainedTask) -> None:
         )
 
 
-def _member(task: TrainedTask, dtype: str) -> IncomingMember:
+def _member(task: TrainedTask) -> IncomingMember:
     method: Any = task.method
-    row = {"factors": dict(task.factors), "scale": np.float32(method.scale)}
     width = stored_width(task.num_classes)
     pad = width - task.num_classes
     kernel, bias = (np.asarray(task.head[name], np.float32) for name in ("kernel", "bias"))
     head = {"kernel": np.pad(kernel, ((0, 0), (0, pad))), "bias": np.pad(bias, (0, pad))}
-    factors, head = jax.tree.map(lambda x: encode(x, dtype), (row, head))
-    return IncomingMember(dataclasses.replace(method, scale=1.0), factors, width, head)
+    factors = {name: np.asarray(value, np.float32) for name, value in task.factors.items()}
+    row = {"factors": factors, "scale": np.float32(method.scale)}
+    return IncomingMember(dataclasses.replace(method, scale=1.0), row, width, {"head": head})
 
 
 def stored_width(num_classes: int) -> int:

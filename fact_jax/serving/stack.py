@@ -6,13 +6,14 @@ reading, growing) are tiny, and nothing else depends on the number of rows.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from fact_jax.algebra.quantise import Quantised, dequantise, group_axes, quantise
 from fact_jax.training.mesh import batch_sharded, replicated
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -20,45 +21,6 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 Tree = Any  # of arrays
 _PARTS = (64, 8, 1)  # rows that one call writes
-_LONG = 64  # numbers that have a scale of their own; FacT's cores are smaller
-
-
-class Quantised(NamedTuple):
-    """An array as 8-bit numbers: ``values * scale``.
-
-    Attributes:
-      values: int8, from -127 to 127.
-      scale: float32, with an axis of length 1 where numbers share a scale.
-    """
-
-    values: Any
-    scale: Any
-
-
-def encode(values: Any, dtype: str) -> np.ndarray | Quantised:
-    """An array of a row as it is stored; vectors and single numbers stay float32.
-
-    In 8 bits the numbers along the longer of the last two axes share a scale, or those of both if
-    they are short, so that scales take few bytes. Numbers are rounded to nearest: the error is at
-    most 1/254 of the largest number that has the same scale.
-    """
-    array: np.ndarray = np.asarray(values, np.float32)
-    if array.ndim < 2 or dtype == "float32":
-        return array
-    if dtype == "bfloat16":
-        return array.astype(jnp.bfloat16)
-    rows, columns = array.shape[-2:]
-    short = max(rows, columns) < _LONG
-    axes = (-2, -1) if short else (-1 if columns > rows else -2,)
-    largest = np.abs(array).max(axis=axes, keepdims=True, initial=0)
-    scale = np.where(largest > 0, largest, 1) / np.float32(127)
-    return Quantised(np.rint(array / scale).astype(np.int8), scale)
-
-
-def _decode(stored: jax.Array | Quantised) -> jax.Array:
-    if isinstance(stored, Quantised):
-        stored = stored.values.astype(jnp.float32) * stored.scale
-    return jnp.asarray(stored, jnp.float32)
 
 
 class Stack:
@@ -68,16 +30,18 @@ class Stack:
     written afterwards.
 
     Args:
-      row: a row as `encode` makes its arrays; all others have its structure, shapes and types.
+      row: a row, a tree of float32 arrays; all others have its structure and shapes.
       capacity: places at the beginning.
       mesh: the devices; rows that are read are split over its axis `data`.
+      dtype: of DTYPES. Vectors and single numbers stay float32 in all of them.
     """
 
-    def __init__(self, row: Tree, capacity: int, mesh: Mesh):
-        self._mesh, self.capacity = mesh, capacity
+    def __init__(self, row: Tree, capacity: int, mesh: Mesh, dtype: str):
+        self._mesh, self.capacity, self._dtype = mesh, capacity, dtype
         self._free = list(range(capacity))[::-1]
         self._arrays = jax.tree.map(
-            lambda x: jnp.zeros((capacity, *x.shape), x.dtype, device=replicated(mesh)), row
+            lambda x: jnp.zeros((capacity, *x.shape), x.dtype, device=replicated(mesh)),
+            jax.eval_shape(functools.partial(_stored, dtype=dtype), row),
         )
 
     @property
@@ -112,7 +76,7 @@ class Stack:
             stop = start + next(size for size in _PARTS if size <= len(rows) - start)
             part = jax.tree.map(lambda *leaves: np.stack(leaves), *rows[start:stop])
             where = np.array(places[start:stop], np.int32)
-            self._arrays = _written(self._arrays, part, where, replicated(self._mesh))
+            self._arrays = _written(self._arrays, part, where, self._dtype, replicated(self._mesh))
             start = stop
         return places
 
@@ -127,10 +91,13 @@ class Stack:
 
 # Module-level functions, so that stacks of equal rows share their programs. `arrays` is given away:
 # without that, writing a row would copy all others.
-@functools.partial(jax.jit, static_argnames="sharding", donate_argnames="arrays")
-def _written(arrays: Tree, rows: Tree, places: jax.Array, sharding: NamedSharding) -> Tree:
+@functools.partial(jax.jit, static_argnames=("dtype", "sharding"), donate_argnames="arrays")
+def _written(
+    arrays: Tree, rows: Tree, places: jax.Array, dtype: str, sharding: NamedSharding
+) -> Tree:
+    stored = jax.vmap(functools.partial(_stored, dtype=dtype))(rows)
     written = jax.tree.map(
-        lambda array, row: array.at[places].set(row, mode="promise_in_bounds"), arrays, rows
+        lambda array, row: array.at[places].set(row, mode="promise_in_bounds"), arrays, stored
     )
     return jax.lax.with_sharding_constraint(written, sharding)
 
@@ -138,8 +105,28 @@ def _written(arrays: Tree, rows: Tree, places: jax.Array, sharding: NamedShardin
 @functools.partial(jax.jit, static_argnames="sharding")
 def _rows(arrays: Tree, places: jax.Array, sharding: NamedSharding) -> Tree:
     rows = jax.tree.map(lambda array: array.at[places].get(mode="promise_in_bounds"), arrays)
-    rows = jax.tree.map(_decode, rows, is_leaf=lambda x: isinstance(x, Quantised))
+    rows = jax.tree.map(jax.vmap(_read), rows, is_leaf=lambda x: isinstance(x, Quantised))
     return jax.lax.with_sharding_constraint(rows, sharding)
+
+
+def _stored(row: Tree, dtype: str) -> Tree:
+    """A row as it is stored."""
+
+    def one(keys: Any, x: jax.Array) -> jax.Array | Quantised:
+        if x.ndim < 2 or not x.size or dtype == "float32":
+            return x
+        if dtype == "bfloat16":
+            return jnp.asarray(x, jnp.bfloat16)
+        name = "/".join(key.key for key in keys)
+        quantised: Quantised = quantise(x, group_axes(name, x.shape), 8)
+        return quantised
+
+    return jax.tree_util.tree_map_with_path(one, row)
+
+
+def _read(stored: jax.Array | Quantised) -> jax.Array:
+    x = dequantise(stored, 8) if isinstance(stored, Quantised) else stored
+    return jnp.asarray(x, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "sharding"))

@@ -76,10 +76,12 @@ class TaskStore:
       capacity: rows for which a new stack has room.
       batch_size: most rows of a batch.
       mesh: the devices, whose number divides `batch_size`.
+      dtype: the type in which rows are stored.
     """
 
-    def __init__(self, capacity: int, batch_size: int, mesh: Mesh):
-        self._capacity, self._batch_size, self._mesh = capacity, batch_size, mesh
+    def __init__(self, capacity: int, batch_size: int, mesh: Mesh, dtype: str):
+        self._capacity, self._batch_size = capacity, batch_size
+        self._mesh, self._dtype = mesh, dtype
         # Held while tasks change, and while batches gather what they need. Nothing waits for the
         # devices meanwhile, because programs are only dispatched.
         self._lock = threading.Lock()
@@ -115,7 +117,7 @@ class TaskStore:
             freed = [s for entry in replaced for m in entry.members for s in (m.stack, m.heads)]
             for key, some in rows.items():  # while nothing has changed: memory may not suffice
                 if key not in self._stacks:
-                    self._stacks[key] = Stack(some[0], self._capacity, self._mesh)
+                    self._stacks[key] = Stack(some[0], self._capacity, self._mesh, self._dtype)
                 self._stacks[key].reserve(len(some) - freed.count(self._stacks[key]))
             for entry in replaced:
                 _release(entry)
@@ -191,7 +193,7 @@ class TaskStore:
         heads = []
         for stack in dict.fromkeys(row.member.heads for row in rows):
             places = [row.member.head if row.member.heads is stack else 0 for row in rows]
-            heads.append((stack, stack.read(padded(places))))
+            heads.append((stack, stack.read(padded(places))["head"]))
         return Batch(method, rows, padded([row.image for row in rows]), factors, heads)
 
     def _member(self, m: IncomingMember, places: dict[Any, Iterator[int]]) -> Member:

@@ -217,7 +217,7 @@ def test_removed_tasks_are_unknown_and_their_memory_is_given_back(small_vit: Vit
     assert bank.nbytes == (0, 0)
 
 
-@pytest.mark.parametrize(("dtype", "share", "error"), [("bfloat16", 2, 0.02), ("int8", 4, 0.03)])
+@pytest.mark.parametrize(("dtype", "share", "error"), [("bfloat16", 2, 0.01), ("int8", 4, 0.02)])
 def test_stored_in_fewer_bits(small_vit: Vit, dtype: str, share: int, error: float) -> None:
     task = trained(small_vit, FacTTT(4, 0.1), 16)
     images, banks = pictures(5), []
