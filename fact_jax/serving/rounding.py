@@ -116,7 +116,18 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
             rounded = round_to(method, increments, config, moments)
     except UserError as error:
         raise UserError(f"{task.path}: {error}") from error
+    if _holds(rounded.method, task.method, exactly=target.rank is not None):
+        rounded = Rounded(task.method, task.factors, 0.0, 0.0)
     return RoundedTask(rounded, _content(task, rounded, config))
+
+
+def _holds(rounded: Any, trained: Any, exactly: bool) -> bool:
+    """Whether the task's own factors will do: a method of its rank, or of more unless `exactly`."""
+    if type(rounded) is not type(trained):
+        return False
+    if rounded.rank < trained.rank or (exactly and rounded.rank > trained.rank):
+        return False
+    return bool(dataclasses.replace(rounded, rank=trained.rank) == trained)
 
 
 def _content(task: TrainedTask, rounded: Rounded, config: ViTConfig) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_command import run_command
-from written_factors import written
+from written_factors import assert_same, written
 
 from fact_jax import FacTTT, LoRA, get_variant, load_factors
 
@@ -30,6 +30,9 @@ def test_a_task_and_a_folder_of_tasks(tmp_path):
     assert task.metadata["variant"] == "vit_mini"
     assert task.metadata["rounded"]["method_settings"] == {"rank": 6, "scale": 0.5}
     assert f"{task.metadata['rounded']['error']:.3g}" in done.stdout
+    done = run_round("--factors", folder / "tt.safetensors", "--out", one, "--bytes", 50_000)
+    assert done.returncode == 0, done.stderr
+    assert_same(load_factors(one), trees["tt"])
     done = run_round("--factors", folder, "--out", out, "--bytes", 15_000, "--method", "fact_tt")
     assert done.returncode == 0, done.stderr
     for name in trees:
