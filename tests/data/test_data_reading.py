@@ -297,10 +297,11 @@ def test_the_callers_own_mock_data_are_used_and_recorded(name):
         assert data.provenance["mock"]
 
 
-def test_importing_the_data_room_does_not_import_tensorflow():
-    code = "import sys, fact_jax.data; print('tensorflow' in sys.modules, 'jax' in sys.modules)"
+def test_importing_the_data_room_and_commands_does_not_import_tensorflow():
+    """tests/data/test_folders.py trains without it."""
+    code = "import sys, fact_jax.cli.data, fact_jax.cli.vtab; print('tensorflow' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.split()[0] == "False"
+    assert result.stdout == "False\n", result.stderr
 
 
 def test_command_line_shows_states_and_fails_where_a_task_is_not_ready(data_dir, capsys):
