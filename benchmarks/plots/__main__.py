@@ -1,4 +1,4 @@
-"""All pictures of the README and the docs, from the stored results.
+"""All pictures of the docs, from the stored results.
 
 python -m benchmarks.plots
 """

@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.plots.drawing import command, plt
 from fact_jax.report.palette import GRID, INK, SOFT, styles
@@ -46,21 +47,13 @@ def _names(axes: Axes, methods: list[str], sizes: dict[str, float]) -> None:
         style = {
             "transform": beside,
             "va": "center",
-            "fontsize": 9.5,
             "color": INK if fact else SOFT,
             "fontweight": "bold" if fact else "normal",
         }
-        axes.text(-0.28, y, NAMES.get(method, method), ha="right", **style)
-        axes.text(-0.05, y, numbers(sizes[method]), ha="right", **style)
-    axes.text(
-        -0.05,
-        len(methods) - 0.2,
-        "numbers\nstored",
-        transform=beside,
-        ha="right",
-        fontsize=8.5,
-        color=SOFT,
-    )
+        axes.text(-0.56, y, NAMES.get(method, method), ha="right", **style)
+        axes.text(-0.06, y, numbers(sizes[method]), ha="right", **style)
+    heading = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+    axes.annotate("stored", (-0.06, 1), (0, 6), color=SOFT, **heading)
 
 
 def draw(record: dict, path: Path) -> None:
@@ -75,7 +68,7 @@ def draw(record: dict, path: Path) -> None:
     figure, axes = plt.subplots(
         1,
         len(tasks),
-        figsize=(9.2, max(0.29 * len(methods) + 0.9, 2.2)),
+        figsize=(5.6, max(0.29 * len(methods) + 0.7, 2.0)),
         sharey=True,
         layout="constrained",
         squeeze=False,
@@ -91,13 +84,12 @@ def draw(record: dict, path: Path) -> None:
                 marker=looks[method].marker,
                 markersize=6.5 if fact else 5,
                 color=looks[method].color,
-                capsize=2.5,
+                capsize=2,
                 elinewidth=1.2,
                 linestyle="",
             )
-        axis.set_title(task, fontsize=10.5, loc="left")
-        axis.set_xlabel("accuracy on test, %", fontsize=9)
-        axis.tick_params(labelsize=9)
+        axis.set_title(f"{task}, %", fontsize=10.5, loc="left")
+        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10], integer=True))
         axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.margins(x=0.09)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchmarks.plots.drawing import RESULTS, plt
 from fact_jax.report.palette import SOFT, method_style, styles
@@ -20,30 +19,31 @@ from fact_jax.report.palette import SOFT, method_style, styles
 TIME, MEMORY = (look.color for look in styles(["fact_tt", "fact_tt"]))  # two shades of FacT-TT
 # Methods by what a row's label says of them; the rows of "…" are FacT-TT's.
 METHODS = {"FacT-TK": "fact_tk", "LoRA": "lora", "linear": "linear", "full": "full"}
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+NOTE: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 10, "color": SOFT}
 PALE = 0.45  # opacity of PyTorch's bars
 REFERENCE = "PyTorch: FacT-TT 16"
 # Group: (label, its system in step.json). Ratios are to the last of a group, PyTorch's FacT.
 GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "Training step": (
-        ("fact-jax: linear probe", "ours: linear"),
-        ("fact-jax: FacT-TT 16", "ours: FacT-TT 16"),
-        ("fact-jax: … remat=attention", "ours: FacT-TT 16, remat=attention"),
-        ("fact-jax: … remat=block", "ours: FacT-TT 16, remat=block"),
-        ("fact-jax: FacT-TK 32", "ours: FacT-TK 32"),
-        ("fact-jax: full fine-tuning", "ours: full"),
-        ("PyTorch: full fine-tuning", "torch: full"),
-        ("PyTorch: LoRA 8 (peft)", "torch: peft LoRA 8"),
+        ("linear probe", "ours: linear"),
+        ("FacT-TT 16", "ours: FacT-TT 16"),
+        ("… remat=attention", "ours: FacT-TT 16, remat=attention"),
+        ("… remat=block", "ours: FacT-TT 16, remat=block"),
+        ("FacT-TK 32", "ours: FacT-TK 32"),
+        ("full fine-tuning", "ours: full"),
+        ("PyTorch: full", "torch: full"),
+        ("PyTorch: LoRA 8", "torch: peft LoRA 8"),
         ("PyTorch: FacT-TT 16", "torch: FacT-TT 16"),
     ),
     "With dropout 0.1": (
-        ("fact-jax: FacT-TT 16", "ours: FacT-TT 16, dropout"),
-        ("fact-jax: … remat=block", "ours: FacT-TT 16, dropout, remat=block"),
-        ("fact-jax: FacT-TK 32", "ours: FacT-TK 32, dropout"),
+        ("FacT-TT 16", "ours: FacT-TT 16, dropout"),
+        ("… remat=block", "ours: FacT-TT 16, dropout, remat=block"),
+        ("FacT-TK 32", "ours: FacT-TK 32, dropout"),
         ("PyTorch: FacT-TT 16", "torch: FacT-TT 16, dropout"),
     ),
     "Evaluation": (
-        ("fact-jax: merged weights", "ours: evaluation"),
+        ("FacT-TT 16, merged", "ours: evaluation"),
         ("PyTorch: FacT-TT 16", "torch: evaluation"),
     ),
 }
@@ -60,13 +60,8 @@ def figures(value: float) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
 
 
-def title(figure: Figure, text: str) -> None:
-    """A grey line above the figure."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=9, color=SOFT)
-
-
 def _bars(axes: Axes, rows: list[tuple[str, float]], reference: float | None, right: float) -> None:
-    """A bar for each row, with its value and its ratio to the reference."""
+    """A bar for each row, with its value, and at the right its ratio to the reference."""
     for y, (label, value) in enumerate(rows):
         method = next((m for word, m in METHODS.items() if word in label), "fact_tt")
         peer = label.startswith("PyTorch")
@@ -76,7 +71,7 @@ def _bars(axes: Axes, rows: list[tuple[str, float]], reference: float | None, ri
         beside = {"textcoords": "offset points", "va": "center", "weight": weight}
         axes.annotate(figures(value), (value, y), (4, 0), **beside)
         if reference is not None:
-            text = "1" if label == REFERENCE else f"{figures(value / reference)} ×"
+            text = "" if label == REFERENCE else f"{figures(value / reference)}×"
             axes.text(right, y, text, ha="right", va="center", weight=weight)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -99,33 +94,33 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
         figure, grid = plt.subplots(
             len(groups),
             2,
-            figsize=(9, 0.5 + 0.25 * sum(heights) + 0.35 * len(heights)),
+            figsize=(5.9, 0.5 + 0.26 * sum(heights) + 0.35 * len(heights)),
             sharex="col",
             sharey="row",
             layout="constrained",
             squeeze=False,
             gridspec_kw={"height_ratios": heights},
         )
-        figure.get_layout_engine().set(wspace=0.04)
+        figure.get_layout_engine().set(wspace=0.05)
         everyone = [measured for rows in groups.values() for _, measured in rows]
         long = max(min(m["seconds"]) for m in everyone) > 1
         unit, scale = ("s", 1.0) if long else ("ms", 1e3)
         columns = {
             "time, " + unit: lambda measured: scale * min(measured["seconds"]),
-            "peak memory, GB": lambda measured: measured["peak_bytes"] / 1e9,
+            "memory, GB": lambda measured: measured["peak_bytes"] / 1e9,
         }
         for (name, rows), pair in zip(groups.items(), grid, strict=True):
             for axes, (heading, value) in zip(pair, columns.items(), strict=True):
                 values = [(label, value(measured)) for label, measured in rows]
                 reference = dict(values).get(REFERENCE)
-                _bars(axes, values, reference, 1.45 * max(map(value, everyone)))
-                axes.set_title(f"{name}: {heading}", loc="left", weight="bold", fontsize=9.5)
-                if reference is not None:
-                    axes.set_title("vs. PyTorch", loc="right", fontsize=8, color=SOFT)
-        title(
-            figure,
-            f"{settings.get('variant', 'vit_b16')}, {settings['batch']} images a step, "
-            f"{settings['dtype']}, {device(record)}",
+                _bars(axes, values, reference, 1.9 * max(map(value, everyone)))
+                axes.set_title(heading, loc="left", fontsize=10, color=SOFT)
+            beside = {"textcoords": "offset points", "xycoords": "axes fraction", "ha": "right"}
+            pair[0].annotate(name, (0, 1), (-4, 5), weight="bold", **beside)
+        figure.suptitle(
+            f"{settings.get('variant', 'vit_b16')}, {settings['batch']} images, "
+            f"{settings['dtype']}, {device(record)}; ×: over PyTorch's FacT-TT",
+            **NOTE,
         )
         figure.savefig(path, dpi=160)
         plt.close(figure)
@@ -151,8 +146,9 @@ def _lines(axes: Axes, variable: str, sweep: dict[str, Any]) -> list[float]:
     axes.set_axisbelow(True)
     text = sweep["title"][0].upper() + sweep["title"][1:]
     if sweep["shared_cores"]:
-        text += f"\n(on {sweep['shared_cores']} shared cores)"
-    axes.set_title(text, loc="left", weight="bold", fontsize=9.5)
+        what, _, how = text.partition(", ")
+        text = f"{what} ({sweep['shared_cores']} shared cores):\n{how}"
+    axes.set_title(text, loc="left", weight="bold", fontsize=10)
     axes.set_xticks(x, [str(row["value"]) for row in rows])
     axes.set_xlim(-0.2, 1.24 * (len(rows) - 1))
     return ratios
@@ -162,13 +158,13 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
     """Small multiples: time and temporary memory of a step, over those of the first value."""
     settings = record["settings"]
     sweeps = {name: sweep for name, sweep in record["sweeps"].items() if len(sweep["rows"]) > 1}
-    columns = min(3, len(sweeps))
+    columns = min(2, len(sweeps))
     lines = -(-len(sweeps) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
             lines,
             columns,
-            figsize=(3 * columns, 0.6 + 2.5 * lines),
+            figsize=(2.9 * columns, 0.8 + 2.2 * lines),
             sharey=True,
             layout="constrained",
             squeeze=False,
@@ -185,17 +181,16 @@ def draw_scaling(record: dict[str, Any], path: Path) -> None:
         labels = [f"{2**i} ×" if i >= 0 else f"1/{2**-i} ×" for i in powers]
         first.set_yticks([2.0**i for i in powers], labels)
         first.minorticks_off()
-        title(
-            figure,
-            f"{settings['variant']}, FacT-TT {settings['rank']}, {settings['batch']} images a "
-            f"step, {settings['dtype']}, {device(record)}; over each first value",
+        figure.supxlabel(
+            f"{settings['variant']}, FacT-TT {settings['rank']}, {settings['batch']} images, "
+            f"{settings['dtype']}, {device(record)}; over the first value",
+            **NOTE,
         )
         figure.legend(
             *first.get_legend_handles_labels(),
-            loc="upper right",
+            loc="outside upper left",
             ncols=3,
             frameon=False,
-            borderaxespad=0,
             handlelength=1.6,
             columnspacing=1.2,
         )

@@ -1,4 +1,4 @@
-"""The picture of the README, docs/quickstart.png, from benchmarks/results/quickstart.json."""
+"""docs/quickstart.png, from benchmarks/results/quickstart.json."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def draw(record: dict, path: Path) -> None:
     tasks = list(dict.fromkeys(task for task, _ in rows))
     methods = [m for m in NAMES if (tasks[0], m) in rows]
     width = 0.8 / len(methods)
-    figure, axes = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.6, 3.1), layout="constrained")
     for i, method in enumerate(methods):
         x = [t + (i - (len(methods) - 1) / 2) * width for t in range(len(tasks))]
         means = [rows[task, method]["mean"] for task in tasks]
@@ -29,14 +29,21 @@ def draw(record: dict, path: Path) -> None:
             error_kw={"elinewidth": 1, "capsize": 2},
         )
         for at, mean, error in zip(x, means, errors, strict=True):
-            axes.text(at, mean + error + 1.2, f"{mean:.1f}", ha="center", fontsize=8.5)
-    axes.set_xticks(range(len(tasks)), tasks)
+            axes.text(at, mean + error + 1.2, f"{mean:.1f}", ha="center", fontsize=9)
+    axes.set_xticks(range(len(tasks)), tasks, fontsize=11)
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("accuracy on test, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    axes.legend(frameon=False, ncols=len(methods), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(
+        frameon=False,
+        ncols=len(methods),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
     figure.savefig(path, dpi=160)
 
 
