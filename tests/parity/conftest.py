@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import numpy as np
 import pytest
 from stored.cases import relative_errors
 from torch_models import import_timm
@@ -31,6 +33,24 @@ def compare(request, record_property):
         assert errors[worst] <= bound, f"relative errors {errors}; the bound is {bound}"
 
     return compare
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A list of what jax.random.bernoulli gives, (mask, probability), as programs report it."""
+    masks, bernoulli = [], jax.random.bernoulli
+
+    def report(mask, p):
+        masks.append((np.array(mask), float(p)))
+
+    def spy(key, p, shape):
+        mask = bernoulli(key, p, shape)
+        jax.debug.callback(report, mask, p, ordered=True)
+        return mask
+
+    monkeypatch.setattr(jax.random, "bernoulli", spy)
+    jax.clear_caches()
+    return masks
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,6 +7,7 @@ import torch
 import torch_fact
 from stored.cases import SMALL_DINO, FactCase, TrainCase
 from torch import nn
+from torch_models import Play
 
 from fact_jax import FacTTK, FacTTT, get_variant
 from fact_jax.training.schedule import learning_rate
@@ -69,69 +70,40 @@ def test_the_two_tucker_forms_differ():
     assert np.abs(released - formula).max() > 0.1
 
 
-class Masks:
-    """Plays back masks, in the order in which both implementations draw them."""
+class Path(nn.Module):
+    """Stochastic depth that is played back."""
 
-    def __init__(self, masks: list[tuple[np.ndarray, float]]):
-        self.masks = iter(masks)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        mask, keep = next(self.masks)
-        assert mask.shape in (tuple(x.shape), (x.shape[0], 1, 1))
-        return x * torch.from_numpy(mask) / keep
-
-
-class Play(nn.Module):
-    def __init__(self, masks: Masks):
+    def __init__(self, play: Play):
         super().__init__()
-        self.forward = masks
-
-
-def as_in_torch(masks, rank, tokens):
-    """One mask for each of q, k and v; all tokens in the last block, where nobody reads them."""
-    for mask, keep in masks:
-        if mask.shape[1] == 1 and mask.shape[2] > 1:
-            mask = np.concatenate(
-                [mask, np.ones((len(mask), tokens - 1, mask.shape[2]), bool)], axis=1
-            )
-        fused = mask.shape[-1] == 3 * rank and mask.shape[1] > 1
-        yield from ((part, keep) for part in np.split(mask, 3 if fused else 1, axis=-1))
+        self.forward = play
 
 
 @pytest.mark.parametrize("method", [tt(5, 1.0), tk(5, 1.0, "released")])
 @pytest.mark.usefixtures("fresh_traces")
-def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, monkeypatch):
+def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, drawn):
     """The jitted program reports what jax.random.bernoulli gave, and PyTorch is fed with it."""
-    case, masks = FactCase(method), []
+    case = FactCase(method)
     inputs = case.inputs()
-    bernoulli = jax.random.bernoulli
-
-    def spy(key, p, shape):
-        mask = bernoulli(key, p, shape)
-        jax.debug.callback(
-            lambda m, p: masks.append((np.array(m), float(p))), mask, p, ordered=True
-        )
-        return mask
-
-    monkeypatch.setattr(jax.random, "bernoulli", spy)
     rates = dict(key=jax.random.key(1), dropout_rate=0.3, drop_path_rate=np.float32(0.5))
     actual = case.ours(**inputs, **rates)
     jax.effects_barrier()
     # 6 a block, 8 in the last, which does not fuse query, key and value; then the backward pass
     # draws them again.
     forward = 6 * (case.config.depth - 1) + 8
-    assert len(masks) == 2 * forward
-    again = {mask.tobytes() for mask, _ in masks[forward:]}
-    assert again == {mask.tobytes() for mask, _ in masks[:forward]}
-    masks = list(as_in_torch(masks[:forward], method.rank, case.config.num_tokens))
+    assert len(drawn) == 2 * forward
+    again = {mask.tobytes() for mask, _ in drawn[forward:]}
+    assert again == {mask.tobytes() for mask, _ in drawn[:forward]}
+    masks = []
+    for mask, keep in drawn[:forward]:
+        sites = 3 if mask.shape[-1] == 3 * method.rank and mask.shape[1] > 1 else 1  # q, k and v
+        masks += [(part, keep) for part in np.split(mask, sites, axis=-1)]
     assert any(not mask.all() for mask, _ in masks if mask.shape[1:] == (1, 1))
 
-    play = Masks(masks)
-    torch_model = torch_fact.fact_vit(
-        method, case.config, inputs["base"], inputs["trainable"], drop=play
-    )
+    play = Play(masks)
+    base, trainable = inputs["base"], inputs["trainable"]
+    torch_model = torch_fact.fact_vit(method, case.config, base, trainable, drop=play)
     for block in torch_model.blocks:
-        block.drop_path1, block.drop_path2 = Play(play), Play(play)
+        block.drop_path1, block.drop_path2 = Path(play), Path(play)
     expected = torch_fact.logits_and_gradients(torch_model, inputs["images"], inputs["labels"])
     assert next(play.masks, None) is None
     compare(actual, expected, 1e-5)
@@ -140,11 +112,8 @@ def test_dropout_and_stochastic_depth_with_the_same_masks(method, compare, monke
 @pytest.mark.parametrize(
     "method",
     [
-        tt(4, 1.0),
-        tt(5, 10.0),
-        tk(4, 1.0, "released"),
-        tk(5, 0.1, "released"),
-        tk(5, 1.0, "formula"),
+        *(tt(4, 1.0), tt(5, 10.0)),
+        *(tk(4, 1.0, "released"), tk(5, 0.1, "released"), tk(5, 1.0, "formula")),
     ],
 )
 def test_50_adamw_steps(method, compare):
@@ -167,12 +136,10 @@ def test_50_adamw_steps_from_fresh_factors(compare):
 
 
 def test_learning_rates_of_100_epochs_against_timm(compare):
-    scheduler_class = torch_fact.timm_scheduler()
-    optimizer = torch.optim.AdamW([torch.zeros(1)], 1e-3)
-    scheduler = scheduler_class(
+    optimizer, rates = torch.optim.AdamW([torch.zeros(1)], 1e-3), []
+    scheduler = torch_fact.timm_scheduler()(
         optimizer, t_initial=100, warmup_t=10, lr_min=1e-5, warmup_lr_init=1e-6
     )
-    rates = []
     for epoch in range(100):
         rates.append(optimizer.param_groups[0]["lr"])
         scheduler.step(epoch)

@@ -8,7 +8,7 @@ checkpoints do: `FacTu.weight` [r, d], `FacTv.weight` [d, r]; FacT-TT has
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -96,44 +96,42 @@ def _mlp(mlp, increment, x: torch.Tensor) -> torch.Tensor:
 # --- Our factors and the state dict's
 
 
+TURNED = {"FacTu.weight": "U", "FacTv.weight": "V", "head.weight": "kernel"}
+AS_IS = {"head.bias": "bias", "FacTc": "C", "FacTp": "P"}
+
+
+def _cores(depth: int) -> Iterator[tuple[str, int, slice, int]]:
+    """Names of TT's matrices: (name, block, its cores, the axis along which they lie)."""
+    for n in range(depth):
+        for i, site in enumerate(("q", "k", "v", "proj")):
+            yield f"blocks.{n}.attn.{site}_FacTs.weight", n, slice(i, i + 1), 0
+        yield f"blocks.{n}.mlp.fc1_FacTs.weight", n, slice(4, 8), 0
+        yield f"blocks.{n}.mlp.fc2_FacTs.weight", n, slice(8, 12), 1
+
+
 def to_state_dict(trainable: dict) -> dict[str, torch.Tensor]:
     """Our factors (x @ U @ S @ V) and head as a state dict (nn.Linear stores out x in)."""
-    factors, head = trainable["factors"], trainable["head"]
-    arrays = {
-        "FacTu.weight": factors["U"].T,
-        "FacTv.weight": factors["V"].T,
-        "head.weight": head["kernel"].T,
-        "head.bias": head["bias"],
-    }
-    if "C" in factors:
-        arrays |= {"FacTc": factors["C"], "FacTp": factors["P"]}
-    for n, cores in enumerate(factors.get("S", ())):  # cores [12, r, r]
-        for core, site in zip(cores, ("q", "k", "v", "proj"), strict=False):
-            arrays[f"blocks.{n}.attn.{site}_FacTs.weight"] = core.T
-        arrays[f"blocks.{n}.mlp.fc1_FacTs.weight"] = np.concatenate([c.T for c in cores[4:8]], 0)
-        arrays[f"blocks.{n}.mlp.fc2_FacTs.weight"] = np.concatenate([c.T for c in cores[8:]], 1)
+    ours = {**trainable["factors"], **trainable["head"]}
+    arrays = {theirs: ours[name].T for theirs, name in TURNED.items()}
+    arrays |= {theirs: ours[name] for theirs, name in AS_IS.items() if name in ours}
+    for name, n, inside, axis in _cores(len(ours.get("S", ()))):
+        arrays[name] = np.concatenate([core.T for core in ours["S"][n, inside]], axis)
     return {k: torch.from_numpy(np.array(v, np.float32)) for k, v in arrays.items()}
 
 
 def from_state_dict(tensors: dict[str, torch.Tensor], depth: int) -> dict[str, np.ndarray]:
     """The inverse, flat: {"U", "V", "S" or "C" and "P", "kernel", "bias"}; gradients as well."""
     arrays = {k: v.detach().numpy() for k, v in tensors.items()}
-    out = {
-        "U": arrays["FacTu.weight"].T,
-        "V": arrays["FacTv.weight"].T,
-        "kernel": arrays["head.weight"].T,
-        "bias": arrays["head.bias"],
-    }
-    if "FacTc" in arrays:
-        return out | {"C": arrays["FacTc"], "P": arrays["FacTp"]}
-
-    def cores(n):
-        square = [arrays[f"blocks.{n}.attn.{s}_FacTs.weight"] for s in ("q", "k", "v", "proj")]
-        fc1 = np.split(arrays[f"blocks.{n}.mlp.fc1_FacTs.weight"], 4, axis=0)
-        fc2 = np.split(arrays[f"blocks.{n}.mlp.fc2_FacTs.weight"], 4, axis=1)
-        return np.stack([core.T for core in (*square, *fc1, *fc2)])
-
-    return out | {"S": np.stack([cores(n) for n in range(depth)])}
+    out = {name: arrays[theirs].T for theirs, name in TURNED.items()}
+    out |= {name: arrays[theirs] for theirs, name in AS_IS.items() if theirs in arrays}
+    if "C" in out:
+        return out
+    rank = len(arrays["FacTu.weight"])
+    out["S"] = np.empty((depth, 12, rank, rank), arrays["FacTu.weight"].dtype)
+    for name, n, inside, axis in _cores(depth):
+        parts = np.split(arrays[name], inside.stop - inside.start, axis)
+        out["S"][n, inside] = [part.T for part in parts]
+    return out
 
 
 def fact_vit(
@@ -151,15 +149,7 @@ def fact_vit(
 # --- Outputs, as stored/cases.py has them
 
 
-def fact_outputs(
-    method: FacTTT | FacTTK,
-    config: ViTConfig,
-    base,
-    trainable,
-    images,
-    labels,
-    dtype: torch.dtype = torch.float32,
-) -> dict[str, np.ndarray]:
+def fact_outputs(method, config, base, trainable, images, labels, dtype=torch.float32) -> dict:
     """{"logits", "U", "V", ..., "kernel", "bias"}, the latter ones gradients of the mean loss."""
     model = fact_vit(method, config, base, trainable).to(dtype)
     return logits_and_gradients(model, images, labels)

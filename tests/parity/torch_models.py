@@ -6,8 +6,11 @@ the PyTorch model is set by it.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
+from weight_layouts import timm, transformers_5
 
 from fact_jax import ViTConfig
 
@@ -27,30 +30,9 @@ def import_timm():
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float threshold) -> Tensor")
         import torchvision  # noqa: F401
-    import timm
+    import timm as module
 
-    return timm
-
-
-def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-
-def _conv(kernel: np.ndarray) -> np.ndarray:
-    return kernel.transpose(3, 2, 0, 1)
-
-
-def _dense(name: str, layer: dict, i: int) -> dict[str, np.ndarray]:
-    return {f"{name}.weight": layer["kernel"][i].T, f"{name}.bias": layer["bias"][i]}
-
-
-def _norm(name: str, layer: dict, i: int | None = None) -> dict[str, np.ndarray]:
-    pick = (lambda x: x) if i is None else (lambda x: x[i])
-    return {f"{name}.weight": pick(layer["scale"]), f"{name}.bias": pick(layer["bias"])}
-
-
-def _head(name: str, head: dict) -> dict[str, np.ndarray]:
-    return {f"{name}.weight": head["kernel"].T, f"{name}.bias": head["bias"]}
+    return module
 
 
 def timm_vit(config: ViTConfig, base: dict, head: dict) -> torch.nn.Module:
@@ -66,32 +48,24 @@ def timm_vit(config: ViTConfig, base: dict, head: dict) -> torch.nn.Module:
         num_classes=head["bias"].size,
         init_values=1.0 if config.layer_scale else None,
     )
-    encoder = base["Transformer"]
-    blocks = encoder["encoderblock"]
-    attention, mlp = blocks["MultiHeadDotProductAttention_1"], blocks["MlpBlock_3"]
-    arrays = {
-        "cls_token": base["cls"],
-        "pos_embed": encoder["posembed_input"]["pos_embedding"],
-        "patch_embed.proj.weight": _conv(base["embedding"]["kernel"]),
-        "patch_embed.proj.bias": base["embedding"]["bias"],
-        **_norm("norm", encoder["encoder_norm"]),
-        **_head("head", head),
-    }
-    for i in range(config.depth):
-        qkv = [attention[name] for name in ("query", "key", "value")]
-        name = f"blocks.{i}."
-        arrays |= {
-            f"{name}attn.qkv.weight": np.concatenate([p["kernel"][i].T for p in qkv]),
-            f"{name}attn.qkv.bias": np.concatenate([p["bias"][i] for p in qkv]),
-            **_dense(name + "attn.proj", attention["out"], i),
-            **_norm(name + "norm1", blocks["LayerNorm_0"], i),
-            **_norm(name + "norm2", blocks["LayerNorm_2"], i),
-            **_dense(name + "mlp.fc1", mlp["Dense_0"], i),
-            **_dense(name + "mlp.fc2", mlp["Dense_1"], i),
-        }
-        if config.layer_scale:
-            arrays |= {f"{name}ls{j + 1}.gamma": blocks[f"LayerScale_{j}"][i] for j in (0, 1)}
-    model.load_state_dict(_tensors(arrays), strict=True)
+    scales = _layer_scales(config, base, "blocks.{}.ls{}.gamma")
+    return _loaded(model, timm(base), scales, head, "head")
+
+
+def _layer_scales(config: ViTConfig, base: dict, name: str) -> dict[str, np.ndarray]:
+    if not config.layer_scale:
+        return {}
+    blocks = base["Transformer"]["encoderblock"]
+    places = itertools.product(range(config.depth), (0, 1))
+    return {name.format(i, j + 1): blocks[f"LayerScale_{j}"][i] for i, j in places}
+
+
+def _loaded(model, arrays: dict, more: dict, head: dict, name: str) -> torch.nn.Module:
+    """The model with these parameters, and a head of this name if it has one."""
+    if name:
+        more = {**more, f"{name}.weight": head["kernel"].T, f"{name}.bias": head["bias"]}
+    tensors = {n: torch.from_numpy(np.array(a)) for n, a in (arrays | more).items()}
+    model.load_state_dict(tensors, strict=True)
     return model.eval()
 
 
@@ -99,36 +73,24 @@ def hugging_face_vit(config: ViTConfig, base: dict, head: dict) -> torch.nn.Modu
     """transformers' ViTForImageClassification (a ViTModel with a head), in evaluation mode."""
     import transformers
 
-    model = transformers.ViTForImageClassification(
-        transformers.ViTConfig(
-            **_hugging_face_settings(config),
-            intermediate_size=config.mlp_dim,
-            num_labels=head["bias"].size,
-        )
-    )
-    arrays = _hugging_face_arrays(config, base, "layers", "layernorm_before", "layernorm_after")
-    arrays = {f"vit.{name}": array for name, array in arrays.items()} | _head("classifier", head)
-    model.load_state_dict(_tensors(arrays), strict=True)
-    return model.eval()
+    settings = _hugging_face_settings(config)
+    settings |= {"intermediate_size": config.mlp_dim, "num_labels": head["bias"].size}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**settings))
+    arrays = {f"vit.{n}": a for n, a in transformers_5(base).items()}
+    return _loaded(model, arrays, {}, head, "classifier")
 
 
 def dinov2(config: ViTConfig, base: dict, head: dict | None = None) -> torch.nn.Module:
     """transformers' Dinov2Model, in evaluation mode; it has no head."""
     import transformers
 
-    model = transformers.Dinov2Model(
-        transformers.Dinov2Config(
-            **_hugging_face_settings(config), mlp_ratio=config.mlp_dim // config.width
-        )
-    )
-    arrays = _hugging_face_arrays(config, base, "encoder.layer", "norm1", "norm2")
-    blocks = base["Transformer"]["encoderblock"]
-    for i in range(config.depth):
-        for j in (0, 1):
-            arrays[f"encoder.layer.{i}.layer_scale{j + 1}.lambda1"] = blocks[f"LayerScale_{j}"][i]
-    arrays["embeddings.mask_token"] = np.ones((1, config.width), np.float32)  # for pre-training
-    model.load_state_dict(_tensors(arrays), strict=True)
-    return model.eval()
+    settings = _hugging_face_settings(config) | {"mlp_ratio": config.mlp_dim // config.width}
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**settings))
+    norms = {"layernorm_before": "norm1", "layernorm_after": "norm2"}
+    arrays = transformers_5(base, **norms, **{"layers.": "encoder.layer."})
+    more = _layer_scales(config, base, "encoder.layer.{}.layer_scale{}.lambda1")
+    more["embeddings.mask_token"] = np.ones((1, config.width), np.float32)  # for pre-training
+    return _loaded(model, arrays, more, {}, "")
 
 
 def _hugging_face_settings(config: ViTConfig) -> dict:
@@ -142,34 +104,23 @@ def _hugging_face_settings(config: ViTConfig) -> dict:
     )
 
 
-def _hugging_face_arrays(config, base, layers: str, norm1: str, norm2: str) -> dict:
-    encoder = base["Transformer"]
-    blocks = encoder["encoderblock"]
-    attention, mlp = blocks["MultiHeadDotProductAttention_1"], blocks["MlpBlock_3"]
-    arrays = {
-        "embeddings.cls_token": base["cls"],
-        "embeddings.position_embeddings": encoder["posembed_input"]["pos_embedding"],
-        "embeddings.patch_embeddings.projection.weight": _conv(base["embedding"]["kernel"]),
-        "embeddings.patch_embeddings.projection.bias": base["embedding"]["bias"],
-        **_norm("layernorm", encoder["encoder_norm"]),
-    }
-    for i in range(config.depth):
-        name = f"{layers}.{i}."
-        arrays |= {
-            **_dense(name + "attention.q_proj", attention["query"], i),
-            **_dense(name + "attention.k_proj", attention["key"], i),
-            **_dense(name + "attention.v_proj", attention["value"], i),
-            **_dense(name + "attention.o_proj", attention["out"], i),
-            **_norm(name + norm1, blocks["LayerNorm_0"], i),
-            **_norm(name + norm2, blocks["LayerNorm_2"], i),
-            **_dense(name + "mlp.fc1", mlp["Dense_0"], i),
-            **_dense(name + "mlp.fc2", mlp["Dense_1"], i),
-        }
-    return arrays
-
-
 def nchw(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+class Play:
+    """Plays back masks [b, n, r], in the order in which both implementations draw them."""
+
+    def __init__(self, masks):
+        self.masks = iter(masks)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        mask, keep = next(self.masks)
+        if mask.shape[2] > 1:  # in the last block of the class token alone, as it is read alone
+            rest = ((0, 0), (0, x.shape[1] - mask.shape[1]), (0, 0))
+            mask = np.pad(mask, rest, constant_values=True)
+        assert mask.shape in (tuple(x.shape), (x.shape[0], 1, 1))
+        return x * torch.from_numpy(mask) / keep
 
 
 def vit_outputs(model: torch.nn.Module, head: dict, images: np.ndarray) -> dict[str, np.ndarray]:
