@@ -1,4 +1,4 @@
-"""What rounding costs: accuracy against rank from one training, by plain and weighted rounding.
+"""The cost of rounding: accuracy against rank from one training, by plain and weighted rounding.
 
     python -m benchmarks.rounding [--workdir DIR] [--ranks 12,8,4,2] [--images 256]
 

@@ -7,8 +7,8 @@
         --images FOLDER [--variant vit_b16] [--weights PATH]
     python -m experiments.round --factors LORA.safetensors --out G.safetensors --method fact_tt
 
-Takes every task whose changes are low-rank increments: FacT, LoRA and their combinations. Of a
-folder all factor files are rounded. Without --rank, --error and --bytes the rank stays. With
+Takes every task whose changes are low-rank increments: FacT, LoRA and their combinations. All
+factor files of a folder are rounded. Without --rank, --error and --bytes the rank stays. With
 --images, some pictures without labels, FacT-TT is rounded so that it does to them what it did;
 --error is then that of what the layers put out.
 """
@@ -57,7 +57,7 @@ def define_flags() -> None:
 
 
 def target_of(options: flags.FlagValues) -> Target:
-    """What the flags ask for."""
+    """The target that the flags ask for."""
     given = {name: options[name].value for name in TARGETS if options[name].value is not None}
     if len(given) > 1:
         raise UserError(f"--{' and --'.join(given)} are given; give one of them.")

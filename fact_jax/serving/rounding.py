@@ -24,7 +24,7 @@ BATCH = 16  # pictures at a time, whose inputs of all sites are in memory
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What to round to. Without rank, error and bytes, the rank stays.
+    """A target of rounding. Without rank, error and bytes, the rank stays.
 
     Attributes:
       method: the method's name; None keeps the task's, or takes FacT-TT if it cannot be rounded to.

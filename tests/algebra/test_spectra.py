@@ -1,4 +1,4 @@
-"""What a look into trained tasks shows."""
+"""Spectra and similarities of trained tasks."""
 
 import numpy as np
 from made_up import CONFIG, dense, random_factors, random_increments
