@@ -116,17 +116,27 @@ def _stored(row: Tree, dtype: str) -> Tree:
         if x.ndim < 2 or not x.size or dtype == "float32":
             return x
         if dtype == "bfloat16":
-            return jnp.asarray(x, jnp.bfloat16)
+            return _bits(x.astype(jnp.bfloat16))
         name = "/".join(key.key for key in keys)
         quantised: Quantised = quantise(x, group_axes(name, x.shape), 8)
-        return quantised
+        return quantised._replace(steps=_bits(quantised.steps))
 
     return jax.tree_util.tree_map_with_path(one, row)
 
 
+def _bits(x: jax.Array) -> jax.Array:
+    """The bits of numbers of 16 bits: to write a row, XLA's CPU code would make all float32."""
+    return jax.lax.bitcast_convert_type(x, jnp.uint16)
+
+
 def _read(stored: jax.Array | Quantised) -> jax.Array:
-    x = dequantise(stored, 8) if isinstance(stored, Quantised) else stored
-    return jnp.asarray(x, jnp.float32)
+    """An array of a row as float32."""
+    if isinstance(stored, Quantised):
+        steps = jax.lax.bitcast_convert_type(stored.steps, jnp.float16)
+        return jnp.asarray(dequantise(stored._replace(steps=steps), 8))
+    if stored.dtype == jnp.uint16:
+        stored = jax.lax.bitcast_convert_type(stored, jnp.bfloat16)
+    return stored.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("capacity", "sharding"))
