@@ -1,1 +1,1 @@
-"""Accuracy of methods and of numerics on what can be had offline."""
+"""Accuracy of methods and of numerics on tasks that need no network."""

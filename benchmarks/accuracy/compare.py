@@ -2,10 +2,10 @@
 
     python -m benchmarks.compare [--which quickstart|dinov2] [--weights FILE] [--seeds 0,1]
 
-Runs `configs/compare.py` (or what is left of it in --workdir) through the same code as
-`python -m experiments.vtab`, prints its table, and writes accuracies per seed, what was chosen on
-val200 and from how many, numbers and bytes stored, or adds them to what --out has of other seeds,
-tasks and methods. The offline suite is not VTAB-1K.
+Runs `configs/compare.py` (the unfinished part, if --workdir has results) through the same code as
+`python -m experiments.vtab`, and prints its table. Writes the accuracy of each seed, what was
+chosen on val200 and from how many, and the numbers and bytes stored. If --out exists, its other
+seeds, tasks and methods stay. The offline suite is not VTAB-1K.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Runs a program on any device as if its float32 matrix products were those of a TPU or a GPU.
 
-A CPU multiplies float32 in true float32 whatever precision is asked for. What other devices do by
-default can be had by rounding the operands of every product: the program is traced, its backward
-pass included, and each product of two float32 arrays whose precision is 'default' is replaced.
+A CPU multiplies float32 in true float32, with every setting of the precision. To imitate the
+default of another device, the operands of every product are rounded: the program is traced, its
+backward pass included, and each product of two float32 arrays with precision 'default' is replaced.
 Products with a precision of their own ('high', 'highest') stay, as they do on those devices.
 Sums are true float32; a device's own order of summation is not emulated.
 """

@@ -2,10 +2,10 @@
 
     python -m benchmarks.fewshot [--methods NAMES] [--tasks NAMES] [--shots 1,4] [--seeds 0,1]
 
-Runs `configs/fewshot.py:quickstart` (or what is left of it in --workdir) through the same code as
-`python -m experiments.fewshot`, prints its table, draws its figure in --workdir and writes mean,
-standard error and each seed's accuracy, or adds them to what --out has of other cells. The offline
-tasks are not the paper's five sets.
+Runs `configs/fewshot.py:quickstart` (the unfinished part, if --workdir has results) through the
+same code as `python -m experiments.fewshot`, prints its table, and draws its figure in --workdir.
+Writes mean, standard error and each seed's accuracy. If --out exists, its other cells stay. The
+offline tasks are not the paper's five sets.
 """
 
 from pathlib import Path

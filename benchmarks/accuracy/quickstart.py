@@ -3,9 +3,9 @@
     python -m benchmarks.quickstart --workdir DIR [--seeds 0,1,2] [--out FILE.json]
 
 Runs `configs/quickstart.py` through the same code as `python -m experiments.vtab`, once per seed,
-and resumes like it. Two standard errors of each difference from the linear probe are given: over
-seeds alone, and with the sampling error of the test images added (as if the two methods had been
-tested on different images, which is more than they deserve).
+and resumes like it. Each difference from the linear probe has two standard errors: over
+seeds alone, and with the sampling error of the test images added. The second is too large, because
+it treats the methods as if they had been tested on different images.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Compiles training, merging and prediction for TPU chips that are not there.
+"""Compiles training, merging and prediction for TPUs, without a TPU.
 
     make tpu-compile
     python -m benchmarks.tpu_compile [--programs trials unrolled split ...] [--out FILE]
@@ -14,9 +14,9 @@ moves. `split`: one trial over eight chips. `evaluation`: merging and prediction
 rematerialisation setting. All training is with dropout and stochastic depth. Nothing runs: no
 speed.
 
-An existing `--out` is added to, if it is of the same settings, jax and libtpu: a row is replaced by
-its new self, all others stay. Every row holds the commit that it was compiled from and the versions
-of what else was there.
+Rows are added to an existing `--out` if its settings, jax and libtpu are the same: a new row
+replaces the old one of the same program, and all others stay. Every row holds its commit and the
+versions of the other packages.
 """
 
 import importlib.metadata

@@ -1,1 +1,1 @@
-"""The pictures of README and docs, from stored results."""
+"""The pictures of the docs, from stored results."""

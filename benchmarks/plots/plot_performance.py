@@ -2,8 +2,8 @@
 
     python -m benchmarks.plot_performance [--step FILE] [--scaling FILE] [--out docs]
 
-It writes performance_step.png and performance_scaling.png; a file that is not there is left out
-with a line.
+It writes performance_step.png and performance_scaling.png. If a result is missing, its picture is
+left out with a message.
 """
 
 import argparse

@@ -2,13 +2,12 @@
 
     python -m benchmarks.faults [--only kill,full] [--kills 20] [--seed 0] [--out FILE.json]
 
-With --only the other trials that are in FILE.json stay there.
+With --only, the results of other faults in FILE.json stay.
 
 The command of a user (`python -m experiments.vtab`) runs in subprocesses on the sweep of
 faults_bench.py. After each fault the same command runs again, until it is done. The
-results are then compared with those of a sweep that nothing happened to: every number but times,
-the factors' numbers and the pictures must be equal, and no result that was there may have been
-written again.
+results are then compared with those of an undisturbed sweep: all numbers except times, the factors
+and the pictures must be equal, and no finished result may have been written again.
 "full" and "readonly" need root (mount, chattr) and are left out, by name, without.
 """
 

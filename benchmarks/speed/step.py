@@ -8,8 +8,8 @@ after the other, so that a noisy minute hits them all; a system's time is the me
 round. A step is forward, backward and AdamW; ours are timed within a call of several, as training
 runs them, the peers' and full fine-tuning's one by one. Memory is the process's largest resident
 set during steps (on a GPU the allocator's peak), the frozen weights included. Ratios are to
-PyTorch's FacT with the same dropout, or to its evaluation. What fails is left out with a line, and
-everything measured is stored at once.
+PyTorch's FacT with the same dropout, or to its evaluation. A system that fails is left out with a
+message, and each measurement is stored at once.
 
 FLOPs are XLA's own count for the CPU (for a GPU it leaves out the products that go to cuBLAS), in
 float32, with the loop over the blocks written out; where there is a GPU they are counted while it

@@ -3,15 +3,15 @@
     python -m benchmarks.sweep [--epochs 100] [--test_fraction 1] [--dtype bfloat16]
         [--attention xla] [--remat none] [--out FILE]
 
-What runs is `experiments.vtab`'s own sweep (1,000 training images a task, heads of 397 classes, the
+This runs `experiments.vtab`'s own sweep (1,000 training images a task, heads of 397 classes, the
 test sets' true sizes times `--test_fraction`), with random weights, and with random pixels that are
 already decoded in the place of TFDS. Accuracies mean nothing. There is one candidate scale, so that
 no task is trained to choose one: each trains once, on all its images, and is tested once. Wall
 time is split into compiling (XLA's own events), training and evaluation (both without the
 compiling), and the rest: checkpoints, splits copied to the devices, results. "input" is the part of
 all that in which pixels were copied.
-A shorter run also says what 100 epochs and whole test sets would take, as an estimate; so does one
-that is told to end (SIGTERM), from the cells that it had finished.
+A shorter run also estimates what 100 epochs and whole test sets would take. So does a run that was
+stopped by SIGTERM, from its finished cells.
 """
 
 import tempfile
