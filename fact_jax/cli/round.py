@@ -6,11 +6,15 @@
     python -m experiments.round --factors F.safetensors --out G.safetensors --rank 8 \\
         --images FOLDER [--variant vit_b16] [--weights PATH]
     python -m experiments.round --factors LORA.safetensors --out G.safetensors --method fact_tt
+    python -m experiments.round --factors DIR/factors/F.safetensors --out G.safetensors \\
+        --bits 4/1 --finish_epochs 3
 
 Takes every task whose changes are low-rank increments: FacT, LoRA and their combinations. All
 factor files of a folder are rounded. Without --rank, --error and --bytes the rank stays. With
 --images, some pictures without labels, FacT-TT is rounded so that it does to them what it did;
---error is then that of what the layers put out.
+--error is then that of what the layers put out. --bits 4/1 writes 4 bits a number of the factors
+and 1 of the head, of any method if nothing else is asked for. --finish_epochs trains on the task
+what was rounded, with the settings of the sweep in whose work directory DIR it lies.
 """
 
 import functools
@@ -21,9 +25,11 @@ from typing import Any
 from absl import flags
 from rich.table import Table
 
+from fact_jax.algebra.quantise import Bits
 from fact_jax.algebra.rounding import NAMES
 from fact_jax.backbone.vit import ViT
 from fact_jax.cli import arguments
+from fact_jax.cli.finish import Origin, finish
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
@@ -53,6 +59,8 @@ def define_flags() -> None:
     flags.DEFINE_string("images", "", "Pictures without labels that the rounding goes by.")
     flags.DEFINE_string("variant", None, "With --images: the ViT; by default the factor file's.")
     flags.DEFINE_string("weights", None, "With --images: its weights; by default the published.")
+    flags.DEFINE_string("bits", "", "Bits a number of factors/head, 1 to 16, such as 4/1.")
+    flags.DEFINE_integer("finish_epochs", 0, "Epochs of training after rounding.")
     flags.DEFINE_enum("method", None, NAMES, "Method to convert to; by default the task's own.")
 
 
@@ -63,7 +71,19 @@ def target_of(options: flags.FlagValues) -> Target:
         raise UserError(f"--{' and --'.join(given)} are given; give one of them.")
     for name, value in given.items():
         check(f"--{name}", value, TARGETS[name])
-    return Target(options.method, **given)
+    return Target(options.method, **given, bits=bits_of(options.bits))
+
+
+def bits_of(text: str) -> Bits | None:
+    """The bits that --bits asks for."""
+    if not text:
+        return None
+    numbers = text.split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--bits is {text!r}; expected two numbers such as 4/1: factors/head.")
+    bits = Bits(*map(int, numbers))
+    bits.check()
+    return bits
 
 
 def files_of(factors: str, out: str) -> dict[Path, Path]:
@@ -129,7 +149,10 @@ def main() -> None:
     factors, out = (os.path.expanduser(path) for path in (options.factors, options.out))
     target, files = target_of(options), files_of(factors, out)
     inputs = inputs_of(options)
+    check("--finish_epochs", options.finish_epochs, Whole(0))
     for path, output in files.items():
+        if options.finish_epochs:
+            Origin.of(path)
         check_not_input(str(output), factors=str(path))
         prepare_output(str(output))
     table = Table("file", "method", "rank", "numbers", "bytes", "error", "bound")
@@ -143,8 +166,11 @@ def main() -> None:
             table.add_row(*row, end_section=not row[0])
     console.print(table)
     also = ", in brackets the same of what the layers put out" if inputs else ""
+    what = "numbers" if target.bits and target.only_bits else "increments"
     console.print(
-        "numbers: of the factors, without the head; error: norm of the increments' difference over "
+        f"numbers: of the factors, without the head; error: norm of the {what}' difference over "
         f"theirs{also}; bound: what the error cannot exceed."
     )
+    for path, output in files.items() if options.finish_epochs else ():
+        finish(path, output, options.finish_epochs, target.bits, console)
     console.print(f"Wrote {out}.")

@@ -10,13 +10,15 @@ import numpy as np
 
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.moments import second_moments
+from fact_jax.algebra.quantise import Bits
+from fact_jax.algebra.quantise import rounded as quantised
 from fact_jax.algebra.rounding import NAMES, Rounded, full_rank, round_to, round_within
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT
 from fact_jax.errors import UserError
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, to_bytes
 from fact_jax.serving.inputs import Pictures, check_side
-from fact_jax.tuning.method import Base, factor_shapes
+from fact_jax.tuning.method import Base, Factors, factor_shapes
 from fact_jax.tuning.registry import build, describe
 
 BATCH = 16  # pictures at a time, whose inputs of all sites are in memory
@@ -31,12 +33,19 @@ class Target:
       rank: its rank.
       error: most relative error, for the smallest rank that keeps it.
       bytes: most bytes of the factor file, for the largest rank that keeps them.
+      bits: bits a number of the factor file; None: float32.
     """
 
     method: str | None = None
     rank: int | None = None
     error: float | None = None
     bytes: int | None = None
+    bits: Bits | None = None
+
+    @property
+    def only_bits(self) -> bool:
+        """Whether method and rank stay."""
+        return (self.method, self.rank, self.error, self.bytes) == (None,) * 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +104,8 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
             "file of it first, with the command export."
         )
     config = ViTConfig(**task.metadata["vit"])
+    if target.bits is not None and target.only_bits:
+        return _requantised(task, target.bits, config)
     name, settings = describe(task.method)
     to = target.method or (name if name in NAMES else "fact_tt")
     # The scale of a combination multiplies those of its parts.
@@ -109,7 +120,7 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
         else:
             rank = target.rank or getattr(task.method, "rank", None)
             if target.bytes is not None:
-                rank = _largest(task, method, increments, config, target.bytes)
+                rank = _largest(task, method, increments, config, target)
             if rank is None:
                 raise UserError(f"{name} has no rank of its own: give one.")
             method = dataclasses.replace(method, rank=rank)
@@ -118,7 +129,10 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
         raise UserError(f"{task.path}: {error}") from error
     if _holds(rounded.method, task.method, exactly=target.rank is not None):
         rounded = Rounded(task.method, task.factors, 0.0, 0.0)
-    return RoundedTask(rounded, _content(task, rounded, config))
+    unrounded = rounded.factors
+    if target.bits is not None:
+        rounded = _quantised(rounded, target.bits, increments, config)
+    return RoundedTask(rounded, _content(task, rounded, config, unrounded, target.bits))
 
 
 def _holds(rounded: Any, trained: Any, exactly: bool) -> bool:
@@ -130,8 +144,26 @@ def _holds(rounded: Any, trained: Any, exactly: bool) -> bool:
     return bool(dataclasses.replace(rounded, rank=trained.rank) == trained)
 
 
-def _content(task: TrainedTask, rounded: Rounded, config: ViTConfig) -> bytes:
-    """The factor file. Its metadata say what it was made of."""
+def _quantised(rounded: Rounded, bits: Bits, increments: Increments, config: ViTConfig) -> Rounded:
+    """The numbers that a file of few bits holds, with their error."""
+    factors = quantised({"factors": rounded.factors}, bits)["factors"]
+    difference = increments - Increments.of(rounded.method, factors, config)
+    return Rounded(rounded.method, factors, difference.norm / increments.norm, None)
+
+
+def _requantised(task: TrainedTask, bits: Bits, config: ViTConfig) -> RoundedTask:
+    """A task of any method at few bits. The error is that of the numbers."""
+    stored = quantised({"factors": task.factors}, bits)["factors"]
+    lost = sum(float(jnp.sum((stored[name] - x) ** 2)) for name, x in task.factors.items())
+    size = sum(float(jnp.sum(x**2)) for x in task.factors.values())
+    rounded = Rounded(task.method, stored, (lost / size) ** 0.5 if size else 0.0, None)
+    return RoundedTask(rounded, _content(task, rounded, config, task.factors, bits))
+
+
+def _content(
+    task: TrainedTask, rounded: Rounded, config: ViTConfig, factors: Factors, bits: Bits | None
+) -> bytes:
+    """The file of these factors. Its metadata say what it was made of."""
     name, settings = describe(task.method)
     metadata = {key: value for key, value in task.metadata.items() if key not in OF_THE_FILE}
     metadata["rounded"] = {
@@ -143,14 +175,15 @@ def _content(task: TrainedTask, rounded: Rounded, config: ViTConfig) -> bytes:
     }
     if rounded.weighted_error is not None:
         metadata["rounded"]["weighted_error"] = float(f"{rounded.weighted_error:.4g}")
-    trainable = {"factors": rounded.factors, "head": task.head}
-    return to_bytes(rounded.method, trainable, config, metadata)
+    trainable = {"factors": factors, "head": task.head}
+    return to_bytes(rounded.method, trainable, config, metadata, bits)
 
 
 def _largest(
-    task: TrainedTask, method: Any, increments: Increments, config: ViTConfig, size: int
+    task: TrainedTask, method: Any, increments: Increments, config: ViTConfig, target: Target
 ) -> int:
-    """The largest useful rank whose file has at most `size` bytes."""
+    """The largest useful rank whose file has at most the target's bytes."""
+    size = target.bytes or 0
     # The sites of LoRA follow from the increments, at whatever rank.
     method = round_to(dataclasses.replace(method, rank=1), increments, config).method
 
@@ -158,7 +191,8 @@ def _largest(
         shaped = dataclasses.replace(method, rank=rank)
         zeros = {k: jnp.zeros(v, jnp.float32) for k, v in factor_shapes(shaped, config).items()}
         # The longest texts that numbers of four figures have.
-        return len(_content(task, Rounded(shaped, zeros, *[-1.234e-100] * 3), config))
+        longest = Rounded(shaped, zeros, *[-1.234e-100] * 3)
+        return len(_content(task, longest, config, zeros, target.bits))
 
     low, high = 0, full_rank(method, increments, config) + 1
     while high - low > 1:

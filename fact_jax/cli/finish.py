@@ -1,0 +1,97 @@
+"""Some epochs of training for rounded factors, with the settings of the sweep they came from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from fact_jax.algebra.quantise import Bits
+from fact_jax.cli.local import run_sweep
+from fact_jax.cli.terminal import Console
+from fact_jax.errors import UserError
+from fact_jax.files.atomic import write_atomically
+from fact_jax.files.factors import TrainedTask
+from fact_jax.files.load import load_factors
+from fact_jax.report.records import read_config
+from fact_jax.sweep.result import Result
+from fact_jax.sweep.settings import RUN_SETTINGS, SETTINGS, SweepSettings
+from fact_jax.sweep.store import Store
+from fact_jax.tuning.registry import describe
+
+
+class Origin(NamedTuple):
+    """The sweep that a factor file came from: the result of its cell, and the last config."""
+
+    result: Result
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: Path) -> "Origin":
+        """The sweep in whose work directory a factor file lies.
+
+        Raises UserError if the file lies in none, or its result cannot be read.
+        """
+        workdir = path.absolute().parent.parent
+        in_workdir = path.absolute().parent.name == "factors" and (workdir / "results").is_dir()
+        result = Store(workdir, create=False).read_record(path.stem) if in_workdir else None
+        config = read_config(workdir) if result else None
+        if result is None or config is None:
+            raise UserError(
+                f"{path} does not lie in the factors/ of a work directory with its result, which "
+                "has the settings to go on training with. Leave out --finish_epochs, or give the "
+                "file in its work directory."
+            )
+        return cls(result, config)
+
+    def sweep(self, task: TrainedTask, epochs: int, bits: Bits | None, start: Path) -> ConfigDict:
+        """The config of a sweep that goes on from a rounded task, as one cell.
+
+        Its learning rate is that of the training before, without a warm-up.
+        """
+        result, (method, settings) = self.result, describe(task.method)
+        config = ConfigDict({name: field.default for name, field in SETTINGS.items()})
+        of_sweep = {f.name for f in dataclasses.fields(SweepSettings)} & SETTINGS.keys()
+        values = {name: self.config[name] for name in of_sweep if name in self.config}
+        values |= {name: result.settings[name] for name in RUN_SETTINGS if name in result.settings}
+        values |= {"tasks": result.task, "methods": method, "seeds": (result.seed,), "shots": ()}
+        values |= {"epochs": epochs, "warmup_epochs": 0, "start_from": str(start)}
+        values |= {
+            "factor_bits": bits.factors if bits else 0,
+            "head_bits": bits.head if bits else 0,
+        }
+        with config.ignore_type():
+            config.update(values)
+        numbers = {name: getattr(result, name) for name in ("learning_rate", "weight_decay")}
+        config[method] = ConfigDict({**settings, **numbers})
+        return config
+
+
+def finish(path: Path, out: Path, epochs: int, bits: Bits | None, console: Console) -> Result:
+    """Trains the rounded factors at `out` for some epochs more, and writes what comes out there.
+
+    Args:
+      path: the factor file that was rounded, in its work directory.
+      out: the rounded factor file. The work directory of the new training lies beside it, so that
+        the same command goes on after a stop.
+      epochs: passes over the task's training images.
+      bits: bits a number that the training computes with, and the file has; None: float32.
+      console: where lines and bars go.
+    """
+    origin, task = Origin.of(path), load_factors(out)
+    result, name = origin.result, describe(task.method)[0]
+    workdir = out.with_name(f"{out.stem}-finish")
+    cell = f"{result.task}-{name}-seed{result.seed}"
+    start = workdir / "start"
+    start.mkdir(parents=True, exist_ok=True)
+    write_atomically(str(start / f"{cell}.safetensors"), out.read_bytes())
+    config = origin.sweep(task, epochs, bits, start)
+    (finished,) = run_sweep(config, str(workdir), console)
+    content = (epath.Path(workdir) / "factors" / f"{cell}.safetensors").read_bytes()
+    write_atomically(str(out), content)
+    console.print(
+        f"{out}: {finished.accuracy:.1f} % on test after {epochs} epochs; {path.name} had "
+        f"{result.accuracy:.1f} %."
+    )
+    return finished
