@@ -10,6 +10,7 @@ from written_factors import trainable
 from fact_jax import FacTCP, FacTTK, FacTTT, LoRA, UserError, VPTDeep, get_variant, load_factors
 from fact_jax.algebra.quantise import BITS, Bits, dequantise, group_axes, quantise, rounded
 from fact_jax.files.factors import save_factors
+from fact_jax.serving.rounding import Target, round_task
 
 ARRAYS = st.tuples(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9))
 
@@ -110,3 +111,16 @@ def test_bits_that_there_are_not_are_refused(tmp_path, small_config):
     with pytest.raises(UserError, match="head cannot have 3 bits a number; expected one of 1, 2"):
         save_factors(path, FacTTT(3), tree["factors"], tree["head"], small_config, (4, 3))
     assert not path.exists()
+
+
+def test_any_method_takes_few_bits_and_rounding_counts_them(tmp_path, small_config):
+    for method in (VPTDeep(2), FacTTT(6)):
+        tree, path = trainable(method, small_config), tmp_path / "f.safetensors"
+        save_factors(path, method, tree["factors"], tree["head"], small_config)
+        small = round_task(load_factors(path), Target(bits=Bits(4, 1)))
+        path.write_bytes(small.content)
+        assert load_factors(path).method == method
+        assert small.rounded.error == pytest.approx(0.1, abs=0.03)
+    again = round_task(load_factors(path), Target(bytes=1200, bits=Bits(2, 1)))
+    assert 1000 < len(again.content) <= 1200
+    assert load_factors(path).metadata["bits"] == [4, 1]

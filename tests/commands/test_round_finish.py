@@ -1,0 +1,53 @@
+"""`round --bits --finish_epochs` on the factors of a sweep, in this process."""
+
+import pytest
+
+from configs import quickstart
+from fact_jax import UserError, load_factors
+from fact_jax.algebra.quantise import Bits
+from fact_jax.cli.finish import Origin, finish
+from fact_jax.cli.local import run_sweep
+from fact_jax.cli.round import bits_of
+from fact_jax.cli.terminal import Console
+from fact_jax.serving.rounding import Target, round_task
+
+CELL = "digits-fact_tt-seed0"
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    config, workdir = quickstart.get_config(), tmp_path_factory.mktemp("sweep")
+    config.tasks, config.methods, config.epochs, config.train_limit = "digits", "fact_tt", 1, 64
+    config.eval_limit, config.warmup_epochs, config.fact_tt.rank = 100, 0, 4
+    run_sweep(config, str(workdir), Console(quiet=True))
+    return workdir
+
+
+def test_rounded_factors_are_trained_with_the_settings_of_their_sweep(workdir, tmp_path):
+    path, out = workdir / "factors" / f"{CELL}.safetensors", tmp_path / "small.safetensors"
+    rounded = round_task(load_factors(path), Target(rank=2, bits=Bits(4, 1)))
+    assert rounded.rounded.bound is None
+    out.write_bytes(rounded.content)
+    result = finish(path, out, 2, Bits(4, 1), Console(quiet=True))
+    task, before = load_factors(out), Origin.of(path).result
+    assert (task.method.rank, task.metadata["bits"]) == (2, [4, 1])
+    assert out.stat().st_size == result.factor_file_bytes < 0.2 * path.stat().st_size
+    assert len(result.losses) == 2
+    names = ("train_limit", "eval_limit", "batch_size", "normalisation", "drop_path_rate")
+    assert {n: result.settings[n] for n in names} == {n: before.settings[n] for n in names}
+    assert result.learning_rate == before.learning_rate
+
+
+def test_a_file_outside_of_a_work_directory_has_no_settings_to_go_on_with(workdir, tmp_path):
+    other = tmp_path / f"{CELL}.safetensors"
+    other.write_bytes((workdir / "factors" / other.name).read_bytes())
+    with pytest.raises(UserError, match="does not lie in the factors/ of a work directory"):
+        Origin.of(other)
+
+
+@pytest.mark.parametrize("text", ["4", "4/1/1", "a/b", "4/3"])
+def test_bits_are_two_numbers(text):
+    with pytest.raises(UserError, match="--bits is|cannot have 3 bits"):
+        bits_of(text)
+    assert bits_of("") is None
+    assert bits_of("4/1") == Bits(4, 1)
