@@ -7,11 +7,12 @@ FacT-TT of the quickstart (rank 16, 20 epochs) on the three offline tasks in flo
 Then, for each number of bits of factors and head:
 
 - `rounded`: the trained numbers quantised, nothing trained;
-- `finished`: 3 epochs more, from the trained factors, with each step computing with the quantised
-  numbers;
+- `finished`: some epochs more, from the trained factors, with each step computing with the
+  quantised numbers, as `fact-jax round --bits --finish_epochs` does;
 - `trained`: the 20 epochs like that, from the beginning.
 
-All have the quickstart's learning rates; nothing was chosen for any number of bits. A row has the
+The trained ones have the quickstart's learning rates, the finished ones a quarter of them
+(`benchmarks.finish_rate`); nothing was chosen for any number of bits. A row has the
 mean over tasks and seeds of the points lost against float32, and the standard error of that mean
 over its cells. Each part is a sweep in a folder of --workdir, which resumes.
 """
@@ -29,6 +30,7 @@ from rich.table import Table
 from benchmarks.common import option_parser, write_json
 from configs import quickstart
 from fact_jax import Predictor, load_factors, load_vit, normalise, save_factors
+from fact_jax.cli.finish import RATE_SHARE
 from fact_jax.cli.local import run_sweep
 from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.report.averages import stat
@@ -36,7 +38,6 @@ from fact_jax.sweep.result import Result
 from fact_jax.sweep.versions import environment
 
 METHOD = "fact_tt"
-FINISH_EPOCHS = 3
 
 
 def config_of(args: argparse.Namespace) -> ConfigDict:
@@ -125,13 +126,18 @@ def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         for how, changes in {
             "finished": {
                 "start_from": str(workdir / "float32" / "factors"),
-                "epochs": FINISH_EPOCHS,
+                "epochs": args.finish_epochs,
+                "warmup_epochs": 0,
             },
             "trained": {},
         }.items():
             changes |= {"factor_bits": factor_bits, "head_bits": head_bits}
             trained = config_of(args)
             trained.update(changes)
+            if how == "finished":
+                rates = [trained.fact_tt, *trained.fact_tt.per_task.values()]
+                for settings in rates:
+                    settings.learning_rate *= RATE_SHARE
             results = run_sweep(trained, str(folder / how), console)
             accuracies = [result.accuracy for result in results]
             sizes = [result.factor_file_bytes for result in results]
@@ -141,7 +147,7 @@ def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {
         "seeds": list(config.seeds),
         "epochs": config.epochs,
-        "finish_epochs": FINISH_EPOCHS,
+        "finish_epochs": args.finish_epochs,
         "float32": row_of("trained", "32/32", accuracies, before, sizes),
         "rows": rows,
         "environment": environment(),
@@ -173,6 +179,7 @@ def main() -> None:
     parser.add_argument("--bits", default="8/8,4/4,4/1,2/1,1/1", help="factors/head")
     parser.add_argument("--tasks", default="", help="empty: the offline suite")
     parser.add_argument("--epochs", type=int, default=0, help="0: the quickstart's")
+    parser.add_argument("--finish_epochs", type=int, default=10)
     parser.add_argument("--workdir", default="runs/small_files")
     args = parser.parse_args()
     console = Console()

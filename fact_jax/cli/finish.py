@@ -20,6 +20,10 @@ from fact_jax.sweep.settings import RUN_SETTINGS, SETTINGS, SweepSettings
 from fact_jax.sweep.store import Store
 from fact_jax.tuning.registry import describe
 
+# The peak rate of a finish, as a share of the training's. On val200, from factors trained on
+# train800, a quarter was the best of 1, 1/2, 1/4 and 1/10 (benchmarks/accuracy/finish_rate.py).
+RATE_SHARE = 0.25
+
 
 class Origin(NamedTuple):
     """The sweep that a factor file came from: the result of its cell, and the last config."""
@@ -48,7 +52,7 @@ class Origin(NamedTuple):
     def sweep(self, task: TrainedTask, epochs: int, bits: Bits | None, start: Path) -> ConfigDict:
         """The config of a sweep that goes on from a rounded task, as one cell.
 
-        Its learning rate is that of the training before, without a warm-up.
+        Its peak rate is RATE_SHARE of the training's, without a warm-up.
         """
         result, (method, settings) = self.result, describe(task.method)
         config = ConfigDict({name: field.default for name, field in SETTINGS.items()})
@@ -63,7 +67,8 @@ class Origin(NamedTuple):
         }
         with config.ignore_type():
             config.update(values)
-        numbers = {name: getattr(result, name) for name in ("learning_rate", "weight_decay")}
+        rate = RATE_SHARE * result.learning_rate
+        numbers = {"learning_rate": rate, "weight_decay": result.weight_decay}
         config[method] = ConfigDict({**settings, **numbers})
         return config
 

@@ -5,7 +5,7 @@ import pytest
 from configs import quickstart
 from fact_jax import UserError, load_factors
 from fact_jax.algebra.quantise import Bits
-from fact_jax.cli.finish import Origin, finish
+from fact_jax.cli.finish import RATE_SHARE, Origin, finish
 from fact_jax.cli.local import run_sweep
 from fact_jax.cli.round import bits_of
 from fact_jax.cli.terminal import Console
@@ -35,7 +35,7 @@ def test_rounded_factors_are_trained_with_the_settings_of_their_sweep(workdir, t
     assert len(result.losses) == 2
     names = ("train_limit", "eval_limit", "batch_size", "normalisation", "drop_path_rate")
     assert {n: result.settings[n] for n in names} == {n: before.settings[n] for n in names}
-    assert result.learning_rate == before.learning_rate
+    assert result.learning_rate == RATE_SHARE * before.learning_rate
 
 
 def test_a_file_outside_of_a_work_directory_has_no_settings_to_go_on_with(workdir, tmp_path):
