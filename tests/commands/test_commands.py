@@ -142,6 +142,7 @@ FLAGS = {
     "fewshot": _SWEEP,
     "predict": f"{_FACTORS} images topk batch_size class_names dtype precision",
     "export": _FACTORS,
+    "round": "factors out rank error bytes images variant weights bits finish_epochs method",
     "report": "workdir out",
     "data": "check prepare tasks export format out data_dir",
 }
