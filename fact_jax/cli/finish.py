@@ -41,7 +41,7 @@ class Origin(NamedTuple):
         in_workdir = path.absolute().parent.name == "factors" and (workdir / "results").is_dir()
         result = Store(workdir, create=False).read_record(path.stem) if in_workdir else None
         config = read_config(workdir) if result else None
-        if result is None or config is None:
+        if result is None or result.learning_rate is None or config is None:
             raise UserError(
                 f"{path} does not lie in the factors/ of a work directory with its result, which "
                 "has the settings to go on training with. Leave out --finish_epochs, or give the "
@@ -67,7 +67,7 @@ class Origin(NamedTuple):
         }
         with config.ignore_type():
             config.update(values)
-        rate = RATE_SHARE * result.learning_rate
+        rate = RATE_SHARE * (result.learning_rate or 0.0)  # `of` refuses a result without one
         numbers = {"learning_rate": rate, "weight_decay": result.weight_decay}
         config[method] = ConfigDict({**settings, **numbers})
         return config
