@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
+from fact_jax.algebra.quantise import Bits
 from fact_jax.files.download import BUNDLED
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.reference import reference_tensors
@@ -65,7 +66,9 @@ def _factors() -> list[bytes]:
         "protocol": "val",
     }
     methods = (FacTTT(2, 0.1), FacTTK(2, 1.0), LoRA(2, 1.0))
-    return [to_bytes(method, _trainable(method), _CONFIG, metadata) for method in methods]
+    files = [to_bytes(method, _trainable(method), _CONFIG, metadata) for method in methods]
+    packed = to_bytes(methods[0], _trainable(methods[0]), _CONFIG, metadata, Bits(4, 1))
+    return [*files, packed]
 
 
 def _released() -> list[bytes]:
