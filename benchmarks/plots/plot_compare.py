@@ -50,10 +50,10 @@ def _names(axes: Axes, methods: list[str], sizes: dict[str, float]) -> None:
             "color": INK if fact else SOFT,
             "fontweight": "bold" if fact else "normal",
         }
-        axes.text(-0.56, y, NAMES.get(method, method), ha="right", **style)
-        axes.text(-0.06, y, numbers(sizes[method]), ha="right", **style)
+        axes.text(-0.64, y, NAMES.get(method, method), ha="right", **style)
+        axes.text(-0.14, y, numbers(sizes[method]), ha="right", **style)
     heading = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
-    axes.annotate("stored", (-0.06, 1), (0, 6), color=SOFT, **heading)
+    axes.annotate("stored", (-0.14, 1), (0, 6), color=SOFT, **heading)
 
 
 def draw(record: dict, path: Path) -> None:
