@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "classes of pictures, by a trained task",
     "export": "factors and weights in the formats of other code",
     "round": "a trained task in fewer numbers, or in another method's form",
+    "serve": "many tasks on one ViT over HTTP, with a page to try them",
     "report": "a page, tables and figures of finished sweeps",
     "data": "which data sets are ready here; prepares them",
 }

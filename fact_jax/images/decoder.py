@@ -149,7 +149,10 @@ def reasons() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(
-    source: Source, jpeg_quality: int | None = None, binary: bool = False
+    source: Source,
+    jpeg_quality: int | None = None,
+    binary: bool = False,
+    max_pixels: int | None = None,
 ) -> Iterator[Image.Image]:
     """An RGB image of the size stored; greyscale images have three equal channels.
 
@@ -159,9 +162,11 @@ def opened(
       source: an encoded image (JPEG, PNG, ...) of any size and mode, or the path of its file.
       jpeg_quality: 1 to 95, or None for no JPEG round trip.
       binary: pixels are 0 and 1, shown as 0 and 255.
+      max_pixels: most pixels of a picture that is decoded; None: as many as Pillow allows.
 
     Raises:
-      PictureError: the bytes are no image, a truncated one, or one without a range of values.
+      PictureError: the bytes are no image, a truncated or too large one, or one without a range of
+        values.
       OSError: the file cannot be opened.
     """
     if warnings.filters[:1] != [_QUIET]:  # once a process, but for callers that change the filters
@@ -174,6 +179,10 @@ def opened(
             raise PictureError(
                 f"its {image.width} x {image.height} pixels cannot be made a square; expected at "
                 f"most {_MAX_SIDE:,} on a side"
+            )
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise PictureError(
+                f"it has {image.width} x {image.height} pixels; expected at most {max_pixels:,}"
             )
         weight = image.width * image.height * _BYTES.get(image.mode, 8)
         with IN_FLIGHT.reserve(weight):

@@ -52,6 +52,7 @@ def decode(
     jpeg_quality: int | None = None,
     binary: bool = False,
     resize: str = "square",
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Decodes (`decoder.opened`) and resizes (`to_square`): uint8 [size, size, 3].
 
@@ -59,7 +60,7 @@ def decode(
       PictureError: the bytes are no sound image.
       OSError: the file cannot be opened.
     """
-    with opened(source, jpeg_quality, binary) as image, reasons():
+    with opened(source, jpeg_quality, binary, max_pixels) as image, reasons():
         return to_square(image, size, resize)
 
 

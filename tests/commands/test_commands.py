@@ -143,6 +143,12 @@ FLAGS = {
     "predict": f"{_FACTORS} images topk batch_size class_names dtype precision",
     "export": _FACTORS,
     "round": "factors out rank error bytes images variant weights bits finish_epochs method",
+    "serve": (
+        "factors variant weights any_weights host port allow_host token_env token_file batch_size "
+        "stored dtype precision warm_up grace max_body_mb max_bodies_mb max_megapixels max_queue "
+        "max_tasks max_name max_connections max_delay_ms decode_threads head_timeout body_timeout "
+        "answer_timeout"
+    ),
     "report": "workdir out",
     "data": "check prepare tasks export format out data_dir",
 }
