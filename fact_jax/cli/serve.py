@@ -162,6 +162,7 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             STOPPING.gently(number, options.grace + _MARGIN)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        bound.listen(limits.max_connections)  # whoever reads the next line may connect
         say(f"{len(bank.names)} tasks at {address}/, API below {address}/v1/tasks and /v2.")
         app = build_app(service, token, hosts)
         serve(app, bound, limits, lambda: STOPPING.number is not None, service.drain, options.grace)

@@ -3,7 +3,6 @@
 import io
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,7 @@ def address(small_vit: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )
         thread = threading.Thread(target=connection.serve, args=arguments)
         port = bound.getsockname()[1]
+        bound.listen()
         thread.start()
         yield f"http://127.0.0.1:{port}/"
         ended.set()
@@ -76,12 +76,7 @@ def show(browser: Any, address: str, **more: Any) -> tuple[Any, list[str]]:
     tab, wrong = browser.new_page(**more), []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("request", lambda r: None if r.url.startswith((address, "blob:")) else wrong.append(r))
-    for _ in range(50):  # until the server listens
-        try:
-            tab.goto(address)
-            break
-        except sync_api.Error:
-            time.sleep(0.1)
+    tab.goto(address)
     tab.get_by_label("Token of this server").fill(TOKEN)
     tab.get_by_role("button").click()
     tab.wait_for_function("document.getElementById('task').length == 2")
