@@ -326,7 +326,8 @@ def started(tmp_path: Path, small_config: Any) -> Iterator[Started]:
         yield Started(process, int(found[1]))
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -363,6 +364,7 @@ def test_the_command_serves_ends_slow_clients_and_answers_at_its_end(started: St
         with connection:
             assert read_all(connection).startswith(b"HTTP/1.1 200")
     assert started.process.wait(30) == 0
-    out, _ = started.process.communicate()
+    assert started.process.stdout is not None
+    out = started.process.stdout.read()
     assert "every request that was accepted has its answer" in out
     assert "Traceback" not in out
