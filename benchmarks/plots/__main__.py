@@ -3,8 +3,8 @@
 python -m benchmarks.plots
 """
 
-from benchmarks.plots import plot_compare, plot_performance, plot_quickstart, plot_rounding
+from benchmarks.plots import plot_compare, plot_performance, plot_quickstart
 
 if __name__ == "__main__":
-    for module in (plot_compare, plot_performance, plot_quickstart, plot_rounding):
+    for module in (plot_compare, plot_performance, plot_quickstart):
         module.main()
