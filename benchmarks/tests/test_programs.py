@@ -70,7 +70,16 @@ COMMANDS = (
         "fuzz",
     ),
     *("numerics", "offline_val", "plot_compare", "plot_performance", "plot_quickstart"),
-    *("quickstart", "report", "scaling", "step", "step_alternatives", "step_worker", "sweep"),
+    *(
+        "quickstart",
+        "report",
+        "scaling",
+        "serve",
+        "step",
+        "step_alternatives",
+        "step_worker",
+        "sweep",
+    ),
     "tpu_compile",
 )
 
@@ -213,6 +222,12 @@ def rounding_costs(content, out, tmp_path):
     assert (tmp_path / "rounding.png").stat().st_size > 10_000
 
 
+def server_withstands(content, out, tmp_path):
+    assert content["checked_answers"] > 0
+    assert (content["wrong"], content["opened_outside"]) == ([], [])
+    assert content["at_the_end"]["exit_status"] == 0
+
+
 SMALLEST = {
     "speed.step": (
         f"{TINY} --batch 2 --steps 1 --only 'ours: linear;ours: evaluation;torch: full'",
@@ -244,6 +259,7 @@ SMALLEST = {
         rows_have(run=("pixels", "fact_tt:2:1:0.01", "full:0.001")),
     ),
     "speed.step_alternatives": ("--variant vit_mini --batch 2 --rounds 1", choices_cost),
+    "robustness.serve": ("--seconds 5 --tasks 3", server_withstands),
     "robustness.fuzz": ("--only npz,torch --cases 20", files_are_refused),
     "accuracy.numerics": ("--parts increments", increments_are_measured),
 }
