@@ -79,7 +79,7 @@ def show(browser: Any, address: str, **more: Any) -> tuple[Any, list[str]]:
     tab.goto(address)
     tab.get_by_label("Token of this server").fill(TOKEN)
     tab.get_by_role("button", name="Use this token").click()
-    tab.wait_for_function("document.getElementById('task').length == 2")
+    tab.locator("#task option").nth(1).wait_for(state="attached")
     tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     return tab, wrong
 
