@@ -103,8 +103,8 @@ async def repeat(client: Client, trial: Trial, seed: int, until: float) -> None:
 
 async def load(trial: Trial, server: Started, seconds: float) -> list[float]:
     """All clients at once. Returns the server's memory in MB, twice a second."""
-    until = time.monotonic() + seconds
     clients: list[Client] = [*[good] * 6, churn, bad, Bombs(), greedy, *[slow] * 8, vanishing]
+    until = time.monotonic() + seconds
     running = [
         asyncio.create_task(repeat(client, trial, seed, until + 5))
         for seed, client in enumerate(clients)
