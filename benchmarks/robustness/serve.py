@@ -162,7 +162,7 @@ def main() -> None:
         folder = Path(name)
         truth = write_tasks(folder, a.tasks)
         names = list(truth.logits)
-        server = Started(folder, folder / "xla")
+        server = Started(folder, Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "xla")))
         trial = Trial(server.port, folder, truth, names[-max(1, len(names) // 5) :])
         try:
             memory = asyncio.run(load(trial, server, a.seconds))

@@ -107,7 +107,7 @@ async def good(trial: Trial, rng: random.Random) -> None:
         answer = await trial.ask("POST", f"/v2/models/{name}/infer", body, head)
     if answer is None:
         return
-    trial.count(kind, answer.status, 200, *([404] if name in trial.churned else []))
+    trial.count(kind, answer.status, 200, *([404, 503] if name in trial.churned else []))
     if answer.status == 200:
         trial.seconds.append(time.monotonic() - began)
         wanted = trial.truth.logits[name][:, number]
@@ -192,7 +192,7 @@ class Bombs:
         self._bomb = bomb()
 
     async def __call__(self, trial: Trial, rng: random.Random) -> None:
-        answer = await trial.ask("POST", "/v1/tasks/task001/classify", self._bomb)
+        answer = await trial.ask("POST", "/v1/tasks/task000/classify", self._bomb)
         if answer:
             trial.count("decompression bomb", answer.status, 400)
         await asyncio.sleep(0.2)
@@ -224,7 +224,7 @@ async def connection(
     trial.count(kind, status, *allowed)
 
 
-HEAD = b"POST /v1/tasks/task002/classify HTTP/1.1\r\nHost: localhost\r\n"
+HEAD = b"POST /v1/tasks/task000/classify HTTP/1.1\r\nHost: localhost\r\n"
 
 
 async def drip(writer: asyncio.StreamWriter) -> None:
