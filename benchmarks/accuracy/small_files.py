@@ -82,7 +82,8 @@ def rounded(results: list[Result], folder: Path, out: Path, bits: tuple[int, int
     for result in results:
         task = load_factors(folder / f"{result.cell}.safetensors")
         path, model = out / f"{result.cell}.safetensors", load_vit(result.variant)[0]
-        names = ("task", "variant", "class_names", "image_size", "normalisation", "weights_sha256")
+        names = ("task", "protocol", "variant", "weights_sha256", "class_names")
+        names += ("image_size", "normalisation", "jpeg_quality")
         more = {name: task.metadata[name] for name in names}
         save_factors(path, task.method, task.factors, task.head, model.config, bits, **more)
         paths.append(path)

@@ -67,7 +67,9 @@ COMMANDS = (
         "evaluate",
         "faults",
         "fewshot",
+        "finish_rate",
         "fuzz",
+        "small_files",
     ),
     *("numerics", "offline_val", "plot_compare", "plot_performance", "plot_quickstart"),
     *(
@@ -228,6 +230,16 @@ def server_withstands(content, out, tmp_path):
     assert content["at_the_end"]["exit_status"] == 0
 
 
+def few_bits_lose(content, out, tmp_path):
+    assert [row["how"] for row in content["rows"]] == ["rounded", "finished", "trained"]
+    assert len({row["bytes"] for row in content["rows"]}) == 1
+    assert content["float32"]["lost"] == 0
+
+
+def a_rate_is_chosen(content, out, tmp_path):
+    assert list(content["means"]) == ["1.0", "0.5", "0.25", "0.1"]
+
+
 SMALLEST = {
     "speed.step": (
         f"{TINY} --batch 2 --steps 1 --only 'ours: linear;ours: evaluation;torch: full'",
@@ -254,6 +266,11 @@ SMALLEST = {
         "--seeds 0 --tasks digits --epochs 1 --ranks 4 --images 20 --workdir {0}/work",
         rounding_costs,
     ),
+    "accuracy.small_files": (
+        "--seeds 0 --tasks digits --epochs 1 --finish_epochs 1 --bits 8/8 --workdir {0}/work",
+        few_bits_lose,
+    ),
+    "accuracy.finish_rate": ("--tasks digits --epochs 1 --workdir {0}/work", a_rate_is_chosen),
     "accuracy.offline_val": (
         "--tasks digits --epochs 1 --run pixels --run fact_tt:2:1:0.01 --run full:0.001",
         rows_have(run=("pixels", "fact_tt:2:1:0.01", "full:0.001")),
