@@ -130,13 +130,6 @@ def _finish_rate(record: Record) -> str:
     return f"means on validation images by share of the training's rate: {', '.join(texts)}"
 
 
-def _small_files(record: Record) -> str:
-    texts = [
-        f"{row['bits']} {row['lost']:.1f}" for row in record["rows"] if row["how"] == "trained"
-    ]
-    return f"points lost if trained for so many bits of factors/head: {', '.join(texts)}"
-
-
 RESULT: dict[str, Callable[[Record], str]] = {
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
@@ -149,7 +142,6 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "quickstart.json": _quickstart,
     "report.json": _report,
     "scaling.json": _scaling,
-    "small_files.json": _small_files,
     "step.json": _step,
     "step_alternatives.json": _alternatives,
     "sweep.json": _sweep,
