@@ -169,7 +169,7 @@ def test_metrics_count_requests_by_route_and_status(client: TestClient) -> None:
 
 REFUSED: dict[str, tuple[str, bytes, int, str]] = {
     "no task": ("/v1/tasks/nobody/classify", b"x", 404, "No task 'nobody' is loaded."),
-    "a path as a name": ("/v1/tasks/..%2Fsecret/classify", b"x", 404, "not found"),
+    "a path as a name": ("/v1/tasks/..%2Fsecret/classify", b"x", 404, "Not Found"),
     "no picture": ("/v1/tasks/a/classify", b"x", 400, "no image of a known format"),
     "a cut picture": ("/v1/tasks/a/classify", picture()[:900], 400, "cannot be decoded"),
     "many pixels": ("/v1/tasks/a/classify", blank(1100), 400, "expected at most 1,000,000"),

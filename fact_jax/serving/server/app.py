@@ -200,7 +200,10 @@ async def refused(request: Request, error: Exception) -> Response:
     if isinstance(error, UnknownTask):  # unloaded while the request waited
         return error_response(unknown(request.path_params.get("task", "")))
     if isinstance(error, HTTPException):
-        text = f"{request.method} of this path: {error.detail.lower()}; GET /v2 is the server."
+        text = (
+            f"{error.detail}: nothing answers {request.method} at this path. docs/server.md lists "
+            "all paths."
+        )
         response = error_response(Refusal(error.status_code, text))
         response.headers.update(error.headers or {})
         return response
