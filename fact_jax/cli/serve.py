@@ -162,6 +162,11 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             STOPPING.gently(number, options.grace + _MARGIN)
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+        if hosts is None and token is None:
+            say(
+                "Whoever reaches this address may ask, load and unload: see --token_file.",
+                error=True,
+            )
         bound.listen(limits.max_connections)  # whoever reads the next line may connect
         say(f"{len(bank.names)} tasks at {address}/, API below {address}/v1/tasks and /v2.")
         app = build_app(service, token, hosts)

@@ -35,7 +35,8 @@ from fact_jax.serving.server.limits import Limits
 from fact_jax.serving.server.service import Service
 from fact_jax.serving.server.warm_up import WarmUp
 
-NAMES = ["red", "green", "blue"]
+NAMES = ["red", "green", "\udce9"]  # the last as in a file name that is not UTF-8
+SHOWN = ["red", "green", r"\udce9"]
 TOKEN = "0123456789abcdef"
 
 
@@ -107,7 +108,7 @@ def test_a_picture_gets_the_probabilities_of_its_task_s_predictor(
     )
     assert raw.json() == form.json()
     predictions = raw.json()["predictions"]
-    classes = NAMES if name == "a" else list("0123")
+    classes = SHOWN if name == "a" else list("0123")
     assert [q["class"] for q in predictions] == [classes[i] for i in np.argsort(-p)[:2]]
     given = [q["probability"] for q in predictions]
     np.testing.assert_allclose(given, np.sort(p)[::-1][:2], rtol=1e-4)
@@ -150,7 +151,7 @@ def test_metadata_name_labels_and_preprocessing(client: TestClient) -> None:
     assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 4]}]
     steps = {"image_size": 32, "normalisation": "inception", "jpeg_quality": 75}
     assert model["parameters"]["preprocessing"] == steps
-    assert client.get("/v2/models/a").json()["parameters"]["labels"] == NAMES
+    assert client.get("/v2/models/a").json()["parameters"]["labels"] == SHOWN
     assert client.get("/v1/tasks").json()["tasks"][0] == {
         "name": "a",
         "classes": 3,
@@ -274,7 +275,12 @@ def test_pages_of_other_sites_are_refused(small_vit: tuple[ViT, dict], folder: P
     assert client.get("/v1/tasks").status_code == 200
     assert client.get("/v1/tasks", headers={"Host": "evil.example:80"}).status_code == 403
     path = "/v2/repository/models/a/unload"
-    for origin, status in (("http://evil.example", 403), ("null", 403), ("http://localhost", 200)):
+    for origin, status in (
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://localhost", 200),
+    ):
         answer = client.get("/v2", headers={"Origin": origin, "Host": "localhost"})
         assert answer.status_code == status
     assert client.post(path, headers={"Origin": "http://evil.example"}).status_code == 403

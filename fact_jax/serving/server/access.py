@@ -2,13 +2,13 @@
 
 import hmac
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fact_jax.serving.server.refusal import Refusal
+from fact_jax.text import printable_line
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # The page holds nothing itself. A browser cannot send a token for it; its script does.
@@ -20,7 +20,7 @@ def error_response(refusal: Refusal) -> JSONResponse:
     headers = dict(refusal.headers)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": refusal.text}, refusal.status, headers)
+    return JSONResponse({"error": printable_line(refusal.text)}, refusal.status, headers)
 
 
 class Access:
@@ -48,7 +48,7 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._hosts is not None and _name(host) not in self._hosts:
             return Refusal(403, "The header Host names another host; start with --allow_host NAME.")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return Refusal(403, "The request comes from a page of another site.")
         if self._token is None or scope["path"] in _OPEN:
             return None

@@ -34,7 +34,7 @@ class Intake:
           Refusal: it is too large, comes too slowly, or others take all the memory.
         """
         stated = request.headers.get("content-length", "")
-        if stated.isdigit() and int(stated) > self._limits.body_bytes:
+        if stated.isascii() and stated.isdigit() and int(stated) > self._limits.body_bytes:
             raise self._too_large()
         body = bytearray()
         try:

@@ -17,6 +17,7 @@ from fact_jax.files.schema import Between
 from fact_jax.serving.incoming import BankTask
 from fact_jax.serving.server.folder import Preprocessing
 from fact_jax.serving.server.refusal import Refusal
+from fact_jax.text import printable_line
 from fact_jax.version import __version__
 
 INPUT, OUTPUT = "images", "logits"
@@ -170,7 +171,7 @@ def model_metadata(name: str, task: BankTask, steps: Preprocessing) -> dict[str,
         "inputs": [{"name": INPUT, "datatype": "FP32", "shape": shape}],
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(task.classes)]}],
         "parameters": {
-            "labels": list(task.classes),
+            "labels": [printable_line(label) for label in task.classes],
             "preprocessing": steps._asdict(),
             "method": task.metadata.get("method"),
             "members": task.num_members,
@@ -185,4 +186,4 @@ def top_classes(
     p = np.exp(logits - logits.max())
     p /= p.sum()
     order = np.argsort(-p, kind="stable")[:topk]
-    return [{"class": classes[i], "probability": float(p[i])} for i in order]
+    return [{"class": printable_line(classes[i]), "probability": float(p[i])} for i in order]
