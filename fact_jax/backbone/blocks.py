@@ -6,6 +6,7 @@ its input, and of the last only the class token is read.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,9 +89,8 @@ class Blocks:
         class_only: bool = False,
         in_loop: bool = False,
     ) -> tuple[Array, Any]:
-        one: Any = functools.partial(
-            _run_block, config=self.config, class_only=class_only, collect=self.collect
-        )
+        block = functools.partial(Block, self.config, class_only=class_only, collect=self.collect)
+        one: Any = functools.partial(_run_block, block)
         # Outside a loop XLA would identify the recomputed values with the first ones and keep them.
         one = jax.checkpoint(one, policy=_policy(self.config), prevent_cse=not in_loop)
         x, outputs = one(x, self.weights, i, changes)
@@ -98,14 +98,7 @@ class Blocks:
 
 
 def _run_block(
-    x: Array,
-    weights: dict[str, Any],
-    i: Any,
-    changes: Any,
-    *,
-    config: ViTConfig,
-    class_only: bool,
-    collect: bool,
+    block: Callable[..., Block], x: Array, weights: dict[str, Any], i: Any, changes: Any
 ) -> tuple[Array, dict[str, Array]]:
     """Runs the i-th block, of all blocks' weights and its own changes and mode.
 
@@ -113,7 +106,7 @@ def _run_block(
     """
     adaptation, mode = changes
     weights = override(_layer(weights, i), adaptation.weights)
-    return Block(config, weights, adaptation, mode, class_only, collect)(x)
+    return block(weights=weights, changes=adaptation, mode=mode)(x)
 
 
 def by_layer(mode: Mode, depth: int) -> Mode:

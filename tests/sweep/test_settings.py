@@ -71,6 +71,9 @@ WRONG = {
     "cutmix": (-1, INF),
     "label_smoothing": (1.0, -0.1),
     "erasing": (1.5, -0.1),
+    "start_from": (3,),
+    "factor_bits": (3, 32, True, "4", 4.0),
+    "head_bits": (-1, 0.5),
     "train_limit": (-1,),
     "eval_limit": (-1, 2.0),
 }
@@ -110,7 +113,9 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     added = ("noise", float, setting(0.0, Real(0), "of the weights", before=0.0))
     later = dataclasses.make_dataclass("Later", [added], bases=(RunSettings,), frozen=True)
     values = dataclasses.asdict(cell.settings)
-    assert cell.settings.stored() == values
+    before = {"start_from": "", "factor_bits": 0, "head_bits": 0}
+    assert {**cell.settings.stored(), **before} == values
+    assert not before.keys() & cell.settings.stored().keys()
     same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))
     assert list(same.as_stored.items()) == list(cell.as_stored.items())
     assert other.as_stored == {**cell.as_stored, "noise": 0.5}

@@ -22,7 +22,8 @@ def test_its_cells_are_finished_and_its_table_is_the_same(tmp_path, monkeypatch)
     monkeypatch.setattr(Trainer, "train", None)  # nothing is left to train
     results = run_sweep(config, str(workdir), Console(quiet=True))
     assert [result["cell"] for result in results] == ["digits-linear-seed0", "digits-fact_tt-seed0"]
-    for path in STORED.rglob("*.*"):
+    # config.json is that of the last run, which has more settings today.
+    for path in {*STORED.rglob("*.*")} - {STORED / "config.json"}:
         assert (workdir / path.relative_to(STORED)).read_bytes() == path.read_bytes(), path
     read = load_factors(workdir / "factors" / "digits-fact_tt-seed0.safetensors")
     assert (read.method.rank, read.method.scale) == (2, results[1]["scale"])
