@@ -98,8 +98,8 @@ def ties(
 ) -> Increments:
     """TIES: trims small numbers, elects a sign for each place, and averages who agrees with it.
 
-    Source: Yadav et al., "TIES-Merging", NeurIPS 2023, in the order of its algorithm 1; written
-    from the paper's text, not from its code. The paper's numbers are the entries of the weights.
+    Source: Yadav et al., "TIES-Merging", NeurIPS 2023, in the order of its algorithm 1; not
+    compared with its authors' code. The paper's numbers are the entries of the weights.
     Here they are those of the tasks' cores in the singular vectors of all tasks together, for the
     whole net, as KnOTS (Stoica et al., 2024) merges LoRAs in a common basis. So nothing of size
     d x d appears, and the result does not depend on how a task's factors are written; it differs
@@ -127,8 +127,8 @@ def ties(
 def dare(increments: Increments, drop: float, seed: int) -> Increments:
     """DARE: drops numbers at random and divides the others by the share that stays.
 
-    Source: Yu et al., "Language Models are Super Mario", ICML 2024, section 3; written from the
-    paper's text. The paper drops entries of the weights. Here the numbers are those of the cores in
+    Source: Yu et al., "Language Models are Super Mario", ICML 2024, section 3; not compared
+    with its authors' code. The paper drops entries of the weights. Here the numbers are those of the cores in
     the increments' own singular vectors, so that the mean over seeds is the increments themselves,
     as in the paper. Add up or merge several tasks after this.
 
