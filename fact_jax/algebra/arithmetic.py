@@ -128,9 +128,9 @@ def dare(increments: Increments, drop: float, seed: int) -> Increments:
     """DARE: drops numbers at random and divides the others by the share that stays.
 
     Source: Yu et al., "Language Models are Super Mario", ICML 2024, section 3; not compared
-    with its authors' code. The paper drops entries of the weights. Here the numbers are those of the cores in
-    the increments' own singular vectors, so that the mean over seeds is the increments themselves,
-    as in the paper. Add up or merge several tasks after this.
+    with its authors' code. The paper drops entries of the weights. Here the numbers are those of
+    the cores in the increments' own singular vectors, so that the mean over seeds is the increments
+    themselves, as in the paper. Add up or merge several tasks after this.
 
     Args:
       increments: of one task.
