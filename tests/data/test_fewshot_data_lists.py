@@ -304,6 +304,15 @@ def test_a_list_that_is_not_utf8_or_missing_or_a_fifo_is_named(noah):
         opened(noah)
 
 
+def test_damaged_images_are_left_out_where_asked(coop):
+    name = SPLITS["train"][0][0]
+    (coop / "images" / name).write_bytes(b"damaged")
+    data = opened(coop, small("oxford_pets_4shot"), skip_damaged=True)
+    assert data.provenance["skipped_names"] == [name]
+    assert len(read(data, "train-seed0")) == 12
+    assert (int(ALL.index(name)), 0) not in read(data, "train-seed0")
+
+
 def test_missing_images_are_named_up_to_ten(noah):
     for name, _ in (*SPLITS["test"][1:], *SPLITS["val"]):
         (noah / "images" / name).unlink()
