@@ -90,6 +90,15 @@ def _numerics(record: Record) -> str:
     return f"relative error of vit_mini's features: {', '.join(texts)}"
 
 
+def _rounding(record: Record) -> str:
+    lost: dict[str, list[float]] = {}
+    for row in record["rows"]:
+        if row["rank"] == 8:
+            lost.setdefault(row["way"], []).append(row["lost"])
+    plain, weighted = (statistics.fmean(lost[way]) for way in ("plain", "weighted"))
+    return f"rank 16 to 8, mean of three tasks: {plain:.1f} points lost, {weighted:.1f} by pictures"
+
+
 def _faults(record: Record) -> str:
     rows = [row for trial in record.values() if trial != "left out" for row in trial["rows"]]
     lost = sum(len(row["lost"]) for row in rows)
@@ -141,6 +150,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "numerics.json": _numerics,
     "quickstart.json": _quickstart,
     "report.json": _report,
+    "rounding.json": _rounding,
     "scaling.json": _scaling,
     "step.json": _step,
     "step_alternatives.json": _alternatives,

@@ -3,8 +3,8 @@
 python -m benchmarks.plots
 """
 
-from benchmarks.plots import plot_compare, plot_performance, plot_quickstart
+from benchmarks.plots import plot_compare, plot_performance, plot_quickstart, plot_rounding
 
 if __name__ == "__main__":
-    for module in (plot_compare, plot_performance, plot_quickstart):
+    for module in (plot_compare, plot_performance, plot_quickstart, plot_rounding):
         module.main()

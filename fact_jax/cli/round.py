@@ -143,6 +143,36 @@ def _method(method: object) -> tuple[str, str]:
     return describe(method)[0], str(getattr(method, "rank", "-"))  # type: ignore[arg-type]
 
 
+def round_files(
+    files: dict[Path, Path], target: Target, inputs: Inputs | None, console: Console
+) -> dict[Path, Path]:
+    """Rounds each file and prints a table. Of several files, those that cannot be are left out.
+
+    Returns the files that were rounded.
+    """
+    table = Table("file", "method", "rank", "numbers", "bytes", "error", "bound")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    done = {}
+    for path, output in files.items():
+        task = load_factors(path)
+        try:
+            rounded = round_task(task, target, inputs)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            console.print(f"Left out: {error}")
+            continue
+        write_atomically(str(output), rounded.content)
+        done[path] = output
+        for row in rows_of(task, rounded):
+            table.add_row(*row, end_section=not row[0])
+    if not done:
+        raise UserError("No factor file of the folder can be rounded like that; see above.")
+    console.print(table)
+    return done
+
+
 def main() -> None:
     console = Console()
     options = flags.FLAGS
@@ -155,16 +185,7 @@ def main() -> None:
             Origin.of(path)
         check_not_input(str(output), factors=str(path))
         prepare_output(str(output))
-    table = Table("file", "method", "rank", "numbers", "bytes", "error", "bound")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for path, output in files.items():
-        task = load_factors(path)
-        rounded = round_task(task, target, inputs)
-        write_atomically(str(output), rounded.content)
-        for row in rows_of(task, rounded):
-            table.add_row(*row, end_section=not row[0])
-    console.print(table)
+    files = round_files(files, target, inputs, console)
     also = ", in brackets the same of what the layers put out" if inputs else ""
     what = "numbers" if target.bits and target.only_bits else "increments"
     console.print(

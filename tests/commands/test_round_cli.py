@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from run_command import run_command
 from written_factors import assert_same, written
 
-from fact_jax import FacTTT, LoRA, get_variant, load_factors
+from fact_jax import FacTTT, Linear, LoRA, get_variant, load_factors
 
 
 def run_round(*arguments):
@@ -21,6 +22,7 @@ def test_a_task_and_a_folder_of_tasks(tmp_path):
         name: written(folder / f"{name}.safetensors", method, config, variant="vit_mini")
         for name, method in {"tt": FacTTT(6, 0.5), "lora": LoRA(2)}.items()
     }
+    written(folder / "linear.safetensors", Linear(), config, variant="vit_mini")
     one, out = tmp_path / "one.safetensors", tmp_path / "new" / "out"
     done = run_round("--factors", folder / "tt.safetensors", "--out", one, "--rank", 3)
     assert done.returncode == 0, done.stderr
@@ -35,12 +37,33 @@ def test_a_task_and_a_folder_of_tasks(tmp_path):
     assert_same(load_factors(one), trees["tt"])
     done = run_round("--factors", folder, "--out", out, "--bytes", 15_000, "--method", "fact_tt")
     assert done.returncode == 0, done.stderr
+    assert "The increments are all zero" in done.stdout
+    assert not (out / "linear.safetensors").exists()
     for name in trees:
         task = load_factors(out / f"{name}.safetensors")
         assert isinstance(task.method, FacTTT)
         size = task.path.stat().st_size
         wider = 2 * 128 + 72 * (2 * task.method.rank + 1)
         assert size <= 15_000 < size + 4 * wider + 300
+
+
+def test_pictures_say_what_rounding_keeps(tmp_path):
+    file, out, folder = (
+        tmp_path / "f.safetensors",
+        tmp_path / "g.safetensors",
+        tmp_path / "pictures",
+    )
+    written(file, FacTTT(6, 0.5), get_variant("vit_mini"), variant="vit_mini")
+    folder.mkdir()
+    for i in range(3):
+        Image.effect_noise((40, 40), 90).convert("RGB").save(folder / f"{i}.png")
+    (folder / "damaged.png").write_bytes(b"no picture")
+    done = run_round("--factors", file, "--out", out, "--rank", 3, "--images", folder)
+    assert done.returncode == 0, done.stderr
+    rounded = load_factors(out).metadata["rounded"]
+    assert f"{rounded['error']:.3g} ({rounded['weighted_error']:.3g})" in done.stdout
+    done = run_round("--factors", file, "--out", out, "--rank", 3, "--images", tmp_path / "none")
+    assert "none does not exist" in done.stderr
 
 
 @pytest.mark.parametrize(
