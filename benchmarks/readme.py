@@ -112,6 +112,16 @@ def _fuzz(record: Record) -> str:
     return f"{cases:,} files: {violations} violations; at most {slowest:.2f} s and {most:.0f} MB"
 
 
+def _serve(record: Record) -> str:
+    memory, end = record["memory_mb"], record["at_the_end"]
+    return (
+        f"{record['checked_answers']:,} answers checked, {record['num_wrong']} wrong; p50 "
+        f"{record['p50_ms']:.0f} ms, p99 {record['p99_ms']:.0f} ms; {memory['at_a_third']:.0f} MB "
+        f"after a third, {memory['at_the_end']:.0f} MB at the end; exit status "
+        f"{end['exit_status']}"
+    )
+
+
 def _scaling(record: Record) -> str:
     def last(name: str) -> Record:
         return record["sweeps"][name]["rows"][-1]
@@ -152,6 +162,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "report.json": _report,
     "rounding.json": _rounding,
     "scaling.json": _scaling,
+    "serve.json": _serve,
     "step.json": _step,
     "step_alternatives.json": _alternatives,
     "sweep.json": _sweep,
