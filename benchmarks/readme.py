@@ -149,6 +149,13 @@ def _finish_rate(record: Record) -> str:
     return f"means on validation images by share of the training's rate: {', '.join(texts)}"
 
 
+def _small_files(record: Record) -> str:
+    finished = [row for row in record["rows"] if row["how"] == "finished"]
+    texts = [f"{row['bits']} {row['lost']:.1f}" for row in finished]
+    epochs = record["finish_epochs"]
+    return f"points lost by bits of factors/head after {epochs} epochs more: {', '.join(texts)}"
+
+
 RESULT: dict[str, Callable[[Record], str]] = {
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
@@ -163,6 +170,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "rounding.json": _rounding,
     "scaling.json": _scaling,
     "serve.json": _serve,
+    "small_files.json": _small_files,
     "step.json": _step,
     "step_alternatives.json": _alternatives,
     "sweep.json": _sweep,
