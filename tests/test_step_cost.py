@@ -34,7 +34,7 @@ def loss_of(config, method=METHOD, dropout=True):
 
 
 def arguments(config, batch=BATCH):
-    """What the loss of METHOD is called with, as shapes."""
+    """Arguments of the loss of METHOD, as shapes."""
     base = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
     factors = jax.eval_shape(lambda: METHOD.init(jax.random.key(0), config))
     images = jax.ShapeDtypeStruct((batch, 224, 224, 3), jnp.float32)

@@ -27,7 +27,7 @@ VERSIONS = ("first", "second")
 
 
 class Truth(NamedTuple):
-    """What the server must answer.
+    """Answers that the server must give.
 
     Attributes:
       pictures: encoded, of several formats and sizes.

@@ -219,7 +219,7 @@ def errors(vit: Vit, images: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def memory(a: argparse.Namespace) -> dict[str, Any]:
-    """What bank_memory.py measures for each type."""
+    """Runs bank_memory.py for each type; its results by type."""
     rows = {}
     for dtype in DTYPES:
         command = [sys.executable, "-m", "benchmarks.bank_memory", "--tasks", str(a.stored)]

@@ -180,7 +180,7 @@ def _without(dense: dict[str, Any], f: Bottleneck) -> dict[str, Any]:
 
 
 def _shift(f: Bottleneck) -> Array:
-    """What a linear bottleneck adds to every token, [l, d]."""
+    """The constant that a linear bottleneck adds to every token, [l, d]."""
     shift = jnp.zeros_like(f.up[..., 0, :]) if f.up_bias is None else f.up_bias
     if f.down_bias is not None:
         shift = shift + _times(f.down_bias[..., None, :], f.up)[..., 0, :]

@@ -144,6 +144,7 @@ class ViT(nn.Module):
         train: bool = False,
         dropout_rate: float | Array | None = None,
         drop_path_rate: float | Array | None = None,
+        *,
         merged: bool = True,
     ) -> Float[Array, "b d"]:
         """Class-token features after the final norm, float32 [b, d], of normalised images."""

@@ -1,6 +1,7 @@
 """Some epochs of training for rounded factors, with the settings of the sweep they came from."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,11 +87,14 @@ def finish(path: Path, out: Path, epochs: int, bits: Bits | None, console: Conso
     """
     origin, task = Origin.of(path), load_factors(out)
     result, name = origin.result, describe(task.method)[0]
-    workdir = out.with_name(f"{out.stem}-finish")
+    content = out.read_bytes()
+    digest = hashlib.sha256(content + str((epochs, bits)).encode()).hexdigest()[:8]
+    # A call with other settings has a work directory of its own.
+    workdir = out.with_name(f"{out.stem}-finish-{digest}")
     cell = f"{result.task}-{name}-seed{result.seed}"
     start = workdir / "start"
     start.mkdir(parents=True, exist_ok=True)
-    write_atomically(str(start / f"{cell}.safetensors"), out.read_bytes())
+    write_atomically(str(start / f"{cell}.safetensors"), content)
     config = origin.sweep(task, epochs, bits, start)
     (finished,) = run_sweep(config, str(workdir), console)
     content = (epath.Path(workdir) / "factors" / f"{cell}.safetensors").read_bytes()

@@ -1,5 +1,6 @@
 """Where tasks change the network: the size of increments by block and layer, and shared spaces."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,19 @@ def _increments(system: System, section: Section) -> dict[str, tuple[Increments,
     for name in section.tasks:
         result = min((r for r in system.results if r.task == name), key=lambda r: r.seed)
         path = Path(result.workdir) / "factors" / f"{result.cell}.safetensors"
+        if not path.exists():
+            return {}
         try:
             task = load_factors(path)
-            config = ViTConfig(**task.metadata["vit"])
+        except UserError as error:
+            warnings.warn(
+                f"{error} The figures of changes are without {system.label}.", stacklevel=2
+            )
+            return {}
+        config = ViTConfig(**task.metadata["vit"])
+        try:
             tasks[name] = Increments.of(task.method, task.factors, config), config
-        except UserError:  # no such file, or a method with other changes
+        except UserError:  # a method with changes that are no increments
             return {}
     return tasks if all(increments.norm for increments, _ in tasks.values()) else {}
 

@@ -46,7 +46,7 @@ def start_sha256(path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a factor file must fit, to go on from it.
+    """The network and the head that a factor file must fit, so that training goes on from it.
 
     Attributes:
       config: the ViT's.

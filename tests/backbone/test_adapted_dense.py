@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxprs import equations
 
 from fact_jax import LowRank
 from fact_jax.backbone import dense
@@ -134,6 +135,19 @@ def test_under_transformations(transform, inner, form, definition):
     close(y, value, 1e-5)
     close(derived, gradients, 1e-4)
     assert (np.abs(y - plain(*case)).max() > 0.1) == (form is DROPPING)  # something is dropped
+
+
+def test_apart_no_example_has_a_kernel_of_its_own():
+    x, a, b = jnp.zeros((5, 7, 12)), jnp.zeros((5, 12, 2)), jnp.zeros((5, 2, 9))
+    layers = [{"kernel": jnp.zeros((12, 9)), "bias": jnp.zeros(9)}]
+
+    def kernels(merged):
+        one = lambda x, a, b: adapted_dense(x, layers, LowRank(a, b), merged=merged)  # noqa: E731
+        program = jax.make_jaxpr(jax.vmap(one))(x, a, b)
+        shapes = [v.aval.shape for e in equations(program.jaxpr) for v in e.outvars]
+        return shapes.count((5, 12, 9))
+
+    assert kernels(merged=False) == 0 < kernels(merged=True)
 
 
 @pytest.mark.parametrize(("form", "definition"), FORMS)

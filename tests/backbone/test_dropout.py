@@ -40,7 +40,7 @@ def bare_base(config):
 
 
 def intermediates(config, base, count, key, adaptation=None, dropout_rate=0.0, drop_path_rate=0.0):
-    """What each block computes for so many black images, in training mode."""
+    """Outputs of each block for so many black images, in training mode."""
     _, state = ViT(config).apply(
         {"params": base},
         jnp.zeros((count, 8, 8, 3)),
@@ -200,7 +200,7 @@ def test_a_block_projects_its_tokens_once_for_query_key_and_value():
 
 
 def test_without_a_key_the_rates_do_not_act(small_vit, images):
-    """What they do with one is in tests/tuning/test_methods.py."""
+    """tests/tuning/test_methods.py tests what methods do with a rate."""
     model, base = small_vit
     adaptation = METHOD.adaptation(random_factors(METHOD, model.config, base), model.config)
     plain = features(model, base, images, adaptation)

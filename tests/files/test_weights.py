@@ -169,7 +169,7 @@ def test_dinov2_safetensors_are_read(tmp_path):
 
 
 def test_written_files_have_the_published_names_and_shapes(tmp_path):
-    """Those of google-research/vision_transformer's ImageNet-21k checkpoints.
+    """Names of google-research/vision_transformer's ImageNet-21k checkpoints.
 
     timm 0.4.12's `_load_weights` asks for head/bias without a condition, and takes a head only if
     it has as many classes as the model, which one of a class never has.

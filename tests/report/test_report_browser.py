@@ -1,18 +1,10 @@
 """The page in a real browser: sorting, themes, a phone. Needs playwright and a Chromium."""
 
-import shutil
-
 import pytest
+from browser import CHROMIUM, sync_api
 from report_results import result, write
 
 from fact_jax.report.page import write_report
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-HOW = "no browser: `pip install playwright` and `apt-get install chromium` (or Chrome)"
-sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
-if CHROMIUM is None:
-    pytest.skip(HOW, allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

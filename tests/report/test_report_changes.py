@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from report_results import result, write
 from written_factors import written
 
@@ -39,6 +40,15 @@ def test_the_best_system_of_increments_is_shown(tmp_path: Path):
     assert shares.shape == (6, 6)  # sites and blocks
     assert shares[4:].mean() > 2 * shares[:4].mean()  # of equal cores, the MLP has the most
     assert [text.get_text() for text in similarity.figure.axes[0].texts][::3] == ["1.00", "1.00"]
+
+
+def test_a_damaged_factor_file_is_named(tmp_path: Path):
+    (tmp_path / "factors").mkdir()
+    for task in ("digits", "fashion"):
+        (tmp_path / "factors" / f"{task}-fact_tt-seed0.safetensors").write_bytes(b"damaged")
+    study = study_of(tmp_path, {"fact_tt": 80.0})
+    with pytest.warns(UserWarning, match=r"digits-fact_tt-seed0\.safetensors .*without fact_tt"):
+        assert figures_of(study) == []
 
 
 def test_without_factor_files_there_are_no_figures(tmp_path: Path):

@@ -1,7 +1,6 @@
 """The server's page in a real browser. Needs playwright and a Chromium."""
 
 import io
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, sync_api
 from PIL import Image
 from written_factors import written
 
@@ -20,13 +20,6 @@ from fact_jax.serving.server.folder import TaskFolder
 from fact_jax.serving.server.limits import Limits
 from fact_jax.serving.server.service import Service
 from fact_jax.serving.server.warm_up import WarmUp
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-HOW = "no browser: `pip install playwright` and `apt-get install chromium` (or Chrome)"
-sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
-if CHROMIUM is None:
-    pytest.skip(HOW, allow_module_level=True)
 
 TOKEN = "0123456789abcdef"
 

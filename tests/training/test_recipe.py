@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from fact_jax import FacTTT, features
+from fact_jax.algebra.quantise import Bits, rounded
 from fact_jax.errors import UserError
 from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.mixing import erase, mix, soft_targets
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.step import TrainStep, epoch_key
-from fact_jax.training.trial import Hyper, Trial, logits_of, train_set
+from fact_jax.training.trial import Hyper, Trial, TrialState, logits_of, train_set
 from fact_jax.tuning import SSF, Adapter
 
 RATE, DECAY = 0.1, 0.3
@@ -189,3 +190,17 @@ def test_mixing_smoothing_and_erasing_reach_the_loss(small_vit, plain, one_step)
     for other_images, other_targets in ((mixed, hard), (erased, soft), (bare, targets)):
         other, _ = one_step(other_images[:count], other_targets[:count])
         assert abs(other - losses[0]) > 1e-4  # each of them shows
+
+
+def test_a_step_for_few_bits_has_the_gradient_of_the_rounded_numbers(small_vit):
+    trial, before = Trial(split(BATCH), HYPER, SEED), fresh(small_vit).trainable
+    near = rounded(before, Bits(2, 1))
+
+    def stepped(recipe, trainable):
+        start = TrialState(trainable, recipe.init(trainable))
+        state, losses = step_of(small_vit, recipe).alone(small_vit[1], start, trial, EPOCH)
+        return jax.tree.map(lambda new, old: new - old, state.trainable, trainable), losses[0]
+
+    expected, expected_loss = stepped(Recipe("sgd"), near)
+    actual, loss = stepped(Recipe("sgd", factor_bits=2, head_bits=1), before)
+    assert_same_step(actual, expected, loss, expected_loss)

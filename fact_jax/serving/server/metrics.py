@@ -12,7 +12,7 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """What /metrics shows. Each server has its own registry."""
+    """Counters and histograms behind /metrics. Each server has its own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

@@ -156,13 +156,13 @@ def inference_answer(
 
 
 def server_metadata() -> dict[str, Any]:
-    """What the server is."""
+    """The server's name, version and protocol extensions."""
     extensions = ["model_repository", "binary_tensor_data"]
     return {"name": "fact-jax", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(name: str, task: BankTask, steps: Preprocessing) -> dict[str, Any]:
-    """What a task takes and gives, with the names of its classes."""
+    """Inputs and outputs of a task, with the names of its classes and its preprocessing."""
     shape = [-1, steps.image_size, steps.image_size, 3]
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""What a server does for its clients: pictures and tensors in, classes and logits out."""
+"""Requests of clients, without HTTP's paths: pictures and tensors in, classes and logits out."""
 
 import asyncio
 import contextlib
@@ -148,7 +148,7 @@ class Service:
 
 
 async def _in(pool: Executor, function: Callable[[], T]) -> T:
-    """What a function returns that runs in another thread."""
+    """Runs a function in a thread of a pool, and awaits what it returns."""
     return await asyncio.get_running_loop().run_in_executor(pool, function)
 
 
