@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fact_jax.report.averages import Stat
+
 PAGE, RESULTS = Path("benchmarks/README.md"), Path("benchmarks/results")
 # A table's row of a stored result: what goes before the last two columns, and the file.
 ROW = re.compile(
@@ -91,12 +93,15 @@ def _numerics(record: Record) -> str:
 
 
 def _rounding(record: Record) -> str:
-    lost: dict[str, list[float]] = {}
-    for row in record["rows"]:
-        if row["rank"] == 8:
-            lost.setdefault(row["way"], []).append(row["lost"])
-    plain, weighted = (statistics.fmean(lost[way]) for way in ("plain", "weighted"))
-    return f"rank 16 to 8, mean of three tasks: {plain:.1f} points lost, {weighted:.1f} by pictures"
+    means = {mean["way"]: mean for mean in record["means"] if mean["rank"] == 8}
+    lost = {way: f"{mean['lost']['mean']:.1f}" for way, mean in means.items()}
+    below = means["weighted, finished"]["below_fresh"]
+    return (
+        f"rank 16 to 8, mean of three tasks: {lost['plain']} points lost, by pictures "
+        f"{lost['weighted']}; after {record['finish_epochs']} epochs {lost['plain, finished']} and "
+        f"{lost['weighted, finished']}, the latter {Stat(**below).text(1)} below training at "
+        "rank 8 from the start"
+    )
 
 
 def _faults(record: Record) -> str:

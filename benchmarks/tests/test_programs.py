@@ -215,11 +215,18 @@ def increments_are_measured(content, out, tmp_path):
 
 
 def rounding_costs(content, out, tmp_path):
-    trained, plain, weighted = content["rows"]
-    assert (trained["lost"], trained["rank"], plain["rank"]) == (0, 16, 4)
+    rows = {row["way"]: row for row in content["rows"]}
+    trained, plain, weighted = (rows.pop(way) for way in ("trained", "plain", "weighted"))
+    assert (trained["rank"], plain["rank"]) == (16, 4)
     assert plain["error"] <= plain["bound"]
     assert weighted["weighted_error"] < 1
     assert plain["bytes"] == weighted["bytes"] < trained["bytes"]
+    assert list(rows) == ["plain, finished", "weighted, finished", "fresh"]
+    assert {row["numbers"] for row in rows.values()} == {plain["numbers"]}
+    means = {mean["way"]: mean for mean in content["means"]}
+    lost = {way: mean["lost"]["mean"] for way, mean in means.items()}
+    assert (lost["trained"], means["fresh"]["below_fresh"]["mean"]) == (0, 0)
+    assert means["plain"]["below_fresh"]["mean"] == pytest.approx(lost["plain"] - lost["fresh"])
     plot_rounding.draw(content, tmp_path / "rounding.png")
     assert (tmp_path / "rounding.png").stat().st_size > 10_000
 
@@ -263,7 +270,8 @@ SMALLEST = {
         rows_have(method=("linear", "fact_tt", "fact_tk")),
     ),
     "accuracy.rounding": (
-        "--seeds 0 --tasks digits --epochs 1 --ranks 4 --images 20 --workdir {0}/work",
+        "--seeds 0 --tasks digits --epochs 1 --ranks 4 --images 20 --finish_epochs 1 "
+        "--workdir {0}/work",
         rounding_costs,
     ),
     "accuracy.small_files": (
