@@ -10,6 +10,7 @@ from fact_jax.report.figures import NARROW, WIDE, figure_text, legend, new_figur
 from fact_jax.report.lines import Line, LineFigure, Point, line_look
 from fact_jax.report.palette import INK, PAPER, SOFT
 from fact_jax.report.published import PublishedRow
+from fact_jax.report.rows import curve_label
 from fact_jax.report.sections import GROUPS, Section, short_name
 from fact_jax.report.study import System
 from fact_jax.report.tables import headline, published_rows, systems_of
@@ -195,18 +196,18 @@ def _bars_figure(
 
 
 def accuracy_against_rank(systems: Sequence[System]) -> Figure | None:
-    """Figure of the mean over the tasks that all ranks of a method have; None if no method has two
-    ranks."""
+    """Figure of the mean over the tasks that all ranks of a curve have; None if no curve has two
+    ranks. Rounded and finished factors, and those of few bits, have curves of their own."""
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
     for system in systems:
         rank, *others = [r.settings.get("rank") for r in system.results]
         if isinstance(rank, int | float) and 0 < rank < 1e6 and all(r == rank for r in others):
-            ranks[system.method].setdefault(rank, system)
+            ranks[curve_label(system.results[0], rank)].setdefault(rank, system)
     curves: list[tuple[str, System, list[tuple[float, Stat]]]] = []
-    for method, by_rank in ranks.items():
+    for name, by_rank in ranks.items():
         tasks = sorted(set.intersection(*(set(s.accuracies) for s in by_rank.values())))
         if len(by_rank) > 1 and tasks:
-            label = f"{method}, mean of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
+            label = f"{name}, mean of {len(tasks)} task{'s' if len(tasks) > 1 else ''}"
             means = ((k, average(s.accuracies, [tasks])) for k, s in sorted(by_rank.items()))
             curve = [(k, v) for k, v in means if v is not None]
             curves.append((label, next(iter(by_rank.values())), curve))
@@ -215,7 +216,7 @@ def accuracy_against_rank(systems: Sequence[System]) -> Figure | None:
     values = [value for _, _, curve in curves for _, value in curve]
     caption = (
         "Accuracy on test against the rank: where the line is flat, a larger rank buys nothing. A "
-        "point is a row of the table; the tasks are those that all ranks of the method have."
+        "point is a row of the table; the tasks are those that all ranks of the line have."
         f"{_bars_said(values)}"
     )
     looks = {label: line_look(system.style) for label, system, _ in curves}

@@ -6,7 +6,8 @@ from typing import Any
 
 from fact_jax.report.blocks import Block, Code, Details, Notice, Text
 from fact_jax.report.prose import count, paragraphs
-from fact_jax.report.study import Study, mixed_settings, settings_text
+from fact_jax.report.rows import settings_text
+from fact_jax.report.study import Study, mixed_settings
 from fact_jax.report.table import Cell, Column, Row, Table
 
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from fact_jax.command_line import command
@@ -14,12 +13,12 @@ from fact_jax.data import VTAB, Task, get_task
 from fact_jax.errors import UserError
 from fact_jax.report.palette import Style, styles
 from fact_jax.report.records import (
-    method_settings,
     planned,
     read_config,
     read_failures,
     read_results,
 )
+from fact_jax.report.rows import one_row, row_labels, settings_text
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import COMPARABLE
 
@@ -166,19 +165,12 @@ def _sorted(tasks: list[Task]) -> list[Task]:
     return sorted(tasks, key=lambda t: order.get(t.name, (-1, 0)))
 
 
-def settings_text(result: Result, *left_out: str) -> str:
-    """The settings of a result as text, without the seed and those `left_out`."""
-    settings = result.settings.items()
-    return json.dumps({k: v for k, v in settings if k not in ("seed", *left_out)}, sort_keys=True)
-
-
 def _systems(
     results: list[Result], order: list[str], configs: dict[str, dict[str, Any] | None]
 ) -> tuple[list[System], list[tuple[str, str, str]]]:
     """The systems, and the cells that occur twice.
 
-    A method's results of two work directories are one system if their common tasks were run with
-    the same settings. If they have no common task, some settings besides the task must be the same.
+    `rows.one_row` says which results of a method belong together.
     """
     duplicates, parts_of = [], {}
     for method in order:
@@ -188,7 +180,7 @@ def _systems(
             if result.method == method:
                 by_workdir[result.workdir].append(result)
         for of_workdir in by_workdir.values():
-            part = next((p for p in parts if _one_row(list(p.values()), of_workdir)), None)
+            part = next((p for p in parts if one_row(list(p.values()), of_workdir)), None)
             if part is None:
                 parts.append(part := {})
             for result in of_workdir:
@@ -203,7 +195,8 @@ def _systems(
     systems: list[System] = []
     looks = iter(styles(method for method, parts in parts_of.items() for _ in parts))
     for method, parts in parts_of.items():
-        for label, part in zip(_labels(method, parts), parts, strict=True):
+        labels = row_labels(method, [next(iter(part.values())) for part in parts])
+        for label, part in zip(labels, parts, strict=True):
             rows = tuple(part.values())
             config = configs.get(rows[0].workdir) or {}
             settings = config.get(method)
@@ -211,30 +204,6 @@ def _systems(
             published = published if isinstance(published, str) else ""
             systems.append(System(label, method, rows, published, next(looks)))
     return systems, duplicates
-
-
-def _one_row(a: list[Result], b: list[Result]) -> bool:
-    tasks = {r.task for r in a} & {r.task for r in b}
-    if tasks:
-        one, other = ({settings_text(r) for r in side if r.task in tasks} for side in (a, b))
-        return one == other
-    one, other = ({settings_text(r, "task") for r in side} for side in (a, b))
-    return bool(one & other)
-
-
-def _labels(method: str, parts: list[dict[tuple[str, int], Result]]) -> list[str]:
-    """Labels by the settings of the method that differ (rank=4), else by work directory."""
-    if len(parts) == 1:
-        return [method]
-    settings = [method_settings(next(iter(part.values()))) for part in parts]
-    differ = [k for k in settings[0] if len({json.dumps(s.get(k)) for s in settings}) > 1]
-    labels = [f"{method} ({', '.join(f'{k}={s.get(k)!s:.40}' for k in differ)})" for s in settings]
-    if not differ or len(set(labels)) < len(labels):
-        names = [next(iter(part.values())).workdir for part in parts]
-        short = [PurePath(name).name for name in names]
-        shown = short if len(set(short)) == len(short) else names
-        labels = [f"{method} ({name})" for name in shown]
-    return labels
 
 
 def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:

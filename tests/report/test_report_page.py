@@ -17,6 +17,7 @@ from fact_jax.data import VTAB
 from fact_jax.errors import UserError
 from fact_jax.report.blocks import Figure
 from fact_jax.report.blocks import Text as TextBlock
+from fact_jax.report.charts import accuracy_against_rank
 from fact_jax.report.classes import _strip
 from fact_jax.report.folder import GENERATOR, replace_report
 from fact_jax.report.page import report_blocks, write_report
@@ -357,6 +358,20 @@ def test_rank_and_selection_figures(tmp_path):
     assert scale == [[0.1, 72.0], [1.0, 75.0]]  # the best over the learning rates
     rate = axes["offline-learning-rate"].lines[0].get_xydata().tolist()
     assert rate == [[0.01, 75.0], [0.1, 72.0]]
+
+
+def test_finished_factors_have_a_line_over_the_rank(tmp_path):
+    for rank, folder in itertools.product((4, 8), ("", "small-", "plain-")):
+        settings = {"rank": rank, **({"start_from": f"{folder}{rank}"} if folder else {})}
+        write(tmp_path / f"{folder}{rank}", [result(accuracy=70.0 + rank, settings=settings)])
+    figure = accuracy_against_rank(read_study(*sorted(tmp_path.iterdir())).systems)
+    assert figure is not None
+    assert sorted(text.get_text() for text in figure.figure.legends[0].get_texts()) == [
+        "lora (start_from=plain-R), mean of 1 task",
+        "lora (start_from=small-R), mean of 1 task",
+        "lora, mean of 1 task",
+    ]
+    assert len(figure.figure.axes[0].containers) == 3
 
 
 def test_found_architectures_are_drawn(tmp_path):

@@ -258,6 +258,33 @@ def test_another_rank_is_another_row(tmp_path):
     assert len(labels(tmp_path / "r4", tmp_path / "r16")) == 2
 
 
+def test_finishes_of_one_folder_are_one_row(tmp_path):
+    """Each file has a work directory, with its copy, and each task a rate."""
+    trained = {"rank": 8, "learning_rate": 1e-2}
+    write(tmp_path / "fresh", grid(methods=("lora",), settings=trained))
+    folders = []
+    for way in ("plain-8", "pictures-8"):
+        for task, seed in itertools.product(("digits", "fashion"), (0, 1)):
+            name = f"{task}-lora-seed{seed}-finish-12ab"
+            folders.append(tmp_path / way / name)
+            start = {"start_from": f"rounded/{way}/{name}/start", "start_sha256": f"{task}{seed}"}
+            settings = {"rank": 8, "learning_rate": 1e-3 * len(task), "epochs": 1, **start}
+            write(folders[-1], [result(task, seed=seed, settings=settings)])
+    study = read_study(tmp_path / "fresh", *folders)
+    texts = ["lora", "lora (start_from=plain-8)", "lora (start_from=pictures-8)"]
+    assert [s.label for s in study.systems] == texts
+    assert [len(s.results) for s in study.systems] == [4, 4, 4]
+    assert (mixed_settings(study)[1], study.duplicates) == ([], ())
+
+
+def test_rows_of_one_rank_are_told_apart_by_settings_of_the_run(tmp_path):
+    for rank, bits in ((8, 0), (8, 4), (4, 0)):
+        settings = {"rank": rank, **({"factor_bits": bits} if bits else {})}
+        write(tmp_path / f"{rank}-{bits}", [result(settings=settings)])
+    texts = ["lora (rank=8)", "lora (rank=8, factor_bits=4)", "lora (rank=4)"]
+    assert labels(*(tmp_path / name for name in ("8-0", "8-4", "4-0"))) == texts
+
+
 def test_other_run_settings_are_rows_by_workdir_and_said_to_be_mixed(tmp_path):
     write(tmp_path / "short", grid(methods=("lora",)))
     write(tmp_path / "long", grid(methods=("lora",), settings={"image_size": 64}))
