@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fact_jax.report.averages import Stat
-
 PAGE, RESULTS = Path("benchmarks/README.md"), Path("benchmarks/results")
 # A table's row of a stored result: what goes before the last two columns, and the file.
 ROW = re.compile(
@@ -93,15 +91,15 @@ def _numerics(record: Record) -> str:
 
 
 def _rounding(record: Record) -> str:
-    means = {mean["way"]: mean for mean in record["means"] if mean["rank"] == 8}
-    lost = {way: f"{mean['lost']['mean']:.1f}" for way, mean in means.items()}
-    below = means["weighted, finished"]["below_fresh"]
-    return (
-        f"rank 16 to 8, mean of three tasks: {lost['plain']} points lost, by pictures "
-        f"{lost['weighted']}; after {record['finish_epochs']} epochs {lost['plain, finished']} and "
-        f"{lost['weighted, finished']}, the latter {Stat(**below).text(1)} below training at "
-        "rank 8 from the start"
-    )
+    rows = record["rows"]
+    trained = {(r["task"], r["seed"]): r["accuracy"] for r in rows if r["way"] == "trained"}
+    lost: dict[str, list[float]] = {}
+    for row in rows:
+        if row["rank"] == 8:
+            points = trained[row["task"], row["seed"]] - row["accuracy"]
+            lost.setdefault(row["way"], []).append(points)
+    texts = (f"{way} {statistics.fmean(points):.1f}" for way, points in lost.items())
+    return f"rank 16 to 8, points lost in the mean of three tasks: {'; '.join(texts)}"
 
 
 def _faults(record: Record) -> str:
