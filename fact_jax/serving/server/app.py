@@ -19,7 +19,7 @@ from fact_jax.errors import UserError
 from fact_jax.serving.server.access import Access, error_response
 from fact_jax.serving.server.folder import unknown
 from fact_jax.serving.server.metrics import CONTENT_TYPE
-from fact_jax.serving.server.protocol import model_metadata, server_metadata
+from fact_jax.serving.server.protocol import VERSION, model_metadata, server_metadata
 from fact_jax.serving.server.refusal import Refusal
 from fact_jax.serving.server.service import Service
 from fact_jax.serving.store import UnknownTask
@@ -38,7 +38,7 @@ class App:
     def routes(self) -> list[Route]:
         """All paths with their methods."""
         get, post = ["GET"], ["POST"]
-        repository, model = "/v2/repository", "/v2/models/{task}"
+        repository, models = "/v2/repository", "/v2/models/{task}"
         return [
             Route("/", self.page, methods=get),
             Route("/metrics", self.metrics, methods=get),
@@ -47,9 +47,15 @@ class App:
             Route("/v2", self.server, methods=get),
             Route("/v2/health/live", self.live, methods=get),
             Route("/v2/health/ready", self.ready, methods=get),
-            Route(model, self.model, methods=get),
-            Route(f"{model}/ready", self.model_ready, methods=get),
-            Route(f"{model}/infer", self.infer, methods=post),
+            *(
+                route
+                for model in (models, f"{models}/versions/{{version}}")
+                for route in (
+                    Route(model, self.model, methods=get),
+                    Route(f"{model}/ready", self.model_ready, methods=get),
+                    Route(f"{model}/infer", self.infer, methods=post),
+                )
+            ),
             Route(f"{repository}/index", self.index, methods=post),
             Route(f"{repository}/models/{{task}}/load", self.load, methods=post),
             Route(f"{repository}/models/{{task}}/unload", self.unload, methods=post),
@@ -92,24 +98,24 @@ class App:
         return JSONResponse({"ready": True})
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["task"]
+        name = _of_version(request)
         task = self._service.task(name)
         return JSONResponse(model_metadata(name, task, self._service.steps(task)))
 
     async def model_ready(self, request: Request) -> Response:
-        name = request.path_params["task"]
+        name = _of_version(request)
         self._service.task(name)
         return JSONResponse({"name": name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
-        content, headers = await self._service.infer(request.path_params["task"], request)
+        content, headers = await self._service.infer(_of_version(request), request)
         return Response(content, headers=headers)
 
     async def index(self, request: Request) -> Response:
         states = [
             {
                 "name": file.name,
-                "version": "1",
+                "version": VERSION,
                 "state": "READY" if file.loaded else "UNAVAILABLE",
                 "reason": file.reason,
             }
@@ -124,6 +130,17 @@ class App:
     async def unload(self, request: Request) -> Response:
         await self._service.unload(request.path_params["task"])
         return JSONResponse({})
+
+
+def _of_version(request: Request) -> str:
+    """The task that a path names, whose version may stand behind it. Raises Refusal."""
+    name: str = request.path_params["task"]
+    version = request.path_params.get("version", VERSION)
+    if version != VERSION:
+        raise Refusal(
+            404, f"A task has only version {VERSION}, not {ascii(version)[:50]}; leave it out."
+        )
+    return name
 
 
 class Watch:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from fact_jax.serving.server.limits import Limits
 from fact_jax.serving.server.refusal import Refusal
 
+_AS_IT_IS = "identity"
 _AT_THE_END = 1.0  # seconds that bodies may still take when the server ends
 
 
@@ -31,8 +32,12 @@ class Intake:
         """The body of a request, which counts as held until the block ends.
 
         Raises:
-          Refusal: it is too large, comes too slowly, or others take all the memory.
+          Refusal: it is compressed or too large, comes too slowly, or others take all the memory.
         """
+        encoding = request.headers.get("content-encoding", _AS_IT_IS)
+        if encoding.strip().lower() != _AS_IT_IS:  # a small body might become one of any size
+            text = f"The body is compressed by {ascii(encoding)[:50]}; send it as it is."
+            raise Refusal(415, text)
         stated = request.headers.get("content-length", "")
         if stated.isascii() and stated.isdigit() and int(stated) > self._limits.body_bytes:
             raise self._too_large()

@@ -21,7 +21,14 @@ from fact_jax.text import printable_line
 from fact_jax.version import __version__
 
 INPUT, OUTPUT = "images", "logits"
+VERSION = "1"  # of every task
 BINARY_HEADER = "inference-header-content-length"
+# Parameters of a tensor that Triton's clients send, and what to do without them. To ignore them
+# would answer another question.
+_NOT_OFFERED = {
+    "classification": "POST the picture to /v1/tasks/TASK/classify for the most probable classes",
+    "shared_memory_region": "take the numbers through the body",
+}
 
 
 class _Tensor(TypedDict):
@@ -103,12 +110,20 @@ def parse_inference(body: bytes, header_length: int | None, side: int) -> Infere
     outputs = request.get("outputs", [])
     if unknown := [o["name"] for o in outputs if o["name"] != OUTPUT]:
         raise Refusal(400, f"There is no output {ascii(unknown[0][:40])}; expected '{OUTPUT}'.")
+    for asked in (tensor, *outputs):
+        _check_parameters(asked.get("parameters", {}))
     images = _numbers(tensor, raw, shape)
     if not np.isfinite(images).all():
         raise Refusal(400, "The images hold numbers that are not finite.")
     wanted = outputs[0].get("parameters", {}).get("binary_data") if outputs else None
     binary = request.get("parameters", {}).get("binary_data_output") if wanted is None else wanted
     return Inference(images, request.get("id"), binary is True)
+
+
+def _check_parameters(parameters: dict[str, Any]) -> None:
+    """Raises Refusal for parameters of a tensor that ask for what this server cannot do."""
+    for name in parameters.keys() & _NOT_OFFERED:
+        raise Refusal(400, f"This server has no {name!r}: leave it out, and {_NOT_OFFERED[name]}.")
 
 
 def _numbers(tensor: InputTensor, raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
@@ -145,7 +160,7 @@ def inference_answer(
         output["parameters"] = {"binary_data_size": len(raw)}
     else:
         output["data"] = logits.ravel().tolist()
-    answer = {"model_name": task, "model_version": "1", "outputs": [output]}
+    answer = {"model_name": task, "model_version": VERSION, "outputs": [output]}
     if request.id is not None:
         answer["id"] = request.id
     text = json.dumps(answer, allow_nan=False).encode()
@@ -166,7 +181,7 @@ def model_metadata(name: str, task: BankTask, steps: Preprocessing) -> dict[str,
     shape = [-1, steps.image_size, steps.image_size, 3]
     return {
         "name": name,
-        "versions": ["1"],
+        "versions": [VERSION],
         "platform": "fact_jax",
         "inputs": [{"name": INPUT, "datatype": "FP32", "shape": shape}],
         "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(task.classes)]}],
