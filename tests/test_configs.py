@@ -79,7 +79,7 @@ def test_every_method_of_the_table_and_every_vtab_config_is_here():
     methods = {load(spec)[0].methods for spec in VTAB_CONFIGS}
     assert methods == METHODS.keys()
     files = {path.stem for path in CONFIGS.glob("*.py")}
-    others = {"__init__", "base", "compare", "quickstart"}
+    others = {"__init__", "base", "compare", "many_tasks", "quickstart"}
     here = {spec.split(":")[0] for spec in VTAB_CONFIGS}
     assert files - others - here == {name for name in files if name.startswith("fewshot")}
 
@@ -148,6 +148,20 @@ def test_small_comparisons_give_every_method_as_many_rates(spec, variant, cells,
     assert all(size < 0.05 * everything for size in sizes.values()), sizes
 
 
+def test_many_tasks_are_a_hundred_pairs_with_the_quickstart_s_rates():
+    cells, quickstart = (make_plan(load(spec)[0]) for spec in ("many_tasks", "quickstart"))
+    rates = {(c.method_name, c.task): c.candidates[0].learning_rate for c in quickstart}
+    assert len(cells) == 100 * 2 * 3
+    assert len({cell.task for cell in cells}) == 100
+    for cell in cells:
+        _, data, first, second = cell.task.split("_")
+        assert int(first) < int(second)
+        (candidate,) = cell.candidates
+        assert candidate.learning_rate == rates[cell.method_name, data]
+    with pytest.raises(ValueError, match="from 1 to 100"):
+        load("many_tasks:101")
+
+
 @pytest.mark.parametrize("spec", ["compare", "compare:dinov2"])
 def test_the_limit_of_noah_s_search_allows_some_and_not_all(spec):
     config, _ = load(spec)
@@ -193,7 +207,11 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
 
 @pytest.mark.parametrize(
     "spec",
-    [*VTAB_CONFIGS, "quickstart", "compare", "compare:vtab", "fewshot:all", "fewshot:quickstart"],
+    [
+        *VTAB_CONFIGS,
+        *("quickstart", "compare", "compare:vtab", "many_tasks:2,finish"),
+        *("fewshot:all", "fewshot:quickstart"),
+    ],
 )
 def test_the_command_line_knows_every_setting_of_a_method(spec):
     """But those by task, and those with a list of candidates: they would say nothing."""

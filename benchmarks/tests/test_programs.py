@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import network
 from benchmarks.devices import check_device, scaling, tpu_compile
-from benchmarks.plots import plot_performance, plot_rounding
+from benchmarks.plots import plot_hundred_tasks, plot_performance, plot_rounding
 from benchmarks.speed import step_alternatives, sweep
 from fact_jax import get_variant
 
@@ -69,6 +69,8 @@ COMMANDS = (
         "fewshot",
         "finish_rate",
         "fuzz",
+        "hundred_tasks",
+        "pairs",
         "small_files",
     ),
     *("numerics", "offline_val", "plot_compare", "plot_performance", "plot_quickstart"),
@@ -243,6 +245,20 @@ def few_bits_lose(content, out, tmp_path):
     assert content["float32"]["lost"] == 0
 
 
+def many_tasks_are_used(content, out, tmp_path):
+    """A pair of digits, the same pair of garments, and two places."""
+    names = [row["task"].partition("_")[2] for row in content["rows"]]
+    assert names == ["digits_0_1", "fashion_0_1", "location_0_1"]
+    assert [("shared" in row) for row in content["rows"]] == [True, True, False]
+    sizes = content["bytes"]
+    assert sizes["finished"] < sizes["linear"] < sizes["fact_tt"] < sizes["full"]
+    assert content["mixed_batch"]["error"] < 1e-5
+    assert (content["server"]["tasks"], content["server"]["same_as_the_bank"]) == (3, 3)
+    plot_hundred_tasks.draw_accuracy(content, tmp_path / "accuracy.png")
+    plot_hundred_tasks.draw_bytes(content, tmp_path / "bytes.png")
+    assert (tmp_path / "bytes.png").stat().st_size > 10_000
+
+
 def a_rate_is_chosen(content, out, tmp_path):
     assert list(content["means"]) == ["1.0", "0.5", "0.25", "0.1"]
 
@@ -277,6 +293,10 @@ SMALLEST = {
     "accuracy.small_files": (
         "--seeds 0 --tasks digits --epochs 1 --finish_epochs 1 --bits 8/8 --workdir {0}/work",
         few_bits_lose,
+    ),
+    "accuracy.hundred_tasks": (
+        "--tasks 3 --seeds 0,1 --epochs 1 --rounds 1 --workdir {0}/work",
+        many_tasks_are_used,
     ),
     "accuracy.finish_rate": ("--tasks digits --epochs 1 --workdir {0}/work", a_rate_is_chosen),
     "accuracy.offline_val": (

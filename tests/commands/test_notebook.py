@@ -32,17 +32,19 @@ def install_cell(notebook):
 
 
 def test_notebooks_are_valid_and_stripped_and_install_alike():
-    """The one for pictures of one's own installs no TFDS."""
+    """Those for folders of pictures install no TFDS."""
     notebooks = {path.stem: nbformat.read(path, 4) for path in NOTEBOOK.parent.glob("*.ipynb")}
     for notebook in notebooks.values():
         nbformat.validate(notebook)
         assert notebook.metadata.kernelspec.name == "python3"
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    vtab, fewshot, light = (
-        install_cell(notebooks[name]) for name in ("fact_vtab_tpu", "fewshot", "your_pictures")
+    vtab, fewshot, light, many = (
+        install_cell(notebooks[name])
+        for name in ("fact_vtab_tpu", "fewshot", "your_pictures", "many_tasks")
     )
     assert vtab == fewshot == light.replace("extras = []", 'extras = ["report", "tfds"]')
+    assert many == light
 
 
 def execute(notebook, parameters, folder):

@@ -1,0 +1,216 @@
+"""The tables of the docs about the life after training, from the stored results.
+
+`python -m benchmarks.readme` writes them into the pages, behind marks such as `<!-- bank_time -->`.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plots.plot_compare import NAMES
+
+RESULTS = Path("benchmarks/results")
+Record = dict[str, Any]
+Row = Sequence[str]
+
+
+def markdown(head: Row, rows: Iterable[Row], texts: int = 1) -> str:
+    """A Markdown table; the first `texts` columns are aligned left, the others right."""
+    rule = [" --- " if i < texts else " --: " for i in range(len(head))]
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def points(mean: float, error: float | None = None) -> str:
+    """A number of points, with its standard error where there is one; never minus zero."""
+    text = f"{mean:.1f}".replace("-0.0", "0.0")
+    return text if error is None else f"{text} ± {error:.1f}"
+
+
+def bank_time(record: Record) -> str:
+    """Seconds of a batch by system."""
+    batch = record["settings"]["batch"]
+    rows = [
+        [name, f"{1e3 * min(row['seconds']):,.0f}", f"{row['ratio_to_merged']:.2f}"]
+        for name, row in record["systems"].items()
+    ]
+    return markdown(["system", f"ms for {batch} images", "over the first row"], rows)
+
+
+def bank_methods(record: Record) -> str:
+    """Each method in the bank, beside merged weights of one task."""
+    rows = [
+        [
+            NAMES[row["method"]],
+            f"{1e3 * min(row['predictor_seconds']):,.0f}",
+            f"{1e3 * min(row['bank_seconds']):,.0f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for row in record["methods"]
+    ]
+    return markdown(["method", "one task, ms", "bank, ms", "ratio"], rows)
+
+
+def bank_memory(record: Record) -> str:
+    """Memory of the stored tasks by the type of their numbers."""
+    stored, errors = record["settings"]["stored"], record["errors"]
+    rows = []
+    for dtype, row in record["memory"].items():
+        sizes = [row[f"{part}_bytes"] / 1e6 for part in ("factor", "head", "resident")]
+        rates = [f"{row['added_per_s']:,.0f}", f"{max(errors[dtype].values()):.0e}"]
+        rows.append([dtype, *(f"{size:,.0f}" for size in sizes), *rates])
+    head = [f"{stored:,} tasks as", "factors, MB", "heads, MB", "process, MB", "tasks/s added"]
+    return markdown([*head, "error of logits"], rows)
+
+
+def serve(record: Record) -> str:
+    """The trial of the server in figures."""
+    memory, end, settings = record["memory_mb"], record["at_the_end"], record["settings"]
+    rows = [
+        ["duration and tasks", f"{settings['seconds']:.0f} s, {settings['tasks']} tasks"],
+        ["answers that were compared with `Predictor`'s", f"{record['checked_answers']:,}"],
+        ["wrong answers", f"{record['num_wrong']}"],
+        ["half of the answers within", f"{record['p50_ms']:.0f} ms"],
+        ["99 % of the answers within", f"{record['p99_ms']:.0f} ms"],
+        ["memory after a third of the time", f"{memory['at_a_third']:.0f} MB"],
+        ["memory at the end", f"{memory['at_the_end']:.0f} MB"],
+        ["files opened outside the folder", f"{len(record['opened_outside'])}"],
+        ["requests before SIGTERM, answered after it", f"{end['sent_before_answered_after']}"],
+        ["exit status", f"{end['exit_status']}"],
+    ]
+    return markdown(["measure", "value"], rows)
+
+
+def serve_requests(record: Record) -> str:
+    """How each kind of request was answered."""
+    rows = [
+        [kind, ", ".join(f"{status} ({count:,} ×)" for status, count in sorted(counts.items()))]
+        for kind, counts in record["statuses"].items()
+    ]
+    return markdown(["request", "answers: HTTP status (times)"], rows, texts=2)
+
+
+def small_files(record: Record) -> str:
+    """Points lost by bits of factors and head."""
+    by_bits: dict[str, dict[str, Record]] = {}
+    for row in record["rows"]:
+        by_bits.setdefault(row["bits"], {})[row["how"]] = row
+    errors = len(record["seeds"]) > 1
+    rows = []
+    for bits, ways in by_bits.items():
+        texts = [
+            points(ways[how]["lost"], ways[how]["error"] if errors else None)
+            for how in ("rounded", "finished", "trained")
+        ]
+        rows.append([bits.replace("/", " / "), f"{ways['rounded']['bytes']:,}", *texts])
+    whole = f"{record['float32']['bytes']:,}"
+    rows.insert(0, ["32 / 32", whole, "0.0", "", ""])
+    return markdown(["bits of factors / head", "bytes", "rounded", "finished", "trained"], rows)
+
+
+def rounding(record: Record) -> str:
+    """Mean over the tasks of errors and points lost, by rank."""
+    groups: dict[int, dict[str, list[Record]]] = {}
+    for row in record["rows"]:
+        groups.setdefault(row["rank"], {}).setdefault(row["way"], []).append(row)
+    rows = []
+    for rank, ways in groups.items():
+        some = next(iter(ways.values()))
+        texts = [f"{some[0]['numbers']:,}", f"{_mean(some, 'bytes'):,.0f}"]
+        for way, error in (("plain", "error"), ("weighted", "weighted_error")):
+            several = ways.get(way, some)
+            texts += [f"{_mean(several, error):.2f}", points(_mean(several, "lost"))]
+        rows.append([str(rank), *texts])
+    head = ["rank", "numbers", "bytes", "plain: error", "points lost"]
+    return markdown([*head, "by pictures: error", "points lost"], rows)
+
+
+def _mean(rows: Sequence[Record], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
+
+
+# Columns of hundred_tasks.json, as its tables call them.
+WAYS = {
+    "linear": "Linear probe",
+    "fact_tt": "FacT-TT, rank 4",
+    "rounded": "FacT-TT, 4 bits, head 1 bit: rounded",
+    "finished": "FacT-TT, 4 bits, head 1 bit: finished",
+    "ensemble": "FacT-TT, all seeds as an ensemble",
+    "averaged": "FacT-TT, all seeds averaged to one",
+}
+DATA = {"digits": "digits", "fashion": "garments", "location": "places"}
+
+
+def hundred_accuracy(record: Record) -> str:
+    """Mean accuracy over the tasks of each data set, and over all."""
+    rows = []
+    for way, title in WAYS.items():
+        values = {row["task"]: row[way] for row in record["rows"]}
+        groups = [[v for task, v in values.items() if f"_{d}_" in task] for d in DATA]
+        rows.append([title, *(f"{statistics.fmean(group):.1f}" for group in groups)])
+        rows[-1].append(f"{statistics.fmean(values.values()):.1f}")
+    return markdown(["accuracy on test, %", *DATA.values(), "all tasks"], rows)
+
+
+def hundred_bytes(record: Record) -> str:
+    """Bytes of a task's file and of all of them."""
+    count, titles = len(record["rows"]), {**WAYS, "full": "A whole network"}
+    rows = [
+        [titles[name], f"{record['bytes'][name] / count:,.0f}", f"{record['bytes'][name]:,}"]
+        for name in ("full", "fact_tt", "finished", "linear")
+    ]
+    return markdown(["file", "bytes a task", f"bytes of {count} tasks"], rows)
+
+
+def hundred_together(record: Record) -> str:
+    """Two tasks in one network, beside each alone."""
+    rows = [row for row in record["rows"] if "shared" in row]
+    texts = []
+    for data in ("digits", "fashion"):
+        some = [row for row in rows if f"_{data}_" in row["task"]]
+        means = [_mean(some, name) for name in ("linear", "first_seed", "shared")]
+        texts.append([DATA[data], str(len(some)), *(f"{mean:.1f}" for mean in means)])
+    return markdown(["tasks", "number", "linear probe", "alone", "two in one network"], texts)
+
+
+def hundred_mixed(record: Record) -> str:
+    """Time of a batch with an image of each task."""
+    mixed = record["mixed_batch"]
+    titles = {
+        "bank": "one batch of the bank",
+        "one_by_one": "one call for each task's own network",
+    }
+    rows = [[title, f"{1e3 * min(mixed[name]):,.0f}"] for name, title in titles.items()]
+    return markdown([f"{mixed['images']} images of {mixed['images']} tasks", "ms"], rows)
+
+
+Table = Callable[[Record], str]
+# The pages, the marks in them, and the record that each table is made of.
+TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
+    Path("docs/benchmarks.md"): {
+        "bank_time": ("bank.json", bank_time),
+        "bank_methods": ("bank.json", bank_methods),
+        "bank_memory": ("bank.json", bank_memory),
+        "serve": ("serve.json", serve),
+        "serve_requests": ("serve.json", serve_requests),
+        "small_files": ("small_files.json", small_files),
+        "rounding": ("rounding.json", rounding),
+    },
+    Path("docs/tutorials/many_tasks.md"): {
+        "hundred_accuracy": ("hundred_tasks.json", hundred_accuracy),
+        "hundred_bytes": ("hundred_tasks.json", hundred_bytes),
+        "hundred_mixed": ("hundred_tasks.json", hundred_mixed),
+        "hundred_together": ("hundred_tasks.json", hundred_together),
+    },
+}
+
+
+def tables(page: Path) -> dict[str, str]:
+    """The Markdown table of each mark in a page."""
+    return {
+        mark: table(json.loads((RESULTS / file).read_text()))
+        for mark, (file, table) in TABLES[page].items()
+    }
