@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.rounding import TRAINED, mean_of
 from benchmarks.plots.plot_compare import NAMES
 
 RESULTS = Path("benchmarks/results")
@@ -49,21 +50,22 @@ def bank_methods(record: Record) -> str:
             f"{1e3 * min(row['bank_seconds']):,.0f}",
             f"{row['ratio']:.2f}",
         ]
-        for row in record["methods"]
+        for row in record.get("methods", ())
     ]
     return markdown(["method", "one task, ms", "bank, ms", "ratio"], rows)
 
 
 def bank_memory(record: Record) -> str:
     """Memory of the stored tasks by the type of their numbers."""
-    stored, errors = record["settings"]["stored"], record["errors"]
+    stored, errors = record["settings"]["stored"], record.get("errors", {})
     rows = []
     for dtype, row in record["memory"].items():
         sizes = [row[f"{part}_bytes"] / 1e6 for part in ("factor", "head", "resident")]
-        rates = [f"{row['added_per_s']:,.0f}", f"{max(errors[dtype].values()):.0e}"]
-        rows.append([dtype, *(f"{size:,.0f}" for size in sizes), *rates])
+        error = [f"{max(errors[dtype].values()):.0e}"] if errors else []
+        texts = [f"{size:,.0f}" for size in sizes]
+        rows.append([dtype, *texts, f"{row['added_per_s']:,.0f}", *error])
     head = [f"{stored:,} tasks as", "factors, MB", "heads, MB", "process, MB", "tasks/s added"]
-    return markdown([*head, "error of logits"], rows)
+    return markdown([*head, *(["error of logits"] if errors else [])], rows)
 
 
 def serve(record: Record) -> str:
@@ -112,20 +114,34 @@ def small_files(record: Record) -> str:
 
 
 def rounding(record: Record) -> str:
-    """Mean over the tasks of errors and points lost, by rank."""
-    groups: dict[int, dict[str, list[Record]]] = {}
-    for row in record["rows"]:
-        groups.setdefault(row["rank"], {}).setdefault(row["way"], []).append(row)
-    rows = []
-    for rank, ways in groups.items():
-        some = next(iter(ways.values()))
-        texts = [f"{some[0]['numbers']:,}", f"{_mean(some, 'bytes'):,.0f}"]
-        for way, error in (("plain", "error"), ("weighted", "weighted_error")):
-            several = ways.get(way, some)
-            texts += [f"{_mean(several, error):.2f}", points(_mean(several, "lost"))]
-        rows.append([str(rank), *texts])
-    head = ["rank", "numbers", "bytes", "plain: error", "points lost"]
-    return markdown([*head, "by pictures: error", "points lost"], rows)
+    """Points lost by rank and way, means of tasks and seeds, with errors where there are seeds."""
+    rows, epochs = record["rows"], record.get("finish_epochs")
+    whole = {(row["task"], row["seed"]): row["accuracy"] for row in rows if row["way"] == TRAINED}
+    ways = {
+        "plain": "plain",
+        "weighted": "by pictures",
+        "plain, finished": f"plain, {epochs} epochs",
+        "weighted, finished": f"by pictures, {epochs} epochs",
+        "fresh": "trained at this rank",
+    }
+    ways = {way: title for way, title in ways.items() if any(row["way"] == way for row in rows)}
+    lines = []
+    for rank in sorted({row["rank"] for row in rows}, reverse=True):
+        groups = {way: [r for r in rows if (r["way"], r["rank"]) == (way, rank)] for way in ways}
+        if not all(groups.values()):
+            continue
+        some, texts = groups["plain"], []
+        for group in groups.values():
+            lost = mean_of(
+                {
+                    (row["task"], row["seed"]): whole[row["task"], row["seed"]] - row["accuracy"]
+                    for row in group
+                }
+            )
+            texts.append(points(lost.mean, lost.error))
+        size = f"{_mean(some, 'bytes'):,.0f}"
+        lines.append([str(rank), size, f"{_mean(some, 'error'):.2f}", *texts])
+    return markdown(["rank", "bytes", "error, plain", *ways.values()], lines)
 
 
 def _mean(rows: Sequence[Record], name: str) -> float:
@@ -199,18 +215,16 @@ TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
         "small_files": ("small_files.json", small_files),
         "rounding": ("rounding.json", rounding),
     },
-    Path("docs/tutorials/many_tasks.md"): {
-        "hundred_accuracy": ("hundred_tasks.json", hundred_accuracy),
-        "hundred_bytes": ("hundred_tasks.json", hundred_bytes),
-        "hundred_mixed": ("hundred_tasks.json", hundred_mixed),
-        "hundred_together": ("hundred_tasks.json", hundred_together),
-    },
 }
 
 
 def tables(page: Path) -> dict[str, str]:
-    """The Markdown table of each mark in a page."""
+    """The Markdown table of each mark in a page; empty where the record is not there yet."""
+    records = {
+        file: json.loads((RESULTS / file).read_text()) if (RESULTS / file).exists() else None
+        for file, _ in TABLES[page].values()
+    }
     return {
-        mark: table(json.loads((RESULTS / file).read_text()))
+        mark: table(records[file]) if records[file] else ""
         for mark, (file, table) in TABLES[page].items()
     }

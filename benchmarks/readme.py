@@ -1,4 +1,4 @@
-"""The last results in the tables of benchmarks/README.md, from the stored records.
+"""The last results in the tables of benchmarks/README.md and of the docs, from the stored records.
 
 python -m benchmarks.readme
 """
@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PAGE, RESULTS = Path("benchmarks/README.md"), Path("benchmarks/results")
+from benchmarks import pages
+from benchmarks.common import write_tables
+from benchmarks.pages import RESULTS
+
+PAGE = Path("benchmarks/README.md")
 # A table's row of a stored result: what goes before the last two columns, and the file.
 ROW = re.compile(
     r"^(\|(?:[^|]*\|){3})[^|]*\[JSON\]\(results/([\w.]+)\)[^|]*\|[^|]*\|$", re.MULTILINE
@@ -212,6 +216,8 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     PAGE.write_text(with_results(PAGE.read_text()))
     print(f"Wrote the results of {PAGE}.")
+    for page in pages.TABLES:
+        write_tables(page, pages.tables(page))
 
 
 if __name__ == "__main__":

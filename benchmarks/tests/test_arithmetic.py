@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import common, network, readme
+from benchmarks import common, network, pages, readme
 from benchmarks.accuracy import cells, comparison, numerics, numerics_accuracy, quickstart
 from benchmarks.accuracy.emulation import emulate
 from benchmarks.devices import check_device, tpu_compile, tpu_counts
@@ -48,11 +48,18 @@ def test_the_readme_says_the_stored_results(monkeypatch):
     assert sorted(rows) == sorted(readme.RESULT)
     assert set(rows) == {path.name for path in readme.RESULTS.glob("*.json")}
     programs = re.findall(r"^\| \[(\w+)\]\((.*?)\).*?`python -m benchmarks\.(\w+)", page, re.M)
-    assert len(programs) == 22
+    assert len(programs) == 23
     for name, path, command in programs:
         assert name == command
         assert (readme.PAGE.parent / path).stem == name
         assert (readme.PAGE.parent / path).exists()
+
+
+@pytest.mark.parametrize("page", pages.TABLES, ids=str)
+def test_the_docs_say_the_stored_results(monkeypatch, page):
+    monkeypatch.chdir(ROOT)
+    text, tables = page.read_text(), pages.tables(page)
+    assert text == common.with_tables(re.sub(r"(?m)^\| .* \d.*\n", "", text), tables)
 
 
 def test_the_tables_of_all_methods_are_those_of_the_results(monkeypatch):
