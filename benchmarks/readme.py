@@ -163,6 +163,19 @@ def _small_files(record: Record) -> str:
     return f"points lost by bits of factors/head after {epochs} epochs more: {', '.join(texts)}"
 
 
+def _hundred(record: Record) -> str:
+    gain, means, sizes = record["gain"], record["means"], record["bytes"]
+    tasks, server, mixed = len(record["rows"]), record["server"], record["mixed_batch"]
+    whole, small = (sizes[name] / tasks / 1e3 for name in ("fact_tt", "finished"))
+    lost = means["fact_tt"] - means["finished"]
+    return (
+        f"FacT-TT 4 is {gain['mean']:.1f} points above a linear probe, mean of {tasks} tasks; "
+        f"{whole:.1f} kB a task, in 4 bits {small:.1f} kB and {lost:.1f} points less; a mixed "
+        f"batch takes {min(mixed['bank']) / min(mixed['one_by_one']):.2f} × single calls; "
+        f"{server['same_as_the_bank']} of {server['tasks']} answers of the server are the bank's"
+    )
+
+
 RESULT: dict[str, Callable[[Record], str]] = {
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
@@ -171,6 +184,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "fewshot_quickstart.json": _methods,
     "finish_rate.json": _finish_rate,
     "fuzz.json": _fuzz,
+    "hundred_tasks.json": _hundred,
     "numerics.json": _numerics,
     "quickstart.json": _quickstart,
     "report.json": _report,

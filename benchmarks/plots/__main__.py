@@ -3,8 +3,16 @@
 python -m benchmarks.plots
 """
 
-from benchmarks.plots import plot_compare, plot_performance, plot_quickstart, plot_rounding
+from benchmarks.plots import (
+    plot_compare,
+    plot_hundred_tasks,
+    plot_performance,
+    plot_quickstart,
+    plot_rounding,
+)
+
+MODULES = (plot_compare, plot_hundred_tasks, plot_performance, plot_quickstart, plot_rounding)
 
 if __name__ == "__main__":
-    for module in (plot_compare, plot_performance, plot_quickstart, plot_rounding):
+    for module in MODULES:
         module.main()
