@@ -52,7 +52,7 @@ def bank_methods(record: Record) -> str:
         ]
         for row in record.get("methods", ())
     ]
-    return markdown(["method", "one task, ms", "bank, ms", "ratio"], rows)
+    return markdown(["method", "one task, ms", "bank, ms", "ratio"], rows) if rows else ""
 
 
 def bank_memory(record: Record) -> str:

@@ -9,7 +9,8 @@ top-1 on the tasks' test pictures in %, means over the seeds where nothing else 
 - `rounded`: the factor files at 4 bits a number, 1 of the head, as `fact-jax round` writes them;
 - `finished`: the same after some epochs more that compute with these bits;
 - `ensemble`: the seeds' probabilities averaged; `averaged`: their increments and heads averaged;
-- `shared`: pairs of digits whose increments are added to those of the same pair of garments;
+- `shared`: pairs of digits whose increments are added to those of the same pair of garments, of the
+  first seed, beside `first_seed`, each task alone;
 - `mixed_batch`: an image of each task by one bank, and by one merged network after the other;
 - `server`: a picture of each task, answered by `fact-jax serve`.
 
