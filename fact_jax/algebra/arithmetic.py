@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from fact_jax.algebra.increments import Increments, Joint, total
+from fact_jax.algebra.increments import Increments, Joint, side_by_side, total
 from fact_jax.algebra.tucker import round_tucker
 from fact_jax.errors import UserError
 from fact_jax.ranges import SHARE, Each, Real, check
@@ -74,7 +74,7 @@ class Cores(NamedTuple):
             give a rank.
         """
         _check_some(several)
-        together = _side_by_side(several)
+        together = side_by_side(several)
         joint = Joint.of(together)
         if rank is not None:
             rounded = round_tucker(joint, min(rank, max(joint.a.shape[1], joint.b.shape[2])))
@@ -146,23 +146,6 @@ def dare(increments: Increments, drop: float, seed: int) -> Increments:
 def _check_some(several: Sequence[Increments]) -> None:
     if not several:
         raise UserError("There are no increments to combine: the list is empty.")
-
-
-def _side_by_side(several: Sequence[Increments]) -> Increments:
-    """All tasks' slices as those of one, padded to one rank."""
-    if len({one.u.shape[:2] for one in several}) != 1:
-        raise UserError("The increments are of different ViTs.")
-    rank = max(one.s.shape[1] for one in several)
-    pads = [(0, rank - one.s.shape[1]) for one in several]
-    return Increments(
-        np.concatenate(
-            [np.pad(x.u, ((0, 0), (0, 0), pad)) for x, pad in zip(several, pads, strict=True)]
-        ),
-        np.concatenate([np.pad(x.s, ((0, 0), pad)) for x, pad in zip(several, pads, strict=True)]),
-        np.concatenate(
-            [np.pad(x.v, ((0, 0), pad, (0, 0))) for x, pad in zip(several, pads, strict=True)]
-        ),
-    )
 
 
 def _largest(numbers: np.ndarray, density: float) -> np.ndarray:

@@ -96,6 +96,23 @@ def total(several: Sequence[Increments]) -> Increments:
     return Increments.from_pairs(a, np.concatenate([one.v for one in several], axis=1))
 
 
+def side_by_side(several: Sequence[Increments]) -> Increments:
+    """All tasks' slices as those of one, padded to one rank."""
+    if len({one.u.shape[:2] for one in several}) != 1:
+        raise UserError("The increments are of different ViTs.")
+    rank = max(one.s.shape[1] for one in several)
+    pads = [(0, rank - one.s.shape[1]) for one in several]
+    return Increments(
+        np.concatenate(
+            [np.pad(x.u, ((0, 0), (0, 0), pad)) for x, pad in zip(several, pads, strict=True)]
+        ),
+        np.concatenate([np.pad(x.s, ((0, 0), pad)) for x, pad in zip(several, pads, strict=True)]),
+        np.concatenate(
+            [np.pad(x.v, ((0, 0), pad, (0, 0))) for x, pad in zip(several, pads, strict=True)]
+        ),
+    )
+
+
 class Joint(NamedTuple):
     """Increments in the spaces that all slices share, ``left @ a[i] @ b[i] @ right``.
 

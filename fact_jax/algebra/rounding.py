@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from fact_jax.algebra.cp import round_polyadic
 from fact_jax.algebra.increments import Increments, Joint
@@ -64,11 +64,16 @@ def _lora(method: LoRA, increments: Increments, config: ViTConfig) -> tuple[LoRA
 def _tucker(
     method: FacTTK, increments: Increments, config: ViTConfig
 ) -> tuple[FacTTK, _Arrays, float]:
-    shape = (1, slices_per_block(config), method.rank, method.rank)
-    order = method.of_slices(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape))
-    rounded = round_cores(Joint.of(increments), method.rank, np.asarray(order).ravel())
+    rounded = round_cores(Joint.of(increments), method.rank, order_of_cores(method, config))
     u, c, p, v, bound = rounded
     return method, {"U": u, "C": c, "P": p, "V": v / method.scale}, bound
+
+
+def order_of_cores(method: FacTTK, config: ViTConfig) -> Int[np.ndarray, " m"]:
+    """The order of `tucker.round_cores` in which a block's slices take their numbers."""
+    shape = (1, slices_per_block(config), method.rank, method.rank)
+    order = method.of_slices(jnp.arange(np.prod(shape), dtype=jnp.int32).reshape(shape))
+    return np.asarray(order).ravel()
 
 
 def _polyadic(

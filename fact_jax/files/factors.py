@@ -1,7 +1,8 @@
 """Factor files: a task's factors and head as safetensors, with all that is needed to use them.
 
 Tensors are `factors/...` as the method names them, `head/kernel` [d, classes] and `head/bias`, or
-all of them quantised in one, `packed`. The metadata are JSON texts; docs/files.md lists the keys.
+all of them quantised in one, `packed`. Factors that tasks share may lie in a dictionary beside the
+file. The metadata are JSON texts; docs/files.md lists the keys.
 The released PyTorch code's own files are read through the same function (reference.py).
 """
 
@@ -17,12 +18,12 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save
 
 from fact_jax.algebra.quantise import Bits
 from fact_jax.backbone.config import VARIANTS, ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
+from fact_jax.files.dictionary import Dictionary, find_dictionary
 from fact_jax.files.guards import DAMAGE
 from fact_jax.files.metadata import (
     FORMAT_VERSION,
@@ -36,6 +37,7 @@ from fact_jax.files.metadata import (
 )
 from fact_jax.files.packed import pack, packed_size, unpack
 from fact_jax.files.tensors import SafetensorsFile
+from fact_jax.files.writing import COMPACT, file_bytes
 from fact_jax.tuning.method import Method
 from fact_jax.tuning.registry import describe
 from fact_jax.version import __version__
@@ -43,6 +45,7 @@ from fact_jax.version import __version__
 # Entries that `to_bytes` writes itself.
 OF_THE_FILE = {
     "bits",
+    "dictionary",
     "format_version",
     "method",
     "method_settings",
@@ -65,6 +68,7 @@ class TrainedTask(NamedTuple):
       head: "kernel" [d, classes] and "bias" [classes].
       metadata: further entries; "vit" has the fields of the ViT's `ViTConfig`.
       path: the file.
+      dictionary: which some of the factors come from, if the file shares one.
     """
 
     method: Method
@@ -72,6 +76,7 @@ class TrainedTask(NamedTuple):
     head: dict[str, jax.Array]
     metadata: dict[str, Any]
     path: Path
+    dictionary: Dictionary | None = None
 
     @property
     def num_classes(self) -> int:
@@ -90,11 +95,13 @@ def to_bytes(
     config: ViTConfig,
     metadata: dict[str, Any],
     bits: Bits | None = None,
+    dictionary: Dictionary | None = None,
 ) -> bytes:
     """The file of {"factors": ..., "head": ...}, trained on a ViT of this config.
 
     `metadata` are further JSON-able entries: variant, weights_sha256, task, class_names,
-    image_size, normalisation, jpeg_quality, protocol. With `bits` the numbers are quantised.
+    image_size, normalisation, jpeg_quality, protocol. With `bits` the numbers are quantised. With a
+    `dictionary` its factors are left out.
     """
     check_classes("The task to be saved", trainable["head"]["bias"].shape[0])
     name, method_settings = describe(method)
@@ -111,22 +118,17 @@ def to_bytes(
         },
         **metadata,
     }
+    if dictionary is not None:
+        metadata |= {"format_version": PACKED_VERSION, "dictionary": dictionary.checksum}
+        factors = {k: v for k, v in trainable["factors"].items() if k not in dictionary.factors}
+        trainable = {**trainable, "factors": factors}
     tensors = {k: np.ascontiguousarray(v, np.float32) for k, v in flat(trainable).items()}
-    separators = None
-    if bits is not None:
-        bits.check()
-        metadata |= {"format_version": PACKED_VERSION, "bits": list(bits)}
-        metadata, separators = compact(metadata), (",", ":")
-        tensors = {"packed": pack(tensors, expected_tensors(metadata)[1], bits)}
-    texts = {k: json.dumps(v, separators=separators) for k, v in metadata.items()}
-    content = save(tensors, metadata=texts)
-    # safetensors writes its header in any order; sorted, equal numbers make equal files.
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(
-        json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=separators
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
+    if bits is None:
+        return file_bytes(tensors, metadata)
+    bits.check()
+    metadata = compact(metadata | {"format_version": PACKED_VERSION, "bits": list(bits)})
+    packed = pack(tensors, expected_tensors(metadata)[1], bits)
+    return file_bytes({"packed": packed}, metadata, COMPACT)
 
 
 def save_factors(
@@ -233,7 +235,17 @@ def read_factors(path: Path) -> TrainedTask:
     for name, value in flat(tree).items():
         if not np.isfinite(value).all():
             raise UserError(f"Factor file {path}: tensor {name!r} has non-finite numbers.")
-    return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
+    task = TrainedTask(method, tree["factors"], tree["head"], metadata, path)
+    return _with_shared(task) if "dictionary" in metadata else task
+
+
+def _with_shared(task: TrainedTask) -> TrainedTask:
+    """The task with the factors of the dictionary that lies beside its file."""
+    dictionary = find_dictionary(task.path, task.metadata["dictionary"])
+    config, weights = ViTConfig(**task.metadata["vit"]), task.metadata.get("weights_sha256")
+    dictionary.check(f"Factor file {task.path}", task.method, config, weights)
+    shared = {name: jnp.asarray(array) for name, array in dictionary.factors.items()}
+    return task._replace(factors={**shared, **task.factors}, dictionary=dictionary)
 
 
 def _read_arrays(

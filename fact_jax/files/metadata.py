@@ -3,6 +3,7 @@
 Every function raises ValueError for metadata that no factor file has.
 """
 
+import re
 from typing import Annotated, Any, TypedDict
 
 import jax
@@ -14,19 +15,30 @@ from fact_jax.files.guards import MAX_CLASS_NAME, MAX_METADATA, MAX_PATCHES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between, check_type
 from fact_jax.images.normalise import check_normalisation
-from fact_jax.tuning.method import Method, factor_shapes
+from fact_jax.tuning.method import Method, SharingMethod, factor_shapes
 from fact_jax.tuning.registry import build_stored
 
 FORMAT_VERSION = 1
-PACKED_VERSION = 2  # of files of few bits a number; earlier versions of this package refuse them
-_CHECKSUM_DIGITS = 16  # of a packed file: 64 bits, enough to notice other weights
+# Of files of few bits a number, or without the factors that tasks share; earlier versions of this
+# package refuse them.
+PACKED_VERSION = 2
+# Of a packed file and of a dictionary's name: 64 bits, enough to notice other bytes.
+CHECKSUM_DIGITS = 16
 
 
-class _Needed(TypedDict):
+class _OfMethod(TypedDict):
     format_version: int
     method: str
     method_settings: dict[str, Any]
     vit: dict[str, Any]
+
+
+class _Dictionary(_OfMethod, total=False):
+    variant: str | None
+    weights_sha256: str | None
+
+
+class _Needed(_OfMethod):
     num_classes: Annotated[int, Between(1, 2**31 - 1)]
 
 
@@ -40,6 +52,7 @@ class Metadata(_Needed, total=False):
     image_size: Annotated[int, Between(1, 4096)] | None
     jpeg_quality: Annotated[int, Between(1, 95)] | None
     bits: tuple[int, int]
+    dictionary: str
     class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
 
 
@@ -61,10 +74,11 @@ def read_metadata(texts: dict[str, str]) -> dict[str, Any]:
 def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[int, ...]]]:
     """The method that the metadata describe, and the shapes of its tensors, nothing computed."""
     version = metadata.get("format_version", FORMAT_VERSION)
-    if version != (PACKED_VERSION if "bits" in metadata else FORMAT_VERSION):
+    small = "bits" in metadata or "dictionary" in metadata
+    if version != (PACKED_VERSION if small else FORMAT_VERSION):
         raise ValueError(
             f"format version {version!r:.40}; this fact-jax reads {FORMAT_VERSION}, and "
-            f"{PACKED_VERSION} of packed files"
+            f"{PACKED_VERSION} of packed files and of files with a dictionary"
         )
     check_type(metadata, Metadata)
     method = build_stored(metadata["method"], metadata["method_settings"])
@@ -75,9 +89,41 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
     names = metadata.get("class_names")
     if names is not None and len(names) != classes:
         raise ValueError(f"class_names are not {classes} texts")
-    shapes = {f"factors/{name}": shape for name, shape in factor_shapes(method, config).items()}
+    shared: tuple[str, ...] = ()
+    if (dictionary := metadata.get("dictionary")) is not None:
+        shared = _shared(method)
+        if not re.fullmatch(f"[0-9a-f]{{{CHECKSUM_DIGITS}}}", dictionary):
+            raise ValueError(
+                f"dictionary is {dictionary[:50]!r}; expected {CHECKSUM_DIGITS} digits"
+            )
+    factors = factor_shapes(method, config).items()
+    shapes = {f"factors/{name}": shape for name, shape in factors if name not in shared}
     head = {"head/kernel": (config.width, classes), "head/bias": (classes,)}
     return method, {**shapes, **head}
+
+
+def dictionary_tensors(
+    metadata: dict[str, Any],
+) -> tuple[SharingMethod, dict[str, tuple[int, ...]]]:
+    """The method that a dictionary's metadata describe, and the shapes of its tensors."""
+    check_type(metadata, _Dictionary)
+    if metadata["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"format version {metadata['format_version']!r:.40}; this fact-jax reads "
+            f"{FORMAT_VERSION} of dictionaries"
+        )
+    method = build_stored(metadata["method"], metadata["method_settings"])
+    shapes = factor_shapes(method, read_vit(metadata))
+    shared = _shared(method)
+    assert isinstance(method, SharingMethod)
+    return method, {name: shapes[name] for name in shared}
+
+
+def _shared(method: Method) -> tuple[str, ...]:
+    """The factors of a method that tasks share."""
+    if not isinstance(method, SharingMethod):
+        raise ValueError(f"{type(method).__name__} has no factors that tasks share")
+    return method.shared
 
 
 def read_vit(metadata: dict[str, Any]) -> ViTConfig:
@@ -98,7 +144,7 @@ def compact(metadata: dict[str, Any]) -> dict[str, Any]:
     """
     stated = {k: v for k, v in metadata.items() if v is not None and k != "versions"}
     if "weights_sha256" in stated:
-        stated["weights_sha256"] = stated["weights_sha256"][:_CHECKSUM_DIGITS]
+        stated["weights_sha256"] = stated["weights_sha256"][:CHECKSUM_DIGITS]
     if metadata.get("variant") in VARIANTS:
         named = VARIANTS[metadata["variant"]]
         stated["vit"] = {k: v for k, v in metadata["vit"].items() if v != getattr(named, k)}

@@ -158,7 +158,7 @@ def _read(
 
 def method_settings(result: Result) -> dict[str, Any]:
     """The settings of a result that only its method has: rank, sites, number of prompts."""
-    other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", *OF_FILES}
+    other = {*RUN_SETTINGS, *GRID, "task", "method", "seed", "together", *OF_FILES}
     return {k: v for k, v in result.settings.items() if k not in other}
 
 

@@ -17,6 +17,7 @@ from fact_jax.data.catalog import check_skipping
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
+from fact_jax.sweep.shared import LEARN, check_shared, shared_sha256
 from fact_jax.sweep.start import check_start, start_sha256
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
@@ -24,9 +25,9 @@ from fact_jax.tuning import METHODS, Method
 from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import UnknownSetting, build
 
-# Settings of a result that files decide: the checksums of the weights, and of the factors that
-# training began with.
-OF_FILES = ("weights_sha256", "start_sha256")
+# Settings of a result that files decide: the checksums of the weights, of the factors that training
+# began with, and of those that tasks share.
+OF_FILES = ("weights_sha256", "start_sha256", "shared_sha256")
 # Share of the peak below which a schedule's highest rate gets a warning. 100 epochs reach 98 %.
 NEAR_PEAK = 0.75
 
@@ -45,6 +46,7 @@ class Cell:
 
     With several `candidates` the 'val' protocol chooses on the validation split. `method_settings`
     are what the config has for the method, JSON-able; its other fields have their defaults.
+    `together` are the tasks that learn a dictionary with this one, it among them.
     """
 
     task: str
@@ -54,6 +56,7 @@ class Cell:
     seed: int
     settings: RunSettings
     method_settings: dict[str, Any]
+    together: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,6 +68,7 @@ class Cell:
         return {
             **{"task": self.task, "method": self.method_name, **self.method_settings},
             **{"seed": self.seed, **self.settings.stored()},
+            **({"together": list(self.together)} if self.together else {}),
             **{
                 several: list(dict.fromkeys(getattr(c, name) for c in self.candidates))
                 for several, name in GRID.items()
@@ -82,7 +86,15 @@ class Cell:
         stored = {**self.as_stored, "weights_sha256": weights_sha256}
         if self.start is not None:
             stored["start_sha256"] = start_sha256(self.start)
+        if self.dictionary is not None:
+            stored["shared_sha256"] = shared_sha256(self.dictionary)
         return stored
+
+    @property
+    def dictionary(self) -> Path | None:
+        """The file of the factors that it shares, if there is one."""
+        shared = self.settings.shared
+        return Path(shared).expanduser() if shared not in ("", LEARN) else None
 
     @property
     def start(self) -> Path | None:
@@ -139,11 +151,31 @@ def make_plan(sweep_config: ConfigDict) -> list[Cell]:
     if sweep.skip_damaged and (not sweep.data_dir or data_dir.exists()):
         for name in tasks:
             check_skipping(get_task(name), sweep.data)
+    return _together(
+        [
+            _cell(sweep_config, task, name, int(seed))
+            for task in tasks
+            for name in methods
+            for seed in dict.fromkeys(sweep.seeds)
+        ]
+    )
+
+
+def _together(cells: list[Cell]) -> list[Cell]:
+    """The cells, each with the tasks that it learns a dictionary with."""
     return [
-        _cell(sweep_config, task, name, int(seed))
-        for task in tasks
-        for name in methods
-        for seed in dict.fromkeys(sweep.seeds)
+        dataclasses.replace(
+            cell,
+            together=tuple(
+                other.task
+                for other in cells
+                if (other.method_name, other.seed, other.settings.shared)
+                == (cell.method_name, cell.seed, LEARN)
+            ),
+        )
+        if cell.settings.shared == LEARN
+        else cell
+        for cell in cells
     ]
 
 
@@ -208,6 +240,8 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
             f"'paper' chooses nothing on validation data: set one, such as "
             f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
         )
+    if run["shared"]:
+        check_shared(f"config.{name}", method, len(candidates), run)
     if run["start_from"]:
         check_start(f"config.{name}", method, len(candidates))
     return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)

@@ -9,16 +9,18 @@ from typing import Any, cast
 import numpy as np
 
 from fact_jax.errors import UserError
+from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import to_bytes
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.result import VERSION, Examples, Result, Search
 from fact_jax.sweep.runs import Failure, Trained
+from fact_jax.sweep.shared import without_shared
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import NonFiniteLoss, Trainable
 from fact_jax.tuning import Method, count_parameters
-from fact_jax.tuning.method import SearchMethod
+from fact_jax.tuning.method import SearchMethod, SharingMethod
 
 
 def store_result(
@@ -41,9 +43,14 @@ def store_result(
     accuracies, findings, settings = trained.accuracies, trained.findings, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     method, trainable = _as_stored(trained, data.task.num_classes)
-    content = to_bytes(
-        method, trainable, trainer.model.config, _metadata(trainer, cell), cell.recipe.bits
-    )
+    metadata, config = _metadata(trainer, cell), trainer.model.config
+    dictionary = trainer.dictionary(cell)
+    if cell.together and isinstance(method, SharingMethod):
+        stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
+        dictionary = Dictionary.of(method, trainable["factors"], config, stated)
+    if dictionary is not None:
+        trainable = without_shared(trainable, dictionary)
+    content = to_bytes(method, trainable, config, metadata, cell.recipe.bits, dictionary)
     result = Result(
         version=VERSION,
         cell=cell.name,
@@ -77,7 +84,10 @@ def store_result(
         weights=str(trainer.weights),
         environment=environment(),
     )
-    store.write(store.factors_path(cell.name), content)
+    path = store.factors_path(cell.name)
+    if dictionary is not None:
+        store.write(path.parent / dictionary.file_name, dictionary.content)
+    store.write(path, content)
     store.write_json(store.result_path(cell.name), result.to_json())
     return result
 

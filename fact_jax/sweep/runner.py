@@ -59,7 +59,9 @@ def _kind(cell: Cell) -> Kind:
     """Cells of one kind can train in one program, epoch by epoch."""
     s = cell.settings
     left_out = (s.dropout_rate == 0, s.drop_path_rate == 0)
-    return cell.method, s.epochs, s.eval_every, left_out, cell.recipe, s.augment
+    # Tasks that learn a dictionary train with each other and with nobody else.
+    shared = (cell.together, cell.seed) if cell.together else bool(s.shared)
+    return cell.method, s.epochs, s.eval_every, left_out, cell.recipe, s.augment, shared
 
 
 class Runner:
@@ -136,7 +138,11 @@ class Runner:
         groups = []
         for members in kinds.values():
             of_kind = [cells[i] for i in members]
-            size = self.trainer.group_size([len(candidates(of_kind)), len(of_kind)], of_kind)
+            if of_kind[0].together:
+                size = len(of_kind)
+            else:
+                stages = [len(candidates(of_kind)), len(of_kind)]
+                size = self.trainer.group_size(stages, of_kind)
             groups += [(part[-1], part, size) for part in batches(members, size)]
         return [self.group([cells[i] for i in part], size) for _, part, size in sorted(groups)]
 
@@ -254,6 +260,8 @@ class Runner:
                 f"{group.cells[0].name} and what trains with it: again, after {text}."
             )
             return [group.cells], group.size
+        if group.cells[0].together:  # in parts they would learn other dictionaries
+            return [], group.size
         if out_of_memory(error) and group.size > 1:
             size = group.size // 2
             self._fits[_kind(group.cells[0])] = size

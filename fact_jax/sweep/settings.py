@@ -108,6 +108,10 @@ class RunSettings:
     start_from: str = method_setting(
         "", Text(), "folder of factor files, named as the cells, to go on from", before=""
     )
+    # 'learn': the tasks of the sweep learn it together.
+    shared: str = method_setting(
+        "", Text(), "dictionary of factors that tasks share, a file", before=""
+    )
     factor_bits: int = recipe_setting(
         "factor_bits", "of a number of the factors; 0: float32", per_method=True, before=0
     )

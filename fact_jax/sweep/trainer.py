@@ -13,6 +13,7 @@ from fact_jax.backbone.adaptation import Prompts
 from fact_jax.data import Examples, get_task
 from fact_jax.data.catalog import all_tasks
 from fact_jax.errors import UserError
+from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.download import find_weights
 from fact_jax.files.weights import checksum, load_vit
 from fact_jax.sweep.evolution import Architecture
@@ -22,6 +23,7 @@ from fact_jax.sweep.packing import group_size, most_per_device
 from fact_jax.sweep.plan import Cell, task_names
 from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.sweep.settings import SweepSettings
+from fact_jax.sweep.shared import dictionary_for, untrained, with_shared
 from fact_jax.sweep.start import Start
 from fact_jax.training.evaluation import Evaluator, Merged, See
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
@@ -30,7 +32,7 @@ from fact_jax.training.schedule import learning_rate
 from fact_jax.training.step import Stepped, TrainStep
 from fact_jax.training.trial import Hyper, Trainable, Trial, TrialState
 from fact_jax.tuning import count_parameters
-from fact_jax.tuning.method import Base, Factors
+from fact_jax.tuning.method import Base, Factors, SharingMethod
 
 
 def _array(architecture: Architecture | None) -> np.ndarray | None:
@@ -120,8 +122,16 @@ class Trainer:
             mesh,
             cell.recipe,
             sampled,
+            cell.method.shared if cell.together and isinstance(cell.method, SharingMethod) else (),
         )
         return self._steps.setdefault(step, step)
+
+    def dictionary(self, cell: Cell) -> Dictionary | None:
+        """The dictionary of a cell, if it shares one that is there already."""
+        if cell.dictionary is None:
+            return None
+        config = self.model.config
+        return dictionary_for(cell.dictionary, cell.method, config, self.weights_sha256)
 
     def batches(self, run: Run) -> Iterator[Examples]:
         """The images that a run is measured on."""
@@ -140,11 +150,12 @@ class Trainer:
         """Numbers of right predictions and of images of a trained run (`Evaluator.count`)."""
         cell, mesh = run.cell, self.evaluator.mesh
         classes = self.feed.task(cell.task).num_classes
+        stored = _as_stored(trainable, cell.recipe.bits, classes)
         trained = Merged.of(
             cell.method,
             self.model.config,
             self.on(mesh),
-            put(_as_stored(trainable, cell.recipe.bits, classes), replicated(mesh)),
+            put(with_shared(stored, self.dictionary(cell)), replicated(mesh)),
             np.float32(run.candidate.scale),
             choice=_array(run.choice),
         )
@@ -184,6 +195,9 @@ class RunStack:
         self._data, self._num_train = self._feed.stack(runs, size, self._mesh)
         self._steps = [int(self._step.num_steps(number)) for number in self._num_train]
         self._seeds = stack([np.int32(run.cell.seed) for run in self._stacked], self._mesh)
+        dictionaries = [trainer.dictionary(run.cell) for run in self._stacked]
+        shared = [dictionary.factors for dictionary in dictionaries if dictionary is not None]
+        self._shared: Factors | None = stack(shared, self._mesh) if shared else None
         self._findings: dict[int, Findings] = {}
         self._totals: dict[int, int] = {}  # images of each evaluation
         self._seconds = {"train": 0.0, "evaluate": 0.0}
@@ -216,7 +230,11 @@ class RunStack:
         trainer, cell = self._trainer, run.cell
         classes, padded = self._feed.task(cell.task).num_classes, trainer.padded_classes
         if cell.start is None:
-            return self._step.init(cell.seed, classes, padded, trainer.base)
+            state = self._step.init(cell.seed, classes, padded, trainer.base)
+            if (dictionary := trainer.dictionary(cell)) is None:
+                return state
+            trainable = untrained(state.trainable, dictionary)
+            return TrialState(trainable, cell.recipe.init(trainable))
         start = Start(trainer.model.config, trainer.weights_sha256, classes, padded)
         trainable = start.read(cell.start, cell.method, run.candidate.scale)
         return TrialState(trainable, cell.recipe.init(trainable))
@@ -237,7 +255,7 @@ class RunStack:
         if self._settings.augment:
             self._data = self._feed.views(self._runs, e, self._data, self._mesh)
         hypers = stack([self._hyper(run, e) for run in self._stacked], self._mesh)
-        trials = Trial(self._data, hypers, self._seeds)
+        trials = Trial(self._data, hypers, self._seeds, self._shared)
         steps = np.int32(max(self._steps))
         out: Stepped = self._step.program(self._base, states, trials, np.int32(e), steps)
         jax.block_until_ready(out)

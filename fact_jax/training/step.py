@@ -32,6 +32,8 @@ from fact_jax.training.trial import (
 )
 from fact_jax.tuning.method import Base, Method, SearchMethod
 
+TASKS = "tasks"  # the axis of trials that share factors
+
 # What a step's key is folded with for everything that draws besides the network's own noise.
 CHOICE, ERASING, MIXING = 1, 2, 3
 
@@ -62,6 +64,8 @@ class TrainStep:
     Attributes:
       mesh: its axis `trial` splits stacks of trials, its axis `data` splits their batches.
       sampled: whether each step draws the method's choice anew.
+      together: names of the factors that all trials of a stack learn together. After each step
+        they are the mean of what the trials have made of them.
     """
 
     model: ViT
@@ -71,6 +75,7 @@ class TrainStep:
     mesh: Mesh
     recipe: Recipe = PLAIN
     sampled: bool = False
+    together: tuple[str, ...] = ()
 
     def init(
         self, seed: int, num_classes: int, padded_classes: int, base: Base | None = None
@@ -132,7 +137,8 @@ class TrainStep:
         choice = hyper.choice
         if self.sampled and isinstance(self.method, SearchMethod):
             choice = self.method.sample(jax.random.fold_in(key, CHOICE), config)
-        adaptation = adaptation_of(self.method, trainable["factors"], config, hyper.scale, choice)
+        factors = {**(trial.shared or {}), **trainable["factors"]}
+        adaptation = adaptation_of(self.method, factors, config, hyper.scale, choice)
         rates: Rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
         x = features(self.model, base, batch.images, adaptation, key=key, **rates)
         logits = logits_of(trainable["head"], x, trial.data.num_classes)
@@ -169,11 +175,24 @@ class TrainStep:
             state, loss = self.update(base, state, batch, trial, key)
             active = i < self.num_steps(data.num_examples)
             stepped = (state, losses.at[i].set(loss))
-            return jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, carry)
+            stepped = jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, carry)
+            return (self._with_means(stepped[0], active), stepped[1]) if self.together else stepped
 
         losses = jnp.zeros((max(data.images.shape[0] // self.batch_size, 1),), jnp.float32)
         stepped: Stepped = jax.lax.fori_loop(0, steps, step, (state, losses))
         return stepped
+
+    def _with_means(self, state: TrialState, active: jax.Array) -> TrialState:
+        """The state with the means of the shared factors over all trials that made this step."""
+        axes = (TASKS, "trial") if self.mesh.size > 1 else TASKS
+        count = jax.lax.psum(active.astype(jnp.float32), axes)
+        factors = state.trainable["factors"]
+        means = {
+            name: jax.lax.psum(jnp.where(active, factors[name], 0), axes) / count
+            for name in self.together
+        }
+        trainable = {**state.trainable, "factors": {**factors, **means}}
+        return TrialState(trainable, state.moments)
 
     def epoch(
         self, base: Base, states: TrialState, trials: Trial, number: jax.Array, steps: jax.Array
@@ -181,8 +200,8 @@ class TrainStep:
         """An epoch of trials with a leading axis [t]."""
         one = functools.partial(self.epoch_of_one, base, number=number, steps=steps)
         stepped: Stepped
-        if jnp.shape(trials.seed)[0] > 1:
-            stepped = jax.vmap(one)(states, trials)
+        if jnp.shape(trials.seed)[0] > 1 or self.together:
+            stepped = jax.vmap(one, axis_name=TASKS)(states, trials)
         else:
             stepped = one(*jax.tree.map(lambda x: x[0], (states, trials)))
             stepped = jax.tree.map(lambda x: x[None], stepped)

@@ -53,11 +53,15 @@ class TrainSet(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A trial besides its state: its split, its numbers, and the seed of all its randomness."""
+    """A trial besides its state: its split, its numbers, and the seed of all its randomness.
+
+    `shared` are factors that it computes with and does not train, if there are any.
+    """
 
     data: TrainSet
     hyper: Hyper
     seed: Integer
+    shared: Factors | None = None
 
 
 @flax.struct.dataclass

@@ -5,6 +5,7 @@ Source: Jie & Deng, AAAI 2023; initial values and the interleaved MLP cores as i
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ class FacTTK:
         have the same size.
     """
 
+    shared: ClassVar[tuple[str, ...]] = ("U", "C", "V")
     rank: int = setting(32, SIZE)
     scale: float = setting(1.0, SCALE)
     mlp_cores: str = setting("released", OneOf(("released", "formula")))

@@ -5,6 +5,7 @@ AAAI 2023; initial values as in the released code (JieShibo/PETL-ViT, FacT/fact_
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class FacTTT:
       scale: the increments' strength s.
     """
 
+    shared: ClassVar[tuple[str, ...]] = ("U", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 

@@ -46,6 +46,17 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class SharingMethod(Method, Protocol):
+    """A method whose large factors many tasks can share, so that a task has only the others.
+
+    The other factors are its cores: its increments are linear in them, and zero if they are.
+    """
+
+    rank: int
+    shared: ClassVar[tuple[str, ...]]
+
+
+@runtime_checkable
 class SearchMethod(Method, Protocol):
     """A method whose architecture, widths [families, l], is searched for.
 

@@ -1,0 +1,92 @@
+"""Factors that the tasks of a sweep share: a dictionary from a file, or one that they learn."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.files.dictionary import Dictionary, read_dictionary
+from fact_jax.training.trial import Trainable
+from fact_jax.tuning.method import Method, SharingMethod
+
+LEARN = "learn"
+"""The setting `shared` of cells whose tasks learn a dictionary together."""
+
+
+def check_shared(where: str, method: Method, candidates: int, run: dict[str, Any]) -> None:
+    """Raises UserError if a method, called `where` in the config, cannot share factors.
+
+    Args:
+      candidates: the number of settings that it chooses from on validation data.
+      run: the settings of the run.
+    """
+    shared = run["shared"]
+    if not isinstance(method, SharingMethod):
+        raise UserError(
+            f"{where}.shared is {shared!r}, and {type(method).__name__} has no factors that tasks "
+            "share: only fact_tt and fact_tk have. Leave it empty."
+        )
+    if run["start_from"]:
+        raise UserError(
+            f"{where}.shared and {where}.start_from are both set; factors come from one of them. "
+            "Leave one empty."
+        )
+    if shared != LEARN:
+        return
+    if candidates > 1:
+        raise UserError(
+            f"{where}.shared is 'learn', and there are {candidates} candidates to choose from: all "
+            "tasks would need the same one. Give one."
+        )
+    if run["factor_bits"]:
+        raise UserError(
+            f"{where}.shared is 'learn', and {where}.factor_bits is {run['factor_bits']}: a "
+            "dictionary is stored in float32. Learn it first, and train tasks for few bits with it."
+        )
+
+
+def shared_sha256(path: Path) -> str:
+    """The checksum of a dictionary. Raises UserError if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"Tasks are to share {path}, which cannot be read ({error.strerror}). config.shared, "
+            "or a method's, is a dictionary of `fact-jax bank train` or `fact-jax bank share`."
+        ) from error
+
+
+def dictionary_for(
+    path: Path, method: Method, config: ViTConfig, weights_sha256: str
+) -> Dictionary:
+    """The dictionary of a file. Raises UserError if it is not for this method and network."""
+    dictionary = _read(path)
+    dictionary.check(f"{path}: a method", method, config, weights_sha256)
+    return dictionary
+
+
+_read = functools.lru_cache(maxsize=16)(read_dictionary)
+
+
+def untrained(trainable: Trainable, dictionary: Dictionary) -> Trainable:
+    """What a task trains beside a dictionary: cores, which are zero, and its fresh head."""
+    fresh = without_shared(trainable, dictionary)
+    return {**fresh, "factors": jax.tree.map(jnp.zeros_like, fresh["factors"])}
+
+
+def without_shared(trainable: Trainable, dictionary: Dictionary) -> Trainable:
+    """A task's head, and its factors without those of the dictionary."""
+    factors = {k: v for k, v in trainable["factors"].items() if k not in dictionary.factors}
+    return {**trainable, "factors": factors}
+
+
+def with_shared(trainable: Trainable, dictionary: Dictionary | None) -> Trainable:
+    """All factors of a task, with its dictionary's."""
+    if dictionary is None:
+        return trainable
+    return {**trainable, "factors": {**dictionary.factors, **trainable["factors"]}}
