@@ -8,6 +8,7 @@ from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.files.factors import check_fits, save_factors
 from fact_jax.files.load import load_factors
+from fact_jax.files.pack import load_pack
 from fact_jax.files.weights import checksum, load_vit
 from fact_jax.images.normalise import normalise
 from fact_jax.serving.bank import Bank
@@ -64,6 +65,7 @@ __all__ = [
     "features",
     "get_variant",
     "load_factors",
+    "load_pack",
     "load_vit",
     "merge",
     "normalise",

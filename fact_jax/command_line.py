@@ -27,7 +27,8 @@ def this_command() -> list[str]:
     """The words that started this process, without its arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
-        return ["python", "-m", spec.name]
+        action = sys.argv[0].removeprefix(_SCRIPT).split()[1:] if sys.argv[0][:9] == _SCRIPT else []
+        return ["python", "-m", spec.name, *action]
     if sys.argv[0].startswith(_SCRIPT):
         return sys.argv[0].split()
     return ["python", sys.argv[0]]

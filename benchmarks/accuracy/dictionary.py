@@ -113,6 +113,7 @@ class Study:
         return Increments.of(trained.method, trained.factors, self.vit)
 
     def _row(self, way: str, name: str, rank: int, results: list[Result]) -> dict[str, Any]:
+        folder = "own" if way == "own" else f"{way}-{name}-{rank}"
         lost = {own: [self._accuracy(own, r) - r.accuracy for r in results] for own in OWN[1:]}
         means = {own: stat(values) for own, values in lost.items()}
         return {
@@ -121,7 +122,7 @@ class Study:
             "rank": rank,
             "numbers": results[0].num_factors,
             "bytes": round(float(np.mean([r.factor_file_bytes for r in results]))),
-            "small_bytes": round(float(np.mean([self._small(way, r) for r in results]))),
+            "small_bytes": round(float(np.mean([self._small(folder, r) for r in results]))),
             "accuracies": {t: [r.accuracy for r in results if r.task == t] for t in self.tasks},
             "lost": {own: mean.mean for own, mean in means.items()},
             "error": {own: mean.error for own, mean in means.items()},
@@ -133,9 +134,9 @@ class Study:
         )
         return result.accuracy
 
-    def _small(self, way: str, result: Result) -> int:
+    def _small(self, folder: str, result: Result) -> int:
         """Bytes of a factor file at few bits, with the metadata of a sweep."""
-        path = Path(result.workdir) / "factors" / f"{result.cell}.safetensors"
+        path = self.workdir / folder / "factors" / f"{result.cell}.safetensors"
         task = load_factors(path)
         trainable = {"factors": task.factors, "head": task.head}
         names = ("task", "class_names", "variant", "weights_sha256", "image_size", "normalisation")

@@ -19,6 +19,9 @@ from fact_jax.tuning import FacTTK, FacTTT
 from fact_jax.tuning.method import Method
 from fact_jax.tuning.slices import slices_per_block
 
+# Of FacT-TK: each takes a decomposition of all tasks' cores, and later ones gain little.
+_ROUNDS = 50
+
 
 class _Shared(NamedTuple):
     """Factors of all tasks: the common ones, and the cores of each."""
@@ -77,7 +80,7 @@ def _tensor_train(method: FacTTT, joint: Joint, norms: list[float], config: ViTC
 
 
 def _tucker(method: FacTTK, joint: Joint, norms: list[float], config: ViTConfig) -> _Shared:
-    rounded = round_cores(joint, method.rank, order_of_cores(method, config))
+    rounded = round_cores(joint, method.rank, order_of_cores(method, config), _ROUNDS)
     by_task = np.split(rounded.p, len(norms), axis=1)
     common = {"U": rounded.u, "C": rounded.c, "V": rounded.v / method.scale}
     return _Shared(common, [{"P": n * p} for n, p in zip(norms, by_task, strict=True)])

@@ -84,7 +84,9 @@ class Cores(NamedTuple):
     bound: float
 
 
-def round_cores(joint: Joint, rank: int, order: Int[np.ndarray, " m"]) -> Cores:
+def round_cores(
+    joint: Joint, rank: int, order: Int[np.ndarray, " m"], rounds: int = ROUNDS
+) -> Cores:
     """Rounds increments to a common U, C and V of the given rank, which is FacT-TK.
 
     The start is `round_tucker`, whose cores are then rounded by a singular value decomposition; the
@@ -98,11 +100,12 @@ def round_cores(joint: Joint, rank: int, order: Int[np.ndarray, " m"]) -> Cores:
       joint: the increments in their joint spaces.
       rank: of the result. Above the increments' own it is filled up with zeros.
       order: of a block's s cores, m = s r r numbers: ``slices.flat = cores.flat[order]``.
+      rounds: most rounds of refinement.
     """
     start = round_tucker(joint, rank)
     left, right = joint.left.T @ start.u, start.v @ joint.right.T  # [p, r], [r, q]
     captured, lost = -1.0, 0.0
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         cores = left.T @ joint.a @ (joint.b @ right.T)
         c, p = _combinations(cores, order)
         if turn == 0:

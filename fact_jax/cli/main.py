@@ -14,6 +14,10 @@ COMMANDS = {
     "predict": "classes of pictures, by a trained task",
     "export": "factors and weights in the formats of other code",
     "round": "a trained task in fewer numbers, or in another method's form",
+    "bank train": "a dictionary of factors that several tasks learn together",
+    "bank share": "the same, made of tasks that are trained already",
+    "bank pack": "the factor files of many tasks in one file",
+    "bank unpack": "the factor files of a pack",
     "serve": "many tasks on one ViT over HTTP, with a page to try them",
     "report": "a page, tables and figures of finished sweeps",
     "data": "which data sets are ready here; prepares them",
@@ -24,7 +28,7 @@ USAGE = "\n".join(
     [
         "usage: fact-jax COMMAND [--flag=VALUE ...]",
         "",
-        *(f"  {name:9}{text}" for name, text in COMMANDS.items()),
+        *(f"  {name:12}{text}" for name, text in COMMANDS.items()),
         "",
         "`fact-jax COMMAND --help` lists a command's flags. To begin, offline and in minutes:",
         "  fact-jax vtab --config quickstart --workdir runs/quickstart",
@@ -34,7 +38,7 @@ USAGE = "\n".join(
 
 
 def main() -> None:
-    """Runs the command that the first argument names; imports no other."""
+    """Runs the command that the first argument names, or the first two; imports no other."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in HELP:
         print(USAGE)
@@ -43,18 +47,43 @@ def main() -> None:
     elif name in COMMANDS:
         sys.argv = [f"fact-jax {name}", *arguments]
         start(name)
+    elif _actions(name):
+        sys.argv = [sys.argv[0], *arguments]
+        start_action(name)
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         guess = f" Did you mean {near[0]}?" if near else ""
-        say(
-            f"error: {name!r} is not a command.{guess} The commands are {', '.join(COMMANDS)}; "
-            "the command comes first, its flags after it.",
-            error=True,
+        _refuse(
+            f"{name!r} is not a command.{guess} The commands are {', '.join(COMMANDS)}; the "
+            "command comes first, its flags after it."
         )
-        sys.exit(2)
 
 
 def start(name: str) -> None:
     """Runs a command with the arguments of this process. Defines its flags and no other's."""
-    command = importlib.import_module(f"fact_jax.cli.{name}")
+    command = importlib.import_module(f"fact_jax.cli.{name.replace(' ', '_')}")
     process.run(command.main, command.__doc__ or "", command.define_flags)
+
+
+def start_action(name: str) -> None:
+    """Runs one of the actions of a command, which the first argument of this process names."""
+    action, *arguments = sys.argv[1:] or [""]
+    if action in HELP:
+        lines = [f"  {action:12}{COMMANDS[action]}" for action in _actions(name)]
+        print("\n".join([f"usage: fact-jax {name} ACTION [--flag=VALUE ...]", "", *lines]))
+    elif f"{name} {action}" in COMMANDS:
+        sys.argv = [f"fact-jax {name} {action}", *arguments]
+        start(f"{name} {action}")
+    else:
+        actions = ", ".join(_actions(name))
+        _refuse(f"{action!r} is no action of {name}: give one of {actions}, then its flags.")
+
+
+def _actions(name: str) -> list[str]:
+    """The commands of two words that begin with this one."""
+    return [command for command in COMMANDS if command.startswith(f"{name} ")]
+
+
+def _refuse(text: str) -> None:
+    say(f"error: {text}", error=True)
+    sys.exit(2)

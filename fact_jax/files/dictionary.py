@@ -25,7 +25,7 @@ from fact_jax.files.metadata import (
     read_metadata,
     read_vit,
 )
-from fact_jax.files.tensors import SafetensorsFile
+from fact_jax.files.tensors import SafetensorsFile, Tensors
 from fact_jax.files.writing import file_bytes
 from fact_jax.tuning.method import SharingMethod
 from fact_jax.tuning.registry import describe
@@ -39,8 +39,7 @@ class Dictionary(NamedTuple):
     Attributes:
       method: the method of its tasks, whose scale is each task's own.
       factors: the shared factors, float32.
-      metadata: "vit" has the fields of the ViT's `ViTConfig`; "variant" and "weights_sha256" say
-        which ViT it was learnt on.
+      metadata: the file's; "vit", "variant" and "weights_sha256" say which ViT it was learnt on.
       content: the bytes of its file.
       path: where it was read; None if it was made here.
     """
@@ -96,11 +95,12 @@ class Dictionary(NamedTuple):
                 f"{where} shares the dictionary {self.path or self.file_name}, which is of "
                 f"{self.method}, and the task's method is {wanted}. Give both the same settings."
             )
-        for name, value in dataclasses.asdict(config).items():
-            if name in _SHAPE and self.metadata["vit"][name] != value:
+        learnt_on = read_vit(self.metadata)
+        for name in _SHAPE:
+            if (here := getattr(config, name)) != getattr(learnt_on, name):
                 raise UserError(
                     f"{where} shares the dictionary {self.path or self.file_name}, which is of a "
-                    f"ViT with {name} {self.metadata['vit'][name]}, and this one has {value}. Give "
+                    f"ViT with {name} {getattr(learnt_on, name)}, and this one has {here}. Give "
                     "a dictionary of this ViT."
                 )
         learnt = self.metadata.get("weights_sha256")
@@ -133,23 +133,26 @@ def read_dictionary(path: str | os.PathLike[str]) -> Dictionary:
     read_start("Dictionary", path)
     try:
         with contextlib.closing(SafetensorsFile(path)) as file:
-            metadata = read_metadata(file.metadata)
-            method, shapes = dictionary_tensors(metadata)
-            stored = {name: (file.shapes[name], file.dtypes[name]) for name in file.shapes}
-            if stored != {name: (shape, "F32") for name, shape in shapes.items()}:
-                raise ValueError(f"its tensors are {stored}, expected {shapes}")
-            arrays = {name: file.read(name) for name in shapes}
-        metadata["vit"] = dataclasses.asdict(read_vit(metadata))
-        content = path.read_bytes()
+            dictionary = dictionary_of(file, read_metadata(file.metadata))
+        return dictionary._replace(content=path.read_bytes(), path=path)
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UserError(
             f"{path} is not a dictionary of fact-jax, or a damaged one ({reason}). Give one that "
             f"`fact-jax bank train` or `fact-jax bank share` has written, *{SUFFIX}."
         ) from error
-    if bad := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise UserError(f"Dictionary {path}: {bad[0]!r} has non-finite numbers.")
-    return Dictionary(method, arrays, metadata, content, path)
+
+
+def dictionary_of(tensors: Tensors, metadata: dict[str, Any]) -> Dictionary:
+    """The dictionary of these tensors and metadata. Raises an error of DAMAGE if it is none."""
+    method, shapes = dictionary_tensors(metadata)
+    stored = {name: (tensors.shapes[name], tensors.dtypes[name]) for name in tensors.shapes}
+    if stored != {name: (shape, "F32") for name, shape in shapes.items()}:
+        raise ValueError(f"its tensors are {stored}, expected {shapes}")
+    factors = {name: tensors.read(name) for name in shapes}
+    if bad := [name for name, array in factors.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{bad[0]!r} has non-finite numbers")
+    return Dictionary(method, factors, metadata, file_bytes(factors, metadata))
 
 
 def find_dictionary(factor_file: Path, checksum: str) -> Dictionary:

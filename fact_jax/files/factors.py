@@ -36,7 +36,7 @@ from fact_jax.files.metadata import (
     read_vit,
 )
 from fact_jax.files.packed import pack, packed_size, unpack
-from fact_jax.files.tensors import SafetensorsFile
+from fact_jax.files.tensors import SafetensorsFile, Tensors
 from fact_jax.files.writing import COMPACT, file_bytes
 from fact_jax.tuning.method import Method
 from fact_jax.tuning.registry import describe
@@ -215,13 +215,7 @@ def read_factors(path: Path) -> TrainedTask:
     """Reads a factor file of ours, as `load.load_factors` does."""
     try:
         with contextlib.closing(SafetensorsFile(path)) as file:
-            metadata = read_metadata(file.metadata)
-            method, arrays = _read_arrays(path, file, metadata)
-            metadata["vit"] = dataclasses.asdict(read_vit(metadata))
-            tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
-            for name, array in arrays.items():
-                group, _, leaf = name.partition("/")
-                tree[group][leaf] = jnp.asarray(array)
+            task = read_task(path, file, read_metadata(file.metadata))
     except DAMAGE as error:
         if isinstance(error, UserError) and str(error).startswith(f"Factor file {path}"):
             raise
@@ -232,16 +226,29 @@ def read_factors(path: Path) -> TrainedTask:
             f"{path} is not a factor file of fact-jax, or a damaged one ({reason}). Give one from "
             "a work directory's factors/ folder."
         ) from error
-    for name, value in flat(tree).items():
-        if not np.isfinite(value).all():
+    if "dictionary" not in task.metadata:
+        return task
+    return with_dictionary(task, find_dictionary(path, task.metadata["dictionary"]))
+
+
+def read_task(path: Path, tensors: Tensors, metadata: dict[str, Any]) -> TrainedTask:
+    """The task of these tensors and metadata, without the factors of its dictionary.
+
+    Raises an error of DAMAGE, or UserError, for what no factor file holds.
+    """
+    method, arrays = _read_arrays(path, tensors, metadata)
+    metadata["vit"] = dataclasses.asdict(read_vit(metadata))
+    tree: dict[str, dict[str, jax.Array]] = {"factors": {}, "head": {}}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
             raise UserError(f"Factor file {path}: tensor {name!r} has non-finite numbers.")
-    task = TrainedTask(method, tree["factors"], tree["head"], metadata, path)
-    return _with_shared(task) if "dictionary" in metadata else task
+        group, _, leaf = name.partition("/")
+        tree[group][leaf] = jnp.asarray(array)
+    return TrainedTask(method, tree["factors"], tree["head"], metadata, path)
 
 
-def _with_shared(task: TrainedTask) -> TrainedTask:
-    """The task with the factors of the dictionary that lies beside its file."""
-    dictionary = find_dictionary(task.path, task.metadata["dictionary"])
+def with_dictionary(task: TrainedTask, dictionary: Dictionary) -> TrainedTask:
+    """The task with the factors of its dictionary. Raises UserError if it is another task's."""
     config, weights = ViTConfig(**task.metadata["vit"]), task.metadata.get("weights_sha256")
     dictionary.check(f"Factor file {task.path}", task.method, config, weights)
     shared = {name: jnp.asarray(array) for name, array in dictionary.factors.items()}
@@ -249,7 +256,7 @@ def _with_shared(task: TrainedTask) -> TrainedTask:
 
 
 def _read_arrays(
-    path: Path, file: SafetensorsFile, metadata: dict[str, Any]
+    path: Path, file: Tensors, metadata: dict[str, Any]
 ) -> tuple[Method, dict[str, np.ndarray]]:
     """The method, and the arrays by name, float32; names, shapes and types are checked first."""
     method, expected = expected_tensors(metadata)

@@ -36,6 +36,16 @@ class TensorFile(Protocol):
         ...
 
 
+class Tensors(Protocol):
+    """Named tensors with safetensors' own names of their types, wherever they lie."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    @property
+    def dtypes(self) -> dict[str, str]: ...
+    def read(self, name: str) -> np.ndarray: ...
+
+
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     """Opens a file by its content, or a folder or index of a Hugging Face checkpoint.
 
