@@ -122,7 +122,7 @@ def compile_bank(chips: int) -> Iterator[dict[str, Any]]:
     heads, x = struct((heads, jnp.zeros(d)), split, (EVAL_BATCH,))
     base = struct(shapes, replicated(mesh))
     for name, program, arguments, loops in (
-        ("bank", mixed_features, (config, METHOD, base, images, rows), (config.depth - 2,)),
+        ("bank", mixed_features, (config, METHOD, base, images, rows, {}), (config.depth - 2,)),
         ("bank's heads", mixed_logits, (heads, x), ()),
     ):
         result = compile_program(program, arguments, loops, mixed=(EVAL_BATCH // chips, d))

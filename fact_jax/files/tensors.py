@@ -36,6 +36,7 @@ class TensorFile(Protocol):
         ...
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """Named tensors with safetensors' own names of their types, wherever they lie."""
 

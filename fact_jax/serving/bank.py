@@ -1,8 +1,9 @@
 """Many tasks on one ViT: every image of a batch has its task's factors and head.
 
-A *kind* is a method with its settings, but for the scale. The tasks of a kind have factors of the
-same shapes, which lie stacked on the device and go through one program. It takes each image's
-factors and never forms a merged weight. Heads are stacked apart from that, by their width.
+A *kind* is a method with its settings, but for the scale, and a dictionary if tasks share one. The
+tasks of a kind have factors of the same shapes, which lie stacked on the device and go through one
+program. It takes each image's factors and never forms a merged weight. A dictionary lies there
+once. Heads are stacked apart from that, by their width.
 """
 
 import functools
@@ -223,7 +224,8 @@ class Bank:
     def _run(self, batch: Batch, images: np.ndarray) -> list[jax.Array]:
         """Begins to compute the logits [b, c] by each stack of heads."""
         rows = put(images[batch.images].astype(np.float32), batch_sharded(self._mesh))
-        x = mixed_features(self.model.config, batch.method, self._base, rows, batch.factors)
+        config, method = self.model.config, batch.kind.method
+        x = mixed_features(config, method, self._base, rows, batch.factors, batch.shared)
         return [mixed_logits(heads, x) for _, heads in batch.heads]
 
     @functools.cached_property

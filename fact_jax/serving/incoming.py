@@ -36,17 +36,31 @@ class BankTask(NamedTuple):
     num_members: int
 
 
+class Kind(NamedTuple):
+    """What factor sets have in common that go through one program.
+
+    Attributes:
+      method: with a scale of 1.
+      dictionary: the checksum of the dictionary that they share; empty if they share none.
+    """
+
+    method: Method
+    dictionary: str
+
+
 class IncomingMember(NamedTuple):
     """A factor set as rows of stacks.
 
     Attributes:
-      method: its kind: the method with a scale of 1.
-      factors: "factors" and "scale", float32.
+      kind: what it goes through a program with.
+      shared: the factors of its dictionary, float32; empty without one.
+      factors: "factors" and "scale", float32, without those of the dictionary.
       width: of the stack of heads, at least the number of classes.
       head: "head" with "kernel" and "bias" of this width, float32.
     """
 
-    method: Method
+    kind: Kind
+    shared: dict[str, np.ndarray]
     factors: Tree
     width: int
     head: Tree
@@ -142,9 +156,13 @@ def _member(task: TrainedTask) -> IncomingMember:
     pad = width - task.num_classes
     kernel, bias = (np.asarray(task.head[name], np.float32) for name in ("kernel", "bias"))
     head = {"kernel": np.pad(kernel, ((0, 0), (0, pad))), "bias": np.pad(bias, (0, pad))}
-    factors = {name: np.asarray(value, np.float32) for name, value in task.factors.items()}
+    shared = task.dictionary.factors if task.dictionary else {}
+    kind = Kind(
+        dataclasses.replace(method, scale=1.0), task.dictionary.checksum if task.dictionary else ""
+    )
+    factors = {k: np.asarray(v, np.float32) for k, v in task.factors.items() if k not in shared}
     row = {"factors": factors, "scale": np.float32(method.scale)}
-    return IncomingMember(dataclasses.replace(method, scale=1.0), row, width, {"head": head})
+    return IncomingMember(kind, shared, row, width, {"head": head})
 
 
 def stored_width(num_classes: int) -> int:

@@ -12,12 +12,17 @@ import jax.numpy as jnp
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.serving.stack import Tree
-from fact_jax.tuning.method import Base, Method
+from fact_jax.tuning.method import Base, Factors, Method
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
 def mixed_features(
-    config: ViTConfig, method: Method, base: Base, images: jax.Array, rows: Tree
+    config: ViTConfig,
+    method: Method,
+    base: Base,
+    images: jax.Array,
+    rows: Tree,
+    shared: Factors,
 ) -> jax.Array:
     """Computes features of images, each by factors of its own; no weight is merged for an image.
 
@@ -27,13 +32,14 @@ def mixed_features(
       base: the ViT's parameters.
       images: float32 [b, y, x, 3], normalised.
       rows: "factors" and "scale" of each image, [b, ...].
+      shared: factors that all images have in common; a method may have none.
 
     Returns:
       float32 [b, d].
     """
 
     def one(image: jax.Array, row: Tree) -> jax.Array:
-        adaptation = method.adaptation(row["factors"], config, row["scale"])
+        adaptation = method.adaptation({**shared, **row["factors"]}, config, row["scale"])
         return features(ViT(config), base, image[None], adaptation, merged=False)[0]
 
     x: jax.Array = jax.vmap(one)(images, rows)

@@ -8,10 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fact_jax.errors import UserError
-from fact_jax.serving.incoming import BankTask, Incoming, IncomingMember
+from fact_jax.serving.incoming import BankTask, Incoming, IncomingMember, Kind
 from fact_jax.serving.stack import Stack, Tree
 from fact_jax.text import printable_line
-from fact_jax.tuning.method import Method
+from fact_jax.training.mesh import put, replicated
+from fact_jax.tuning.method import Factors
 
 
 class UnknownTask(UserError):
@@ -28,7 +29,7 @@ class StoredBytes(NamedTuple):
 class Member(NamedTuple):
     """A factor set of a task: its kind, and where its factors and its head lie."""
 
-    method: Method
+    kind: Kind
     stack: Stack
     place: int
     heads: Stack
@@ -54,7 +55,8 @@ class Batch(NamedTuple):
     """Rows of one kind with all that they need.
 
     Attributes:
-      method: the kind.
+      kind: what they have in common.
+      shared: the factors of their dictionary, if they share one.
       rows: one for each image and member.
       images: the images' numbers, int32 [b], with zeros behind the rows' own.
       factors: "factors" and "scale" of each row, [b, ...].
@@ -62,7 +64,8 @@ class Batch(NamedTuple):
         rows whose heads lie in this stack, and anything for other rows.
     """
 
-    method: Method
+    kind: Kind
+    shared: Factors
     rows: list[Row]
     images: np.ndarray
     factors: Tree
@@ -86,7 +89,8 @@ class TaskStore:
         # devices meanwhile, because programs are only dispatched.
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._stacks: dict[Any, Stack] = {}  # of factors by Method, of heads by width
+        self._stacks: dict[Any, Stack] = {}  # of factors by Kind, of heads by width
+        self._shared: dict[Kind, Factors] = {}  # of the kinds that have a dictionary
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +103,9 @@ class TaskStore:
         """Bytes on one device."""
         with self._lock:
             heads = sum(s.nbytes for key, s in self._stacks.items() if isinstance(key, int))
-            return StoredBytes(sum(s.nbytes for s in self._stacks.values()) - heads, heads)
+            shared = sum(x.nbytes for factors in self._shared.values() for x in factors.values())
+            every = sum(stack.nbytes for stack in self._stacks.values())
+            return StoredBytes(every - heads + shared, heads)
 
     def task(self, name: str) -> BankTask:
         """The task of a name. Raises UnknownTask."""
@@ -112,7 +118,9 @@ class TaskStore:
             replaced = [self._entries[t.name] for t in tasks if t.name in self._entries]
             rows: dict[Any, list[Tree]] = {}
             for member in (member for task in tasks for member in task.members):
-                rows.setdefault(member.method, []).append(member.factors)
+                if member.shared and member.kind not in self._shared:
+                    self._shared[member.kind] = put(member.shared, replicated(self._mesh))
+                rows.setdefault(member.kind, []).append(member.factors)
                 rows.setdefault(member.width, []).append(member.head)
             freed = [s for entry in replaced for m in entry.members for s in (m.stack, m.heads)]
             for key, some in rows.items():  # while nothing has changed: memory may not suffice
@@ -150,11 +158,11 @@ class TaskStore:
         """
         with self._lock:
             members = {name: self._entry(name).members for name in dict.fromkeys(names)}
-        methods = dict.fromkeys(several[0].method for several in members.values())
-        order = {method: i for i, method in enumerate(methods)}
+        kinds = dict.fromkeys(several[0].kind for several in members.values())
+        order = {kind: i for i, kind in enumerate(kinds)}
         part: list[int] = []
         count = 0
-        for i in sorted(range(len(names)), key=lambda i: order[members[names[i]][0].method]):
+        for i in sorted(range(len(names)), key=lambda i: order[members[names[i]][0].kind]):
             more = len(members[names[i]])
             if part and count + more > self._batch_size:
                 yield part
@@ -172,18 +180,18 @@ class TaskStore:
           names: the tasks of all its images.
         """
         with self._lock:
-            rows: dict[Method, list[Row]] = {}
+            rows: dict[Kind, list[Row]] = {}
             for i in numbers:
                 task, members = self._entry(names[i])
                 for member in members:
-                    rows.setdefault(member.method, []).append(Row(i, task, member))
+                    rows.setdefault(member.kind, []).append(Row(i, task, member))
             return [
-                self._batch(method, some[start : start + self._batch_size])
-                for method, some in rows.items()
+                self._batch(kind, some[start : start + self._batch_size])
+                for kind, some in rows.items()
                 for start in range(0, len(some), self._batch_size)
             ]
 
-    def _batch(self, method: Method, rows: list[Row]) -> Batch:
+    def _batch(self, kind: Kind, rows: list[Row]) -> Batch:
         size = padded_rows(len(rows), self._batch_size, self._mesh.size)
 
         def padded(values: list[int]) -> np.ndarray:
@@ -194,11 +202,12 @@ class TaskStore:
         for stack in dict.fromkeys(row.member.heads for row in rows):
             places = [row.member.head if row.member.heads is stack else 0 for row in rows]
             heads.append((stack, stack.read(padded(places))["head"]))
-        return Batch(method, rows, padded([row.image for row in rows]), factors, heads)
+        shared, images = self._shared.get(kind, {}), padded([row.image for row in rows])
+        return Batch(kind, shared, rows, images, factors, heads)
 
     def _member(self, m: IncomingMember, places: dict[Any, Iterator[int]]) -> Member:
-        stack, heads = self._stacks[m.method], self._stacks[m.width]
-        return Member(m.method, stack, next(places[m.method]), heads, next(places[m.width]))
+        stack, heads = self._stacks[m.kind], self._stacks[m.width]
+        return Member(m.kind, stack, next(places[m.kind]), heads, next(places[m.width]))
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:
@@ -213,6 +222,7 @@ class TaskStore:
     def _drop_empty(self) -> None:
         """Gives back the memory of stacks without a row."""
         self._stacks = {key: stack for key, stack in self._stacks.items() if stack.used}
+        self._shared = {kind: x for kind, x in self._shared.items() if kind in self._stacks}
 
 
 def _release(entry: Entry) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import math
 import traceback
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -42,15 +42,7 @@ def store_result(
     cell, data = trained.run.cell, trainer.feed.data(trained.run.cell.task)
     accuracies, findings, settings = trained.accuracies, trained.findings, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
-    method, trainable = _as_stored(trained, data.task.num_classes)
-    metadata, config = _metadata(trainer, cell), trainer.model.config
-    dictionary = trainer.dictionary(cell)
-    if cell.together and isinstance(method, SharingMethod):
-        stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
-        dictionary = Dictionary.of(method, trainable["factors"], config, stated)
-    if dictionary is not None:
-        trainable = without_shared(trainable, dictionary)
-    content = to_bytes(method, trainable, config, metadata, cell.recipe.bits, dictionary)
+    file = _file(trainer, trained)
     result = Result(
         version=VERSION,
         cell=cell.name,
@@ -67,9 +59,9 @@ def store_result(
         selection=selection,
         grid_size=len(cell.candidates),
         search=cast(Search | None, searched),
-        num_factors=count_parameters(trainable["factors"]),
-        num_head=count_parameters(trainable["head"]),
-        factor_file_bytes=len(content),
+        num_factors=count_parameters(file.trainable["factors"]),
+        num_head=count_parameters(file.trainable["head"]),
+        factor_file_bytes=len(file.content),
         num_train=trained.num_train,
         num_test=trained.num_eval,
         losses=list(trained.losses),
@@ -85,11 +77,32 @@ def store_result(
         environment=environment(),
     )
     path = store.factors_path(cell.name)
-    if dictionary is not None:
-        store.write(path.parent / dictionary.file_name, dictionary.content)
-    store.write(path, content)
+    if file.dictionary is not None:
+        store.write(path.parent / file.dictionary.file_name, file.dictionary.content)
+    store.write(path, file.content)
     store.write_json(store.result_path(cell.name), result.to_json())
     return result
+
+
+class _File(NamedTuple):
+    """A cell's factor file, what is trained in it, and the dictionary that goes beside it."""
+
+    content: bytes
+    trainable: Trainable
+    dictionary: Dictionary | None
+
+
+def _file(trainer: Trainer, trained: Trained) -> _File:
+    cell, config = trained.run.cell, trainer.model.config
+    method, trainable = _as_stored(trained, trainer.feed.data(cell.task).task.num_classes)
+    metadata, dictionary = _metadata(trainer, cell), trainer.dictionary(cell)
+    if cell.together and isinstance(method, SharingMethod):
+        stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
+        dictionary = Dictionary.of(method, trainable["factors"], config, stated)
+    if dictionary is not None:
+        trainable = without_shared(trainable, dictionary)
+    content = to_bytes(method, trainable, config, metadata, cell.recipe.bits, dictionary)
+    return _File(content, trainable, dictionary)
 
 
 def _as_stored(trained: Trained, num_classes: int) -> tuple[Method, Trainable]:

@@ -149,6 +149,10 @@ FLAGS = {
         "max_tasks max_name max_connections max_delay_ms decode_threads head_timeout body_timeout "
         "answer_timeout"
     ),
+    "bank train": f"{_SWEEP} dictionary",
+    "bank share": "factors out rank method bits",
+    "bank pack": "factors out",
+    "bank unpack": "pack out",
     "report": "workdir out",
     "data": "check prepare tasks export format out data_dir",
 }
@@ -167,7 +171,7 @@ def flags_of_its_own():
 
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_commands_share_a_process_and_each_helps_with_its_own_flags_only(name):
-    module = importlib.import_module(f"fact_jax.cli.{name}")
+    module = importlib.import_module(f"fact_jax.cli.{name.replace(' ', '_')}")
     with flags_of_its_own():
         module.define_flags()
         text = arguments.help_text(module.__doc__)

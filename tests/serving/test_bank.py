@@ -11,8 +11,9 @@ from devices import on_host_devices
 from tried_methods import ALL, EVERYTHING, random_factors
 from written_factors import written
 
-from fact_jax import FacTTT, Full, LoRA, UserError, checksum
+from fact_jax import FacTTK, FacTTT, Full, LoRA, UserError, checksum
 from fact_jax.backbone.vit import ViT
+from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import TrainedTask
 from fact_jax.serving.bank import Bank
 from fact_jax.serving.predict import Predictor
@@ -305,3 +306,27 @@ def test_what_a_bank_refuses(small_vit: Vit, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{min(setting)} is"):
             Bank(model, base, **setting)
     Bank(model, base, any_weights=True).add("a", trained(small_vit, weights_sha256="0" * 64))
+
+
+def test_tasks_of_two_dictionaries_and_of_none_in_a_batch(small_vit: Vit) -> None:
+    """A dictionary is on the device once, and goes with its last task."""
+    config, tasks = small_vit[0].config, {}
+    for name, method in {"a": FacTTT(2, 0.5), "b": FacTTK(2, 3.0)}.items():
+        first = trained(small_vit, method, seed=7)
+        dictionary = Dictionary.of(method, first.factors, config, {})
+        for seed in range(3):
+            task = trained(small_vit, method, seed=seed)
+            factors = {**task.factors, **dictionary.factors}
+            tasks[f"{name}{seed}"] = task._replace(factors=factors, dictionary=dictionary)
+    tasks["alone"] = trained(small_vit, FacTTT(2, 0.5), seed=9)
+    bank = Bank(*small_vit, capacity=1)
+    bank.add_all(tasks)
+    images, names = pictures(14), 2 * ["b1", "alone", "a0", "a2", "b0", "a1", "b2"]
+    assert_close(bank.logits(images, names), alone(small_vit, tasks, images, names))
+    for name in ("a0", "a1"):
+        bank.remove(name)
+    assert_close(bank.logits(images[:1], "a2"), alone(small_vit, tasks, images[:1], ["a2"]))
+    with_a = bank.nbytes.factors
+    bank.remove("a2")
+    cores, dictionary = tasks["a2"].factors["S"].size, 2 * config.width * 2
+    assert with_a - bank.nbytes.factors == 4 * (dictionary + 3 * (cores + 1))  # with scales

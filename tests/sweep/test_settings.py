@@ -72,6 +72,7 @@ WRONG = {
     "label_smoothing": (1.0, -0.1),
     "erasing": (1.5, -0.1),
     "start_from": (3,),
+    "shared": (3,),
     "factor_bits": (3, 32, True, "4", 4.0),
     "head_bits": (-1, 0.5),
     "train_limit": (-1,),
@@ -113,7 +114,7 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     added = ("noise", float, setting(0.0, Real(0), "of the weights", before=0.0))
     later = dataclasses.make_dataclass("Later", [added], bases=(RunSettings,), frozen=True)
     values = dataclasses.asdict(cell.settings)
-    before = {"start_from": "", "factor_bits": 0, "head_bits": 0}
+    before = {"start_from": "", "shared": "", "factor_bits": 0, "head_bits": 0}
     assert {**cell.settings.stored(), **before} == values
     assert not before.keys() & cell.settings.stored().keys()
     same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))

@@ -315,3 +315,35 @@ def test_two_processes_give_what_one_gives(tmp_path, tiny):
         mine, theirs = map(load_file, files)
         for key, value in mine.items():
             np.testing.assert_array_equal(theirs[key], value)
+
+
+def test_trials_that_learn_factors_together_have_the_mean_of_what_each_would_make_of_them():
+    """One step; the second trial has a rate of its own."""
+    mesh = make_mesh(BATCH, jax.devices()[:1], 2)
+    base, states, trials, number, _ = arguments((0, 1), mesh)
+    same = jax.tree.map(lambda x: np.stack([np.asarray(x[0])] * 2), fetch(states))
+    same.trainable["factors"]["V"] += 0.1  # or U would have no gradient
+    apart, _ = step_on(mesh).epoch(base, same, trials, number, 1)
+    step = TrainStep(ViT(CONFIG), METHOD, "none", BATCH, mesh, together=("U", "V"))
+    together, _ = step.epoch(base, same, trials, number, 1)
+    apart, together = (fetch(states.trainable["factors"]) for states in (apart, together))
+    assert np.abs(apart["U"][0] - apart["U"][1]).max() > 1e-5
+    for name in ("U", "V"):
+        mean = apart[name].mean(axis=0)
+        for t in range(2):
+            np.testing.assert_allclose(together[name][t], mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(together["S"], apart["S"], rtol=1e-5, atol=1e-7)
+
+
+def test_a_trial_without_a_batch_left_has_no_part_in_the_mean():
+    mesh = make_mesh(BATCH, jax.devices()[:1], 2)
+    base, states, trials, number, _ = arguments((0, 1), mesh)
+    step = TrainStep(ViT(CONFIG), METHOD, "none", BATCH, mesh, together=("U", "V"))
+    four, five = (fetch(step.epoch(base, states, trials, number, n)[0]) for n in (4, 5))
+    assert np.abs(four.trainable["factors"]["V"] - five.trainable["factors"]["V"]).max() > 1e-6
+    np.testing.assert_array_equal(
+        five.trainable["factors"]["V"][0], five.trainable["factors"]["V"][1]
+    )
+    np.testing.assert_array_equal(  # trial 0 has 4 batches
+        four.trainable["factors"]["S"][0], five.trainable["factors"]["S"][0]
+    )

@@ -1,0 +1,104 @@
+"""Sweeps whose tasks share factors: learnt together, or from a dictionary."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from fact_jax import Predictor, UserError, load_factors, load_vit, normalise
+from fact_jax.cli.local import run_sweep
+from fact_jax.cli.terminal import Console
+from fact_jax.data import DataSettings, get_task, open_task
+from fact_jax.report.records import method_settings
+from fact_jax.sweep.plan import make_plan
+
+
+def config(tasks, **changes):
+    c = quickstart.get_config()
+    c.tasks, c.methods, c.epochs, c.train_limit, c.eval_limit = tasks, "fact_tk", 3, 64, 100
+    c.warmup_epochs, c.fact_tk.rank = 0, 2
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def run(sweep, workdir):
+    return run_sweep(sweep, str(workdir), Console(quiet=True))
+
+
+def factors(workdir, task):
+    return load_factors(workdir / "factors" / f"{task}-fact_tk-seed0.safetensors")
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("learnt")
+    return workdir, run(config("digits,fashion", shared="learn"), workdir)
+
+
+def test_tasks_learn_one_dictionary_and_cores_of_their_own(learnt):
+    workdir, results = learnt
+    digits, fashion = (factors(workdir, task) for task in ("digits", "fashion"))
+    assert digits.dictionary.content == fashion.dictionary.content
+    fresh = digits.method.init(jax.random.key(0), load_vit("vit_mini")[0].config)
+    for name in ("U", "C", "V"):
+        np.testing.assert_array_equal(digits.factors[name], fashion.factors[name])
+        assert np.abs(np.asarray(fresh[name]) - digits.factors[name]).max() > 1e-3
+    assert np.abs(digits.factors["P"] - fashion.factors["P"]).max() > 1e-3
+    assert [r.num_factors for r in results] == 2 * [2 * 72]  # P [2, 12 x 6]
+    assert results[0].settings["together"] == ["digits", "fashion"]
+    assert "together" not in method_settings(results[0])
+    assert run(config("digits,fashion", shared="learn"), workdir) == results  # nothing runs again
+    with pytest.raises(UserError, match="together was"):
+        run(config("digits,fashion,location", shared="learn"), workdir)
+
+
+def test_a_new_task_trains_its_cores_and_leaves_the_dictionary(learnt, tmp_path):
+    workdir, _ = learnt
+    dictionary = factors(workdir, "digits").dictionary
+    path = workdir / "factors" / dictionary.file_name
+    sweep = config("location", **{"fact_tk.shared": str(path)})
+    (result,) = run(sweep, tmp_path)
+    task = factors(tmp_path, "location")
+    for name in ("U", "C", "V"):
+        np.testing.assert_array_equal(task.factors[name], dictionary.factors[name])
+    assert np.abs(task.factors["P"]).max() > 1e-3
+    assert result.num_factors == task.factors["P"].size
+    data = open_task(get_task("location"), DataSettings(image_size=32))
+    images, labels = next(iter(data.stream("test", 100, 100)))
+    logits = Predictor(*load_vit("vit_mini"), task).logits(
+        np.asarray(normalise(images, "imagenet"))
+    )
+    assert result.accuracy == 100 * (logits.argmax(-1) == labels).mean()
+    assert run(sweep, tmp_path) == [result]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shared": "learn", "methods": "linear"}, "Linear has no factors that tasks share"),
+        ({"shared": "learn", "start_from": "x"}, "both set"),
+        ({"shared": "learn", "fact_tk.scales": (1.0, 2.0)}, "there are 2 candidates"),
+        ({"shared": "learn", "factor_bits": 4}, "a dictionary is stored in float32"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_in_the_plan(changes, words):
+    with pytest.raises(UserError, match=words):
+        make_plan(config("digits", **changes))
+
+
+def test_a_dictionary_that_does_not_fit_is_refused_before_training(learnt, tmp_path):
+    workdir, _ = learnt
+    path = str(workdir / "factors" / factors(workdir, "digits").dictionary.file_name)
+    for changes, words in [
+        ({"shared": path, "fact_tk.rank": 3}, "the same settings"),
+        ({"shared": str(tmp_path / "no.dictionary")}, "no.dictionary, which cannot be read"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            run(config("location", **changes), tmp_path / "w")
+
+
+def test_shared_cells_of_two_dictionaries_train_in_one_stack_and_others_apart():
+    cells = make_plan(config("digits,fashion", shared="learn", seeds=(0, 1)))
+    assert {cell.together for cell in cells} == {("digits", "fashion")}
+    (alone,) = make_plan(config("digits"))
+    assert not {"shared", "together"} & alone.all_settings.keys()
