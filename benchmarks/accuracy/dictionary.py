@@ -77,7 +77,6 @@ class Study:
         self.new = [task for fold in self.folds for task in fold.new]
         self.vit: ViTConfig = get_variant(self._config().variant)
         self.own = run_sweep(self._config(), str(self.workdir / "own"), console)
-        self.weights = self.own[0].settings["weights_sha256"]
 
     def _config(self, method: str = "", tasks: list[str] | None = None) -> ConfigDict:
         """The suite's config, shortened as the options say, with these methods and tasks."""
@@ -136,7 +135,7 @@ class Study:
             return path
         method = METHODS[name](rank=rank, scale=1.0)
         assert isinstance(method, SharingMethod)
-        metadata = {"variant": self._config().variant, "weights_sha256": self.weights}
+        metadata = {"variant": self._config().variant}
         if way == "post hoc":
             factors = share([self._increments(task) for task in fold.others], method, self.vit)[
                 0
