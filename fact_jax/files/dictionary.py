@@ -167,6 +167,8 @@ def find_dictionary(factor_file: Path, checksum: str) -> Dictionary:
             f"Factor file {factor_file} shares the dictionary {path.name}, which is not beside it. "
             f"Copy that file into {factor_file.parent}/, too."
         )
+    if path.resolve().parent != factor_file.parent.resolve():  # a server reads one folder alone
+        raise UserError(f"{path} is a link that leads out of its folder. Copy the file there.")
     dictionary = read_dictionary(path)
     if dictionary.checksum != checksum:
         raise UserError(

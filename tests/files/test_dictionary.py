@@ -64,6 +64,12 @@ def test_a_dictionary_that_is_missing_or_another_one_is_named(tmp_path, small_co
     beside.write_bytes(dictionary.content[:-9])
     with pytest.raises(UserError, match=f"{beside.name} is not a dictionary of fact-jax"):
         load_factors(path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    beside.rename(elsewhere / beside.name)
+    beside.symlink_to(elsewhere / beside.name)
+    with pytest.raises(UserError, match="leads out of its folder"):
+        load_factors(path)
     beside.unlink()
     with pytest.raises(UserError, match=f"{beside.name}, which is not beside it"):
         load_factors(path)
