@@ -236,6 +236,9 @@ def main() -> None:
     config = quickstart.get_config()
     config.methods = "fact_tt"
     given = cells.change(config, args, "seeds", "tasks", "epochs")
+    for name in ("ranks", "images", "finish_epochs"):
+        if (value := getattr(args, name)) != parser.get_default(name):
+            given += f" --{name} {value}"
     ranks, console = [int(r) for r in args.ranks.split(",")], Console()
     study = Study(Path(args.workdir), ranks, args.images, args.finish_epochs, console)
     results = run_sweep(config, args.workdir, console)
