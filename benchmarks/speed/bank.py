@@ -9,7 +9,9 @@ of each counts. Every system is one call with NumPy arrays on both sides. The pe
 `adapter_names` (`bank_peer.py`), in a process of its own that waits while others run. --peer_python
 is a Python that has torch, transformers and peft, by default this one.
 
-Methods: each of --methods alone, its tasks in the bank beside a Predictor of one of them.
+Methods: each of --methods alone, its tasks in the bank beside a Predictor of one of them. Merging
+is what this Predictor costs at first: the seconds, the bytes of its weights, and the batches after
+which the seconds are repaid.
 
 Memory: a process for each type fills a bank with --stored tasks of FacT-TT rank 4 and heads of one
 class (`bank_memory.py`).
@@ -39,6 +41,7 @@ from fact_jax.files.factors import TrainedTask
 from fact_jax.serving.bank import Bank
 from fact_jax.serving.stack import DTYPES
 from fact_jax.sweep.versions import environment
+from fact_jax.training.evaluation import merged
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.method import Method
 
@@ -154,7 +157,7 @@ def compare(a: argparse.Namespace, vit: Vit, images: np.ndarray, console: Consol
     one = filled(vit, lora, 1)
     systems = {
         REFERENCE: timed(lambda: reference.logits(images)),
-        "Predictor, merged LoRA 8": timed(lambda: merged.logits(images)),
+        "Predictor, merged LoRA 8": timed(lambda: lora_alone.logits(images)),
         f"bank, FacT-TT 16, {a.batch} tasks": timed(mixed(filled(vit, tt, a.batch), images)),
         f"bank, FacT-TT 4, {a.batch} tasks": timed(mixed(few, images)),
         f"bank, FacT-TT 4, {a.stored} tasks": timed(mixed(many, images)),
@@ -163,7 +166,7 @@ def compare(a: argparse.Namespace, vit: Vit, images: np.ndarray, console: Consol
         "bank, FacT-TT 16 and LoRA 8 in a batch": timed(mixed(other, images)),
     }
     reference = Predictor(*vit, random_task(vit, tt, 0), a.batch)
-    merged = Predictor(*vit, random_task(vit, lora, 0), a.batch)
+    lora_alone = Predictor(*vit, random_task(vit, lora, 0), a.batch)
     try:
         peer = Peer(a.peer_python, a.batch) if a.variant == "vit_b16" else None
     except OSError as error:
@@ -185,6 +188,12 @@ def compare(a: argparse.Namespace, vit: Vit, images: np.ndarray, console: Consol
     return {"systems": rows, "stored_ratio": many_best / few_best, "add_seconds": adding}
 
 
+def merging(vit: Vit, task: TrainedTask) -> Callable[[], Any]:
+    """A call that merges a task's weights anew."""
+    (model, base), factors = vit, task.factors
+    return lambda: jax.block_until_ready(merged(task.method, model.config, base, factors)[0])
+
+
 def by_method(a: argparse.Namespace, vit: Vit, images: np.ndarray) -> list[dict[str, Any]]:
     """Each method in the bank, a task an image, beside a Predictor of one of its tasks."""
     rows = []
@@ -192,15 +201,20 @@ def by_method(a: argparse.Namespace, vit: Vit, images: np.ndarray) -> list[dict[
         method = METHODS[name](**SETTINGS.get(name, {}))
         bank = filled(vit, method, a.batch)
         predictor = Predictor(*vit, random_task(vit, method, 0), a.batch)
+        merge = merging(vit, random_task(vit, method, 0))
         row = alternate(
             {
                 "predictor_seconds": timed(lambda p=predictor: p.logits(images)),
                 "bank_seconds": timed(mixed(bank, images)),
+                "merge_seconds": timed(merge),
             },
             a.rounds,
         )
-        ratio = min(row["bank_seconds"]) / min(row["predictor_seconds"])
-        rows.append({"method": name, **row, "ratio": ratio})
+        alone, several, once = (min(times) for times in row.values())
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(merge()))
+        row |= {"ratio": several / alone, "merged_bytes": size}
+        repaid = once / (several - alone) if several > alone else None
+        rows.append({"method": name, **row, "repaid_after_batches": repaid})
     return rows
 
 
@@ -237,9 +251,14 @@ def show(content: dict[str, Any], console: Console) -> None:
         table.add_row(name, f"{1e3 * min(row['seconds']):.0f}", f"{row['ratio_to_merged']:.3f}")
     console.print(table)
     table = Table("method", "Predictor: ms a batch", "bank: ms a batch", "ratio")
+    for title in ("merging: ms", "MB of merged weights", "batches to repay it"):
+        table.add_column(title)
     for row in content["methods"]:
-        times = (1e3 * min(row[key]) for key in ("predictor_seconds", "bank_seconds"))
-        table.add_row(row["method"], *(f"{t:.0f}" for t in times), f"{row['ratio']:.3f}")
+        keys = ("predictor_seconds", "bank_seconds", "merge_seconds")
+        alone, several, merge = (f"{1e3 * min(row[key]):.0f}" for key in keys)
+        repaid = row["repaid_after_batches"]
+        cost = (merge, f"{row['merged_bytes'] / 1e6:.0f}", f"{repaid:.1f}" if repaid else "never")
+        table.add_row(row["method"], alone, several, f"{row['ratio']:.3f}", *cost)
     console.print(table)
     table = Table("stored as", "MB of factors", "MB of heads", "MB of the process", "tasks/s added")
     for dtype, row in content["memory"].items():
