@@ -4,7 +4,7 @@ from fact_jax.algebra.arithmetic import average, dare, interpolate, ties
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.moments import second_moments
 from fact_jax.algebra.rounding import Rounded, round_to, round_within
-from fact_jax.algebra.sharing import share
+from fact_jax.algebra.sharing import conditioned, share
 from fact_jax.algebra.spectra import norms, similarity, singular_values
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Joint",
     "Rounded",
     "average",
+    "conditioned",
     "dare",
     "interpolate",
     "norms",

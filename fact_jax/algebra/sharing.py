@@ -16,7 +16,7 @@ from fact_jax.algebra.tucker import round_cores, round_tucker
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.tuning import FacTTK, FacTTT
-from fact_jax.tuning.method import Method
+from fact_jax.tuning.method import Factors, Method
 from fact_jax.tuning.slices import slices_per_block
 
 # Of FacT-TK: each takes a decomposition of all tasks' cores, and later ones gain little.
@@ -84,3 +84,26 @@ def _tucker(method: FacTTK, joint: Joint, norms: list[float], config: ViTConfig)
     by_task = np.split(rounded.p, len(norms), axis=1)
     common = {"U": rounded.u, "C": rounded.c, "V": rounded.v / method.scale}
     return _Shared(common, [{"P": n * p} for n, p in zip(norms, by_task, strict=True)])
+
+
+def conditioned(method: Method, factors: Factors) -> Factors:
+    """The same increments by shared factors of unit size, which new tasks train well with.
+
+    FacT-TT's U and V get orthonormal columns and rows by QR decompositions, whose triangles go into
+    the cores. FacT-TK's U, C and V are divided by numbers that P takes: its released order of cores
+    does not commute with triangles. They have the norm sqrt(r) then, as r orthonormal columns.
+
+    Args:
+      method: `FacTTT` or `FacTTK`.
+      factors: trained ones; those of tasks that share U and V (and C) have them in common after
+        this, too.
+    """
+    arrays = {name: np.asarray(x, np.float64) for name, x in factors.items()}
+    if isinstance(method, FacTTT):
+        (u, left), (v, right) = np.linalg.qr(arrays["U"]), np.linalg.qr(arrays["V"].T)
+        arrays |= {"U": u, "S": left @ arrays["S"] @ right.T, "V": v.T}
+    elif isinstance(method, FacTTK):
+        for name in method.shared:
+            size = np.linalg.norm(arrays[name]) / method.rank**0.5 or 1.0
+            arrays |= {name: arrays[name] / size, "P": arrays["P"] * size}
+    return {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from fact_jax.algebra.sharing import conditioned
 from fact_jax.errors import UserError
 from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import to_bytes
@@ -97,6 +98,8 @@ def _file(trainer: Trainer, trained: Trained) -> _File:
     method, trainable = _as_stored(trained, trainer.feed.data(cell.task).task.num_classes)
     metadata, dictionary = _metadata(trainer, cell), trainer.dictionary(cell)
     if cell.together and isinstance(method, SharingMethod):
+        # A large rank of small numbers would train slowly.
+        trainable = {**trainable, "factors": conditioned(method, trainable["factors"])}
         stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
         dictionary = Dictionary.of(method, trainable["factors"], config, stated)
     if dictionary is not None:

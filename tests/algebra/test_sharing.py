@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import CONFIG, dense, random_increments
+from made_up import CONFIG, dense, random_factors, random_increments
 from tried_methods import ALL
 
 from fact_jax import FacTTK, FacTTT, LoRA, UserError
-from fact_jax.algebra import Increments, round_to, share
+from fact_jax.algebra import Increments, conditioned, round_to, share
 from fact_jax.tuning.method import Method
 
 KINDS: list[Method] = [FacTTT(2, 3.0), FacTTK(2, 3.0, "formula")]
@@ -38,6 +38,20 @@ def test_a_task_counts_by_its_directions_and_not_by_its_size(
     plain, scaled = share([a, b], method, CONFIG), share([a, factor * b], method, CONFIG)
     for one, other in zip(plain, scaled, strict=True):
         assert one.error == pytest.approx(other.error, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", [FacTTT(3, 2.0), FacTTK(4, 2.0), FacTTK(4, 2.0, "formula")])
+def test_factors_of_unit_size_stand_for_the_same_increments(method: Method):
+    trained = {name: 0.01 * x for name, x in random_factors(method).items()}
+    factors = conditioned(method, trained)
+    wanted = dense(Increments.of(method, trained, CONFIG))
+    actual = dense(Increments.of(method, factors, CONFIG))
+    np.testing.assert_allclose(actual, wanted, atol=1e-6 * np.abs(wanted).max())
+    assert np.linalg.norm(factors["U"]) == pytest.approx(method.rank**0.5)  # type: ignore[attr-defined]
+    if isinstance(method, FacTTT):
+        np.testing.assert_allclose(factors["V"] @ factors["V"].T, np.eye(3), atol=1e-6)
+    zero = method.init(jax.random.key(0), CONFIG)  # V is zero
+    assert not dense(Increments.of(method, conditioned(method, zero), CONFIG)).any()
 
 
 def test_one_task_is_rounded_as_alone():

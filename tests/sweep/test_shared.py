@@ -42,6 +42,7 @@ def test_tasks_learn_one_dictionary_and_cores_of_their_own(learnt):
     fresh = digits.method.init(jax.random.key(0), load_vit("vit_mini")[0].config)
     for name in ("U", "C", "V"):
         np.testing.assert_array_equal(digits.factors[name], fashion.factors[name])
+        assert np.linalg.norm(digits.factors[name]) == pytest.approx(2**0.5)  # of unit size
         assert np.abs(np.asarray(fresh[name]) - digits.factors[name]).max() > 1e-3
     assert np.abs(digits.factors["P"] - fashion.factors["P"]).max() > 1e-3
     assert [r.num_factors for r in results] == 2 * [2 * 72]  # P [2, 12 x 6]
