@@ -49,10 +49,12 @@ def bank_methods(record: Record) -> str:
             f"{1e3 * min(row['predictor_seconds']):,.0f}",
             f"{1e3 * min(row['bank_seconds']):,.0f}",
             f"{row['ratio']:.2f}",
+            f"{1e3 * min(row['merge_seconds']):,.0f}",
         ]
         for row in record.get("methods", ())
     ]
-    return markdown(["method", "one task, ms", "bank, ms", "ratio"], rows) if rows else ""
+    head = ["method", "one task, ms", "bank, ms", "ratio", "merging, ms"]
+    return markdown(head, rows) if rows else ""
 
 
 def bank_memory(record: Record) -> str:
