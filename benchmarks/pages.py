@@ -103,17 +103,16 @@ def small_files(record: Record) -> str:
     for row in record["rows"]:
         by_bits.setdefault(row["bits"], {})[row["how"]] = row
     errors = len(record["seeds"]) > 1
+    finished = f"finished, {record['finish_epochs']} epochs"
+    hows = {"rounded": "rounded", "finished": finished, "trained": "trained"}
+    hows = {how: title for how, title in hows.items() if how in by_bits[record["rows"][0]["bits"]]}
     rows = []
     for bits, ways in by_bits.items():
-        texts = [
-            points(ways[how]["lost"], ways[how]["error"] if errors else None)
-            for how in ("rounded", "finished", "trained")
-        ]
+        texts = [points(ways[how]["lost"], ways[how]["error"] if errors else None) for how in hows]
         rows.append([bits.replace("/", " / "), f"{ways['rounded']['bytes']:,}", *texts])
     whole = f"{record['float32']['bytes']:,}"
-    rows.insert(0, ["32 / 32", whole, "0.0", "", ""])
-    finished = f"finished, {record['finish_epochs']} epochs"
-    return markdown(["bits of factors / head", "bytes", "rounded", finished, "trained"], rows)
+    rows.insert(0, ["32 / 32", whole, "0.0", *[""] * (len(hows) - 1)])
+    return markdown(["bits of factors / head", "bytes", *hows.values()], rows)
 
 
 def rounding(record: Record) -> str:
@@ -206,6 +205,36 @@ def hundred_mixed(record: Record) -> str:
     return markdown([f"{mixed['images']} images of {mixed['images']} tasks", "ms"], rows)
 
 
+# Where a dictionary comes from, as its table calls it.
+DICTIONARIES = {
+    "own": "none: factors of its own",
+    "learnt": "learnt by the other tasks",
+    "post hoc": "made of the other tasks",
+    "random": "random directions",
+}
+
+
+def dictionary(record: Record, suite: str) -> str:
+    """New tasks with a dictionary: bytes, accuracy and points lost to their own factors."""
+    content = record.get(suite)
+    if content is None:
+        return ""
+    order = list(DICTIONARIES)
+    rows = sorted(
+        content["rows"], key=lambda r: (order.index(r["way"]), r["method"], r["rank"] or 0)
+    )
+    methods = list(rows[0]["lost"])
+    lines = []
+    for row in rows:
+        size = [str(row["rank"] or ""), f"{row['numbers']:,}", f"{row['small_bytes']:,}"]
+        lost = [points(row["lost"][method]["mean"]) for method in methods]
+        way = DICTIONARIES[row["way"]]
+        lines.append([way, NAMES[row["method"]], *size, f"{row['accuracy']:.1f}", *lost])
+    heads = [f"lost to own {NAMES[method]}" for method in methods]
+    columns = ["dictionary", "method", "rank", "numbers", "bytes at 4/1", "accuracy, %"]
+    return markdown([*columns, *heads], lines, texts=2)
+
+
 Table = Callable[[Record], str]
 # The pages, the marks in them, and the record that each table is made of.
 TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
@@ -214,6 +243,10 @@ TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
         "hundred_bytes": ("hundred_tasks.json", hundred_bytes),
         "hundred_mixed": ("hundred_tasks.json", hundred_mixed),
         "hundred_together": ("hundred_tasks.json", hundred_together),
+    },
+    Path("docs/dictionary.md"): {
+        "dictionary_offline": ("dictionary.json", lambda record: dictionary(record, "offline")),
+        "dictionary_pairs": ("dictionary.json", lambda record: dictionary(record, "pairs")),
     },
     Path("docs/files.md"): {"small_files": ("small_files.json", small_files)},
     Path("docs/benchmarks.md"): {

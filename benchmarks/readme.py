@@ -163,6 +163,16 @@ def _small_files(record: Record) -> str:
     return f"points lost by bits of factors/head after {epochs} epochs more: {', '.join(texts)}"
 
 
+def _dictionary(record: Record) -> str:
+    best = {}
+    for suite, content in record.items():
+        rows = [row for row in content["rows"] if row["way"] in ("learnt", "post hoc")]
+        row = max(rows, key=lambda row: row["accuracy"])
+        lost = row["lost"].get(row["method"]) or row["lost"]["fact_tt"]
+        best[suite] = f"{suite} {lost['mean']:.1f} ({row['way']}, {row['method']} {row['rank']})"
+    return f"points that new tasks lose to their own factors, best way: {', '.join(best.values())}"
+
+
 def _hundred(record: Record) -> str:
     gain, means, sizes = record["gain"], record["means"], record["bytes"]
     tasks, server, mixed = len(record["rows"]), record["server"], record["mixed_batch"]
@@ -179,6 +189,7 @@ def _hundred(record: Record) -> str:
 RESULT: dict[str, Callable[[Record], str]] = {
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
+    "dictionary.json": _dictionary,
     "evaluate.json": _evaluate,
     "faults.json": _faults,
     "fewshot_quickstart.json": _methods,

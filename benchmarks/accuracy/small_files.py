@@ -1,7 +1,7 @@
 """Points lost by factor files of few bits: rounded, finished by a few epochs, and trained as such.
 
     python -m benchmarks.small_files [--seeds 0,1,2] [--bits 8/8,4/4,4/1,2/1,1/1] \\
-        [--workdir DIR] [--out FILE.json]
+        [--ways finished,trained] [--workdir DIR] [--out FILE.json]
 
 FacT-TT of the quickstart (rank 16, 20 epochs) on the three offline tasks in float32 comes first.
 Then, for each number of bits of factors and head:
@@ -132,6 +132,8 @@ def measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
             },
             "trained": {},
         }.items():
+            if how not in args.ways.split(","):
+                continue
             changes |= {"factor_bits": factor_bits, "head_bits": head_bits}
             trained = config_of(args)
             trained.update(changes)
@@ -178,6 +180,7 @@ def main() -> None:
     parser = option_parser(__doc__, out=Path("benchmarks/results/small_files.json"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--bits", default="8/8,4/4,4/1,2/1,1/1", help="factors/head")
+    parser.add_argument("--ways", default="finished,trained", help="besides rounded")
     parser.add_argument("--tasks", default="", help="empty: the offline suite")
     parser.add_argument("--epochs", type=int, default=0, help="0: the quickstart's")
     parser.add_argument("--finish_epochs", type=int, default=10)

@@ -5,13 +5,21 @@ python -m benchmarks.plots
 
 from benchmarks.plots import (
     plot_compare,
+    plot_dictionary,
     plot_hundred_tasks,
     plot_performance,
     plot_quickstart,
     plot_rounding,
 )
 
-MODULES = (plot_compare, plot_hundred_tasks, plot_performance, plot_quickstart, plot_rounding)
+MODULES = (
+    plot_compare,
+    plot_dictionary,
+    plot_hundred_tasks,
+    plot_performance,
+    plot_quickstart,
+    plot_rounding,
+)
 
 if __name__ == "__main__":
     for module in MODULES:

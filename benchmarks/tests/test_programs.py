@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import network
 from benchmarks.devices import check_device, scaling, tpu_compile
-from benchmarks.plots import plot_hundred_tasks, plot_performance, plot_rounding
+from benchmarks.plots import plot_dictionary, plot_hundred_tasks, plot_performance, plot_rounding
 from benchmarks.speed import step_alternatives, sweep
 from fact_jax import get_variant
 
@@ -64,6 +64,7 @@ COMMANDS = (
         "check_device",
         "compare",
         "comparison",
+        "dictionary",
         "evaluate",
         "faults",
         "fewshot",
@@ -95,6 +96,19 @@ def test_commands_name_no_folder(monkeypatch, capsys, name):
         runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def dictionaries_are_compared(content, out, tmp_path):
+    rows = content["offline"]["rows"]
+    assert {r["way"] for r in rows} == {"own", "learnt", "post hoc", "random"}
+    for row in rows:
+        if row["way"] == "own":
+            continue
+        assert row["numbers"] == 6 * 12 * 2 * 2
+        assert row["accuracies"].keys() == {"digits", "fashion"}
+        assert 600 < row["small_bytes"] < 2000
+    plot_dictionary.draw(content, tmp_path / "dictionary.png")
+    assert (tmp_path / "dictionary.png").stat().st_size > 10_000
 
 
 def step_measures(content, out, tmp_path):
@@ -300,6 +314,10 @@ SMALLEST = {
     "accuracy.hundred_tasks": (
         "--tasks 3 --seeds 0,1 --epochs 1 --rounds 1 --workdir {0}/work",
         many_tasks_are_used,
+    ),
+    "accuracy.dictionary": (
+        "--tasks digits,fashion --epochs 1 --ranks 2 --methods fact_tt --workdir {0}/work",
+        dictionaries_are_compared,
     ),
     "accuracy.finish_rate": ("--tasks digits --epochs 1 --workdir {0}/work", a_rate_is_chosen),
     "accuracy.offline_val": (
