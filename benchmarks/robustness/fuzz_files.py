@@ -1,10 +1,12 @@
 """Targets of the fuzzer: weight files and factor files in every format that is read."""
 
 import contextlib
+import functools
 import io
 import json
 import math
 import random
+import tempfile
 from pathlib import Path
 
 import jax
@@ -13,10 +15,12 @@ from safetensors.numpy import save
 
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
-from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_vit
+from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_pack, load_vit
 from fact_jax.algebra.quantise import Bits
+from fact_jax.files.dictionary import Dictionary, read_dictionary
 from fact_jax.files.download import BUNDLED
 from fact_jax.files.factors import to_bytes
+from fact_jax.files.pack import pack_files
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.tensors import open_tensors
 from fact_jax.files.torch_zip import torch_bytes
@@ -69,6 +73,28 @@ def _factors() -> list[bytes]:
     files = [to_bytes(method, _trainable(method), _CONFIG, metadata) for method in methods]
     packed = to_bytes(methods[0], _trainable(methods[0]), _CONFIG, metadata, Bits(4, 1))
     return [*files, packed]
+
+
+def _dictionary() -> Dictionary:
+    method, metadata = FacTTK(2, 1.0), {"variant": "vit_b16", "weights_sha256": "0" * 64}
+    return Dictionary.of(method, _trainable(method)["factors"], _CONFIG, metadata)
+
+
+def _dictionaries() -> list[bytes]:
+    return [_dictionary().content]
+
+
+def _packs() -> list[bytes]:
+    """A pack of a task with a dictionary, a small file, and a plain one."""
+    dictionary, method = _dictionary(), FacTTK(2, 1.0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / dictionary.file_name).write_bytes(dictionary.content)
+        shared = to_bytes(method, _trainable(method), _CONFIG, {}, Bits(4, 1), dictionary)
+        (folder / "shared.safetensors").write_bytes(shared)
+        for i, content in enumerate(_factors()[2:]):
+            (folder / f"{i}.safetensors").write_bytes(content)
+        return [pack_files(sorted(folder.glob("*.safetensors")))]
 
 
 def _released() -> list[bytes]:
@@ -130,6 +156,19 @@ def _read_factors(path: Path) -> None:
     jax.eval_shape(lambda factors: task.method.adaptation(factors, config), task.factors)
 
 
+def _read_dictionary(path: Path) -> None:
+    dictionary = read_dictionary(path)
+    if dictionary.factors.keys() != set(dictionary.method.shared):
+        raise AssertionError("factors are missing")
+
+
+def _read_pack(path: Path) -> None:
+    for task in load_pack(path).values():
+        config = ViTConfig(**task.metadata["vit"])
+        adaptation = functools.partial(task.method.adaptation, config=config)
+        jax.eval_shape(adaptation, task.factors)
+
+
 def _read_weights(path: Path) -> None:
     load_vit("vit_mini", path)
 
@@ -140,5 +179,7 @@ TARGETS: dict[str, Target] = {
     "torch": Target(".pt", _torch, _mutate_torch, _read_tensors),
     "factors": Target(".safetensors", _factors, _mutate_safetensors, _read_factors),
     "factors_torch": Target(".pt", _released, _mutate_torch, _read_factors),
+    "dictionary": Target(".dictionary", _dictionaries, _mutate_safetensors, _read_dictionary),
+    "pack": Target(".pack", _packs, _mutate_safetensors, _read_pack),
     "weights": Target(".npz", _weights, _mutate_npz, _read_weights, share=0.1),
 }
