@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import NullFormatter
+
 from benchmarks.plots.drawing import command, plt
 from fact_jax.report.palette import method_style
 
@@ -13,6 +15,7 @@ WAYS = {
     "post hoc": ("made of other tasks", "s"),
     "random": ("random directions", "x"),
 }
+TICKS = (1000, 2000, 5000, 10_000, 20_000, 40_000)
 NAMES = {"fact_tt": "FacT-TT", "fact_tk": "FacT-TK"}
 
 
@@ -53,6 +56,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
                         label=f"{name}, {label}",
                     )
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(TICKS, [f"{ticks / 1000:g} kB" for ticks in TICKS])
+        axes.set_xlim(900, 50_000)
         axes.set_title(TITLES[suite], fontsize=10)
         axes.set_xlabel("bytes of a task, 4 bits a factor, 1 of the head", fontsize=9)
     panels[0, 0].set_ylabel("accuracy of new tasks on test, %")

@@ -4,8 +4,8 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -58,7 +58,7 @@ def triton(tensor: bytes, parameters: bytes, first: bytes = b"") -> bytes:
 
 def triton_infer(
     client: TestClient, text: bytes, raw: bytes, version: str = "", **headers: str
-) -> httpx.Response:
+) -> Any:
     length = {"Inference-Header-Content-Length": str(len(text))} if raw else {}
     path = f"/v2/models/a{version}/infer"
     return client.post(path, content=text + raw, headers={**AGENT, **length, **headers})

@@ -36,7 +36,7 @@ def spied(monkeypatch, tmp_path):
     calls = {"epochs": [], "evaluations": [], "reads": []}
 
     def epoch(step, base, states, trials, number, steps):
-        data, hypers, seeds = trials
+        data, hypers, seeds, _ = trials
         calls["epochs"].append(
             (data.num_examples.tolist(), hypers, (seeds.tolist(), int(number)), int(steps))
         )
