@@ -44,6 +44,20 @@ def _evaluate(record: Record) -> str:
     return f"{rate:.0f} images/s; no prediction under way in {record['idle_share']:.1%} of the time"
 
 
+def _bank(record: Record) -> str:
+    systems, batch = record["systems"], record["settings"]["batch"]
+    mixed = systems[f"bank, FacT-TT 16, {batch} tasks"]["ratio_to_merged"]
+    peer = next(
+        (row["bank_over_peer"] for row in systems.values() if "bank_over_peer" in row), None
+    )
+    beside = "" if peer is None else f", {peer:.2f} × peft's time for LoRA"
+    whole, less = (record["memory"][dtype]["resident_bytes"] / 1e6 for dtype in ("float32", "int8"))
+    return (
+        f"{batch} images of {batch} tasks take {mixed:.2f} × merged inference of one{beside}; "
+        f"{record['settings']['stored']:,} tasks take {whole:.0f} MB, in 8 bits {less:.0f} MB"
+    )
+
+
 def _sweep(record: Record) -> str:
     wall = record["seconds"]["wall"]
     shares = [
@@ -187,6 +201,7 @@ def _hundred(record: Record) -> str:
 
 
 RESULT: dict[str, Callable[[Record], str]] = {
+    "bank.json": _bank,
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
     "dictionary.json": _dictionary,
