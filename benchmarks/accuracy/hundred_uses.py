@@ -1,4 +1,4 @@
-"""What is done with the factor files of `benchmarks.hundred_tasks` after training."""
+"""Uses of the factor files of `benchmarks.hundred_tasks` after training."""
 
 import json
 import re

@@ -87,7 +87,7 @@ def _tucker(method: FacTTK, joint: Joint, norms: list[float], config: ViTConfig)
 
 
 def conditioned(method: Method, factors: Factors) -> Factors:
-    """The same increments by shared factors of unit size, which new tasks train well with.
+    """The same increments by shared factors of unit size, as `share` gives them.
 
     FacT-TT's U and V get orthonormal columns and rows by QR decompositions, whose triangles go into
     the cores. FacT-TK's U, C and V are divided by numbers that P takes: its released order of cores

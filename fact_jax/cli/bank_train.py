@@ -57,8 +57,9 @@ def main() -> None:
     def finish(
         sweep_config: ConfigDict, results: list[Result], console: Console, workdir: epath.Path
     ) -> None:
-        if len(results) < len(make_plan(sweep_config)):
-            return  # the command says which cells failed
+        if len(results) < (tasks := len(make_plan(sweep_config))):
+            console.print(f"No dictionary yet: {len(results)} of {tasks} tasks have results.")
+            return
         task = load_factors(Path(workdir) / "factors" / f"{results[0].cell}.safetensors")
         assert task.dictionary is not None
         write_atomically(out, task.dictionary.content)

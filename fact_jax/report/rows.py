@@ -12,7 +12,7 @@ from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import absolute
 
 # Settings of a run that tell rows of one method apart where the method's own do not.
-_TELLING = ("start_from", "factor_bits", "head_bits", "epochs")
+_TELLING = ("start_from", "shared", "factor_bits", "head_bits", "epochs")
 _OF_A_CELL = ("seed", "start_sha256")  # differ between the cells of a row
 _CHOSEN = (*GRID, *GRID.values())  # may differ between tasks
 
@@ -91,11 +91,13 @@ def curve_label(row: Result, rank: float) -> str:
 
 
 def _telling(row: Result) -> dict[str, Any]:
-    """The settings of a run that a label may have; the folder of a start by its name."""
+    """The settings of a run that a label may have; a folder or a file by its name."""
     settings = {name: row.settings[name] for name in _TELLING if row.settings.get(name)}
     if start := start_folder(row):
         folder = PurePath(start)
         settings["start_from"] = folder.parent.name if folder.name == "factors" else folder.name
+    if shared := settings.get("shared"):
+        settings["shared"] = PurePath(shared).name
     return settings
 
 

@@ -37,7 +37,7 @@ class BankTask(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What factor sets have in common that go through one program.
+    """The method and the dictionary that all factor sets of one program have in common.
 
     Attributes:
       method: with a scale of 1.

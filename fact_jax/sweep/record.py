@@ -98,7 +98,7 @@ def _file(trainer: Trainer, trained: Trained) -> _File:
     method, trainable = _as_stored(trained, trainer.feed.data(cell.task).task.num_classes)
     metadata, dictionary = _metadata(trainer, cell), trainer.dictionary(cell)
     if cell.together and isinstance(method, SharingMethod):
-        # A large rank of small numbers would train slowly.
+        # A learning rate of the cores then means the same with every dictionary.
         trainable = {**trainable, "factors": conditioned(method, trainable["factors"])}
         stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
         dictionary = Dictionary.of(method, trainable["factors"], config, stated)

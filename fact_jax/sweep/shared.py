@@ -65,16 +65,19 @@ def dictionary_for(
     path: Path, method: Method, config: ViTConfig, weights_sha256: str
 ) -> Dictionary:
     """The dictionary of a file. Raises UserError if it is not for this method and network."""
-    dictionary = _read(path)
+    dictionary = _read(path, shared_sha256(path))
     dictionary.check(f"{path}: a method", method, config, weights_sha256)
     return dictionary
 
 
-_read = functools.lru_cache(maxsize=16)(read_dictionary)
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, checksum: str) -> Dictionary:
+    """Reads a dictionary once; another checksum is that of a file that has changed."""
+    return read_dictionary(path)
 
 
 def untrained(trainable: Trainable, dictionary: Dictionary) -> Trainable:
-    """What a task trains beside a dictionary: cores, which are zero, and its fresh head."""
+    """Gives what a task trains beside a dictionary: cores, which are zero, and its fresh head."""
     fresh = without_shared(trainable, dictionary)
     return {**fresh, "factors": jax.tree.map(jnp.zeros_like, fresh["factors"])}
 

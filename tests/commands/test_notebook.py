@@ -32,7 +32,7 @@ def install_cell(notebook):
 
 
 def test_notebooks_are_valid_and_stripped_and_install_alike():
-    """Those for folders of pictures install no TFDS."""
+    """Notebooks for folders of pictures install no TFDS."""
     notebooks = {path.stem: nbformat.read(path, 4) for path in NOTEBOOK.parent.glob("*.ipynb")}
     for notebook in notebooks.values():
         nbformat.validate(notebook)

@@ -149,7 +149,7 @@ def test_a_download_is_checked_and_kept(npz, tmp_path, monkeypatch):
 
 
 def test_dinov2_safetensors_are_read(tmp_path):
-    """As transformers' Dinov2Model has them, in half precision."""
+    """The file has the names of transformers' Dinov2Model, and half precision."""
     config = get_variant("dinov2_s14").replace(image_size=518)
     structs = jax.eval_shape(lambda: init_base(config, jax.random.key(0)))
     rng = np.random.default_rng(0)

@@ -510,7 +510,7 @@ def test_sixteen_methods_look_different_and_can_be_seen():
 
 
 def test_a_method_has_one_colour_in_every_figure():
-    """Whatever stands beside it; several systems of it have shades, unknown ones what is free."""
+    """Several systems of a method have shades of it; unknown methods have colours that are free."""
     known = list(_METHODS)
     assert styles(known) == [method_style(m) for m in known]
     assert styles(["lora", "fact_tt"])[0] == styles(["linear", "lora"])[1] == method_style("lora")

@@ -9,8 +9,10 @@ from fact_jax import Predictor, UserError, load_factors, load_vit, normalise
 from fact_jax.cli.local import run_sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.data import DataSettings, get_task, open_task
+from fact_jax.files.dictionary import Dictionary
 from fact_jax.report.records import method_settings
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.shared import dictionary_for
 
 
 def config(tasks, **changes):
@@ -98,7 +100,17 @@ def test_a_dictionary_that_does_not_fit_is_refused_before_training(learnt, tmp_p
             run(config("location", **changes), tmp_path / "w")
 
 
-def test_shared_cells_of_two_dictionaries_train_in_one_stack_and_others_apart():
+def test_a_dictionary_that_changes_is_read_anew(tmp_path):
+    path, (cell,) = tmp_path / "a.dictionary", make_plan(config("digits"))
+    vit, method = load_vit("vit_mini")[0].config, cell.method
+    for seed in range(2):
+        factors = method.init(jax.random.key(seed), vit)
+        path.write_bytes(Dictionary.of(method, factors, vit, {}).content)
+        read = dictionary_for(path, method, vit, "0" * 64)
+        np.testing.assert_array_equal(read.factors["U"], factors["U"])
+
+
+def test_the_plan_says_which_tasks_learn_together():
     cells = make_plan(config("digits,fashion", shared="learn", seeds=(0, 1)))
     assert {cell.together for cell in cells} == {("digits", "fashion")}
     (alone,) = make_plan(config("digits"))
