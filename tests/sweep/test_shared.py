@@ -12,7 +12,7 @@ from fact_jax.data import DataSettings, get_task, open_task
 from fact_jax.files.dictionary import Dictionary
 from fact_jax.report.records import method_settings
 from fact_jax.sweep.plan import make_plan
-from fact_jax.sweep.shared import dictionary_for
+from fact_jax.sweep.shared import dictionary_for, untrained
 
 
 def config(tasks, **changes):
@@ -115,3 +115,13 @@ def test_the_plan_says_which_tasks_learn_together():
     assert {cell.together for cell in cells} == {("digits", "fashion")}
     (alone,) = make_plan(config("digits"))
     assert not {"shared", "together"} & alone.all_settings.keys()
+
+
+def test_a_new_task_begins_with_no_increments():
+    vit, method = load_vit("vit_mini")[0].config, make_plan(config("digits"))[0].method
+    factors = method.init(jax.random.key(0), vit)
+    head = {"kernel": np.ones(3), "bias": np.ones(3)}
+    fresh = untrained({"factors": factors, "head": head}, Dictionary.of(method, factors, vit, {}))
+    assert fresh["factors"].keys() == {"P"}
+    assert not fresh["factors"]["P"].any()
+    assert fresh["head"] is head

@@ -27,7 +27,7 @@ from fact_jax.cli.local import run_sweep
 from fact_jax.sweep.packing import free_programs, group_size, most_per_device, step_bytes
 from fact_jax.training.mesh import fetch, make_mesh, put, replicated, stack
 from fact_jax.training.run import Training
-from fact_jax.training.step import TrainStep
+from fact_jax.training.step import TASKS, TrainStep
 from fact_jax.training.trial import Hyper, NonFiniteLoss, Trial, train_set
 
 CONFIG = ViTConfig(width=24, depth=4, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
@@ -339,6 +339,10 @@ def test_a_trial_without_a_batch_left_has_no_part_in_the_mean():
     mesh = make_mesh(BATCH, jax.devices()[:1], 2)
     base, states, trials, number, _ = arguments((0, 1), mesh)
     step = TrainStep(ViT(CONFIG), METHOD, "none", BATCH, mesh, together=("U", "V"))
+    mean = jax.vmap(step._with_means, axis_name=TASKS)(states, np.array([False, True]))
+    np.testing.assert_array_equal(
+        mean.trainable["factors"]["U"], 2 * [states.trainable["factors"]["U"][1]]
+    )
     four, five = (fetch(step.epoch(base, states, trials, number, n)[0]) for n in (4, 5))
     assert np.abs(four.trainable["factors"]["V"] - five.trainable["factors"]["V"]).max() > 1e-6
     np.testing.assert_array_equal(
