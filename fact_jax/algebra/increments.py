@@ -47,7 +47,7 @@ class Increments:
           UserError: the method changes more than low-rank increments can say, such as prompts.
         """
         adaptation = method.adaptation(factors, config)
-        if parts := _other_parts(adaptation):
+        if parts := other_parts(adaptation):
             raise UserError(
                 f"{type(method).__name__} has {', '.join(parts)}, which have no low-rank form. "
                 "Only tasks whose changes are increments of the dense layers can be rounded, "
@@ -156,7 +156,7 @@ def _columns(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return basis[:, :rank], values[:rank]
 
 
-def _other_parts(adaptation: Adaptation) -> list[str]:
+def other_parts(adaptation: Adaptation) -> list[str]:
     """The changes of an adaptation that are no increments, in words."""
     changes: dict[str, Any] = {
         "prompts": adaptation.prompts,

@@ -35,6 +35,8 @@ BUNDLED: dict[str, Path] = {"vit_mini": Path(__file__).parent / "bundled" / "vit
 # Files fetched from a hub repository: safetensors, whole or in shards, else PyTorch's zip file.
 _HUB_FILES = ["config.json", "model.safetensors", "model.safetensors.index.json"]
 _HUB_FILES += ["model-*-of-*.safetensors"]
+_ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "fact_jax.json"]
+_ADAPTER_FILES += ["config.json", "preprocessor_config.json"]
 
 
 def cache_dir() -> Path:
@@ -74,6 +76,23 @@ def find_weights(variant: str, name: str | os.PathLike[str] | None = None) -> Pa
     return target
 
 
+def find_task(name: str | os.PathLike[str]) -> Path:
+    """The file or folder of a trained task, downloading it for ``hf:owner/name``.
+
+    A repository of the hub holds a PEFT adapter, or one of our factor files. Raises UserError when
+    a download fails.
+    """
+    text = os.fspath(name)
+    if not text.startswith("hf:"):
+        return Path(name)
+    folder = _fetch(text, _ADAPTER_FILES, "The adapter")
+    if (folder / "adapter_config.json").is_file():
+        if not any(folder.glob("adapter_model.safetensors")):
+            folder = _fetch(text, [*_ADAPTER_FILES, "adapter_model.bin"], "The adapter")
+        return folder
+    return _fetch(text, ["*.safetensors"], "The factor file")
+
+
 def _download(url: str, target: Path) -> None:
     import pooch
     import requests
@@ -90,26 +109,27 @@ def _download(url: str, target: Path) -> None:
 
 
 def _from_hub(name: str) -> Path:
+    """The local folder of a hub repository of weights."""
+    folder = _fetch(name, _HUB_FILES, "The weights")
+    if not any(folder.glob("*.safetensors")):
+        folder = _fetch(name, ["config.json", "pytorch_model.bin"], "The weights")
+    return folder
+
+
+def _fetch(name: str, patterns: list[str], what: str) -> Path:
     """The local folder of a hub repository, in huggingface_hub's own cache ($HF_HOME)."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.removeprefix("hf:").partition("@")
-
-    def fetch(patterns: list[str]) -> Path:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-
     try:
-        folder = fetch(_HUB_FILES)
-        if not any(folder.glob("*.safetensors")):
-            folder = fetch(["config.json", "pytorch_model.bin"])
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
     except HFValidationError as error:
         raise UserError(f"{name!r} is not a name on the hub; expected hf:owner/name.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"The weights could not be had from the Hugging Face hub as {name} "
+            f"{what} could not be had from the Hugging Face hub as {name} "
             f"({type(error).__name__}: {reason}). Check the name, log in if the repository is "
             "gated, or download it on a machine with a network and give the folder's path."
         ) from error
-    return folder

@@ -84,6 +84,17 @@ class TrainedTask(NamedTuple):
         return self.head["bias"].shape[0]
 
     @property
+    def config(self) -> ViTConfig:
+        """The config of the ViT. Raises UserError for files of other code, which do not say it."""
+        vit = self.metadata["vit"]
+        if "num_heads" not in vit:
+            raise UserError(
+                f"{self.path} is a file of other code, which does not say its ViT. Make a factor "
+                "file of it first, with the command export and its --variant."
+            )
+        return ViTConfig(**vit)
+
+    @property
     def forward_settings(self) -> dict[str, Any]:
         """gelu and layer_norm_eps of the training, for `load_vit`; timm's for a `.pt`."""
         return {name: self.metadata["vit"].get(name, timm) for name, timm in TIMM.items()}

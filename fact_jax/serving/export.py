@@ -5,12 +5,12 @@ import warnings
 from pathlib import Path
 
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.merging import merge
 from fact_jax.errors import UserError
-from fact_jax.files.factors import TrainedTask, check_classes, check_fits, to_bytes
+from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_fits, to_bytes
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum, write_npz
+from fact_jax.serving.folders import merged_base
 from fact_jax.tuning.method import Base
 
 
@@ -30,19 +30,21 @@ def torch_file(task: TrainedTask) -> bytes:
 
 
 def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: Base | None) -> bytes:
-    """Our factor file of a task that was read from a file of the PyTorch code.
+    """Our factor file of a task that was read from a file of other code.
 
-    It names that code's preprocessing (ImageNet normalisation, resized to the ViT's image size).
+    What such a file does not say is taken from the PyTorch code: ImageNet normalisation, and
+    pictures resized to the ViT's image size.
     Without `base` the file does not say which weights it belongs to.
     """
     check_fits(task, config, None)
+    stated = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
     metadata = {
-        "source": task.metadata["source"],
-        "variant": variant,
-        "weights_sha256": None if base is None else checksum(base),
         "image_size": config.image_size,
         "normalisation": "imagenet",
         "jpeg_quality": None,
+        **stated,
+        "variant": variant,
+        "weights_sha256": stated.get("weights_sha256") if base is None else checksum(base),
     }
     trainable = {"factors": task.factors, "head": task.head}
     return to_bytes(task.method, trainable, config, metadata)
@@ -61,10 +63,7 @@ def npz_file(
             "them: timm's and FacT's loaders would leave them at 1 without a word.",
             stacklevel=2,
         )
-    if task is not None:
-        check_classes(str(task.path), task.num_classes)
-        check_fits(task, config, checksum(base), any_weights)
-        base = {**merge(base, task.method.adaptation(task.factors, config)), "head": task.head}
+    base = merged_base(config, base, task, any_weights)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.npz"
         write_npz(path, config, base)

@@ -98,12 +98,7 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
     Raises:
       UserError: the task has changes without a low-rank form, or nothing meets the target.
     """
-    if "format_version" not in task.metadata:
-        raise UserError(
-            f"{task.path} is a file of the PyTorch code, which does not say its ViT. Make a factor "
-            "file of it first, with the command export."
-        )
-    config = ViTConfig(**task.metadata["vit"])
+    config = task.config
     if target.bits is not None and target.only_bits:
         return _requantised(task, target.bits, config)
     name, settings = describe(task.method)

@@ -1,0 +1,189 @@
+"""A trained task as an adapter of Hugging Face's PEFT, which `PeftModel.from_pretrained` opens.
+
+Every task whose changes are low-rank increments becomes LoRA: for each dense layer one pair, with
+all scales in B, so that PEFT's scaling is 1. FacT's pairs have FacT's own rank, because the slices
+of a layer share U or V. Letters: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fact_jax.algebra.increments import other_parts
+from fact_jax.backbone.adaptation import Adaptation, LowRank
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.files.beside import OURS, PREPROCESSOR, json_bytes, preprocessor
+from fact_jax.files.card import Card, adapter_card
+from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_classes
+from fact_jax.files.peft import PREFIX, TENSORS
+from fact_jax.files.peft_config import CONFIG
+from fact_jax.files.peft_names import NAMINGS, Naming
+
+NAMES = ("transformers5", "transformers4", "timm")
+"""Libraries whose names of layers an adapter can have."""
+
+_CLASSES = {  # what PEFT notes about the model that was adapted
+    "vit": ("ViTForImageClassification", "transformers.models.vit.modeling_vit"),
+    "dinov2": ("Dinov2ForImageClassification", "transformers.models.dinov2.modeling_dinov2"),
+}
+_FUSED = ("q", "k", "v")
+
+Arrays = tuple[np.ndarray, np.ndarray]  # A [l, d, r] and B [l, r, e]
+
+
+def naming_of(names: str, config: ViTConfig) -> Naming:
+    """The naming of a ViT in one of `NAMES`."""
+    if names == "timm":
+        return NAMINGS["timm"]
+    model = "dinov2" if config.layer_scale else "vit"
+    return NAMINGS[f"{model}_{names.removeprefix('transformers')}"]
+
+
+def adapter_files(
+    task: TrainedTask, config: ViTConfig, card: Card, names: str = NAMES[0]
+) -> dict[str, bytes]:
+    """The files of an adapter directory, by their names.
+
+    Args:
+      task: a trained task.
+      config: of the ViT that it was trained on.
+      card: facts for the model card.
+      names: one of `NAMES`.
+
+    Raises:
+      UserError: the task changes more than low-rank increments can say, or changes nothing.
+    """
+    check_classes(str(task.path), task.num_classes)
+    adaptation = task.method.adaptation(task.factors, config)
+    if parts := other_parts(adaptation):
+        raise UserError(
+            f"{task.path} has {', '.join(parts)}, which are no low-rank increments, so that PEFT's "
+            "LoRA cannot hold them. Export the merged model with --format hf."
+        )
+    naming = naming_of(names, config)
+    pairs = {site: _pair(adaptation, site, config) for site in naming.modules}
+    present = {site: pair for site, pair in pairs.items() if pair is not None}
+    if not present:
+        raise UserError(
+            f"{task.path} has no increments, only a head. Export the whole model with --format hf."
+        )
+    rank = max(a.shape[2] for a, _ in present.values())
+    tensors = {
+        **_head(task, naming),
+        **_tensors({site: _padded(pair, rank) for site, pair in present.items()}, naming),
+    }
+    metadata = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
+    files = {
+        CONFIG: json_bytes(_config(naming, list(present), rank, card.base_model)),
+        TENSORS[0]: _file_bytes(tensors),
+        OURS: json_bytes({**metadata, "vit": task.metadata["vit"], "method": card.method}),
+        PREPROCESSOR: json_bytes(preprocessor(metadata, config.image_size)),
+    }
+    return {**files, "README.md": adapter_card(card, rank, names, _class_of(naming)).encode()}
+
+
+def _file_bytes(tensors: dict[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    content: bytes = save(tensors, metadata={"format": "pt"})
+    return content
+
+
+def _class_of(naming: Naming) -> str:
+    """The class of the model to adapt, for the card's example; empty for timm."""
+    return _CLASSES.get(naming.models[0], ("", ""))[0]
+
+
+def _config(naming: Naming, sites: list[str], rank: int, base_model: str) -> dict[str, Any]:
+    """The content of `adapter_config.json`.
+
+    The layers are named by one regular expression: 'output.dense', a layer of the MLP in
+    transformers 4, is also the end of the name of attention's output.
+    """
+    modules = "|".join(naming.modules[site].replace(".", r"\.") for site in sites)
+    block = naming.block.replace(".", r"\.")
+    base_class, library = _CLASSES.get(naming.models[0], (None, None))
+    mapping = {"base_model_class": base_class, "parent_library": library}
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "auto_mapping": mapping if base_class else None,
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": rank,  # B has the scale
+        "lora_dropout": 0.0,
+        "target_modules": rf"(.*\.)?{block}\.\d+\.({modules})",
+        "modules_to_save": [naming.head],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+
+
+def _head(task: TrainedTask, naming: Naming) -> dict[str, np.ndarray]:
+    """The classifier's tensors. DINOv2's also reads the mean of the patches: zeros here."""
+    weight = np.asarray(task.head["kernel"], np.float32).T
+    if naming.models[0] == "dinov2":
+        weight = np.concatenate([weight, np.zeros_like(weight)], axis=1)
+    return {
+        f"{PREFIX}{naming.head}.weight": np.ascontiguousarray(weight),
+        f"{PREFIX}{naming.head}.bias": np.asarray(task.head["bias"], np.float32),
+    }
+
+
+def _tensors(pairs: dict[str, Arrays], naming: Naming) -> dict[str, np.ndarray]:
+    """The tensors of all layers, which PyTorch stores as A [r, d] and B [e, r]."""
+    tensors = {}
+    for site, arrays in pairs.items():
+        for letter, stacked in zip("AB", arrays, strict=True):
+            for layer, array in enumerate(stacked):
+                name = f"{PREFIX}{naming.module(site, layer)}.lora_{letter}.weight"
+                tensors[name] = np.ascontiguousarray(array.T, np.float32)
+    return tensors
+
+
+def _padded(pair: Arrays, rank: int) -> Arrays:
+    """The pair with zeros up to a rank: PEFT's layers then need no pattern of ranks."""
+    a, b = pair
+    more = rank - a.shape[2]
+    return np.pad(a, ((0, 0), (0, 0), (0, more))), np.pad(b, ((0, 0), (0, more), (0, 0)))
+
+
+def _pair(adaptation: Adaptation, site: str, config: ViTConfig) -> Arrays | None:
+    """All pairs of a dense layer as one; None if nothing changes it."""
+    if site != "qkv":
+        parts = [_plain(pair) for pair in adaptation.site(site)]
+    else:
+        together = adaptation.qkv or ()
+        together = (together,) if isinstance(together, LowRank) else together
+        parts = [_plain(pair) for pair in together]
+        for i, name in enumerate(_FUSED):
+            own = getattr(adaptation, name) or ()
+            for pair in (own,) if isinstance(own, LowRank) else own:
+                a, b = _plain(pair)
+                d = config.width
+                parts.append((a, np.pad(b, ((0, 0), (0, 0), (i * d, (2 - i) * d)))))
+    if not parts:
+        return None
+    return np.concatenate([a for a, _ in parts], 2), np.concatenate([b for _, b in parts], 1)
+
+
+def _plain(pair: LowRank) -> Arrays:
+    """A pair without groups of columns, of the smaller rank of two forms.
+
+    ``u`` is the first factor of all groups at once, of rank r'; otherwise the groups' own first
+    factors stand side by side, of rank g r.
+    """
+    a, b = np.asarray(pair.a, np.float64), np.asarray(pair.b, np.float64)
+    (depth, _, gr), (r, f) = a.shape, b.shape[1:]
+    groups = gr // r
+    if pair.u is not None and (u := np.asarray(pair.u, np.float64)).shape[-1] <= gr:
+        inner = a.reshape(depth, -1, groups, r)
+        return u, np.einsum("lpgr,lrf->lpgf", inner, b).reshape(depth, -1, groups * f)
+    left = a if pair.u is None else np.asarray(pair.u, np.float64) @ a
+    spread = np.einsum("gh,lrf->lgrhf", np.eye(groups), b)
+    return left, spread.reshape(depth, gr, groups * f)

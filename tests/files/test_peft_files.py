@@ -1,0 +1,196 @@
+"""PEFT adapters without PyTorch: written and read again, and refusals of what is not plain LoRA."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from weight_layouts import VARIANT
+from written_factors import trainable
+
+from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, UserError, get_variant, load_factors
+from fact_jax.algebra import Increments
+from fact_jax.files import peft, peft_names
+from fact_jax.files.factors import to_bytes
+from fact_jax.files.folder import write_folder
+from fact_jax.files.peft_config import base_variant, scaling
+from fact_jax.files.peft_writing import NAMES, adapter_files
+from fact_jax.serving.folders import card_of
+
+
+def adapter(tmp_path, method, names="transformers5", variant="vit_ti16", **metadata):
+    """A written task, and the folder of its adapter."""
+    config, path = get_variant(variant), tmp_path / "f.safetensors"
+    entries = {"variant": variant, "task": "pets|x", **metadata}
+    path.write_bytes(to_bytes(method, trainable(method, config), config, entries))
+    task = load_factors(path)
+    files = adapter_files(task, config, card_of(task, config, "google/x", {}), names)
+    write_folder(tmp_path / "adapter", files)
+    return task, tmp_path / "adapter"
+
+
+def changed(folder, tensors=None, **entries):
+    """Changes an adapter's config, or its tensors by a function of them."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    if tensors is not None:
+        path = folder / "adapter_model.safetensors"
+        save_file(tensors(load_file(path)), path)
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("variant", [VARIANT, "dinov2_s14"])
+def test_an_adapter_read_again_has_the_same_increments(tmp_path, names, variant, monkeypatch):
+    labels = [f"class {i}" for i in range(7)]
+    entries = {"class_names": labels, "image_size": 224, "normalisation": "inception"}
+    task, folder = adapter(tmp_path, FacTTK(4, 3.0), names, variant, **entries)
+    again, config = load_factors(folder), get_variant(variant)
+    for key, value in {**entries, "variant": variant, "task": "pets|x"}.items():
+        assert again.metadata[key] == value
+    assert again.config == config
+    assert again.method.rank == 4
+    np.testing.assert_array_equal(again.head["kernel"], task.head["kernel"])
+    wanted, found = (Increments.of(t.method, t.factors, config) for t in (task, again))
+    assert (wanted - found).norm < 1e-6 * wanted.norm
+    card = (folder / "README.md").read_text()
+    for words in ("class 6", "inception", "pets\\|x", "fact_tk", "google/x"):
+        assert (words in card) is (words != "inception")  # in numbers there
+    assert "mean 0.5, 0.5, 0.5" in card
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [(AdaptFormer(), "bottlenecks.*--format hf"), (Linear(), "only a head.*--format hf")],
+)
+def test_tasks_that_are_no_lora_are_referred_to_merged_models(tmp_path, method, words):
+    with pytest.raises(UserError, match=words):
+        adapter(tmp_path, method)
+
+
+def without(name):
+    return lambda tensors: {k: v for k, v in tensors.items() if name not in k}
+
+
+def renamed(old, new):
+    return lambda tensors: {k.replace(old, new): v for k, v in tensors.items()}
+
+
+def with_one(name, shape, value=0.0):
+    return lambda tensors: {**tensors, name: np.full(shape, value, np.float32)}
+
+
+Q0 = "base_model.model.vit.layers.0.attention.q_proj"
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize(
+    ("entries", "tensors", "words"),
+    [
+        ({"peft_type": "IA3"}, None, "'IA3'; only LORA"),
+        ({"use_dora": True}, None, "DoRA"),
+        ({"bias": "all"}, None, "trained biases"),
+        ({"init_lora_weights": "pissa_niter_4"}, None, "pissa_niter_4.*changes the frozen weights"),
+        ({"kasa_config": {"x": 1}}, None, "KaSA"),
+        ({"r": "4"}, None, "r is '4', expected a whole number"),
+        ({"lora_alpha": 1e300}, None, "lora_alpha"),
+        ({"alpha_pattern": {"(a+)+$": 4}}, None, r"alpha_pattern has the expression '\(a\+\)\+\$'"),
+        ({}, without("classifier"), "no head"),
+        ({}, without("layers.1.mlp.fc1.lora_B"), "fc1.lora_B.weight is missing"),
+        ({}, renamed("vit.layers", "beit.encoder.layer"), "beit.encoder.layer.*no dense layer"),
+        ({}, renamed("vit.layers", "model.layers"), "no dense layer of a model known here"),
+        ({}, renamed("layers.2", "layers.700"), "701 blocks"),
+        ({}, with_one(f"{Q0}.lora_magnitude_vector", 192), "DoRA"),
+        (
+            {},
+            with_one("base_model.model.vit.layernorm.weight", 192),
+            "neither a LoRA pair of a dense layer nor",
+        ),
+        ({}, with_one(f"{Q0}.lora_A.weight", (5, 192)), "lora_A .5, 192. and lora_B .192, 4."),
+        ({}, with_one(f"{Q0}.lora_A.weight", (4, 190)), "expected .4, 192."),
+        ({}, with_one(f"{Q0}.lora_A.weight", (4, 192), np.inf), "not finite"),
+        (
+            {},
+            with_one("base_model.model.classifier.weight", (6, 192)),
+            "classifier.bias.*expected numbers of shape .6.",
+        ),
+    ],
+)
+def test_what_is_no_plain_lora_of_a_vit_is_refused(tmp_path, entries, tensors, words):
+    _, folder = adapter(tmp_path, FacTTT(4, 1.0), class_names=[*"abcdefg"])
+    changed(folder, tensors, **entries)
+    with pytest.raises(UserError, match=words) as caught:
+        load_factors(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.usefixtures("three_blocks")
+def test_ranks_beyond_any_vit_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    _, folder = adapter(tmp_path, FacTTT(4, 1.0))
+    monkeypatch.setattr(peft, "MAX_NUMBERS", 10_000)
+    with pytest.raises(UserError, match="rank 4 in 3 blocks is larger than any ViT's"):
+        load_factors(folder)
+
+
+def test_scalings_follow_peft():
+    """rank_pattern is in the tensors' shapes; the first pattern that fits gives alpha."""
+    config = {"lora_alpha": 8, "alpha_pattern": {"^vit.layers.1.q": 1, "layers.0.q": 4, "v": 2}}
+    assert scaling(config, "vit.layers.0.q", 4) == 1
+    assert scaling(config, "vit.layers.1.q", 2) == 0.5
+    assert scaling(config, "vit.layers.1.v", 2) == 1
+    assert scaling(config, "vit.layers.10.q", 4) == 2
+    assert scaling(config, "x.vit.layers.1.q", 4) == 2
+    assert scaling({"lora_alpha": 3, "use_rslora": True}, "q", 9) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("google/vit-base-patch16-224-in21k", "vit_b16"),
+        ("/models/vit-large-patch32-384", "vit_l32"),
+        ("timm/vit_small_patch32_224.augreg_in21k", "vit_s32"),
+        ("facebook/deit-tiny-patch16-224", "vit_ti16"),
+        ("facebook/dinov2-base", "dinov2_b14"),
+        ("facebook/vit-mae-base", "vit_b16"),
+        ("facebook/dinov2-giant", None),
+        ("microsoft/beit-base-patch16-224", None),
+        ("google/vit-base-patch9-224", None),
+        (None, None),
+    ],
+)
+def test_base_models_are_known_by_their_names(name, variant):
+    assert base_variant(name) == variant
+
+
+@pytest.mark.usefixtures("three_blocks")
+def test_an_adapter_without_our_file_is_known_by_its_base_model(tmp_path):
+    _, folder = adapter(tmp_path, FacTTT(4, 1.0))
+    (folder / "fact_jax.json").unlink()
+    changed(folder, base_model_name_or_path="google/vit-tiny-patch16-224")
+    task = load_factors(folder)
+    assert task.metadata["variant"] == "vit_ti16"
+    assert task.metadata["normalisation"] == "imagenet"  # of its preprocessor_config.json
+    assert task.config.layer_norm_eps == 1e-12
+    (folder / "preprocessor_config.json").unlink()
+    assert load_factors(folder).metadata["normalisation"] == "inception"
+    changed(folder, base_model_name_or_path="someone/else")
+    task = load_factors(folder)
+    assert task.metadata["vit"]["mlp_dim"] == 768
+    with pytest.raises(UserError, match="does not say its ViT"):
+        _ = task.config
+
+
+def test_a_folder_with_one_factor_file_is_that_file(tmp_path):
+    config = get_variant("vit_mini")
+    content = to_bytes(FacTTT(2, 1.0), trainable(FacTTT(2, 1.0), config), config, {})
+    (tmp_path / "a.safetensors").write_bytes(content)
+    assert load_factors(tmp_path).path == tmp_path / "a.safetensors"
+    (tmp_path / "b.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="folder of 2 factor files"):
+        load_factors(tmp_path)
+
+
+def test_names_of_two_models_are_not_mixed():
+    with pytest.raises(UserError, match="no dense layer of a model known here"):
+        peft_names.find_naming(["vit.layers.0.mlp.fc1", "vit.encoder.layer.0.output.dense"])
