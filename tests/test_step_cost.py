@@ -11,6 +11,7 @@ from jaxprs import product_flops
 
 from fact_jax import FacTTT, ViT, features, get_variant
 from fact_jax.backbone.vit import init_base
+from fact_jax.sweep.cost import forward_flops
 
 BATCH = 8
 # Fused as in a user's process. LLVM's optimisations take two thirds of the time and save no bytes.
@@ -56,6 +57,23 @@ def test_the_products_of_a_traced_step_are_those_of_a_frozen_base(dropout, bound
     ratio = step / BATCH / forward
     print(f"dropout {dropout}: {ratio:.3f} x the forward pass")
     assert 1.5 < ratio <= bound
+
+
+KINDS = ("dinov2_s14_reg", "dinov3_s16", "dinov3_s16plus", "clip_b16", "siglip2_b16")
+
+
+@pytest.mark.parametrize("variant", KINDS)
+def test_a_step_of_the_newer_kinds_costs_two_forward_passes(variant):
+    config = get_variant(variant)
+
+    def forward(factors, base, images, key):
+        return features(ViT(config), base, images)
+
+    step = traced_flops(jax.value_and_grad(loss_of(config, dropout=False)), config)
+    ratio, counted = step / traced_flops(forward, config), BATCH * forward_flops(config)
+    print(f"{variant}: {ratio:.3f} x the forward pass")
+    assert 1.5 < ratio < 2
+    assert traced_flops(forward, config) == pytest.approx(counted, rel=0.01)
 
 
 def test_the_first_block_s_input_has_no_gradient():

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.common import CLASSES, option_parser, store
 from fact_jax import FacTTT, ViT, features, get_variant
-from fact_jax.backbone import block, blocks, dense, vit
+from fact_jax.backbone import activations, attention, block, blocks, dense, vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import init_head, logits_of
@@ -43,13 +43,13 @@ def two_paths(x, kernels, pairs):
 
 class OneScan(blocks.Blocks):
     def __call__(self, x):
-        return super()._scan(x, 0, self.config.depth)[0][:, 0], None
+        return super()._scan(x, 0, self.config.depth)[0][:, :1], None
 
 
 def token_major(config, q, k, v, hidden):
     q, k, v = (y.reshape(*y.shape[:2], config.num_heads, -1) for y in (q, k, v))
     scores = jnp.einsum("bmhd,bnhd->bhmn", q * q.shape[-1] ** -0.5, k)
-    out = jnp.einsum("bhmn,bnhd->bmhd", block._softmax(scores), v)
+    out = jnp.einsum("bhmn,bnhd->bmhd", attention._softmax(scores), v)
     return out.reshape(*out.shape[:2], -1)
 
 
@@ -65,8 +65,12 @@ ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "the factors' gradients as autodiff writes them": (dense, "_times", jnp.matmul),
     "all blocks in the scan, the last for all tokens": (vit, "Blocks", OneScan),
     "keep whatever autodiff asks for": (blocks, "_policy", keep_all),
-    "GELU by erfc (jax.nn.gelu)": (block, "_gelu", lambda x: jax.nn.gelu(x, approximate=False)),
-    "attention on [b, n, h, d]": (block, "_attention", token_major),
+    "GELU by erfc (jax.nn.gelu)": (
+        block,
+        "MLP_ACTIVATIONS",
+        {**activations.MLP_ACTIVATIONS, "exact": lambda x: jax.nn.gelu(x, approximate=False)},
+    ),
+    "attention on [b, n, h, d]": (block, "attention", token_major),
     UNROLLED: None,  # a setting of the ViT
 }
 

@@ -165,7 +165,7 @@ class Adaptation:
       affines: scale and shift of the output of each of the six sites, and of "norm1" and "norm2"
         (before attention, before the MLP).
       patches: scale and shift of the patch embedding's output.
-      final: scale and shift of the features.
+      final: scale and shift of the last norm's output.
       weights: base parameters that replace the frozen ones, by their names joined with "/".
     """
 

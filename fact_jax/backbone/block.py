@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
+from fact_jax.backbone.activations import BOTTLENECK_ACTIVATIONS, MLP_ACTIVATIONS
 from fact_jax.backbone.adaptation import (
     BYPASSES,
     NORMS,
@@ -25,8 +26,10 @@ from fact_jax.backbone.adaptation import (
     Prompts,
     over_last,
 )
+from fact_jax.backbone.attention import attention
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
+from fact_jax.backbone.positions import rotate
 
 
 @flax.struct.dataclass
@@ -59,89 +62,15 @@ def norm(
     return (y * over_last(weights["scale"], y) + over_last(weights["bias"], y)).astype(x.dtype)
 
 
-@jax.custom_jvp
-def _gelu(x: Array) -> Array:
-    """Exact GELU, computed in float32. jax.nn.gelu's `erfc` costs three times the operations."""
-    y = x.astype(jnp.float32)
-    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
-
-
-@_gelu.defjvp
-def _gelu_jvp(primals: Any, tangents: Any) -> Any:
-    (x,), (t,) = primals, tangents
-    y = x.astype(jnp.float32)
-    cdf = 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
-    slope = cdf + y * jnp.exp(-0.5 * y * y) * (2 * jnp.pi) ** -0.5
-    return (y * cdf).astype(x.dtype), t * slope.astype(t.dtype)
-
-
-@jax.custom_jvp
-def _softmax(scores: Array) -> Array:
-    """Softmax over the last axis, computed in float32."""
-    return jax.nn.softmax(scores.astype(jnp.float32)).astype(scores.dtype)
-
-
-@_softmax.defjvp
-def _softmax_jvp(primals: Any, tangents: Any) -> Any:
-    # The rule of jax.nn.softmax, on an array that has a name and the compute type.
-    named = checkpoint_name(_softmax(*primals), "probabilities")
-    y, t = named.astype(jnp.float32), tangents[0].astype(jnp.float32)
-    return named, (y * (t - (y * t).sum(axis=-1, keepdims=True))).astype(named.dtype)
-
-
-def _fused_attention(q: Array, k: Array, v: Array) -> Array:
-    """cuDNN's attention on [b, n, h, d/h]. Its gradient, as jax calls it, needs an even number of
-    tokens. A ViT has an odd number, so a token is added and masked out."""
-    n = q.shape[1]
-    if n % 2 == 0:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    # Under vmap the kernel needs lengths that are mapped as q is, so they are computed from q.
-    lengths = n + 0 * jnp.isnan(q[:, 0, 0, 0]).astype(jnp.int32)
-    q, k, v = (jnp.pad(y, ((0, 0), (0, 1), (0, 0), (0, 0))) for y in (q, k, v))
-    return jax.nn.dot_product_attention(
-        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation="cudnn"
-    )[:, :n]
-
-
-def _attention(
-    config: ViTConfig, q: Array, k: Array, v: Array, hidden: Array | None = None
-) -> Array:
-    """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
-
-    `hidden` [p] masks tokens after the first. The fused kernel takes neither a mask nor a single
-    query. The arrays are head-major: XLA's CPU code is far faster on [b, h, n, d/h].
-    """
-
-    def heads(y: Array) -> Array:
-        return y.reshape(*y.shape[:2], config.num_heads, y.shape[-1] // config.num_heads)
-
-    if config.attention == "cudnn" and hidden is None and q.shape == k.shape:
-        return _fused_attention(heads(q), heads(k), heads(v)).reshape(q.shape)
-
-    def split(y: Array) -> Array:
-        return heads(y).swapaxes(1, 2)
-
-    scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
-    if hidden is not None:
-        seen = jnp.ones(scores.shape[-1], bool).at[1 : 1 + len(hidden)].set(~hidden)
-        scores = jnp.where(seen[None, None, None], scores, -1e30)
-    return (_softmax(scores) @ split(v)).swapaxes(1, 2).reshape(q.shape)
-
-
 _LAYER_SCALES = {"attention": "LayerScale_0", "mlp": "LayerScale_1"}
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "none": lambda x: x,
-    "relu": jax.nn.relu,
-    "gelu": _gelu,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # CLIP's
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
     """One pre-norm block, ``Block(config, weights, changes, mode)(x)``.
 
-    The tokens are the class token, the prompts if there are any, and the patches.
+    The tokens are the class token, the prompts, the registers and the patches; a ViT may have none
+    of the first three.
 
     Attributes:
       weights, changes: those of this block, without the layer axis.
@@ -167,10 +96,13 @@ class Block:
         y = self._norm("norm1", x)
         inputs = {"qkv_input": self._bypassed("before_attention", y)}
         q, k, v = self._qkv(inputs["qkv_input"])
+        places = _POSITIONS[self.config.positions]
+        seen = places(self, q), places(self, k), v
         if self.class_only:
             x, y = x[:, :1], y[:, :1]
-        hidden = None if prompts is None else prompts.hidden
-        attended = checkpoint_name(_attention(self.config, q, k, v, hidden), "attended")
+        masked = None if prompts is None else prompts.hidden
+        hidden = None if masked is None else (self._first, masked)
+        attended = checkpoint_name(attention(self.config, *seen, hidden), "attended")
         (o,) = self._dense(("o",), attended)
         x = checkpoint_name(x + self._branch("attention", x, y, o), "middle")
 
@@ -178,11 +110,22 @@ class Block:
         inputs |= {"o_input": attended, "fc1_input": self._bypassed("before_mlp", y)}
         (fc1,) = self._dense(("fc1",), inputs["fc1_input"])
         fc1 = checkpoint_name(fc1, "fc1")
-        activated = _gelu(fc1) if self.config.gelu == "exact" else jax.nn.gelu(fc1)
+        activated = _MLPS[self.config.mlp](self, fc1, inputs["fc1_input"])
         (fc2,) = self._dense(("fc2",), activated)
         x = x + self._branch("mlp", x, y, fc2)
         outputs = dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
         return x, {**outputs, **inputs, "fc2_input": activated} if self.collect else outputs
+
+    @property
+    def _first(self) -> int:
+        """The place of the first prompt: behind the class token."""
+        return int(self.config.class_token)
+
+    @property
+    def _num_single(self) -> int:
+        """Tokens before the patches."""
+        prompts = self.changes.prompts
+        return self.config.num_prefix + (0 if prompts is None else prompts.tokens.shape[0])
 
     def _norm(self, name: str, x: Array) -> Array:
         return self._affine(name, norm(self.config, self.weights[NORMS[name]], x))
@@ -233,7 +176,7 @@ class Block:
 
     def _bottleneck(self, f: Bottleneck, x: Array, name: str) -> Array:
         """Applies f to tokens x [b, n, d], or to the class token alone, [b, 1, d]."""
-        act = _ACTIVATIONS[f.activation]
+        act = BOTTLENECK_ACTIVATIONS[f.activation]
         z = x if f.norm is None else norm(self.config, f.norm, x, f.norm_eps)
         z = z @ f.down.astype(x.dtype)
         z = act(z if f.down_bias is None else z + over_last(f.down_bias, z))
@@ -247,8 +190,7 @@ class Block:
 
     def _convolved(self, kernel: Array, z: Array) -> Array:
         """Convolves the grid of patches; for it the other tokens are images of one pixel."""
-        num_prompts = 0 if self.changes.prompts is None else self.changes.prompts.tokens.shape[0]
-        single, grid = z[:, : 1 + num_prompts], z[:, 1 + num_prompts :]
+        single, grid = z[:, : self._num_single], z[:, self._num_single :]
         z = single @ kernel[1, 1]  # an image of one pixel sees the kernel's centre only
         if side := math.isqrt(grid.shape[1]):
             image = grid.reshape(len(grid), side, side, -1)
@@ -260,12 +202,12 @@ class Block:
 
     def _prompted(self, prompts: Prompts, x: Array) -> Array:
         """Puts the block's prompts after the class token of x [b, 1 + p + n, d]."""
-        p = prompts.tokens.shape[0]
+        first, end = self._first, self._first + prompts.tokens.shape[0]
         tokens = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
         tokens = self._dropout("prompts", tokens)
         if prompts.kept is not None:
-            tokens = jnp.where(prompts.kept[None, :, None], x[:, 1 : 1 + p], tokens)
-        return jnp.concatenate([x[:, :1], tokens, x[:, 1 + p :]], axis=1)
+            tokens = jnp.where(prompts.kept[None, :, None], x[:, first:end], tokens)
+        return jnp.concatenate([x[:, :first], tokens, x[:, end:]], axis=1)
 
     def _dropout(self, name: str, z: Array) -> Array:
         rate = self.mode.dropout_rate
@@ -311,3 +253,30 @@ class Block:
                     yield f"{place} {i} dropout"
                 if f.drop_path and path:
                     yield f"{place} {i} path"
+
+
+def _unchanged(block: Block, x: Array) -> Array:
+    return x
+
+
+def _rotated(block: Block, x: Array) -> Array:
+    return rotate(x, block.config, block._num_single)
+
+
+def _plain_mlp(block: Block, fc1: Array, y: Array) -> Array:
+    return MLP_ACTIVATIONS[block.config.gelu](fc1)
+
+
+def _gated_mlp(block: Block, fc1: Array, y: Array) -> Array:
+    """``act(gate(y)) fc1(y)``. The gate is frozen, because no site of an adaptation is there."""
+    (gate,) = adapted_dense(y, [block.weights["MlpBlock_3"]["Gate"]])
+    return MLP_ACTIVATIONS[block.config.gelu](checkpoint_name(gate, "gate")) * fc1
+
+
+# What a query or a key knows of its place (`ViTConfig.positions`).
+_POSITIONS: dict[str, Callable[[Block, Array], Array]] = {"table": _unchanged, "rope": _rotated}
+# The MLP's hidden values, of its input y and the output of fc1 (`ViTConfig.mlp`).
+_MLPS: dict[str, Callable[[Block, Array, Array], Array]] = {
+    "plain": _plain_mlp,
+    "gated": _gated_mlp,
+}

@@ -1,7 +1,7 @@
 """The blocks of a Vision Transformer, one after the other, with what the backward pass keeps.
 
 The first and the last block stand outside the scan over the others: the first needs no gradient of
-its input, and of the last only the class token is read.
+its input, and of the last only the class token is read, where the features are the class token's.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from fact_jax.backbone.dense import RANK_VALUES
 # Names of the values that a block keeps for the backward pass besides its input (setting `remat`).
 # The rest is computed again: it is elementwise, of rank r, or a slice of the stacked weights, which
 # would be a copy of the model.
-_KEPT = ("q", "k", "v", "attended", "middle", "fc1", RANK_VALUES)
+_KEPT = ("q", "k", "v", "attended", "middle", "fc1", "gate", RANK_VALUES)
 
 
 def _policy(config: ViTConfig) -> Any:
@@ -55,17 +55,19 @@ class Blocks:
     collect: bool
 
     def __call__(self, x: Array) -> tuple[Array, Any]:
-        """Tokens [b, n, d] -> class token [b, d]; `collect` adds every block's outputs."""
+        """Tokens [b, n, d] -> tokens; `collect` adds every block's outputs.
+
+        Where only the class token is read, tokens are [b, 1, d], unless all outputs are collected.
+        """
         config, last = self.config, self.config.depth - 1
         if self.collect:
-            x, outputs = self._scan(x, 0, last + 1)
-            return x[:, 0], outputs
+            return self._scan(x, 0, last + 1)
         if config.depth > 1:
             x, _ = self._run(x, 0, self._of(0))
         if config.depth > 2:
             x, _ = self._scan(x, 1, last)
-        x, _ = self._run(x, last, self._of(last), class_only=True)
-        return x[:, 0], None
+        x, _ = self._run(x, last, self._of(last), class_only=config.pooling == "class")
+        return x, None
 
     def _of(self, i: int) -> tuple[Adaptation, Mode]:
         changes: tuple[Adaptation, Mode] = _layer((self.changes, self.mode), i)

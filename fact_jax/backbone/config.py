@@ -11,6 +11,10 @@ from fact_jax.ranges import SIZE, Flag, OneOf, Real, Whole, check_fields, settin
 PRECISIONS = ("default", "high", "highest")
 REMATS = ("none", "attention", "block")
 ATTENTIONS = ("xla", "cudnn")
+GELUS = ("exact", "tanh", "quick", "silu")
+
+
+_NEVER = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +28,21 @@ class ViTConfig:
       mlp_dim: width of the MLP's hidden layer.
       patch_size: side of a patch in pixels.
       image_size: side of an image in pixels, a multiple of `patch_size`.
-      gelu: 'exact' (erf, as in timm and so in FacT) or 'tanh' (the original JAX code).
+      gelu: the MLPs' function: 'exact' (erf, as in timm and so in FacT), 'tanh' (the original JAX
+        code), 'quick' (CLIP's ``x sigmoid(1.702 x)``) or 'silu'.
       layer_norm_eps: epsilon of every LayerNorm.
       layer_scale: whether the branches have DINOv2's per-channel gains.
+      patch_bias, key_bias: whether the published model has these biases. Where it has none, ours
+        are zero.
+      registers: further learned tokens, which nothing reads at the end (Darcet et al., 2024).
+      class_token: whether there is a class token.
+      positions: 'table', a learned row for each patch, or 'rope', DINOv3's rotation of queries and
+        keys.
+      table_resize: how the table is brought to other image sizes: 'bicubic', or 'antialias'.
+      pre_norm: whether a LayerNorm stands before the first block, as in CLIP.
+      mlp: 'plain', or 'gated' (``fc2(act(gate(y)) fc1(y))``, SwiGLU if `gelu` is 'silu').
+      pooling: the features: 'class', the class token after the last norm, or 'attention', a learned
+        query's attention to all patches, as in SigLIP.
       dtype: the compute type; parameters, LayerNorm, softmax and the adaptation stay float32.
       precision: of float32 products: 'default' (the device's; one bfloat16 pass on a TPU), 'high'
         (three passes, or TensorFloat-32) or 'highest' (true float32); see docs/numerics.md.
@@ -43,9 +59,18 @@ class ViTConfig:
     mlp_dim: int = setting(dataclasses.MISSING, SIZE)
     patch_size: int = setting(dataclasses.MISSING, SIZE)
     image_size: int = setting(224, SIZE)
-    gelu: str = setting("exact", OneOf(("exact", "tanh")))
+    gelu: str = setting("exact", OneOf(GELUS))
     layer_norm_eps: float = setting(1e-6, Real(0, 1, above=True, below=True))
     layer_scale: bool = setting(False, Flag())
+    patch_bias: bool = setting(True, Flag(), before=True)
+    key_bias: bool = setting(True, Flag(), before=True)
+    registers: int = setting(0, Whole(0, 256), before=0)
+    class_token: bool = setting(True, Flag(), before=True)
+    positions: str = setting("table", OneOf(("table", "rope")), before="table")
+    table_resize: str = setting("bicubic", OneOf(("bicubic", "antialias")), before="bicubic")
+    pre_norm: bool = setting(False, Flag(), before=False)
+    mlp: str = setting("plain", OneOf(("plain", "gated")), before="plain")
+    pooling: str = setting("class", OneOf(("class", "attention")), before="class")
     dtype: str = setting("float32", OneOf(("float32", "bfloat16")))
     precision: str = setting("default", OneOf(PRECISIONS))
     remat: str = setting("none", OneOf(REMATS))
@@ -60,6 +85,13 @@ class ViTConfig:
             raise UserError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}."
             )
+        if self.pooling == "class" and not self.class_token:
+            raise UserError("pooling 'class' reads the class token, and class_token is False.")
+        if self.positions == "rope" and (size := self.width // self.num_heads) % 4:
+            raise UserError(
+                f"positions 'rope' turns heads of a multiple of 4 numbers; width {self.width} and "
+                f"num_heads {self.num_heads} give {size}."
+            )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise UserError(
                 f"attention 'cudnn' computes in bfloat16, and dtype is {self.dtype!r}. Set dtype "
@@ -72,9 +104,26 @@ class ViTConfig:
         return self.image_size // self.patch_size
 
     @property
+    def num_prefix(self) -> int:
+        """The class token and the registers, which stand before the patches."""
+        return self.class_token + self.registers
+
+    @property
     def num_tokens(self) -> int:
-        """Patches plus the class token."""
-        return self.grid**2 + 1
+        """Patches plus the class token and the registers."""
+        return self.grid**2 + self.num_prefix
+
+    def stated(self) -> dict[str, Any]:
+        """The fields as files have them, without those that only newer kinds of ViTs need.
+
+        Such a field has `before`, the value that all earlier ViTs have. It is left out if it has
+        this value, so that earlier versions of fact-jax read the file.
+        """
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.metadata.get("before", _NEVER)
+        }
 
     def replace(self, **changes: Any) -> ViTConfig:
         """A copy with other values. Raises UserError for names and values that no ViT has."""
@@ -96,7 +145,14 @@ def _vit(size: str, patch_size: int, **changes: Any) -> ViTConfig:
 
 
 # DINOv2's files hold a 37 x 37 position table (518 pixels); it is mostly used at 224 pixels.
-_DINO = dict(layer_scale=True)
+_DINO: dict[str, Any] = dict(layer_scale=True)
+_REG: dict[str, Any] = dict(layer_scale=True, registers=4, table_resize="antialias")
+_DINO3: dict[str, Any] = dict(
+    layer_scale=True, registers=4, positions="rope", key_bias=False, layer_norm_eps=1e-5
+)
+_GATED: dict[str, Any] = dict(mlp="gated", gelu="silu")
+_CLIP: dict[str, Any] = dict(pre_norm=True, patch_bias=False, gelu="quick", layer_norm_eps=1e-5)
+_SIGLIP: dict[str, Any] = dict(class_token=False, pooling="attention", gelu="tanh")
 
 VARIANTS: dict[str, ViTConfig] = {
     "vit_ti16": _vit("Ti", 16),
@@ -112,6 +168,20 @@ VARIANTS: dict[str, ViTConfig] = {
     "dinov2_s14": _vit("S", 14, **_DINO),
     "dinov2_b14": _vit("B", 14, **_DINO),
     "dinov2_l14": _vit("L", 14, **_DINO),
+    "dinov2_s14_reg": _vit("S", 14, **_REG),
+    "dinov2_b14_reg": _vit("B", 14, **_REG),
+    "dinov2_l14_reg": _vit("L", 14, **_REG),
+    "dinov3_s16": _vit("S", 16, **_DINO3),
+    "dinov3_s16plus": _vit("S", 16, **_DINO3, **_GATED),
+    "dinov3_b16": _vit("B", 16, **_DINO3),
+    "dinov3_l16": _vit("L", 16, **_DINO3),
+    "dinov3_h16plus": ViTConfig(1280, 32, 20, 5120, patch_size=16, **_DINO3, **_GATED),
+    "clip_b16": _vit("B", 16, **_CLIP),
+    "clip_b32": _vit("B", 32, **_CLIP),
+    "clip_l14": _vit("L", 14, **_CLIP),
+    "siglip2_b16": _vit("B", 16, **_SIGLIP),
+    "siglip2_so400m14": ViTConfig(1152, 27, 16, 4304, patch_size=14, **_SIGLIP),
+    "mae_b16": _vit("B", 16),
 }
 """The named shapes of ViTs; ``load_vit`` takes their names."""
 

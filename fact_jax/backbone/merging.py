@@ -20,8 +20,10 @@ from fact_jax.backbone.adaptation import (
 from fact_jax.backbone.checks import check_adaptation, check_base
 from fact_jax.errors import UserError
 
-# The dense sites whose input a linear bypass in this place changes.
-_READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1",)}
+# The dense layers of a block: the six sites, and the gate of a gated MLP, which has no increments.
+_LAYERS = {**SITES, "gate": ("MlpBlock_3", "Gate")}
+# Those whose input a linear bypass in this place changes.
+_READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1", "gate")}
 
 
 def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any], Adaptation]:
@@ -49,9 +51,9 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
         if (affine := adaptation.affines.get(name)) is not None:
             old = blocks[module]
             put(module, None, **_scaled(old, affine, "scale"))
-    for site, (module, layer) in SITES.items():
+    for site, (module, layer) in _layers(blocks):
         dense = dict(blocks[module][layer])
-        for pair in adaptation.site(site):
+        for pair in adaptation.site(site) if site in SITES else ():
             dense["kernel"] = dense["kernel"] + pair.increment().astype(dense["kernel"].dtype)
         for place, readers in _READERS.items():
             several = adaptation.bypasses.get(place, ())
@@ -107,14 +109,14 @@ def unmerge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
     for name, module in NORMS.items():
         if (affine := adaptation.affines.get(name)) is not None:
             changed[module] = _unscaled(blocks[module], affine, "scale")
-    for site, (module, layer) in SITES.items():
+    for site, (module, layer) in _layers(blocks):
         dense = dict(blocks[module][layer])
         if (affine := adaptation.affines.get(site)) is not None:
             dense = _unscaled(dense, affine, "kernel")
         for place, readers in _READERS.items():
             for f in adaptation.bypasses.get(place, ()) if site in readers else ():
                 dense = _without(dense, f)
-        for pair in adaptation.site(site):
+        for pair in adaptation.site(site) if site in SITES else ():
             dense["kernel"] = dense["kernel"] - pair.increment().astype(dense["kernel"].dtype)
         changed[f"{module}/{layer}"] = dense
     base = override(base, {"Transformer/encoderblock": override(blocks, changed)})
@@ -125,6 +127,11 @@ def unmerge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
         changed = _unscaled(base["Transformer"]["encoder_norm"], adaptation.final, "scale")
         base = override(base, {"Transformer/encoder_norm": changed})
     return base
+
+
+def _layers(blocks: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
+    """The dense layers that these blocks have, with their places."""
+    return [(name, at) for name, at in _LAYERS.items() if at[1] in blocks[at[0]]]
 
 
 def _check_base(base: dict[str, Any], adaptation: Adaptation) -> None:

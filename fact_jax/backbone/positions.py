@@ -1,10 +1,25 @@
-"""Position tables for other image sizes."""
+"""What the network knows of the places of patches: tables for other sizes, and rotations."""
+
+import functools
+import math
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+
+from fact_jax.backbone.config import ViTConfig
+
+ROPE_BASE = 100.0  # of DINOv3
 
 
-def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    """The cubic kernel at distances t."""
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+def _bicubic_weights(old: int, new: int) -> np.ndarray:
     """Matrix [new, old] of bicubic interpolation as PyTorch does it.
 
     Half-pixel centres, no antialiasing, border samples repeated, cubic coefficient -0.75
@@ -14,20 +29,71 @@ def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
     first = np.floor(centre).astype(int) - 1
     weights = np.zeros((new, old))
     for offset in range(4):
-        t = np.abs(centre - (first + offset))
-        near = ((a + 2) * t - (a + 3)) * t * t + 1
-        far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-        value = np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+        value = _cubic(np.abs(centre - (first + offset)), -0.75)
         np.add.at(weights, (np.arange(new), np.clip(first + offset, 0, old - 1)), value)
     return weights
 
 
-def resize_positions(table: jnp.ndarray, grid: int) -> jnp.ndarray:
-    """Resizes a position table [1, 1 + g*g, d] to [1, 1 + grid*grid, d]; the class row is kept."""
-    old = int(round((table.shape[1] - 1) ** 0.5))
+def _antialiased_weights(old: int, new: int) -> np.ndarray:
+    """Matrix [new, old] of PyTorch's bicubic interpolation with ``antialias=True``.
+
+    The kernel is as wide as the patches are far apart, its coefficient is -0.5, and what lies
+    outside the table is left out (ATen, UpSampleKernel.cpp).
+    """
+    scale = max(old / new, 1.0)
+    centre = (np.arange(new) + 0.5) * old / new
+    first = np.maximum((centre - 2 * scale + 0.5).astype(int), 0)
+    last = np.minimum((centre + 2 * scale + 0.5).astype(int), old)
+    places = np.arange(old)
+    weights = _cubic(np.abs(places + 0.5 - centre[:, None]) / scale, -0.5)
+    weights *= (places >= first[:, None]) & (places < last[:, None])
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+# Ways to resize a table (`ViTConfig.table_resize`).
+_WEIGHTS = {"bicubic": _bicubic_weights, "antialias": _antialiased_weights}
+
+
+def resize_positions(
+    table: Array, grid: int, num_single: int = 1, way: str = "bicubic"
+) -> Float[Array, "1 n d"]:
+    """Resizes a position table [1, s + g*g, d] to [1, s + grid*grid, d].
+
+    The `num_single` first rows, s, belong to the class token and are kept.
+    """
+    old = int(round((table.shape[1] - num_single) ** 0.5))
     if old == grid:
         return table
-    w = jnp.asarray(_cubic_weights(old, grid), table.dtype)
-    patches = table[0, 1:].reshape(old, old, -1)
+    w = jnp.asarray(_WEIGHTS[way](old, grid), table.dtype)
+    patches = table[0, num_single:].reshape(old, old, -1)
     patches = jnp.einsum("yi,xj,ijd->yxd", w, w, patches, precision="highest")
-    return jnp.concatenate([table[:, :1], patches.reshape(1, grid * grid, -1)], axis=1)
+    return jnp.concatenate([table[:, :num_single], patches.reshape(1, grid * grid, -1)], axis=1)
+
+
+@functools.lru_cache(maxsize=16)
+def _angles(grid: int, size: int) -> np.ndarray:
+    """Angles [grid * grid, size / 2] of a patch's two places, for heads of this size."""
+    frequencies = ROPE_BASE ** -np.arange(0, 1, 4 / size)
+    line = 2 * (np.arange(grid) + 0.5) / grid - 1
+    places = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+    angles = 2 * math.pi * places[:, :, None] * frequencies
+    return np.asarray(angles.reshape(grid * grid, size // 2))
+
+
+def rotate(x: Float[Array, "b n d"], config: ViTConfig, num_single: int) -> Float[Array, "b n d"]:
+    """Rotates the queries or keys of the patches by their places: DINOv3's axial RoPE.
+
+    The `num_single` first tokens have no place. Numbers i and i + s/2 of a head of size s turn
+    together; half of the angles are of the row, half of the column, both from -1 to 1.
+    """
+    grid = math.isqrt(x.shape[1] - num_single) if x.shape[1] > num_single else 0
+    if not grid:
+        return x
+    size = config.width // config.num_heads
+    angles = _angles(grid, size)
+    cos, sin = (jnp.asarray(f(angles), jnp.float32)[None, :, None] for f in (np.cos, np.sin))
+    y = x[:, num_single:].astype(jnp.float32).reshape(len(x), grid * grid, config.num_heads, size)
+    first, second = y[..., : size // 2], y[..., size // 2 :]
+    y = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    y = y.reshape(len(x), grid * grid, config.width).astype(x.dtype)
+    return jnp.concatenate([x[:, :num_single], y], axis=1)

@@ -1,9 +1,9 @@
 """The Vision Transformer: frozen parameters and an adaptation go in, features come out.
 
-Parameter names are those of the Google `.npz` files, with the blocks stacked: a leaf under
-`Transformer/encoderblock` has a leading layer axis. Attention kernels are stored as plain matrices
-[l, d, d] (heads contiguous), so that the six dense sites of the blocks are the paper's 12 L x d x d
-tensor. Letters: `b` batch, `n` tokens, `h` heads, `d` width, `l` layer.
+What kinds of ViTs differ in stands in `ViTConfig`; each choice is a small function that the config
+names (positions.py, block.py, pooling.py). The six dense sites of the blocks, stacked, are the
+paper's 12 L x d x d tensor; parameters.py describes all parameters. Letters: `b` batch, `n` tokens,
+`h` heads, `d` width, `l` layer.
 """
 
 import contextlib
@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fact_jax.backbone.adaptation import SITES, Adaptation, is_of_block, over_last, override
+from fact_jax.backbone.adaptation import Adaptation, is_of_block, over_last, override
 from fact_jax.backbone.block import Mode, norm
 from fact_jax.backbone.blocks import Blocks, by_layer
 from fact_jax.backbone.checks import check_adaptation, check_base, check_images, check_number
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.parameters import init_base as init_base
+from fact_jax.backbone.parameters import initial, shapes
+from fact_jax.backbone.pooling import pool
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.ranges import SHARE
 
@@ -42,84 +45,42 @@ def _forward(
     Jitted, because the scan's body is a new function at each call: every eager call would compile.
     XLA inlines it into a caller's program.
     """
-    p, (b, height, width, _) = config.patch_size, images.shape
+    grid = images.shape[1] // config.patch_size
     blocks = adaptation.blocks()
     base = override(base, {k: v for k, v in adaptation.weights.items() if not is_of_block(k)})
     encoder = base["Transformer"]
+    x = _embed(config, base, images, adaptation)
+    if blocks.prompts is not None:  # empty places, which the blocks fill
+        first = int(config.class_token)
+        places = jnp.zeros((len(x), blocks.prompts.tokens.shape[1], config.width), x.dtype)
+        x = jnp.concatenate([x[:, :first], places, x[:, first:]], axis=1)
+    mode = by_layer(mode, config.depth)
+    x, outputs = Blocks(config, encoder["encoderblock"], blocks, mode, collect)(x)
+    return pool(config, base, x, grid, adaptation.final), outputs
+
+
+def _embed(config: ViTConfig, base: dict[str, Any], images: Array, changes: Adaptation) -> Array:
+    """Images -> tokens [b, n, d]: the class token, the registers and the patches."""
+    p, (b, height, width, _) = config.patch_size, images.shape
     # A convolution whose stride is its width is a matrix product over patches.
     x = images.astype(config.dtype).reshape(b, height // p, p, width // p, p, 3)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (height // p) * (width // p), p * p * 3)
     x = x @ base["embedding"]["kernel"].reshape(p * p * 3, config.width).astype(x.dtype)
     x = x + over_last(base["embedding"]["bias"], x)
-    x = x if adaptation.patches is None else adaptation.patches(x)
-    cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
-    table = resize_positions(encoder["posembed_input"]["pos_embedding"], height // p)
-    x = jnp.concatenate([cls, x], axis=1) + table.astype(x.dtype)
-    if blocks.prompts is not None:  # empty places, which the blocks fill
-        places = jnp.zeros((b, blocks.prompts.tokens.shape[1], config.width), x.dtype)
-        x = jnp.concatenate([x[:, :1], places, x[:, 1:]], axis=1)
-    mode = by_layer(mode, config.depth)
-    x, outputs = Blocks(config, encoder["encoderblock"], blocks, mode, collect)(x)
-    x = norm(config, encoder["encoder_norm"], x.astype(jnp.float32))
-    return x if adaptation.final is None else adaptation.final(x), outputs
-
-
-def _initial(config: ViTConfig) -> dict[str, Any]:
-    """Every parameter of a ViT as (initialiser, shape), in the layout described above."""
-    d, depth, p = config.width, config.depth, config.patch_size
-    zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
-    kernel = jax.nn.initializers.xavier_uniform(batch_axis=0)
-
-    def dense(rows: int, columns: int) -> dict[str, Any]:
-        return {"kernel": (kernel, (depth, rows, columns)), "bias": (zeros, (depth, columns))}
-
-    def norm(*lead: int) -> dict[str, Any]:
-        return {"scale": (ones, (*lead, d)), "bias": (zeros, (*lead, d))}
-
-    sites = {"q": (d, d), "k": (d, d), "v": (d, d), "o": (d, d)}
-    sites |= {"fc1": (d, config.mlp_dim), "fc2": (config.mlp_dim, d)}
-    blocks: dict[str, Any] = {"LayerNorm_0": norm(depth), "LayerNorm_2": norm(depth)}
-    for site, shape in sites.items():
-        module, layer = SITES[site]
-        blocks.setdefault(module, {})[layer] = dense(*shape)
-    if config.layer_scale:
-        blocks |= {f"LayerScale_{i}": (ones, (depth, d)) for i in (0, 1)}
-    table = (jax.nn.initializers.normal(0.02), (1, config.num_tokens, d))
-    return {
-        "cls": (zeros, (1, 1, d)),
-        "embedding": {
-            "kernel": (jax.nn.initializers.lecun_normal(), (p, p, 3, d)),
-            "bias": (zeros, (d,)),
-        },
-        "Transformer": {
-            "posembed_input": {"pos_embedding": table},
-            "encoderblock": blocks,
-            "encoder_norm": norm(),
-        },
-    }
-
-
-@functools.lru_cache(maxsize=64)
-def _shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters by their names, joined with "/"."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        _initial(config), is_leaf=lambda x: isinstance(x, tuple)
-    )
-    return {"/".join(k.key for k in keys): shape for keys, (_, shape) in leaves}
-
-
-def init_base(config: ViTConfig, key: Array) -> dict[str, Any]:
-    """Random base parameters, float32, in the layout described above."""
-    base: dict[str, Any] = _init_base(config, key)
-    return base
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init_base(config: ViTConfig, key: Array) -> Any:
-    specs, treedef = jax.tree.flatten(_initial(config), is_leaf=lambda x: isinstance(x, tuple))
-    keys = jax.random.split(key, len(specs))
-    values = [fill(k, shape, jnp.float32) for k, (fill, shape) in zip(keys, specs, strict=True)]
-    return jax.tree.unflatten(treedef, values)
+    x = x if changes.patches is None else changes.patches(x)
+    single = int(config.class_token)
+    if config.class_token:
+        cls = jnp.broadcast_to(base["cls"].astype(x.dtype), (b, 1, config.width))
+        x = jnp.concatenate([cls, x], axis=1)
+    if config.positions == "table":
+        table = base["Transformer"]["posembed_input"]["pos_embedding"]
+        table = resize_positions(table, height // p, single, config.table_resize)
+        x = x + table.astype(x.dtype)
+    if config.registers:
+        registers = base["registers"].astype(x.dtype)
+        registers = jnp.broadcast_to(registers, (b, config.registers, config.width))
+        x = jnp.concatenate([x[:, :single], registers, x[:, single:]], axis=1)
+    return norm(config, base["Transformer"]["pre_norm"], x) if config.pre_norm else x
 
 
 class ViT(nn.Module):
@@ -147,11 +108,11 @@ class ViT(nn.Module):
         *,
         merged: bool = True,
     ) -> Float[Array, "b d"]:
-        """Class-token features after the final norm, float32 [b, d], of normalised images."""
+        """Features, float32 [b, d], of normalised images."""
         config = self.config
         base = {
             name: self.param(name, lambda key, n=name: init_base(config, key)[n])
-            for name in _initial(config)
+            for name in initial(config)
         }
         adaptation = Adaptation() if adaptation is None else adaptation
         check_images(config, images)
@@ -194,7 +155,9 @@ def features(
     merged: bool = True,
     **rates: Unpack[Rates],
 ) -> Float[Array, "b d"]:
-    """Computes the features of images: the class token after the final norm, float32 [b, d].
+    """Computes the features of images, float32 [b, d].
+
+    They are the class token after the last norm, or what `ViTConfig.pooling` says.
 
     Differentiable in `adaptation`, `base` and `images`. Eager calls with the same shapes share one
     compiled program.
@@ -218,7 +181,7 @@ def features(
       UserError: images, base or adaptation have shapes or types that do not fit the model, or a
         rate is not a number from 0 to below 1.
     """
-    check_base(base, _shapes(model.config))
+    check_base(base, shapes(model.config))
     x = model.apply(
         {"params": base},
         images,

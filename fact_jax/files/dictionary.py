@@ -68,7 +68,7 @@ class Dictionary(NamedTuple):
             "format_version": FORMAT_VERSION,
             "method": name,
             "method_settings": settings,
-            "vit": dataclasses.asdict(config),
+            "vit": config.stated(),
             **metadata,
         }
         arrays = {k: np.ascontiguousarray(factors[k], np.float32) for k in method.shared}

@@ -26,6 +26,20 @@ HUB: dict[str, str] = {
     "dinov2_s14": "hf:facebook/dinov2-small",
     "dinov2_b14": "hf:facebook/dinov2-base",
     "dinov2_l14": "hf:facebook/dinov2-large",
+    "dinov2_s14_reg": "hf:facebook/dinov2-with-registers-small",
+    "dinov2_b14_reg": "hf:facebook/dinov2-with-registers-base",
+    "dinov2_l14_reg": "hf:facebook/dinov2-with-registers-large",
+    "dinov3_s16": "hf:facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3_s16plus": "hf:facebook/dinov3-vits16plus-pretrain-lvd1689m",
+    "dinov3_b16": "hf:facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3_l16": "hf:facebook/dinov3-vitl16-pretrain-lvd1689m",
+    "dinov3_h16plus": "hf:facebook/dinov3-vith16plus-pretrain-lvd1689m",
+    "clip_b16": "hf:openai/clip-vit-base-patch16",
+    "clip_b32": "hf:openai/clip-vit-base-patch32",
+    "clip_l14": "hf:openai/clip-vit-large-patch14",
+    "siglip2_b16": "hf:google/siglip2-base-patch16-224",
+    "siglip2_so400m14": "hf:google/siglip2-so400m-patch14-224",
+    "mae_b16": "hf:facebook/vit-mae-base",
 }
 # First digits of the md5 sum, where a source states them (VPT's README for ViT-B_16).
 MD5_PREFIX: dict[str, str] = {"vit_b16": "d9715d"}

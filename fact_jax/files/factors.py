@@ -55,7 +55,10 @@ OF_THE_FILE = {
 }
 # Fields of `ViTConfig` that must be those of the training. The variant decides the shape, and
 # `load_vit` is told the rest.
-_SHAPE = ("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale")
+_SHAPE = (
+    *("width", "depth", "num_heads", "mlp_dim", "patch_size", "layer_scale", "registers"),
+    *("class_token", "positions", "pre_norm", "mlp", "pooling"),
+)
 TIMM: dict[str, Any] = {"gelu": "exact", "layer_norm_eps": 1e-6}  # the forward pass of timm's ViT
 
 
@@ -120,7 +123,7 @@ def to_bytes(
         "format_version": FORMAT_VERSION,
         "method": name,
         "method_settings": method_settings,
-        "vit": dataclasses.asdict(config),
+        "vit": config.stated() if bits is None else dataclasses.asdict(config),
         "num_classes": trainable["head"]["bias"].shape[0],
         "versions": {
             "fact_jax": __version__,
@@ -163,7 +166,7 @@ def save_factors(
         or 16. They are quantised, and the file is about as small as their sum. None: float32.
       **metadata: entries that help whoever uses the file; all may be left out. `variant`, `task`
         and `weights_sha256` (``fact_jax.checksum(base)``) are texts, `class_names` is a list of
-        texts, `image_size` is in pixels, `normalisation` is 'imagenet', 'inception' or 'none'.
+        texts, `image_size` is in pixels, `normalisation` is one of `NORMALISATIONS`.
         Others are stored as they are, if JSON has them.
 
     Raises:

@@ -25,10 +25,19 @@ _KINDS: tuple[tuple[str, str], ...] = (
         f"a Swin Transformer, {_PLAIN}",
     ),
     (r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$", f"a BEiT, {_PLAIN}"),
-    (r"\.blocks\.\d+\.attn\.rope|rope_embed|\bperiods$", f"a ViT with rotary positions, {_PLAIN}"),
-    (r"register_tokens$|reg_token$", f"a ViT with register tokens, {_PLAIN}"),
-    (r"mlp\.(w12|w3|weights_in|weights_out|fc1_g|gate_proj)\.", f"a ViT with gated MLPs, {_PLAIN}"),
-    (r"vision_model\.|visual\.|text_model\.", f"a CLIP or SigLIP model, {_PLAIN}"),
+    (
+        r"rope_embed|\bstorage_tokens$",
+        "a DINOv3 in the names of its own training, which are not read here. Use the file of "
+        "Hugging Face or timm.",
+    ),
+    (r"\.blocks\.\d+\.attn\.rope|\bperiods$", f"a ViT with rotary positions, {_PLAIN}"),
+    (r"mlp\.(w12|w3|weights_in|weights_out)\.", f"a ViT with gated MLPs, {_PLAIN}"),
+    (
+        r"visual\.|\bln_pre\.",
+        "a CLIP in the names of its own training, which are not read here. Use the file of Hugging "
+        "Face or timm.",
+    ),
+    (r"text_model\.", "the text tower of CLIP or SigLIP alone. Use a file with the vision tower."),
     (r"\bconv1\.weight$|stages\.\d+\.|layer1\.0\.", f"a convolutional network, {_PLAIN}"),
 )
 
@@ -55,12 +64,15 @@ class _Renamed:
 
 
 def unchunked(file: TensorFile) -> TensorFile:
-    """The file, its blocks numbered from 0 where DINOv2's training stored them in chunks.
+    """The file under timm's names, where DINOv2's training stored it under others.
 
     There, ``blocks.1.3.norm1.weight`` is of block 3, in the second chunk
-    (dinov2/models/vision_transformer.py, `BlockChunk`).
+    (dinov2/models/vision_transformer.py, `BlockChunk`), and registers are `register_tokens`.
     """
-    stored = {re.sub(r"(\bblocks\.)\d+\.(\d+\.)", r"\1\2", name): name for name in file.shapes}
+    stored = {}
+    for name in file.shapes:
+        plain = re.sub(r"(\bblocks\.)\d+\.(\d+\.)", r"\1\2", name)
+        stored[re.sub(r"(?<!embeddings\.)\bregister_tokens$", "reg_token", plain)] = name
     if len(stored) < len(file.shapes) or all(a == b for a, b in stored.items()):
         return file
     return _Renamed(file, stored)

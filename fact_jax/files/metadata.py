@@ -148,6 +148,8 @@ def compact(metadata: dict[str, Any]) -> dict[str, Any]:
     if metadata.get("variant") in VARIANTS:
         named = VARIANTS[metadata["variant"]]
         stated["vit"] = {k: v for k, v in metadata["vit"].items() if v != getattr(named, k)}
+    else:
+        stated["vit"] = ViTConfig(**metadata["vit"]).stated()
     return stated
 
 

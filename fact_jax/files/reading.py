@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import jax
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig
+from fact_jax.backbone.parameters import MAP_HEAD, shapes
+from fact_jax.backbone.positions import ROPE_BASE
 from fact_jax.errors import UserError
 from fact_jax.files.foreign import foreign
 from fact_jax.files.guards import MAX_CONFIG_BYTES
@@ -20,16 +22,37 @@ from fact_jax.files.tensors import TensorFile
 from fact_jax.ranges import SIZE
 
 
-class _ModelConfig(TypedDict, total=False):
+class _VisionConfig(TypedDict, total=False):
     """The entries of a checkpoint's config.json that a ViT depends on."""
 
     num_attention_heads: int
     hidden_act: str
     layer_norm_eps: float
+    rope_theta: float
+
+
+class _ModelConfig(_VisionConfig, total=False):
+    """A config.json; that of CLIP or SigLIP has the ViT's entries apart."""
+
+    vision_config: _VisionConfig
 
 
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
-_QKV_BIAS = re.compile(r"/(query|key|value)/bias$")
+_GELU |= {"quick_gelu": "quick", "silu": "silu", "swish": "silu"}
+_QKV_BIAS = re.compile(r"encoderblock/.*/(query|key|value)/bias$")
+# What a ViT may differ in, with a parameter that tells: those of the first are there in a plain
+# ViT, those of the second are not.
+_PLAIN = {
+    "class token": "cls",
+    "position table": "Transformer/posembed_input/pos_embedding",
+}
+_MORE = {
+    "LayerScale": "Transformer/encoderblock/LayerScale_0",
+    "registers": "registers",
+    "a norm before its blocks": "Transformer/pre_norm/scale",
+    "gated MLPs": "Transformer/encoderblock/MlpBlock_3/Gate/kernel",
+    "an attention pooling head": f"{MAP_HEAD}/probe",
+}
 
 
 class Reader:
@@ -65,15 +88,27 @@ class Reader:
 
     def image_size(self) -> int:
         """Side of the images, in pixels, that the file's position table was made for."""
-        rows = (*self.shape(self.layout.table), 0, 0)[1] - 1 - self._distilled()
+        if self.config.positions != "table":
+            return self.config.image_size
+        table = self.layout.tensor(_PLAIN["position table"])[0]
+        rows = (0, 0, *self.shape(table))[-2] - self._rows_of_others()
         grid = math.isqrt(max(rows, 0))
         if grid * grid != rows or not SIZE.allows(grid * self.config.patch_size):
+            first = "a row for the class token and one" if self.config.class_token else "a row"
             raise UserError(
-                f"Weights file {self.file.path}: the position table {self.layout.table!r} is "
-                f"[{_text(self.shape(self.layout.table))}]; expected a row for the class token and "
-                "one for each patch of a square image."
+                f"Weights file {self.file.path}: the position table {table!r} is "
+                f"[{_text(self.shape(table))}]; expected {first} for each patch of a square image."
             )
         return grid * self.config.patch_size
+
+    def _rows_of_others(self) -> int:
+        """Rows of the file's position table for tokens that are no patches."""
+        table = self.layout.tensor(_PLAIN["position table"])[0]
+        rows = (0, 0, *self.shape(table))[-2]
+        # timm's files of ViTs with registers have added the class token's row to the token.
+        if self.config.registers and math.isqrt(max(rows, 0)) ** 2 == rows:
+            return 0
+        return self.config.class_token + self._distilled()
 
     def check_variant(self) -> None:
         """Says which variant a file holds, if it is not the one wanted."""
@@ -82,32 +117,28 @@ class Reader:
         if len(shape) != 4:
             raise UserError(
                 f"Weights file {self.file.path}: {layout.patch!r} is [{_text(shape)}]; expected "
-                "four axes."
+                "four axes. (SigLIP 2's NaFlex files have two: take a file of one image size.)"
             )
         width, patch = (shape[0], shape[2]) if layout.torch else (shape[3], shape[0])
         depth = 0
-        while self._has("LayerNorm_0/scale", depth):
+        while self._has("Transformer/encoderblock/LayerNorm_0/scale", depth):
             depth += 1
-        stored = (patch, width, depth, self._has("LayerScale_0", 0))
-        if stored == (c.patch_size, c.width, c.depth, c.layer_scale):
+        stored = (patch, width, depth, _kind(self._has))
+        if stored == _shape_and_kind(c):
             return
-        fits = [
-            name
-            for name, v in VARIANTS.items()
-            if (v.patch_size, v.width, v.depth, v.layer_scale) == stored
-        ]
-        with_, without = "with LayerScale", "without LayerScale"
+        fits = [name for name, v in VARIANTS.items() if _shape_and_kind(v) == stored]
+        if not fits and (what := foreign(self.file.shapes)):
+            raise UserError(f"Weights file {self.file.path} is {what}")
         raise UserError(
-            f"Weights file {self.file.path} holds a ViT of patch size {patch}, width {width} and "
-            f"{depth} blocks {with_ if stored[3] else without}"
-            f"{f' ({fits[0]})' if fits else ''}; expected patch size {c.patch_size}, width "
-            f"{c.width} and {c.depth} blocks {with_ if c.layer_scale else without}. Set the "
-            "variant that fits the file."
+            f"Weights file {self.file.path} holds a ViT of {_described(*stored)}"
+            f"{f' ({fits[0]})' if fits else ''}; expected {_described(*_shape_and_kind(c))}. Set "
+            "the variant that fits the file."
         )
 
-    def _has(self, parameter: str, layer: int) -> bool:
-        name, _ = self.layout.tensor(f"Transformer/encoderblock/{parameter}", layer)
-        return self.prefix + name in self.file.shapes
+    def _has(self, parameter: str, layer: int = 0) -> bool:
+        if parameter not in self.layout.names:
+            return False
+        return self.prefix + self.layout.tensor(parameter, layer)[0] in self.file.shapes
 
     def leaf(self, keys: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
         """Our parameter at this place of the tree, as float32."""
@@ -121,12 +152,14 @@ class Reader:
 
     def _read(self, parameter: str, layer: int | None, shape: tuple[int, ...]) -> np.ndarray:
         name, part = self.layout.tensor(parameter, layer)
-        if _QKV_BIAS.search(parameter) and self.without_qkv_biases:
+        if self._is_zero(parameter) and self.prefix + name not in self.file.shapes:
             return np.zeros(shape, np.float32)
         stored = self.shape(name)
-        accepted = [self._stored_shape(parameter, shape, part)]
+        accepted = [self._stored_shape(parameter, shape, part[1])]
         if not self.layout.torch:  # heads apart, as published, or together
             accepted.insert(0, split_heads(parameter, shape, self.config))
+        elif len(shape) > 1 and shape[0] == 1:  # tokens and tables
+            accepted += [accepted[0][1:], accepted[0][2:]]
         if stored not in accepted:
             raise UserError(
                 f"Weights file {self.file.path}: tensor {self.prefix + name!r} is "
@@ -140,8 +173,8 @@ class Reader:
                 f"Weights file {self.file.path}: tensor {self.prefix + name!r} is of type "
                 f"{tensor.dtype}; expected floating-point numbers."
             )
-        if part is not None:
-            tensor = np.split(tensor, 3)[part]
+        if part[1] > 1:
+            tensor = np.split(tensor, part[1])[part[0]]
         if parameter.endswith("pos_embedding") and self._distilled():
             warnings.warn(
                 f"{self.file.path}: the distillation token and its position are dropped; features "
@@ -150,6 +183,8 @@ class Reader:
             )
             self.used.add(self.prefix + self.layout.distillation)
             tensor = np.delete(tensor, 1, axis=1)
+        if parameter.endswith("pos_embedding") and self.config.class_token > self._rows_of_others():
+            tensor = np.pad(tensor, ((0, 0), (1, 0), (0, 0)))
         if self.layout.torch and parameter.endswith("kernel"):
             tensor = tensor.transpose((2, 3, 1, 0) if tensor.ndim == 4 else (1, 0))
         with np.errstate(over="ignore"):
@@ -161,17 +196,42 @@ class Reader:
             )
         return tensor.reshape(shape)
 
-    def _stored_shape(
-        self, parameter: str, shape: tuple[int, ...], part: int | None
-    ) -> tuple[int, ...]:
+    def _is_zero(self, parameter: str) -> bool:
+        """Whether a file may lack this bias, which is zero then."""
+        if _QKV_BIAS.search(parameter):
+            without_keys = not self.config.key_bias and parameter.endswith("key/bias")
+            return self.without_qkv_biases or without_keys
+        return parameter == "embedding/bias" and not self.config.patch_bias
+
+    def _stored_shape(self, parameter: str, shape: tuple[int, ...], parts: int) -> tuple[int, ...]:
         """The shape in which the file's layout stores a parameter that we store as `shape`."""
         if parameter.endswith("pos_embedding"):
-            return (1, shape[1] + self._distilled(), shape[2])
+            rows = shape[1] - self.config.class_token + self._rows_of_others()
+            return (1, rows, shape[2])
         if not self.layout.torch:
             return shape
         if parameter.endswith("kernel"):
             shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        return shape if part is None else (3 * shape[0], *shape[1:])
+        return (parts * shape[0], *shape[1:])
+
+
+def _kind(has: Callable[[str], bool]) -> tuple[str, ...]:
+    less = (f"no {what}" for what, parameter in _PLAIN.items() if not has(parameter))
+    return (*(what for what, parameter in _MORE.items() if has(parameter)), *less)
+
+
+def kind_of(config: ViTConfig) -> tuple[str, ...]:
+    """What a ViT has, in words, and a plain one has not."""
+    return _kind(lambda parameter: parameter in shapes(config))
+
+
+def _shape_and_kind(config: ViTConfig) -> tuple[int, int, int, tuple[str, ...]]:
+    return config.patch_size, config.width, config.depth, kind_of(config)
+
+
+def _described(patch: int, width: int, depth: int, kind: tuple[str, ...]) -> str:
+    more = f" with {', '.join(kind)}" if kind else " of the plain kind"
+    return f"patch size {patch}, width {width} and {depth} blocks{more}"
 
 
 def split_heads(parameter: str, shape: tuple[int, ...], config: ViTConfig) -> tuple[int, ...]:
@@ -185,16 +245,17 @@ def split_heads(parameter: str, shape: tuple[int, ...], config: ViTConfig) -> tu
 def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> dict[str, Any]:
     """Settings of the forward pass by the file's kind and a config.json beside it."""
     path = file.path.parent / "config.json"
-    settings: dict[str, Any] = {"layer_norm_eps": layout.layer_norm_eps}
+    usual = layout.layer_norm_eps or config.layer_norm_eps
+    settings: dict[str, Any] = {"layer_norm_eps": usual}
     if not (layout.title.startswith("Hugging Face") and path.is_file()):
         return settings
     try:
         stated = read_json(path, schema=_ModelConfig, max_bytes=MAX_CONFIG_BYTES, allow_nan=True)
     except (UserError, OSError) as error:
         raise UserError(f"{path} is not the config of a checkpoint ({error}).") from error
+    stated = {**stated, **stated.get("vision_config", {})}
     heads = stated.get("num_attention_heads", config.num_heads)
-    act = stated.get("hidden_act", "gelu")
-    eps = stated.get("layer_norm_eps", layout.layer_norm_eps)
+    eps, theta = stated.get("layer_norm_eps", usual), stated.get("rope_theta", ROPE_BASE)
     if not 0 < eps < 1:
         raise UserError(f"{path} says that layer_norm_eps is {eps!r}; expected a small number.")
     if heads != config.num_heads:
@@ -202,11 +263,16 @@ def published_settings(file: TensorFile, layout: Layout, config: ViTConfig) -> d
             f"{path} says {heads!r} attention heads; the variant has {config.num_heads}. Set the "
             "variant that fits the file."
         )
+    if theta != ROPE_BASE:
+        raise UserError(f"{path} says that rope_theta is {theta!r}; known here: {ROPE_BASE}.")
+    settings["layer_norm_eps"] = eps
+    if (act := stated.get("hidden_act")) is None:
+        return settings
     if act not in _GELU:
         raise UserError(
             f"{path} says that the MLP's function is {act!r}; known here: {', '.join(_GELU)}."
         )
-    return {"layer_norm_eps": eps, "gelu": _GELU[act]}
+    return {**settings, "gelu": _GELU[act]}
 
 
 def _text(shape: Iterable[int]) -> str:

@@ -24,7 +24,10 @@ from fact_jax.files.reading import Reader, published_settings, split_heads
 from fact_jax.files.tensors import TensorFile, open_tensors
 
 # Settings that the tensors of a file decide.
-_STORED = ("width", "depth", "mlp_dim", "patch_size", "image_size", "layer_scale")
+_STORED = (
+    *("width", "depth", "mlp_dim", "patch_size", "image_size", "layer_scale", "registers"),
+    *("class_token", "positions", "pre_norm", "mlp", "pooling"),
+)
 
 
 def load_vit(
@@ -80,6 +83,8 @@ def _load(
     config = config.replace(image_size=reader.image_size())
     changed = config.replace(**{**published_settings(file, layout, config), **changes})
     for name in _STORED:
+        if name == "image_size" and config.positions != "table":
+            continue
         if (value := getattr(changed, name)) != (stored := getattr(config, name)):
             other = " Images may be of other sizes all the same." * (name == "image_size")
             raise UserError(

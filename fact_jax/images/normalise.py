@@ -9,10 +9,12 @@ from jaxtyping import Array, Float, UInt8
 from fact_jax.errors import UserError
 
 # Mean and standard deviation per channel, on the [0, 1] scale. 'imagenet' is what FacT and NOAH
-# use, 'inception' ([-1, 1]) what the ViT weights were pre-trained with, 'none' leaves [0, 1].
+# use, 'inception' ([-1, 1]) what the ViT weights were pre-trained with, 'clip' is of OpenAI's
+# CLIP, 'none' leaves [0, 1].
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
@@ -31,7 +33,7 @@ def normalise(images: UInt8[Array | np.ndarray, "b y x 3"], name: str) -> Float[
 
     Args:
       images: pixels from 0 to 255; one grey channel becomes three.
-      name: 'imagenet', 'inception' ([-1, 1]) or 'none' ([0, 1]).
+      name: 'imagenet', 'inception' ([-1, 1]), 'clip' or 'none' ([0, 1]).
 
     Raises:
       UserError: the pixels are floats, which may be normalised already, or the number of channels

@@ -7,6 +7,7 @@ from pathlib import Path
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_fits, to_bytes
+from fact_jax.files.reading import kind_of
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum, write_npz
@@ -21,6 +22,12 @@ def torch_file(task: TrainedTask) -> bytes:
     method (see `reference_tensors`).
     """
     vit = task.metadata["vit"]
+    kind = kind_of(ViTConfig(**vit)) if "patch_size" in vit else ()  # released files do not say it
+    if set(kind) - {"LayerScale"}:
+        raise UserError(
+            f"The PyTorch code knows only plain ViTs; {task.path} was trained on one with "
+            f"{', '.join(kind)}. Export the merged weights as .npz."
+        )
     if vit["mlp_dim"] != 4 * vit["width"]:
         raise UserError(
             f"The PyTorch code knows only MLPs of 4 x width; {task.path} was trained for an MLP "
@@ -55,12 +62,12 @@ def npz_file(
 ) -> bytes:
     """`base` in the Google layout; with a task, its increments are merged and its head is included.
 
-    Warns if the ViT has LayerScale, which no other reader of that layout knows.
+    Warns if the ViT has what no other reader of that layout knows.
     """
-    if config.layer_scale:
+    if kind := kind_of(config):
         warnings.warn(
-            "this ViT has LayerScale (DINOv2). Its gains are in the .npz, but only fact-jax reads "
-            "them: timm's and FacT's loaders would leave them at 1 without a word.",
+            f"this ViT has {', '.join(kind)}. The .npz holds it, but only fact-jax reads it: "
+            "timm's and FacT's loaders would leave it out without a word.",
             stacklevel=2,
         )
     base = merged_base(config, base, task, any_weights)

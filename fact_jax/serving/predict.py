@@ -18,7 +18,7 @@ from fact_jax.tuning.method import Base
 
 def affordable_batch(config: ViTConfig, image_size: int, devices: int) -> int:
     """64 images, or fewer where a layer's attention scores would take over 1 GiB of a device."""
-    tokens = (image_size // config.patch_size) ** 2 + 1
+    tokens = (image_size // config.patch_size) ** 2 + config.num_prefix
     most = max(2**30 // (4 * config.num_heads * tokens**2), 1)  # 4 bytes a score
     return max(devices, min(64, devices << (most.bit_length() - 1)))
 

@@ -22,12 +22,23 @@ class Cost(NamedTuple):
 
 
 def forward_flops(config: ViTConfig) -> float:
-    """FLOPs (two a multiply-add) of the matrix products of one image's forward pass, whose last
-    block computes nothing but the keys and values for tokens other than the class token."""
-    n, d, m = config.num_tokens, config.width, config.mlp_dim
-    block = 2 * n * (4 * d * d + 2 * d * m) + 4 * n * n * d
-    last = 2 * n * 2 * d * d + 2 * (2 * d * d + 2 * d * m) + 4 * n * d
-    return (config.depth - 1) * block + last + 2 * (n - 1) * 3 * config.patch_size**2 * d
+    """FLOPs (two a multiply-add) of the matrix products of one image's forward pass.
+
+    Where the class token alone is read, the last block computes nothing but the keys and values for
+    other tokens. An attention pooling head has keys and values of all patches and one query.
+    """
+    n, d = config.num_tokens, config.width
+    mlp = (3 if config.mlp == "gated" else 2) * d * config.mlp_dim
+    block = 2 * n * (4 * d * d + mlp) + 4 * n * n * d
+    last = block
+    if config.pooling == "class":
+        last = 2 * n * 2 * d * d + 2 * (2 * d * d + mlp) + 4 * n * d
+    patches = config.grid**2
+    embedding = 2 * patches * 3 * config.patch_size**2 * d
+    head = 0
+    if config.pooling == "attention":
+        head = 4 * patches * d * d + 4 * d * d + 4 * d * config.mlp_dim + 4 * patches * d
+    return (config.depth - 1) * block + last + embedding + head
 
 
 def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:

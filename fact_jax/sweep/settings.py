@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from fact_jax.backbone.config import ATTENTIONS, PRECISIONS, REMATS, VARIANTS
+from fact_jax.backbone.config import ATTENTIONS, GELUS, PRECISIONS, REMATS, VARIANTS
 from fact_jax.data import DataSettings
 from fact_jax.images.normalise import NORMALISATIONS
 from fact_jax.images.pipeline import RESIZES
@@ -58,7 +58,7 @@ class RunSettings:
     """
 
     variant: str = setting("vit_b16", OneOf(VARIANTS), "the Vision Transformer")
-    gelu: str = setting("", OneOf(("", "exact", "tanh")), "empty: what the weights say")
+    gelu: str = setting("", OneOf(("", *GELUS)), "empty: what the weights say")
     dtype: str = setting(
         "float32", OneOf(("float32", "bfloat16")), "type that the network computes in", column=4
     )

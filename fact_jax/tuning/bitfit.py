@@ -24,8 +24,14 @@ class BitFit:
         check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
-        return from_base(base, lambda name: name.endswith("/bias"))
+        return from_base(base, lambda name: name.endswith("/bias") and _has(config, name))
 
     @checked
     def adaptation(self, factors: Factors, config: ViTConfig, scale: Scale = None) -> Adaptation:
         return Adaptation(weights=factors)
+
+
+def _has(config: ViTConfig, bias: str) -> bool:
+    """Whether the published model has a bias of this name, or only our zeros."""
+    of_keys = bias.startswith("Transformer/encoderblock/") and bias.endswith("/key/bias")
+    return (config.key_bias or not of_keys) and (config.patch_bias or bias != "embedding/bias")

@@ -249,7 +249,7 @@ def test_an_npz_with_layer_scale_is_written_with_a_warning(small_vit):
     model, _ = small_vit
     config = model.config.replace(layer_scale=True)
     base = init_base(config, jax.random.key(0))
-    with pytest.warns(UserWarning, match="LayerScale.*leave them at 1"):
+    with pytest.warns(UserWarning, match="LayerScale.*leave it out"):
         content = npz_file(config, base)
     with np.load(io.BytesIO(content)) as arrays:
         assert "Transformer/encoderblock_0/LayerScale_0" in arrays

@@ -143,7 +143,7 @@ FOREIGN = {
     ),
     "registers": (
         lambda base: {**timm(base), "register_tokens": np.ones((1, 4, 192))},
-        "register_tokens.*It is a ViT with register tokens",
+        "3 blocks with registers; expected .* 3 blocks of the plain kind",
     ),
     "gated": (
         lambda base: {k.replace("mlp.fc1", "mlp.w12"): v for k, v in timm(base).items()},

@@ -1,0 +1,91 @@
+"""The newer kinds of ViTs against transformers and timm: features, and every block's output.
+
+The models take random parameters, are saved by their own library, and read with `load_vit`.
+"""
+
+import jax
+import numpy as np
+import pytest
+import torch_backbones
+from backbone_kinds import KINDS, tiny
+from safetensors.torch import save_file
+from stored.cases import Draw
+
+from fact_jax import VARIANTS, ViT, features, get_variant, load_vit
+
+# The largest relative error that each case had on a CPU is in docs/weights.md.
+FULL = {
+    "dinov2_s14_reg": 518,
+    "dinov3_s16": 224,
+    "dinov3_s16plus": 224,
+    "clip_b16": 224,
+    "siglip2_b16": 224,
+}
+
+
+def ours(model: ViT, base, images) -> dict[str, np.ndarray]:
+    """{"features", "block0", ...}; the features are those of the program that predicts."""
+    apply = jax.jit(lambda b, x: model.apply({"params": b}, x, mutable="intermediates")[1])
+    blocks = apply(base, images)["intermediates"]["blocks"][0]["tokens"]
+    named = {f"block{i}": np.asarray(tokens) for i, tokens in enumerate(blocks)}
+    return {"features": np.asarray(features(model, base, images)), **named}
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Reads a file as a variant of a config, whose numerics the file must not need."""
+
+    def read(config, path):
+        monkeypatch.setitem(VARIANTS, "of_the_test", config)
+        model, base = load_vit("of_the_test", path, precision="highest")
+        assert model.config == config.replace(precision="highest")
+        return model, base
+
+    return read
+
+
+def drawn(size: int) -> np.ndarray:
+    return Draw(size)((2, size, size, 3))
+
+
+@pytest.mark.parametrize("size", [16, 8, 28])  # of the table, and of fewer and more patches
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers(kind, size, read, compare, tmp_path):
+    config = tiny(kind)
+    theirs = torch_backbones.hugging_face(config)
+    theirs.save_pretrained(tmp_path)
+    model, base = read(config, tmp_path)
+    images = drawn(size)
+    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_dict_saved_by_hand(kind, read, compare, tmp_path):
+    config = tiny(kind)
+    theirs = torch_backbones.hugging_face(config)
+    save_file(theirs.state_dict(), tmp_path / "m.safetensors")
+    model, base = read(config, tmp_path / "m.safetensors")
+    images = drawn(16)
+    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_timm(kind, read, compare, tmp_path):
+    config = tiny(kind)
+    theirs = torch_backbones.timm(kind, config)
+    save_file(theirs.state_dict(), tmp_path / "m.safetensors")
+    model, base = read(config, tmp_path / "m.safetensors")
+    images = drawn(16)
+    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+
+
+@pytest.mark.parametrize("variant", FULL)
+def test_the_published_shapes_at_their_own_image_size(variant, compare, tmp_path):
+    size = FULL[variant]
+    config = get_variant(variant).replace(image_size=size)
+    theirs = torch_backbones.hugging_face(config)
+    theirs.save_pretrained(tmp_path)
+    model, base = load_vit(variant, tmp_path, precision="highest")
+    assert model.config == config.replace(precision="highest")
+    images = drawn(size)[:1]
+    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
