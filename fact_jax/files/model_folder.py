@@ -13,11 +13,13 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.positions import resize_positions
 from fact_jax.files.beside import PREPROCESSOR, json_bytes, labels, preprocessor
 from fact_jax.files.card import Card, model_card
+from fact_jax.files.kinds import check_plain
 from fact_jax.files.layouts import LAYOUTS, Layout
 from fact_jax.files.metadata import flat
 from fact_jax.tuning.method import Base
 
 TENSORS = "model.safetensors"
+_REMEDY = "Export the merged weights as .npz, which fact-jax reads."
 _ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
 _TIMM_ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_tanh"}
 
@@ -33,6 +35,7 @@ def hugging_face_files(
       metadata: "class_names", "image_size" and "normalisation", which may be missing.
       card: facts for the model card.
     """
+    check_plain(config, "The folder for transformers", _REMEDY)
     side = metadata.get("image_size") or config.image_size
     model = "dinov2" if config.layer_scale else "vit"
     title = {"dinov2": "Hugging Face Dinov2", "vit": "Hugging Face ViT"}[model]
@@ -81,6 +84,7 @@ def timm_files(
 
     The arguments are those of `hugging_face_files`.
     """
+    check_plain(config, "The folder for timm", _REMEDY)
     side = metadata.get("image_size") or config.image_size
     tensors = _tensors(_layout("timm ViT"), base, side // config.patch_size, "")
     classes = 0
@@ -150,7 +154,7 @@ def _tensors(layout: Layout, base: Base, grid: int, prefix: str) -> dict[str, np
             name, part = layout.tensor(parameter, layer)
             if parameter.endswith("kernel"):
                 one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
-            parts.setdefault(prefix + name, {})[part or 0] = one
+            parts.setdefault(prefix + name, {})[part[0]] = one
     return {
         name: np.ascontiguousarray(np.concatenate([those[i] for i in sorted(those)]))
         for name, those in parts.items()

@@ -16,6 +16,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.beside import OURS, PREPROCESSOR, json_bytes, preprocessor
 from fact_jax.files.card import Card, adapter_card
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_classes
+from fact_jax.files.kinds import check_plain
 from fact_jax.files.peft import PREFIX, TENSORS
 from fact_jax.files.peft_config import CONFIG
 from fact_jax.files.peft_names import NAMINGS, Naming
@@ -34,6 +35,8 @@ Arrays = tuple[np.ndarray, np.ndarray]  # A [l, d, r] and B [l, r, e]
 
 def naming_of(names: str, config: ViTConfig) -> Naming:
     """The naming of a ViT in one of `NAMES`."""
+    remedy = "Export the merged weights as .npz, which fact-jax reads."
+    check_plain(config, "The writer of PEFT adapters", remedy)
     if names == "timm":
         return NAMINGS["timm"]
     model = "dinov2" if config.layer_scale else "vit"

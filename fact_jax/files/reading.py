@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import jax
@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig
-from fact_jax.backbone.parameters import MAP_HEAD, shapes
 from fact_jax.backbone.positions import ROPE_BASE
 from fact_jax.errors import UserError
 from fact_jax.files.foreign import foreign
 from fact_jax.files.guards import MAX_CONFIG_BYTES
 from fact_jax.files.json_reader import read_json
+from fact_jax.files.kinds import TABLE, kind_by, kind_of
 from fact_jax.files.layouts import Layout
 from fact_jax.files.tensors import TensorFile
 from fact_jax.ranges import SIZE
@@ -40,19 +40,6 @@ class _ModelConfig(_VisionConfig, total=False):
 _GELU = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh"}
 _GELU |= {"quick_gelu": "quick", "silu": "silu", "swish": "silu"}
 _QKV_BIAS = re.compile(r"encoderblock/.*/(query|key|value)/bias$")
-# What a ViT may differ in, with a parameter that tells: those of the first are there in a plain
-# ViT, those of the second are not.
-_PLAIN = {
-    "class token": "cls",
-    "position table": "Transformer/posembed_input/pos_embedding",
-}
-_MORE = {
-    "LayerScale": "Transformer/encoderblock/LayerScale_0",
-    "registers": "registers",
-    "a norm before its blocks": "Transformer/pre_norm/scale",
-    "gated MLPs": "Transformer/encoderblock/MlpBlock_3/Gate/kernel",
-    "an attention pooling head": f"{MAP_HEAD}/probe",
-}
 
 
 class Reader:
@@ -90,7 +77,7 @@ class Reader:
         """Side of the images, in pixels, that the file's position table was made for."""
         if self.config.positions != "table":
             return self.config.image_size
-        table = self.layout.tensor(_PLAIN["position table"])[0]
+        table = self.layout.tensor(TABLE)[0]
         rows = (0, 0, *self.shape(table))[-2] - self._rows_of_others()
         grid = math.isqrt(max(rows, 0))
         if grid * grid != rows or not SIZE.allows(grid * self.config.patch_size):
@@ -103,7 +90,7 @@ class Reader:
 
     def _rows_of_others(self) -> int:
         """Rows of the file's position table for tokens that are no patches."""
-        table = self.layout.tensor(_PLAIN["position table"])[0]
+        table = self.layout.tensor(TABLE)[0]
         rows = (0, 0, *self.shape(table))[-2]
         # timm's files of ViTs with registers have added the class token's row to the token.
         if self.config.registers and math.isqrt(max(rows, 0)) ** 2 == rows:
@@ -123,7 +110,7 @@ class Reader:
         depth = 0
         while self._has("Transformer/encoderblock/LayerNorm_0/scale", depth):
             depth += 1
-        stored = (patch, width, depth, _kind(self._has))
+        stored = (patch, width, depth, kind_by(self._has))
         if stored == _shape_and_kind(c):
             return
         fits = [name for name, v in VARIANTS.items() if _shape_and_kind(v) == stored]
@@ -213,16 +200,6 @@ class Reader:
         if parameter.endswith("kernel"):
             shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
         return (parts * shape[0], *shape[1:])
-
-
-def _kind(has: Callable[[str], bool]) -> tuple[str, ...]:
-    less = (f"no {what}" for what, parameter in _PLAIN.items() if not has(parameter))
-    return (*(what for what, parameter in _MORE.items() if has(parameter)), *less)
-
-
-def kind_of(config: ViTConfig) -> tuple[str, ...]:
-    """What a ViT has, in words, and a plain one has not."""
-    return _kind(lambda parameter: parameter in shapes(config))
 
 
 def _shape_and_kind(config: ViTConfig) -> tuple[int, int, int, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_fits, to_bytes
-from fact_jax.files.reading import kind_of
+from fact_jax.files.kinds import check_plain, kind_of
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum, write_npz
@@ -22,12 +22,9 @@ def torch_file(task: TrainedTask) -> bytes:
     method (see `reference_tensors`).
     """
     vit = task.metadata["vit"]
-    kind = kind_of(ViTConfig(**vit)) if "patch_size" in vit else ()  # released files do not say it
-    if set(kind) - {"LayerScale"}:
-        raise UserError(
-            f"The PyTorch code knows only plain ViTs; {task.path} was trained on one with "
-            f"{', '.join(kind)}. Export the merged weights as .npz."
-        )
+    if "patch_size" in vit:  # released files do not say it
+        remedy = "Export the merged weights as .npz."
+        check_plain(ViTConfig(**vit), "The PyTorch code of FacT", remedy)
     if vit["mlp_dim"] != 4 * vit["width"]:
         raise UserError(
             f"The PyTorch code knows only MLPs of 4 x width; {task.path} was trained for an MLP "

@@ -1,0 +1,160 @@
+"""Files of the newer kinds of ViTs: names, settings beside them, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from backbone_kinds import KINDS, tiny, tiny_vit
+from safetensors.numpy import save_file
+
+from fact_jax import VARIANTS, FacTTT, UserError, ViT, load_vit, save_factors
+from fact_jax.files.card import Card
+from fact_jax.files.kinds import kind_of
+from fact_jax.files.layouts import LAYOUTS
+from fact_jax.files.load import load_factors
+from fact_jax.files.metadata import flat
+from fact_jax.files.model_folder import hugging_face_files, timm_files
+from fact_jax.files.peft_writing import naming_of
+from fact_jax.serving.export import npz_file, torch_file
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+TITLES = {
+    "registers": "Hugging Face Dinov2",
+    "rope": "Hugging Face DINOv3",
+    "rope_gated": "Hugging Face DINOv3",
+    "clip": "Hugging Face CLIP or SigLIP",
+    "siglip": "Hugging Face CLIP or SigLIP",
+}
+
+
+def as_stored(kind: str, title: str) -> dict[str, np.ndarray]:
+    """A tiny ViT's tensors in PyTorch's shapes, under a layout's names."""
+    layout = next(layout for layout in LAYOUTS if layout.title == title)
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, value in flat(tiny_vit(kind)[1]).items():
+        layers = enumerate(value) if "encoderblock" in name else [(None, value)]
+        for layer, one in layers:
+            if name.endswith("kernel"):
+                one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
+            parts.setdefault(layout.tensor(name, layer)[0], []).append(np.asarray(one))
+    order = ("in_proj_weight", "in_proj_bias")  # query, key, value, and not by our names
+    for name, several in parts.items():
+        if name.endswith(order):
+            key, query, value = several
+            parts[name] = [query, key, value]
+    return {name: np.ascontiguousarray(np.concatenate(p)) for name, p in parts.items()}
+
+
+@pytest.fixture
+def stored(request, tmp_path, monkeypatch):
+    """A folder with a kind's tensors, and the tiny variant "of_the_test"."""
+    kind = request.param
+    save_file(as_stored(kind, TITLES[kind]), tmp_path / "model.safetensors")
+    monkeypatch.setitem(VARIANTS, "of_the_test", tiny(kind))
+    return tmp_path
+
+
+def of(*kinds):
+    return pytest.mark.parametrize("stored", kinds, indirect=True)
+
+
+@of(*KINDS)
+def test_the_layout_s_names_give_the_parameters(stored, request):
+    kind = request.node.callspec.params["stored"]
+    model, base = load_vit("of_the_test", stored)
+    expected = flat(tiny_vit(kind)[1])
+    read = flat(base)
+    assert read.keys() == expected.keys()
+    for name, value in read.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert model.config == tiny(kind)
+
+
+@of("rope", "clip")
+def test_missing_biases_are_zero_where_the_kind_has_none(stored):
+    path = stored / "model.safetensors"
+    _, whole = load_vit("of_the_test", stored)
+    kind = "rope" if whole.get("registers") is not None else "clip"
+    lacking = {"rope": ".attention.k_proj.bias", "clip": "patch_embedding.bias"}[kind]
+    tensors = {k: v for k, v in as_stored(kind, TITLES[kind]).items() if not k.endswith(lacking)}
+    save_file(tensors, path)
+    _, base = load_vit("of_the_test", stored)
+    for name, value in flat(base).items():
+        np.testing.assert_array_equal(value, flat(whole)[name])
+    other = {"rope": ".attention.v_proj.bias", "clip": "post_layernorm.bias"}[kind]
+    save_file({k: v for k, v in tensors.items() if not k.endswith(other)}, path)
+    with pytest.raises(UserError, match="holds no tensor"):
+        load_vit("of_the_test", stored)
+
+
+@of("clip")
+def test_config_json_chooses_the_function_and_is_checked(stored):
+    vision = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "num_attention_heads": 3}
+    texts = {"vision_config": vision, "text_config": {"hidden_act": "quick_gelu"}}
+    (stored / "config.json").write_text(json.dumps(texts))
+    config = load_vit("of_the_test", stored)[0].config
+    assert (config.gelu, config.layer_norm_eps) == ("exact", 1e-6)
+    texts["vision_config"] = {**vision, "num_attention_heads": 4}
+    (stored / "config.json").write_text(json.dumps(texts))
+    with pytest.raises(UserError, match="says 4 attention heads; the variant has 3"):
+        load_vit("of_the_test", stored)
+
+
+@of("rope")
+def test_other_rotations_are_refused(stored):
+    (stored / "config.json").write_text(json.dumps({"rope_theta": 10000.0}))
+    with pytest.raises(UserError, match=r"rope_theta is 10000\.0; known here: 100\.0"):
+        load_vit("of_the_test", stored)
+
+
+@of("siglip")
+def test_a_file_of_another_kind_is_named(stored, monkeypatch):
+    monkeypatch.setitem(VARIANTS, "of_the_test", tiny("clip"))
+    words = "with an attention pooling head, no class token; .*expected .*a norm before its blocks"
+    with pytest.raises(UserError, match=words):
+        load_vit("of_the_test", stored)
+
+
+@of("siglip")
+def test_naflex_is_named(stored):
+    tensors = as_stored("siglip", TITLES["siglip"])
+    kernel = tensors["embeddings.patch_embedding.weight"]
+    tensors["embeddings.patch_embedding.weight"] = kernel.reshape(len(kernel), -1)
+    save_file(tensors, stored / "model.safetensors")
+    with pytest.raises(UserError, match="NaFlex"):
+        load_vit("of_the_test", stored)
+
+
+@every_kind
+def test_what_other_code_does_not_know_is_refused_or_told(kind, tmp_path):
+    model, base = tiny_vit(kind)
+    assert isinstance(model, ViT)
+    config, card = model.config, Card("t", "m", (), "p", "b", {})
+    words = f"this ViT has .*{kind_of(config)[-1]}"
+    for write in (hugging_face_files, timm_files):
+        with pytest.raises(UserError, match=words):
+            write(config, base, {}, card)
+    with pytest.raises(UserError, match=words):
+        naming_of("transformers5", config)
+    method = FacTTT(2)
+    factors = {k: np.ones(v.shape, "f4") for k, v in method.init(jax.random.key(0), config).items()}
+    head = {"kernel": np.ones((24, 2), "f4"), "bias": np.ones(2, "f4")}
+    save_factors(tmp_path / "t.safetensors", method, factors, head, config)
+    task = load_factors(tmp_path / "t.safetensors")
+    with pytest.raises(UserError, match="PyTorch code of FacT knows plain ViTs"):
+        torch_file(task)
+    with pytest.warns(UserWarning, match="only fact-jax reads it"):
+        assert npz_file(config, base, task)
+
+
+@every_kind
+@pytest.mark.parametrize("bits", [None, (8, 8)])
+def test_a_factor_file_remembers_the_kind(kind, bits, tmp_path):
+    config, method = tiny(kind), FacTTT(2)
+    factors = {k: np.ones(v.shape, "f4") for k, v in method.init(jax.random.key(0), config).items()}
+    head = {"kernel": np.ones((24, 2), "f4"), "bias": np.ones(2, "f4")}
+    save_factors(tmp_path / "t.safetensors", method, factors, head, config, bits)
+    task = load_factors(tmp_path / "t.safetensors")
+    assert task.metadata["vit"] == {k: getattr(config, k) for k in task.metadata["vit"]}
+    assert task.metadata["vit"]["registers"] == config.registers
