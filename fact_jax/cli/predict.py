@@ -4,9 +4,10 @@
         --images X.npy|FOLDER --out logits.npy
 
 X.npy holds float32 images [n, s, s, 3], already normalised. Pictures of a folder (and below it, in
-sorted order) are preprocessed as the factor file says. --factors takes our files and those of the
-PyTorch code (then with --scale). Without --out and --topk it prints the five best classes. Exits
-with 1 if a picture could not be read: its logits are NaN, the others are there.
+sorted order) are preprocessed as the factor file says. --factors takes our files, folders of PEFT
+adapters, hf:owner/name with one of both, and files of the PyTorch code (then with --scale).
+Without --out and --topk it prints the five best classes. Exits with 1 if a picture could not be
+read: its logits are NaN, the others are there.
 """
 
 import os
@@ -35,7 +36,7 @@ from fact_jax.text import printable_line
 
 def define_flags() -> None:
     """Defines --factors, --images and their options."""
-    flags.DEFINE_string("factors", "", "Factor file, ours or the PyTorch code's .pt.")
+    flags.DEFINE_string("factors", "", "Factor file, PEFT adapter or hf:owner/name.")
     flags.DEFINE_string("images", "", "X.npy, a folder of pictures, or one picture.")
     flags.DEFINE_string("out", "", "Where the logits go: .npy, or .csv with names.")
     flags.DEFINE_integer("topk", None, "Print the k most probable classes of each image.")

@@ -36,6 +36,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.files.load import load_factors
+from fact_jax.files.peft import is_adapter
 from fact_jax.files.weights import checksum, load_vit
 from fact_jax.ranges import SIZE, Range, Real, Whole, check
 from fact_jax.serving.inputs import find_pictures
@@ -51,7 +52,7 @@ TARGETS: dict[str, Range] = {"rank": SIZE, "error": Real(0, 1), "bytes": Whole(1
 
 def define_flags() -> None:
     """Defines --factors, --out and the targets."""
-    flags.DEFINE_string("factors", "", "Factor file, or a folder of factor files.")
+    flags.DEFINE_string("factors", "", "Factor file or PEFT adapter, or a folder of factor files.")
     flags.DEFINE_string("out", "", "The file to write, .safetensors; for a folder, a folder.")
     flags.DEFINE_integer("rank", None, "The rank to round to.")
     flags.DEFINE_float("error", None, "Most relative error; takes the smallest rank.")
@@ -91,7 +92,7 @@ def files_of(factors: str, out: str) -> dict[Path, Path]:
     if not factors or not out:
         missing = "factors" if not factors else "out"
         raise UserError(f"--{missing} is missing. `{command('round', '--help')}` lists all.")
-    if not os.path.isdir(factors):
+    if not os.path.isdir(factors) or is_adapter(Path(factors)):
         if Path(out).suffix != SUFFIX:
             raise UserError(f"--out {out!r} must end in {SUFFIX}.")
         return {Path(factors): Path(out)}
@@ -133,10 +134,16 @@ def rows_of(task: TrainedTask, rounded: RoundedTask) -> list[list[str]]:
     if result.weighted_error is not None:
         error += f" ({result.weighted_error:.3g})"
     after = ["", *_method(result.method), error, bound]
-    sizes = (task.factors, task.path.stat().st_size), (result.factors, len(rounded.content))
+    sizes = (task.factors, _size(task.path)), (result.factors, len(rounded.content))
     for row, (factors, size) in zip((before, after), sizes, strict=True):
         row[3:3] = [f"{count_parameters(factors):,}", f"{size:,}"]
     return [before, after]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a factor file, or of an adapter's folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def _method(method: object) -> tuple[str, str]:

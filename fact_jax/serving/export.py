@@ -40,7 +40,8 @@ def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: Base |
     pictures resized to the ViT's image size.
     Without `base` the file does not say which weights it belongs to.
     """
-    check_fits(task, config, None)
+    digest = None if base is None else checksum(base)
+    check_fits(task, config, digest, any_weights=digest is None)
     stated = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
     metadata = {
         "image_size": config.image_size,
@@ -48,7 +49,7 @@ def factor_file(task: TrainedTask, variant: str, config: ViTConfig, base: Base |
         "jpeg_quality": None,
         **stated,
         "variant": variant,
-        "weights_sha256": stated.get("weights_sha256") if base is None else checksum(base),
+        "weights_sha256": digest or stated.get("weights_sha256"),
     }
     trainable = {"factors": task.factors, "head": task.head}
     return to_bytes(task.method, trainable, config, metadata)

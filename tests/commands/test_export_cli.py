@@ -70,9 +70,62 @@ def test_export_of_merged_weights_and_of_weights_alone(tmp_path):
     assert checksum(load_vit("vit_mini", tmp_path / "weights.npz")[1]) == checksum(base)
 
 
+def test_export_of_a_lora_adapter_and_back(tmp_path):
+    """The adapter of a sweep's task is predicted with, rounded, and made a factor file again."""
+    config, (_, base) = get_variant("vit_mini"), load_vit("vit_mini")
+    (tmp_path / "factors").mkdir()
+    path, adapter = tmp_path / "factors" / "f.safetensors", tmp_path / "adapter"
+    entries = {"variant": "vit_mini", "weights_sha256": checksum(base), "normalisation": "imagenet"}
+    written(path, FacTTT(4, 0.5), config, image_size=32, **entries)
+    out = export("--factors", path, "--format", "peft", "--out", adapter, "--base_model", "a/b")
+    assert out.returncode == 0, out.stderr
+    assert "accuracy | not stated" in (adapter / "README.md").read_text()
+    images = tmp_path / "x.npy"
+    np.save(images, np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32"))
+    again = tmp_path / "again.safetensors"
+    out = export("--factors", adapter, "--out", again)
+    assert out.returncode == 0, out.stderr
+    assert load_factors(again).metadata["weights_sha256"] == checksum(base)
+    rounded = tmp_path / "rounded.safetensors"
+    out = run_command(
+        *("experiments.round", "--factors", adapter, "--out", rounded),
+        *("--method", "fact_tt", "--rank", 4),
+    )
+    assert out.returncode == 0, out.stderr
+    assert load_factors(rounded).method == FacTTT(4, 1.0)
+    logits = []
+    for factors in (path, adapter, again, rounded):
+        arguments = ("--factors", factors, "--images", images, "--out", tmp_path / "y.npy")
+        out = run_command("experiments.predict", *arguments)
+        assert out.returncode == 0, out.stderr
+        logits.append(np.load(tmp_path / "y.npy"))
+    for others in logits[1:]:
+        np.testing.assert_allclose(others, logits[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("to", ["hf", "timm"])
+def test_export_of_a_merged_model_as_a_folder(tmp_path, to):
+    config = get_variant("vit_mini")
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(4, 0.1), config, variant="vit_mini", class_names=[*"abcdefg"])
+    out = export("--factors", path, "--format", to, "--out", tmp_path / "model")
+    assert out.returncode == 0, out.stderr
+    out = export("--factors", path, "--out", tmp_path / "merged.npz")
+    model, base = load_vit("vit_mini", tmp_path / "model")
+    _, expected = load_vit("vit_mini", tmp_path / "merged.npz")
+    assert checksum(base) == checksum(expected)
+    assert '"g"' in (tmp_path / "model" / "config.json").read_text()
+    out = export("--factors", path, "--format", to, "--out", tmp_path / "model")
+    assert out.returncode == 2
+    assert "is a folder that is not empty" in out.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--format", "hf", "--out", "README.md"], "README.md is a file; a folder is written"),
+        (["--format", "peft", "--variant", "vit_mini", "--out", "~/none"], "An adapter needs a"),
+        (["--format", "hf"], "--out is missing"),
         (["--factors", "none.pt", "--out", "README.md/x.pt"], "README.md/x.pt cannot be written"),
         (["--out", "~/none.onnx"], str(Path("~/none.onnx").expanduser())),
         (["--out", "x.onnx"], "must end in .pt"),

@@ -13,17 +13,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 from weight_layouts import timm
+from written_factors import trainable
 
-from fact_jax import get_variant
+from fact_jax import FacTTT, get_variant, load_factors
 from fact_jax.backbone.vit import init_base
+from fact_jax.files.factors import to_bytes
+from fact_jax.files.peft_writing import adapter_files
 from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum
+from fact_jax.serving.folders import card_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
 from fact_jax import UserError, load_vit
 from fact_jax.files.weights import checksum
+from fact_jax.serving.folders import card_of
 for name in sys.argv[1:]:
     try:
         print(checksum(load_vit("vit_ti16", name)[1]))
@@ -136,3 +141,35 @@ def test_a_repository_is_fetched_once_and_used_without_a_network(base, hub):
     assert "hf:owner/none" in none
     assert "give the folder's path" in none
     assert "expected hf:owner/name" in wrong
+
+
+LOAD_TASKS = """
+import sys
+from fact_jax import UserError, load_factors
+for name in sys.argv[1:]:
+    try:
+        task = load_factors(name)
+        print(type(task.method).__name__, task.num_classes)
+    except UserError as error:
+        print("error:", error)
+"""
+
+
+def test_adapters_and_factor_files_of_repositories(hub, tmp_path):
+    config, method = get_variant("vit_mini"), FacTTT(2, 1.0)
+    content = to_bytes(method, trainable(method, config), config, {})
+    (tmp_path / "f.safetensors").write_bytes(content)
+    task = load_factors(tmp_path / "f.safetensors")
+    adapter = adapter_files(task, config, card_of(task, config, "", {}))
+    Hub.repositories = {
+        "owner/adapter": adapter,
+        "owner/ours": {"README.md": b"not wanted", "task.safetensors": content},
+        "owner/neither": {"README.md": b"not wanted"},
+    }
+    names = [f"hf:{name}" for name in Hub.repositories]
+    command = [sys.executable, "-c", LOAD_TASKS, *names]
+    run = subprocess.run(command, env=hub[1], capture_output=True, text=True, timeout=120)
+    *found, refused = run.stdout.splitlines()
+    assert found == ["LoRA 7", "FacTTT 7"], run.stderr
+    assert "folder of 0 factor files" in refused
+    assert sorted(Hub.served) == sorted({*adapter, "task.safetensors"} - {"README.md"})

@@ -11,11 +11,14 @@ from devices import on_host_devices
 from tried_methods import ALL, EVERYTHING, random_factors
 from written_factors import written
 
-from fact_jax import FacTTK, FacTTT, Full, LoRA, UserError, checksum
+from fact_jax import FacTTK, FacTTT, Full, LoRA, UserError, checksum, load_factors, load_vit
 from fact_jax.backbone.vit import ViT
 from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import TrainedTask
+from fact_jax.files.folder import write_folder
+from fact_jax.files.peft_writing import adapter_files
 from fact_jax.serving.bank import Bank
+from fact_jax.serving.folders import card_of
 from fact_jax.serving.predict import Predictor
 from fact_jax.serving.store import UnknownTask
 from fact_jax.tuning import Combination, Method, NOAHSubnet
@@ -330,3 +333,19 @@ def test_tasks_of_two_dictionaries_and_of_none_in_a_batch(small_vit: Vit) -> Non
     bank.remove("a2")
     cores, dictionary = tasks["a2"].factors["S"].size, 2 * config.width * 2
     assert with_a - bank.nbytes.factors == 4 * (dictionary + 3 * (cores + 1))  # with scales
+
+
+def test_a_peft_adapter_is_a_task_of_a_bank(tmp_path):
+    """Beside its own factor file it gives the same logits, as a LoRA of a kind of its own."""
+    model, base = load_vit("vit_mini")
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(4, 0.5), model.config, class_names=[*"abcdefg"])
+    task = load_factors(path)
+    files = adapter_files(task, model.config, card_of(task, model.config, "", {}))
+    write_folder(tmp_path / "adapter", files)
+    bank = Bank(model, base)
+    bank.add_all({"file": path, "adapter": tmp_path / "adapter"})
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    ours, theirs = (np.stack(bank.logits(images, name)) for name in ("file", "adapter"))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4)
+    assert bank.task("adapter").classes == tuple("abcdefg")

@@ -1,0 +1,108 @@
+"""Folders of merged models, opened by transformers' pipeline and by timm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch_models
+from PIL import Image
+from stored.cases import random_base
+from written_factors import trainable
+
+from fact_jax import FacTTT, Predictor, ViTConfig, load_factors
+from fact_jax.backbone.vit import ViT
+from fact_jax.files.factors import to_bytes
+from fact_jax.files.folder import write_folder
+from fact_jax.images.normalise import normalise
+from fact_jax.images.pipeline import decode
+from fact_jax.serving.folders import WRITERS, card_of, merged_base
+
+torch_models.import_timm()
+import timm  # noqa: E402
+import transformers  # noqa: E402
+
+SMALL = ViTConfig(64, 3, 4, 256, 16, 32, layer_norm_eps=1e-5, gelu="tanh", precision="highest")
+CONFIGS = {
+    "vit": SMALL,
+    "dinov2": SMALL.replace(layer_scale=True, patch_size=8, layer_norm_eps=1e-6, gelu="exact"),
+}
+LABELS = ["ant", "bee", "cat", "dog", "eel"]
+
+
+@pytest.fixture
+def folder(tmp_path, request, monkeypatch):
+    """A merged model in a folder; the task's pictures are larger than the ViT's own."""
+    name, to = request.param
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = CONFIGS[name]
+    if to == "timm":
+        config = config.replace(layer_norm_eps=1e-6)
+    base, method = random_base(config, 0), FacTTT(4, 3.0)
+    tree = trainable(method, config, len(LABELS))
+    tree["factors"] = {k: 0.3 * v for k, v in tree["factors"].items()}
+    path = tmp_path / "f.safetensors"
+    entries = {"class_names": LABELS, "image_size": 48, "normalisation": "inception"}
+    path.write_bytes(to_bytes(method, tree, config, entries))
+    task = load_factors(path)
+    merged = merged_base(config, base, task)
+    card = card_of(task, config, "", {})
+    write_folder(tmp_path / "out", WRITERS[to](config, merged, task.metadata, card))
+    return config, base, task, tmp_path / "out"
+
+
+def pictures(folder):
+    """Pictures with edges and gradients, neither square nor of the network's size."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(4):
+        blocks = rng.integers(0, 200, (7, 9, 3)).repeat(16, 0).repeat(16, 1)
+        pixels = (blocks + np.arange(144)[None, :, None] % 56).astype(np.uint8)
+        paths.append(folder / f"{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def ours(config, base, task, paths):
+    images = np.stack([decode(path, 48) for path in paths])
+    normalised = np.asarray(normalise(images, "inception"))
+    return normalised, Predictor(ViT(config), base, task).logits(normalised)
+
+
+def softmax(logits):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("folder", [("vit", "hf"), ("dinov2", "hf")], indirect=True)
+def test_the_pipeline_gives_our_labels_and_probabilities(folder, tmp_path, compare):
+    config, base, task, path = folder
+    images, logits = ours(config, base, task, pictures(tmp_path))
+    processor = transformers.AutoImageProcessor.from_pretrained(path, backend="pil")
+    pipeline = transformers.pipeline("image-classification", str(path), image_processor=processor)
+    answers = pipeline([str(p) for p in pictures(tmp_path)], top_k=5)
+    scores = [{a["label"]: a["score"] for a in row} for row in answers]
+    theirs = np.array([[row[label] for label in LABELS] for row in scores])
+    compare({"probabilities": theirs}, {"probabilities": softmax(logits)}, 1e-4)
+    with torch.no_grad():
+        out = pipeline.model(torch_models.nchw(images)).logits.numpy()
+    compare({"logits": out}, {"logits": logits}, 1e-4)
+    plain = transformers.pipeline("image-classification", str(path))
+    # By default it resizes with torchvision, whose pixels differ by a level here and there.
+    for row, expected in zip(plain([str(p) for p in pictures(tmp_path)]), answers, strict=True):
+        assert row[0]["label"] == expected[0]["label"]
+        assert abs(row[0]["score"] - expected[0]["score"]) < 0.01
+
+
+@pytest.mark.parametrize("folder", [("vit", "timm"), ("dinov2", "timm")], indirect=True)
+def test_timm_gives_our_logits_of_our_pictures(folder, tmp_path, compare):
+    config, base, task, path = folder
+    images, logits = ours(config, base, task, pictures(tmp_path))
+    model = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    with torch.no_grad():
+        out = model(torch_models.nchw(images)).numpy()
+    compare({"logits": out}, {"logits": logits}, 1e-4)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
+    pixels = np.stack([transform(Image.open(p)).numpy() for p in pictures(tmp_path)])
+    np.testing.assert_allclose(pixels, images.transpose(0, 3, 1, 2), atol=1e-5)
+    assert model.pretrained_cfg["label_names"] == LABELS
