@@ -104,7 +104,13 @@ def find_task(name: str | os.PathLike[str]) -> Path:
         if not any(folder.glob("adapter_model.safetensors")):
             folder = _fetch(text, [*_ADAPTER_FILES, "adapter_model.bin"], "The adapter")
         return folder
-    return _fetch(text, ["*.safetensors"], "The factor file")
+    folder = _fetch(text, ["*.safetensors"], "The factor file")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{text} holds neither adapter_config.json, as PEFT's adapters do, nor a factor file, "
+            "a .safetensors file of fact-jax."
+        )
+    return folder
 
 
 def _download(url: str, target: Path) -> None:

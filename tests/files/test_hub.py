@@ -171,5 +171,5 @@ def test_adapters_and_factor_files_of_repositories(hub, tmp_path):
     run = subprocess.run(command, env=hub[1], capture_output=True, text=True, timeout=120)
     *found, refused = run.stdout.splitlines()
     assert found == ["LoRA 7", "FacTTT 7"], run.stderr
-    assert "folder of 0 factor files" in refused
+    assert "hf:owner/neither holds neither adapter_config.json" in refused
     assert sorted(Hub.served) == sorted({*adapter, "task.safetensors"} - {"README.md"})
