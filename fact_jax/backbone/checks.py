@@ -75,7 +75,7 @@ def check_base(base: Any, shapes: Mapping[str, Shape]) -> None:
         fault = ""
         if leaf is None:
             fault = "it is missing"
-        elif not fits(shape := jnp.shape(leaf), expected):
+        elif not fits(shape := np.shape(leaf), expected):
             fault = f"its shape is {_text(shape)}, expected {_text(expected)}"
         elif not jnp.issubdtype(dtype := getattr(leaf, "dtype", type(leaf)), jnp.floating):
             fault = f"it is of type {getattr(dtype, 'name', dtype)}, expected float32"
@@ -91,10 +91,10 @@ def check_adaptation(adaptation: Any, kernel: tuple[int, ...]) -> None:
             "method.adaptation(factors, model.config) gives it."
         )
     for name, array, expected in _expected(kernel, adaptation):
-        if not fits(jnp.shape(array), expected):
+        if not fits(np.shape(array), expected):
             raise UserError(
                 f"The adaptation does not fit this ViT of {kernel[0]} blocks of width "
-                f"{kernel[1]}: the shape of {name} is {_text(jnp.shape(array))}, expected "
+                f"{kernel[1]}: the shape of {name} is {_text(np.shape(array))}, expected "
                 f"{_text(expected)}. Were its factors trained for another variant?"
             )
 
@@ -126,8 +126,8 @@ def _expected(kernel: tuple[int, ...], adaptation: Adaptation) -> Iterator[tuple
             rows, columns = inputs.get(site, d), outputs.get(site, d)
             if pair.u is not None:
                 yield f"{site}.u", pair.u, (depth, rows, None)
-                rows = jnp.shape(pair.u)[-1]
-            r, width = jnp.shape(pair.b)[-2:]
+                rows = np.shape(pair.u)[-1]
+            r, width = np.shape(pair.b)[-2:]
             groups = max(columns // max(width, 1), 1)
             yield f"{site}.a", pair.a, (depth, rows, groups * r)
             yield f"{site}.b", pair.b, (depth, r, columns // groups)
