@@ -16,12 +16,14 @@ KINDS = {
     "rope_gated": "dinov3_s16plus",
     "clip": "clip_b16",
     "siglip": "siglip2_b16",
+    "so400m": "siglip2_so400m14",
 }
+_CHANGES = {"so400m": {"mlp_dim": 84}}  # no multiple of the width
 
 
 def tiny(kind: str, **changes) -> ViTConfig:
     """The config of a kind's variant, of 24 numbers and three blocks."""
-    return VARIANTS[KINDS[kind]].replace(**{**_TINY, **changes})
+    return VARIANTS[KINDS[kind]].replace(**{**_TINY, **_CHANGES.get(kind, {}), **changes})
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
 from fact_jax.tuning.method import SearchMethod
 from fact_jax.tuning.registry import UnknownSetting, build
+from fact_jax.tuning.support import check_supported
 
 # Settings of a result that files decide: the checksums of the weights, of the factors that training
 # began with, and of those that tasks share.
@@ -223,8 +224,10 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     method_settings |= parts  # of a combination
     run = {key: given.value for key, given in resolved.run.items()}
     method = _method(name, method_settings)
+    vit = get_variant(run["variant"])
+    check_supported(method, vit, f"config.variant is {run['variant']!r}. ")
     if isinstance(method, SearchMethod):
-        _check_search(f"config.{name}", method, get_variant(run["variant"]))
+        _check_search(f"config.{name}", method, vit)
     default = {"scale": float(method.scale) if scale is None else scale, **run}
     grid = {
         field: tuple(dict.fromkeys(map(float, resolved.lists[several].value)))

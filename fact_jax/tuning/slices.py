@@ -13,14 +13,13 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 
+SQUARE = "FacT cuts the MLP into square slices, so mlp_dim must be a multiple of width"
+
 
 def mlp_slices(config: ViTConfig) -> int:
     """Number g of d x d slices in fc1, and as many in fc2."""
     if config.mlp_dim % config.width:
-        raise UserError(
-            f"FacT cuts the MLP into square slices: mlp_dim {config.mlp_dim} must be a multiple of "
-            f"width {config.width}."
-        )
+        raise UserError(f"{SQUARE}; this ViT has {config.mlp_dim} and {config.width}.")
     return config.mlp_dim // config.width
 
 

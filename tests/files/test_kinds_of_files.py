@@ -8,7 +8,7 @@ import pytest
 from backbone_kinds import KINDS, tiny, tiny_vit
 from safetensors.numpy import save_file
 
-from fact_jax import VARIANTS, FacTTT, UserError, ViT, load_vit, save_factors
+from fact_jax import VARIANTS, LoRA, UserError, ViT, load_vit, save_factors
 from fact_jax.files.card import Card
 from fact_jax.files.kinds import kind_of
 from fact_jax.files.layouts import LAYOUTS
@@ -25,6 +25,7 @@ TITLES = {
     "rope_gated": "Hugging Face DINOv3",
     "clip": "Hugging Face CLIP or SigLIP",
     "siglip": "Hugging Face CLIP or SigLIP",
+    "so400m": "Hugging Face CLIP or SigLIP",
 }
 
 
@@ -137,7 +138,7 @@ def test_what_other_code_does_not_know_is_refused_or_told(kind, tmp_path):
             write(config, base, {}, card)
     with pytest.raises(UserError, match=words):
         naming_of("transformers5", config)
-    method = FacTTT(2)
+    method = LoRA(2)
     factors = {k: np.ones(v.shape, "f4") for k, v in method.init(jax.random.key(0), config).items()}
     head = {"kernel": np.ones((24, 2), "f4"), "bias": np.ones(2, "f4")}
     save_factors(tmp_path / "t.safetensors", method, factors, head, config)
@@ -151,7 +152,7 @@ def test_what_other_code_does_not_know_is_refused_or_told(kind, tmp_path):
 @every_kind
 @pytest.mark.parametrize("bits", [None, (8, 8)])
 def test_a_factor_file_remembers_the_kind(kind, bits, tmp_path):
-    config, method = tiny(kind), FacTTT(2)
+    config, method = tiny(kind), LoRA(2)
     factors = {k: np.ones(v.shape, "f4") for k, v in method.init(jax.random.key(0), config).items()}
     head = {"kernel": np.ones((24, 2), "f4"), "bias": np.ones(2, "f4")}
     save_factors(tmp_path / "t.safetensors", method, factors, head, config, bits)

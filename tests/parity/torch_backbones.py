@@ -47,6 +47,7 @@ TIMM = {
     "rope_gated": "vit_small_plus_patch16_dinov3",
     "clip": "vit_base_patch16_clip_quickgelu_224",
     "siglip": "vit_base_patch16_siglip_224",
+    "so400m": "vit_so400m_patch14_siglip_224",
 }
 
 
