@@ -30,7 +30,7 @@ def second_moments(
     """The mean of z z^T over tokens for each slice, where z [p] is its input in some directions.
 
     The inputs are those of the adapted network. A slice of fc2 reads its part of the hidden values.
-    The last block's q, o, fc1 and fc2 act on the class token alone, which is all that counts there.
+    Where the class token alone is read, the last block's q, o, fc1 and fc2 act on it alone.
 
     Args:
       model: the network.
@@ -66,12 +66,12 @@ def _sums(
     hidden = outputs["fc2_input"]
     parts = hidden.reshape(*hidden.shape[:-1], mlp_slices(config), config.width)
 
-    def moments(inputs: Array, class_only: bool) -> Array:
+    def moments(inputs: Array, of_queries: bool) -> Array:
         """[l, b, t, d] -> [l, p, p]."""
         z = jnp.matmul(inputs.astype(jnp.float32), left, precision="highest")
         every = jnp.einsum("lbtp,lbtq->lpq", z, z, precision="highest") / z.shape[2]
         first = jnp.einsum("bp,bq->pq", z[-1, :, 0], z[-1, :, 0], precision="highest")
-        return every.at[-1].set(first) if class_only else every
+        return every.at[-1].set(first) if of_queries and config.pooling == "class" else every
 
     keys = moments(outputs["qkv_input"], False)
     fc1 = moments(outputs["fc1_input"], True)

@@ -8,7 +8,7 @@ import pytest
 from made_up import CONFIG, dense, random_factors, random_increments
 from tried_methods import ALL
 
-from fact_jax import FacTTK, FacTTT, UserError, ViT
+from fact_jax import FacTTK, FacTTT, UserError, ViT, ViTConfig
 from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.moments import second_moments
 from fact_jax.algebra.rounding import round_to, round_within
@@ -21,12 +21,16 @@ def inputs() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
 
 
-def test_moments_say_what_increments_put_out(inputs: np.ndarray):
+SIGLIP = CONFIG.replace(class_token=False, pooling="attention")
+
+
+@pytest.mark.parametrize("config", [CONFIG, SIGLIP])
+def test_moments_say_what_increments_put_out(config: ViTConfig, inputs: np.ndarray):
     """tr(D^T C D) of each slice is the mean square of its output, read from the network itself."""
-    model, base = ViT(CONFIG), init_base(CONFIG, jax.random.key(0))
+    model, base = ViT(config), init_base(config, jax.random.key(0))
     method = FacTTT(3, scale=0.1)
     factors = random_factors(method)
-    adaptation = method.adaptation(factors, CONFIG)
+    adaptation = method.adaptation(factors, config)
     increments = Increments.of(method, factors, CONFIG)
     joint = Joint.of(increments)
     moments = second_moments(model, base, adaptation, [inputs[:2], inputs[2:]], joint.left)
@@ -41,7 +45,8 @@ def test_moments_say_what_increments_put_out(inputs: np.ndarray):
         outputs = np.einsum("lbtd,lde->lbte", x, slices[:, i])
         every = (outputs**2).sum(axis=-1).mean(axis=(1, 2))
         class_token = (outputs[-1, :, 0] ** 2).sum(axis=-1).mean()
-        last = every[-1] if i in (1, 2) else class_token  # keys and values are of all tokens
+        # Keys and values are of all tokens.
+        last = every[-1] if i in (1, 2) or config is SIGLIP else class_token
         np.testing.assert_allclose(measured[:, i], [every[0], last], rtol=1e-4)
     with pytest.raises(UserError, match="no images"):
         second_moments(model, base, adaptation, [], joint.left)

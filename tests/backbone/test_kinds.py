@@ -19,7 +19,7 @@ from fact_jax.backbone.positions import resize_positions, rotate
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.weights import checksum, write_npz
 from fact_jax.images.preprocessing import PREPROCESSING, preprocessing_of
-from fact_jax.tuning import BitFit, Combination, LoRA
+from fact_jax.tuning import BitFit, Combination, FacTTT, LoRA
 from fact_jax.tuning.registry import describe
 from fact_jax.tuning.slices import SQUARE
 from fact_jax.tuning.support import rules_of
@@ -57,6 +57,30 @@ def test_a_method_changes_the_features_trains_and_merges(kind, name, images):
     assert not {name for name, g in gradients.items() if not np.abs(g).any()}
     weights, rest = absorb(base, method.adaptation(factors, config))
     assert relative_error(compiled(model)(weights, images, rest), adapted) < 1e-4
+
+
+FULL = {"dinov2_s14_reg": 518, "dinov3_s16": 224, "clip_b16": 224, "siglip2_b16": 224}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", FULL)
+def test_fact_trains_a_step_at_the_published_shapes(variant):
+    model = ViT(VARIANTS[variant].replace(image_size=FULL[variant]))
+    base, method = init_base(model.config, jax.random.key(0)), FacTTT(16)
+    factors = method.init(jax.random.key(1), model.config)
+    side = FULL[variant]
+    images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype("float32")
+
+    @jax.jit
+    @jax.value_and_grad
+    def step(factors):
+        x = features(model, base, images, method.adaptation(factors, model.config))
+        return ((x - 1) ** 2).mean()
+
+    before, gradients = step(factors)
+    largest = max(np.abs(g).max() for g in gradients.values())
+    moved = {name: f - 1e-3 * gradients[name] / largest for name, f in factors.items()}
+    assert step(moved)[0] < before
 
 
 @every_kind
