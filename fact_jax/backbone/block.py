@@ -193,7 +193,7 @@ class Block:
         single, grid = z[:, : self._num_single], z[:, self._num_single :]
         z = single @ kernel[1, 1]  # an image of one pixel sees the kernel's centre only
         if side := math.isqrt(grid.shape[1]):
-            image = grid.reshape(len(grid), side, side, -1)
+            image = grid.reshape(grid.shape[0], side, side, -1)
             image = jax.lax.conv_general_dilated(
                 image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
@@ -203,7 +203,9 @@ class Block:
     def _prompted(self, prompts: Prompts, x: Array) -> Array:
         """Puts the block's prompts after the class token of x [b, 1 + p + n, d]."""
         first, end = self._first, self._first + prompts.tokens.shape[0]
-        tokens = jnp.broadcast_to(prompts.tokens.astype(x.dtype), (len(x), *prompts.tokens.shape))
+        tokens = jnp.broadcast_to(
+            prompts.tokens.astype(x.dtype), (x.shape[0], *prompts.tokens.shape)
+        )
         tokens = self._dropout("prompts", tokens)
         if prompts.kept is not None:
             tokens = jnp.where(prompts.kept[None, :, None], x[:, first:end], tokens)

@@ -27,7 +27,7 @@ def _attention(config: ViTConfig, base: dict[str, Any], tokens: Array, last: Any
     head = base[MAP_HEAD]
     heads, mlp = head["MultiHeadDotProductAttention_0"], head["MlpBlock_0"]
     x = _normed(config, base, tokens, last)
-    probe = jnp.broadcast_to(head["probe"].astype(x.dtype), (len(x), 1, config.width))
+    probe = jnp.broadcast_to(head["probe"].astype(x.dtype), (x.shape[0], 1, config.width))
     (q,) = adapted_dense(probe, [heads["query"]])
     k, v = adapted_dense(x, [heads["key"], heads["value"]])
     (x,) = adapted_dense(attention(config, q, k, v), [heads["out"]])

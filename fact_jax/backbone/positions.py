@@ -92,8 +92,12 @@ def rotate(x: Float[Array, "b n d"], config: ViTConfig, num_single: int) -> Floa
     size = config.width // config.num_heads
     angles = _angles(grid, size)
     cos, sin = (jnp.asarray(f(angles), jnp.float32)[None, :, None] for f in (np.cos, np.sin))
-    y = x[:, num_single:].astype(jnp.float32).reshape(len(x), grid * grid, config.num_heads, size)
+    y = (
+        x[:, num_single:]
+        .astype(jnp.float32)
+        .reshape(x.shape[0], grid * grid, config.num_heads, size)
+    )
     first, second = y[..., : size // 2], y[..., size // 2 :]
     y = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    y = y.reshape(len(x), grid * grid, config.width).astype(x.dtype)
+    y = y.reshape(x.shape[0], grid * grid, config.width).astype(x.dtype)
     return jnp.concatenate([x[:, :num_single], y], axis=1)

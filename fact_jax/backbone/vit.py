@@ -52,7 +52,7 @@ def _forward(
     x = _embed(config, base, images, adaptation)
     if blocks.prompts is not None:  # empty places, which the blocks fill
         first = int(config.class_token)
-        places = jnp.zeros((len(x), blocks.prompts.tokens.shape[1], config.width), x.dtype)
+        places = jnp.zeros((x.shape[0], blocks.prompts.tokens.shape[1], config.width), x.dtype)
         x = jnp.concatenate([x[:, :first], places, x[:, first:]], axis=1)
     mode = by_layer(mode, config.depth)
     x, outputs = Blocks(config, encoder["encoderblock"], blocks, mode, collect)(x)

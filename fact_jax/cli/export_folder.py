@@ -11,9 +11,21 @@ from fact_jax.files.factors import TrainedTask
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.files.weights import load_vit
 from fact_jax.serving.folders import WRITERS, card_of, merged_base, merged_files
+from fact_jax.serving.programs import (
+    Program,
+    onnx_factors_files,
+    onnx_files,
+    require_onnx,
+    stablehlo_files,
+)
 from fact_jax.sweep.result import Result
 
-FORMATS = ("peft", *WRITERS)
+PROGRAMS = {
+    "stablehlo": stablehlo_files,
+    "onnx": onnx_files,
+    "onnx_factors": onnx_factors_files,
+}
+FORMATS = ("peft", *WRITERS, *PROGRAMS)
 
 
 def define_flags() -> None:
@@ -27,20 +39,24 @@ def define_flags() -> None:
 
 def files(task: TrainedTask | None, options: flags.FlagValues) -> dict[str, bytes]:
     """The files of the folder that --format asks for, by their names."""
-    variant = arguments.variant_of(task, options.variant)
+    to, variant = options.format, arguments.variant_of(task, options.variant)
+    if task is None and to not in WRITERS:
+        raise UserError(f"--format {to} needs a trained task: give --factors.")
+    if to.startswith("onnx"):
+        require_onnx()
     facts = {} if task is None else _measured(task.path)
     base_model = _base_model(task, options)
-    if options.format == "peft":
-        if task is None:
-            raise UserError("An adapter needs a task: give --factors.")
+    if task is not None and to == "peft":
         config = get_variant(variant).replace(**task.forward_settings)
         return adapter_files(task, config, card_of(task, config, base_model, facts), options.names)
-    forward = task.forward_settings if task else {}
-    model, base = load_vit(variant, options.weights, **forward)
-    merged = merged_base(model.config, base, task, options.any_weights)
-    card = card_of(task, model.config, base_model, facts)
-    metadata = task.metadata if task else {}
-    return merged_files(options.format, model.config, merged, metadata, card)
+    model, base = load_vit(variant, options.weights, **(task.forward_settings if task else {}))
+    config, card = model.config, card_of(task, model.config, base_model, facts)
+    if task is not None and to in PROGRAMS:
+        program = Program(config, base, task, card)
+        program.check(options.any_weights)
+        return PROGRAMS[to](program)
+    merged = merged_base(config, base, task, options.any_weights)
+    return merged_files(to, config, merged, task.metadata if task else {}, card)
 
 
 def _base_model(task: TrainedTask | None, options: flags.FlagValues) -> str:

@@ -4,24 +4,55 @@ The names of the tensors are those that `load_vit` reads (layouts.py), so that s
 also be loaded here. Letters: `d` width, `c` classes.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.positions import resize_positions
+from fact_jax.errors import UserError
 from fact_jax.files.beside import PREPROCESSOR, json_bytes, labels, preprocessor
 from fact_jax.files.card import Card, model_card
-from fact_jax.files.kinds import check_plain
-from fact_jax.files.layouts import LAYOUTS, Layout
+from fact_jax.files.hf_models import hf_model
+from fact_jax.files.kinds import TABLE, kind_of
+from fact_jax.files.layouts import LAYOUTS
 from fact_jax.files.metadata import flat
 from fact_jax.tuning.method import Base
 
 TENSORS = "model.safetensors"
-_REMEDY = "Export the merged weights as .npz, which fact-jax reads."
-_ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh"}
-_TIMM_ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_tanh"}
+_ACTIVATIONS = {
+    "exact": "gelu",
+    "tanh": "gelu_pytorch_tanh",
+    "quick": "quick_gelu",
+    "silu": "silu",
+}
+_TIMM_ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu", "silu": "silu"}
+
+
+class _TimmModel(NamedTuple):
+    """A model of timm, whose sizes ``model_args`` replace.
+
+    Attributes:
+      architecture: its name.
+      layer_norm_eps: its LayerNorms' epsilon, which no argument sets.
+      class_row: whether its position table has a row for the class token.
+    """
+
+    architecture: str
+    layer_norm_eps: float
+    class_row: bool = True
+
+
+_TIMM: dict[tuple[str, ...], _TimmModel] = {
+    (): _TimmModel("vit_base_patch16_224", 1e-6),
+    ("LayerScale",): _TimmModel("vit_base_patch16_224", 1e-6),
+    ("LayerScale", "registers"): _TimmModel("vit_small_patch14_reg4_dinov2", 1e-6, False),
+    ("a norm before its blocks",): _TimmModel("vit_base_patch16_clip_quickgelu_224", 1e-5),
+    ("an attention pooling head", "no class token"): _TimmModel(
+        "vit_base_patch16_siglip_224", 1e-6
+    ),
+}
 
 
 def hugging_face_files(
@@ -35,13 +66,12 @@ def hugging_face_files(
       metadata: "class_names", "image_size" and "normalisation", which may be missing.
       card: facts for the model card.
     """
-    check_plain(config, "The folder for transformers", _REMEDY)
+    model = hf_model(config)
     side = metadata.get("image_size") or config.image_size
-    model = "dinov2" if config.layer_scale else "vit"
-    title = {"dinov2": "Hugging Face Dinov2", "vit": "Hugging Face ViT"}[model]
-    tensors = _tensors(_layout(title), base, side // config.patch_size, f"{model}.")
+    tensors = _tensors(model.layout, base, config, side, f"{model.model_type}.")
     settings = {
-        "model_type": model,
+        "architectures": [model.architecture],
+        "model_type": model.model_type,
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
@@ -52,22 +82,21 @@ def hugging_face_files(
         "num_channels": 3,
         "qkv_bias": True,
     }
-    if model == "dinov2":
-        settings["architectures"] = ["Dinov2ForImageClassification"]
+    if model.reads_patches:
         settings |= {"mlp_ratio": config.mlp_dim // config.width, "use_swiglu_ffn": False}
-        settings["use_mask_token"] = False
+        settings |= {"use_mask_token": False, "num_register_tokens": config.registers}
     else:
-        settings["architectures"] = ["ViTForImageClassification"]
         settings["intermediate_size"] = config.mlp_dim
     if (head := base.get("head")) is not None:
-        weight = np.asarray(head["kernel"], np.float32).T
-        if model == "dinov2":  # its head reads the mean of the patches, too
-            weight = np.concatenate([weight, np.zeros_like(weight)], axis=1)
-        tensors["classifier.weight"] = np.ascontiguousarray(weight)
+        tensors["classifier.weight"] = head_weight(head, model.reads_patches)
         tensors["classifier.bias"] = np.asarray(head["bias"], np.float32)
         names = labels(metadata, len(head["bias"]))
         settings["id2label"] = {str(i): name for i, name in enumerate(names)}
         settings["label2id"] = {name: i for i, name in enumerate(names)}
+    if model.model_type == "dinov2_with_registers":  # transformers has no switch for this one
+        tensors["dinov2_with_registers.embeddings.mask_token"] = np.zeros(
+            (1, config.width), np.float32
+        )
     use = 'from transformers import pipeline\n\npipeline("image-classification", "THIS_FOLDER")'
     return {
         TENSORS: _file_bytes(tensors),
@@ -84,17 +113,20 @@ def timm_files(
 
     The arguments are those of `hugging_face_files`.
     """
-    check_plain(config, "The folder for timm", _REMEDY)
+    model = timm_model(config)
     side = metadata.get("image_size") or config.image_size
-    tensors = _tensors(_layout("timm ViT"), base, side // config.patch_size, "")
+    tensors = _tensors("timm ViT", base, config, side, "")
+    if not model.class_row:  # the class token takes its row with it
+        table, token = tensors["pos_embed"], tensors["cls_token"]
+        tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:].copy()
     classes = 0
     if (head := base.get("head")) is not None:
-        tensors["head.weight"] = np.ascontiguousarray(np.asarray(head["kernel"], np.float32).T)
+        tensors["head.weight"] = head_weight(head, False)
         tensors["head.bias"] = np.asarray(head["bias"], np.float32)
         classes = len(head["bias"])
     pictures = preprocessor(metadata, config.image_size)
     settings = {
-        "architecture": "vit_base_patch16_224",  # whose sizes `model_args` replace
+        "architecture": model.architecture,
         "num_classes": classes,
         "num_features": config.width,
         "model_args": {
@@ -131,8 +163,23 @@ def timm_files(
     }
 
 
-def _layout(title: str) -> Layout:
-    return next(layout for layout in LAYOUTS if layout.title == title)
+def timm_model(config: ViTConfig) -> _TimmModel:
+    """The model of timm for a ViT. Raises UserError if there is none."""
+    kind = kind_of(config)
+    if kind not in _TIMM:
+        raise UserError(
+            f"This ViT has {', '.join(kind)}, which is not written for timm. Export it with "
+            "--format onnx or stablehlo."
+        )
+    return _TIMM[kind]
+
+
+def head_weight(head: dict[str, Any], reads_patches: bool) -> np.ndarray:
+    """A classifier's weight [c, d] in PyTorch; [c, 2 d] if it also reads the mean patch."""
+    weight = np.asarray(head["kernel"], np.float32).T
+    if reads_patches:
+        weight = np.concatenate([weight, np.zeros_like(weight)], axis=1)
+    return np.ascontiguousarray(weight)
 
 
 def _file_bytes(tensors: dict[str, np.ndarray]) -> bytes:
@@ -142,19 +189,26 @@ def _file_bytes(tensors: dict[str, np.ndarray]) -> bytes:
     return content
 
 
-def _tensors(layout: Layout, base: Base, grid: int, prefix: str) -> dict[str, np.ndarray]:
-    """The ViT's tensors by a PyTorch layout's names; the position table is for this grid."""
+def _tensors(
+    title: str, base: Base, config: ViTConfig, side: int, prefix: str
+) -> dict[str, np.ndarray]:
+    """The ViT's tensors by a PyTorch layout's names; the position table is for images of a side."""
+    layout = next(layout for layout in LAYOUTS if layout.title == title)
     parts: dict[str, dict[int, np.ndarray]] = {}
     for parameter, value in flat({k: v for k, v in base.items() if k != "head"}).items():
+        if parameter == "embedding/bias" and not config.patch_bias:
+            continue
         array = np.asarray(value, np.float32)
-        if parameter == "Transformer/posembed_input/pos_embedding":
-            array = np.asarray(resize_positions(jnp.asarray(array), grid))
+        if parameter == TABLE:
+            grid, single = side // config.patch_size, int(config.class_token)
+            table = resize_positions(jnp.asarray(array), grid, single, config.table_resize)
+            array = np.asarray(table)
         layers = enumerate(array) if "encoderblock" in parameter else [(None, array)]
         for layer, one in layers:
-            name, part = layout.tensor(parameter, layer)
+            name, (part, _) = layout.tensor(parameter, layer)
             if parameter.endswith("kernel"):
                 one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
-            parts.setdefault(prefix + name, {})[part[0]] = one
+            parts.setdefault(prefix + name, {})[part] = one
     return {
         name: np.ascontiguousarray(np.concatenate([those[i] for i in sorted(those)]))
         for name, those in parts.items()

@@ -155,12 +155,12 @@ class _Adapter:
         seen = max(pair.place.layer for pair in self.pairs) + 1
         variant = metadata.get("variant") or base_variant(metadata["base_model"])
         if stated := metadata.get("vit"):
-            vit = dataclasses.asdict(ViTConfig(**stated))
+            vit = ViTConfig(**stated).stated()
         elif variant in VARIANTS and VARIANTS[variant].width == width:
             named = VARIANTS[variant].replace(**settings)
             side = metadata.get("image_size") or named.image_size
             size = {} if side % named.patch_size else {"image_size": side}
-            vit = dataclasses.asdict(named.replace(**size))
+            vit = named.replace(**size).stated()
             metadata["variant"] = variant
         else:
             depths = {v.depth for v in VARIANTS.values() if v.width == width} or {seen}

@@ -16,7 +16,8 @@ from fact_jax.errors import UserError
 from fact_jax.files.beside import OURS, PREPROCESSOR, json_bytes, preprocessor
 from fact_jax.files.card import Card, adapter_card
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_classes
-from fact_jax.files.kinds import check_plain
+from fact_jax.files.hf_models import HFModel, hf_model
+from fact_jax.files.model_folder import head_weight, timm_model
 from fact_jax.files.peft import PREFIX, TENSORS
 from fact_jax.files.peft_config import CONFIG
 from fact_jax.files.peft_names import NAMINGS, Naming
@@ -24,23 +25,20 @@ from fact_jax.files.peft_names import NAMINGS, Naming
 NAMES = ("transformers5", "transformers4", "timm")
 """Libraries whose names of layers an adapter can have."""
 
-_CLASSES = {  # what PEFT notes about the model that was adapted
-    "vit": ("ViTForImageClassification", "transformers.models.vit.modeling_vit"),
-    "dinov2": ("Dinov2ForImageClassification", "transformers.models.dinov2.modeling_dinov2"),
-}
 _FUSED = ("q", "k", "v")
 
 Arrays = tuple[np.ndarray, np.ndarray]  # A [l, d, r] and B [l, r, e]
 
 
 def naming_of(names: str, config: ViTConfig) -> Naming:
-    """The naming of a ViT in one of `NAMES`."""
-    remedy = "Export the merged weights as .npz, which fact-jax reads."
-    check_plain(config, "The writer of PEFT adapters", remedy)
+    """The naming of a ViT in one of `NAMES`. Raises UserError if there is none."""
     if names == "timm":
+        timm_model(config)
         return NAMINGS["timm"]
-    model = "dinov2" if config.layer_scale else "vit"
-    return NAMINGS[f"{model}_{names.removeprefix('transformers')}"]
+    kind = hf_model(config).model_type
+    generation = names.removeprefix("transformers")
+    naming = NAMINGS[f"{'vit' if kind == 'vit' else 'dinov2'}_{generation}"]
+    return naming._replace(models=(kind,))
 
 
 def adapter_files(
@@ -65,6 +63,7 @@ def adapter_files(
             "LoRA cannot hold them. Export the merged model with --format hf."
         )
     naming = naming_of(names, config)
+    model = None if names == "timm" else hf_model(config)
     pairs = {site: _pair(adaptation, site, config) for site in naming.modules}
     present = {site: pair for site, pair in pairs.items() if pair is not None}
     if not present:
@@ -73,17 +72,21 @@ def adapter_files(
         )
     rank = max(a.shape[2] for a, _ in present.values())
     tensors = {
-        **_head(task, naming),
+        **_head(task, naming, model),
         **_tensors({site: _padded(pair, rank) for site, pair in present.items()}, naming),
     }
     metadata = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
     files = {
-        CONFIG: json_bytes(_config(naming, list(present), rank, card.base_model)),
+        CONFIG: json_bytes(
+            _config(naming, model, list(present), rank)
+            | {"base_model_name_or_path": card.base_model}
+        ),
         TENSORS[0]: _file_bytes(tensors),
         OURS: json_bytes({**metadata, "vit": task.metadata["vit"], "method": card.method}),
         PREPROCESSOR: json_bytes(preprocessor(metadata, config.image_size)),
     }
-    return {**files, "README.md": adapter_card(card, rank, names, _class_of(naming)).encode()}
+    readme = adapter_card(card, rank, names, model.architecture if model else "")
+    return {**files, "README.md": readme.encode()}
 
 
 def _file_bytes(tensors: dict[str, np.ndarray]) -> bytes:
@@ -93,12 +96,7 @@ def _file_bytes(tensors: dict[str, np.ndarray]) -> bytes:
     return content
 
 
-def _class_of(naming: Naming) -> str:
-    """The class of the model to adapt, for the card's example; empty for timm."""
-    return _CLASSES.get(naming.models[0], ("", ""))[0]
-
-
-def _config(naming: Naming, sites: list[str], rank: int, base_model: str) -> dict[str, Any]:
+def _config(naming: Naming, model: HFModel | None, sites: list[str], rank: int) -> dict[str, Any]:
     """The content of `adapter_config.json`.
 
     The layers are named by one regular expression: 'output.dense', a layer of the MLP in
@@ -106,13 +104,13 @@ def _config(naming: Naming, sites: list[str], rank: int, base_model: str) -> dic
     """
     modules = "|".join(naming.modules[site].replace(".", r"\.") for site in sites)
     block = naming.block.replace(".", r"\.")
-    base_class, library = _CLASSES.get(naming.models[0], (None, None))
-    mapping = {"base_model_class": base_class, "parent_library": library}
+    mapping = None
+    if model is not None:
+        mapping = {"base_model_class": model.architecture, "parent_library": model.library}
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "auto_mapping": mapping if base_class else None,
-        "base_model_name_or_path": base_model,
+        "auto_mapping": mapping,
         "r": rank,
         "lora_alpha": rank,  # B has the scale
         "lora_dropout": 0.0,
@@ -127,13 +125,12 @@ def _config(naming: Naming, sites: list[str], rank: int, base_model: str) -> dic
     }
 
 
-def _head(task: TrainedTask, naming: Naming) -> dict[str, np.ndarray]:
-    """The classifier's tensors. DINOv2's also reads the mean of the patches: zeros here."""
-    weight = np.asarray(task.head["kernel"], np.float32).T
-    if naming.models[0] == "dinov2":
-        weight = np.concatenate([weight, np.zeros_like(weight)], axis=1)
+def _head(task: TrainedTask, naming: Naming, model: HFModel | None) -> dict[str, np.ndarray]:
+    """The classifier's tensors."""
     return {
-        f"{PREFIX}{naming.head}.weight": np.ascontiguousarray(weight),
+        f"{PREFIX}{naming.head}.weight": head_weight(
+            task.head, model is not None and model.reads_patches
+        ),
         f"{PREFIX}{naming.head}.bias": np.asarray(task.head["bias"], np.float32),
     }
 

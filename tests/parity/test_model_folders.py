@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from stored.cases import random_base
 from written_factors import trainable
 
 from fact_jax import FacTTT, Predictor, ViTConfig, load_factors
+from fact_jax.backbone.parameters import MAP_HEAD
 from fact_jax.backbone.vit import ViT
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.folder import write_folder
@@ -23,9 +25,13 @@ import timm  # noqa: E402
 import transformers  # noqa: E402
 
 SMALL = ViTConfig(64, 3, 4, 256, 16, 32, layer_norm_eps=1e-5, gelu="tanh", precision="highest")
+DINO = SMALL.replace(layer_scale=True, patch_size=8, layer_norm_eps=1e-6, gelu="exact")
 CONFIGS = {
     "vit": SMALL,
-    "dinov2": SMALL.replace(layer_scale=True, patch_size=8, layer_norm_eps=1e-6, gelu="exact"),
+    "dinov2": DINO,
+    "registers": DINO.replace(registers=4, table_resize="antialias"),
+    "clip": SMALL.replace(pre_norm=True, patch_bias=False, gelu="quick"),
+    "siglip": SMALL.replace(class_token=False, pooling="attention", layer_norm_eps=1e-6),
 }
 LABELS = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -36,9 +42,13 @@ def folder(tmp_path, request, monkeypatch):
     name, to = request.param
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = CONFIGS[name]
-    if to == "timm":
+    if to == "timm" and name == "vit":
         config = config.replace(layer_norm_eps=1e-6)
     base, method = random_base(config, 0), FacTTT(4, 3.0)
+    if not config.patch_bias:
+        base["embedding"]["bias"] = np.zeros(config.width, "float32")
+    if MAP_HEAD in base:  # `random_base` makes what is outside of the blocks small
+        base[MAP_HEAD] = jax.tree.map(lambda x: 300 * x, base[MAP_HEAD])
     tree = trainable(method, config, len(LABELS))
     tree["factors"] = {k: 0.3 * v for k, v in tree["factors"].items()}
     path = tmp_path / "f.safetensors"
@@ -66,7 +76,11 @@ def pictures(folder):
 def ours(config, base, task, paths):
     images = np.stack([decode(path, 48) for path in paths])
     normalised = np.asarray(normalise(images, "inception"))
-    return normalised, Predictor(ViT(config), base, task).logits(normalised)
+    logits = Predictor(ViT(config), base, task).logits(normalised)
+    frozen = task._replace(factors={k: np.zeros_like(v) for k, v in task.factors.items()})
+    before = Predictor(ViT(config), base, frozen).logits(normalised)
+    assert np.abs(logits - before).max() > 0.1 * np.abs(logits).max()
+    return normalised, logits
 
 
 def softmax(logits):
@@ -74,7 +88,7 @@ def softmax(logits):
     return p / p.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("folder", [("vit", "hf"), ("dinov2", "hf")], indirect=True)
+@pytest.mark.parametrize("folder", [(n, "hf") for n in CONFIGS][:3], indirect=True)
 def test_the_pipeline_gives_our_labels_and_probabilities(folder, tmp_path, compare):
     config, base, task, path = folder
     images, logits = ours(config, base, task, pictures(tmp_path))
@@ -94,7 +108,7 @@ def test_the_pipeline_gives_our_labels_and_probabilities(folder, tmp_path, compa
         assert abs(row[0]["score"] - expected[0]["score"]) < 0.01
 
 
-@pytest.mark.parametrize("folder", [("vit", "timm"), ("dinov2", "timm")], indirect=True)
+@pytest.mark.parametrize("folder", [(n, "timm") for n in CONFIGS], indirect=True)
 def test_timm_gives_our_logits_of_our_pictures(folder, tmp_path, compare):
     config, base, task, path = folder
     images, logits = ours(config, base, task, pictures(tmp_path))

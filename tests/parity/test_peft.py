@@ -13,9 +13,20 @@ import torch_models
 import transformers
 from safetensors.numpy import load_file, save_file
 from stored.cases import Draw, random_base
+from torch_backbones import hugging_face
 from written_factors import trainable
 
-from fact_jax import FacTCP, FacTTK, FacTTT, LoRA, Predictor, ViTConfig, load_factors
+from fact_jax import (
+    VARIANTS,
+    FacTCP,
+    FacTTK,
+    FacTTT,
+    LoRA,
+    Predictor,
+    ViTConfig,
+    load_factors,
+    load_vit,
+)
 from fact_jax.algebra import Increments, round_to
 from fact_jax.backbone.vit import ViT
 from fact_jax.files.factors import TrainedTask, to_bytes
@@ -50,11 +61,12 @@ def task_of(path, method, config, classes=7):
 
 
 def dinov2_classifier(config, base, classes):
-    """transformers' Dinov2ForImageClassification; its head is random."""
-    inner = torch_models.dinov2(config, base)
+    """transformers' classifier of DINOv2, also with registers; its head is random."""
+    kind = "Dinov2WithRegisters" if config.registers else "Dinov2"
+    inner = hugging_face(config) if config.registers else torch_models.dinov2(config, base)
     inner.config.num_labels = classes
-    model = transformers.Dinov2ForImageClassification(inner.config)
-    model.dinov2 = inner
+    model = getattr(transformers, f"{kind}ForImageClassification")(inner.config)
+    setattr(model, model.base_model_prefix, inner)
     return model.eval()
 
 
@@ -103,13 +115,21 @@ def test_peft_opens_ours_with_the_same_logits(tmp_path, compare, name, names):
     compare({"again": ours(config, base, again, images)}, {"again": expected}, 1e-4)
 
 
-def test_peft_opens_ours_for_dinov2(tmp_path, compare):
-    base, images = random_base(DINO, 0), Draw(1)((4, 32, 32, 3))
-    task = task_of(tmp_path / "f.safetensors", FacTTT(5, 3.0), DINO)
-    card = card_of(task, DINO, "", {})
-    write_folder(tmp_path / "adapter", adapter_files(task, DINO, card))
-    adapted = peft.PeftModel.from_pretrained(model_of(DINO, "", base), tmp_path / "adapter").eval()
-    expected = ours(DINO, base, task, images)
+@pytest.mark.parametrize("registers", [0, 4])
+def test_peft_opens_ours_for_dinov2(tmp_path, compare, registers):
+    """Its own file of weights is read here: transformers has drawn them."""
+    config, images = DINO.replace(registers=registers), Draw(1)((4, 32, 32, 3))
+    model = model_of(config, "", random_base(DINO, 0))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "vit_mini", config)
+        vit, base = load_vit("vit_mini", tmp_path / "model", precision="highest")
+    task = task_of(tmp_path / "f.safetensors", FacTTT(5, 3.0), vit.config)
+    card = card_of(task, vit.config, "", {})
+    write_folder(tmp_path / "adapter", adapter_files(task, vit.config, card))
+    adapted = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    expected = ours(vit.config, base, task, images)
+    assert moved(vit.config, base, task, images, expected)
     compare({"logits": logits_of(adapted, images)}, {"logits": expected}, 1e-4)
 
 
