@@ -124,7 +124,7 @@ def test_export_of_a_merged_model_as_a_folder(tmp_path, to):
     ("arguments", "words"),
     [
         (["--format", "hf", "--out", "README.md"], "README.md is a file; a folder is written"),
-        (["--format", "peft", "--variant", "vit_mini", "--out", "~/none"], "--format peft needs a trained task"),
+        (["--format", "peft", "--variant", "vit_mini", "--out", "~/none"], "needs a trained task"),
         (["--format", "hf"], "--out is missing"),
         (["--factors", "none.pt", "--out", "README.md/x.pt"], "README.md/x.pt cannot be written"),
         (["--out", "~/none.onnx"], str(Path("~/none.onnx").expanduser())),
