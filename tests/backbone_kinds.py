@@ -7,6 +7,8 @@ import numpy as np
 
 from fact_jax import VARIANTS, ViT, ViTConfig
 from fact_jax.backbone.vit import init_base
+from fact_jax.files.layouts import LAYOUTS
+from fact_jax.files.metadata import flat
 
 _TINY = dict(width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, image_size=16)
 # A variant of each kind, which says what the kind is.
@@ -41,3 +43,21 @@ def tiny_vit(kind: str) -> tuple[ViT, dict]:
 
     base = init_base(config, jax.random.key(0))
     return ViT(config), jax.tree_util.tree_map_with_path(changed, base)
+
+
+def as_stored(base: dict, title: str) -> dict[str, np.ndarray]:
+    """A ViT's parameters in PyTorch's shapes, under a layout's names."""
+    layout = next(layout for layout in LAYOUTS if layout.title == title)
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, value in flat(base).items():
+        layers = enumerate(value) if "encoderblock" in name else [(None, value)]
+        for layer, one in layers:
+            if name.endswith("kernel"):
+                one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
+            parts.setdefault(layout.tensor(name, layer)[0], []).append(np.asarray(one))
+    order = ("in_proj_weight", "in_proj_bias")  # query, key, value, and not by our names
+    for name, several in parts.items():
+        if name.endswith(order):
+            key, query, value = several
+            parts[name] = [query, key, value]
+    return {name: np.ascontiguousarray(np.concatenate(p)) for name, p in parts.items()}

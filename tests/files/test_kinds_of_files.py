@@ -5,13 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
-from backbone_kinds import KINDS, tiny, tiny_vit
+from backbone_kinds import KINDS, as_stored, tiny, tiny_vit
 from safetensors.numpy import save_file
 
 from fact_jax import VARIANTS, LoRA, UserError, ViT, load_vit, save_factors
 from fact_jax.files.card import Card
 from fact_jax.files.kinds import kind_of
-from fact_jax.files.layouts import LAYOUTS
 from fact_jax.files.load import load_factors
 from fact_jax.files.metadata import flat
 from fact_jax.files.model_folder import hugging_face_files, timm_files
@@ -29,29 +28,11 @@ TITLES = {
 }
 
 
-def as_stored(kind: str, title: str) -> dict[str, np.ndarray]:
-    """A tiny ViT's tensors in PyTorch's shapes, under a layout's names."""
-    layout = next(layout for layout in LAYOUTS if layout.title == title)
-    parts: dict[str, list[np.ndarray]] = {}
-    for name, value in flat(tiny_vit(kind)[1]).items():
-        layers = enumerate(value) if "encoderblock" in name else [(None, value)]
-        for layer, one in layers:
-            if name.endswith("kernel"):
-                one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
-            parts.setdefault(layout.tensor(name, layer)[0], []).append(np.asarray(one))
-    order = ("in_proj_weight", "in_proj_bias")  # query, key, value, and not by our names
-    for name, several in parts.items():
-        if name.endswith(order):
-            key, query, value = several
-            parts[name] = [query, key, value]
-    return {name: np.ascontiguousarray(np.concatenate(p)) for name, p in parts.items()}
-
-
 @pytest.fixture
 def stored(request, tmp_path, monkeypatch):
     """A folder with a kind's tensors, and the tiny variant "of_the_test"."""
     kind = request.param
-    save_file(as_stored(kind, TITLES[kind]), tmp_path / "model.safetensors")
+    save_file(as_stored(tiny_vit(kind)[1], TITLES[kind]), tmp_path / "model.safetensors")
     monkeypatch.setitem(VARIANTS, "of_the_test", tiny(kind))
     return tmp_path
 
@@ -78,7 +59,11 @@ def test_missing_biases_are_zero_where_the_kind_has_none(stored):
     _, whole = load_vit("of_the_test", stored)
     kind = "rope" if whole.get("registers") is not None else "clip"
     lacking = {"rope": ".attention.k_proj.bias", "clip": "patch_embedding.bias"}[kind]
-    tensors = {k: v for k, v in as_stored(kind, TITLES[kind]).items() if not k.endswith(lacking)}
+    tensors = {
+        k: v
+        for k, v in as_stored(tiny_vit(kind)[1], TITLES[kind]).items()
+        if not k.endswith(lacking)
+    }
     save_file(tensors, path)
     _, base = load_vit("of_the_test", stored)
     for name, value in flat(base).items():
@@ -119,7 +104,7 @@ def test_a_file_of_another_kind_is_named(stored, monkeypatch):
 
 @of("siglip")
 def test_naflex_is_named(stored):
-    tensors = as_stored("siglip", TITLES["siglip"])
+    tensors = as_stored(tiny_vit("siglip")[1], TITLES["siglip"])
     kernel = tensors["embeddings.patch_embedding.weight"]
     tensors["embeddings.patch_embedding.weight"] = kernel.reshape(len(kernel), -1)
     save_file(tensors, stored / "model.safetensors")

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch_backbones
 import torch_fact
 import torch_models
-from stored.cases import OUTPUTS, STORED, Case, TrainCase, VitCase, digest
+from stored.cases import OUTPUTS, STORED, Case, KindCase, TrainCase, VitCase, digest
 
 _MODELS = {
     "vit_timm": torch_models.timm_vit,
@@ -25,6 +26,9 @@ def theirs(name: str, case: Case, inputs: dict) -> dict[str, np.ndarray]:
     if isinstance(case, VitCase):
         model = _MODELS[name](case.config, inputs["base"], inputs["head"])
         return torch_models.vit_outputs(model, inputs["head"], inputs["images"])
+    if isinstance(case, KindCase):
+        model = torch_backbones.hugging_face(case.config, inputs["base"])
+        return torch_backbones.outputs(model, inputs["images"])
     if isinstance(case, TrainCase):
         return torch_fact.train(case, **inputs)
     return torch_fact.fact_outputs(case.method, case.config, **inputs)

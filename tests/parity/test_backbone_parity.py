@@ -3,15 +3,14 @@
 The models take random parameters, are saved by their own library, and read with `load_vit`.
 """
 
-import jax
 import numpy as np
 import pytest
 import torch_backbones
 from backbone_kinds import KINDS, tiny
 from safetensors.torch import save_file
-from stored.cases import Draw
+from stored.cases import Draw, kind_outputs
 
-from fact_jax import VARIANTS, ViT, features, get_variant, load_vit
+from fact_jax import VARIANTS, get_variant, load_vit
 
 # The largest relative error that each case had on a CPU is in docs/weights.md.
 FULL = {
@@ -21,14 +20,6 @@ FULL = {
     "clip_b16": 224,
     "siglip2_b16": 224,
 }
-
-
-def ours(model: ViT, base, images) -> dict[str, np.ndarray]:
-    """{"features", "block0", ...}; the features are those of the program that predicts."""
-    apply = jax.jit(lambda b, x: model.apply({"params": b}, x, mutable="intermediates")[1])
-    blocks = apply(base, images)["intermediates"]["blocks"][0]["tokens"]
-    named = {f"block{i}": np.asarray(tokens) for i, tokens in enumerate(blocks)}
-    return {"features": np.asarray(features(model, base, images)), **named}
 
 
 @pytest.fixture
@@ -56,7 +47,7 @@ def test_transformers(kind, size, read, compare, tmp_path):
     theirs.save_pretrained(tmp_path)
     model, base = read(config, tmp_path)
     images = drawn(size)
-    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+    compare(kind_outputs(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,7 +57,7 @@ def test_a_state_dict_saved_by_hand(kind, read, compare, tmp_path):
     save_file(theirs.state_dict(), tmp_path / "m.safetensors")
     model, base = read(config, tmp_path / "m.safetensors")
     images = drawn(16)
-    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+    compare(kind_outputs(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +67,7 @@ def test_timm(kind, read, compare, tmp_path):
     save_file(theirs.state_dict(), tmp_path / "m.safetensors")
     model, base = read(config, tmp_path / "m.safetensors")
     images = drawn(16)
-    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+    compare(kind_outputs(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
 
 
 @pytest.mark.parametrize("variant", FULL)
@@ -88,4 +79,4 @@ def test_the_published_shapes_at_their_own_image_size(variant, compare, tmp_path
     model, base = load_vit(variant, tmp_path, precision="highest")
     assert model.config == config.replace(precision="highest")
     images = drawn(size)[:1]
-    compare(ours(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+    compare(kind_outputs(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import transformers
+from backbone_kinds import as_stored
 from torch_models import import_timm, nchw
 
 from fact_jax import ViTConfig
@@ -12,8 +13,11 @@ from fact_jax import ViTConfig
 _ACTS = {"exact": "gelu", "tanh": "gelu_pytorch_tanh", "quick": "quick_gelu", "silu": "silu"}
 
 
-def hugging_face(config: ViTConfig) -> torch.nn.Module:
-    """transformers' model of a config's kind, in evaluation mode."""
+def hugging_face(config: ViTConfig, base: dict | None = None) -> torch.nn.Module:
+    """transformers' model of a config's kind, in evaluation mode.
+
+    Its parameters are those of `base`, or else random.
+    """
     settings = dict(
         hidden_size=config.width,
         num_hidden_layers=config.depth,
@@ -38,7 +42,20 @@ def hugging_face(config: ViTConfig) -> torch.nn.Module:
         model = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**settings, **inner))
     else:
         model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**settings, **inner))
-    return randomised(model)
+    if base is None:
+        return randomised(model)
+    title = "DINOv3, transformers 5" if config.positions == "rope" else "CLIP or SigLIP"
+    title = "Dinov2, transformers 5" if config.table_resize == "antialias" else title
+    stored = as_stored(base, f"Hugging Face {title}")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: torch.from_numpy(array).reshape(shapes.get(name, array.shape))
+        for name, array in stored.items()
+    }
+    left = model.load_state_dict(tensors, strict=False)
+    assert {name.rpartition(".")[2] for name in left.missing_keys} <= {"mask_token"}
+    assert all(not tensors[name].any() for name in left.unexpected_keys)  # biases it lacks
+    return model.eval()
 
 
 TIMM = {

@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from backbone_kinds import KINDS, tiny
 
 from fact_jax import FacTTK, FacTTT, ViT, ViTConfig, features
+from fact_jax.backbone.parameters import MAP_HEAD
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.mesh import make_mesh
 from fact_jax.training.recipe import PLAIN
@@ -64,7 +66,12 @@ def random_base(config: ViTConfig, seed: int) -> dict:
 
     def leaf(keys, struct):
         name = "/".join(str(k.key) for k in keys)
-        if "encoder" not in name:  # the patch embedding, the class token and the position table
+        lacks = [] if config.key_bias else ["encoderblock/MultiHeadDotProductAttention_1/key/bias"]
+        lacks += [] if config.patch_bias else ["embedding/bias"]
+        if name.removeprefix("Transformer/") in lacks:
+            return np.zeros(struct.shape, np.float32)
+        inner = ("Transformer/encoder", "Transformer/pre_norm", MAP_HEAD)
+        if not name.startswith(inner):  # patch embedding, class token, registers, position table
             fan_in = np.prod(struct.shape[:-1]) if name.endswith("kernel") else 1
             return draw(struct.shape, 0.003 * fan_in**-0.5)
         if name.endswith("kernel"):
@@ -137,6 +144,35 @@ def vit_outputs(config: ViTConfig, base, head, images) -> dict[str, np.ndarray]:
         "logits": np.asarray(logits),
         **{f"block{i}": np.asarray(b) for i, b in enumerate(blocks)},
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class KindCase:
+    """The features of a kind of ViT (tests/backbone_kinds.py), and every block's output."""
+
+    kind: str
+    image_size: int = 16
+    seed: int = 30
+
+    @property
+    def config(self) -> ViTConfig:
+        return tiny(self.kind, precision="highest")
+
+    def inputs(self) -> dict[str, Any]:
+        size = self.image_size
+        base = random_base(self.config, self.seed)
+        return {"base": base, "images": Draw(self.seed + 1)((1, size, size, 3))}
+
+    def ours(self, base, images) -> dict[str, np.ndarray]:
+        return kind_outputs(ViT(self.config), base, images)
+
+
+def kind_outputs(model: ViT, base, images) -> dict[str, np.ndarray]:
+    """{"features", "block0", ...}; the features are those of the program that predicts."""
+    apply = jax.jit(lambda b, x: model.apply({"params": b}, x, mutable="intermediates")[1])
+    blocks = apply(base, images)["intermediates"]["blocks"][0]["tokens"]
+    named = {f"block{i}": np.asarray(tokens) for i, tokens in enumerate(blocks)}
+    return {"features": np.asarray(features(model, base, images)), **named}
 
 
 # --- Logits and gradients of an adapted ViT
@@ -269,13 +305,15 @@ class TrainCase:
 
 # --- The points that `make test` holds
 
-Case = VitCase | FactCase | TrainCase
+Case = VitCase | KindCase | FactCase | TrainCase
 
 STORED: dict[str, Case] = {
     "vit_timm": VitCase(SMALL, 16),
     "vit_hugging_face": VitCase(dataclasses.replace(SMALL, layer_norm_eps=1e-12), 16),
     "dinov2": VitCase(SMALL_DINO, 36),
     "dinov2_interpolated": VitCase(SMALL_DINO, 20),
+    **{f"kind_{kind}": KindCase(kind) for kind in KINDS},
+    "kind_registers_fewer_patches": KindCase("registers", 8),
     "fact_tt": FactCase(FacTTT(5, scale=1.0)),
     "fact_tk_released": FactCase(FacTTK(8, scale=1.0)),
     "fact_tk_released_rank5": FactCase(FacTTK(5, scale=1.0)),
