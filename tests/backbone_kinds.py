@@ -19,6 +19,7 @@ KINDS = {
     "clip": "clip_b16",
     "siglip": "siglip2_b16",
     "so400m": "siglip2_so400m14",
+    "beit": "beit_b16",
 }
 _CHANGES = {"so400m": {"mlp_dim": 84}}  # no multiple of the width
 

@@ -42,25 +42,34 @@ def _fused_attention(q: Array, k: Array, v: Array) -> Array:
 
 
 def attention(
-    config: ViTConfig, q: Array, k: Array, v: Array, hidden: tuple[int, Array] | None = None
+    config: ViTConfig,
+    q: Array,
+    k: Array,
+    v: Array,
+    hidden: tuple[int, Array] | None = None,
+    bias: Array | None = None,
 ) -> Array:
     """Multi-head attention of q [b, m, d] over k and v [b, n, d]; [b, m, d].
 
-    `hidden` is the place of the first prompt, and a mask [p] of the prompts that no query sees. The
-    fused kernel takes neither a mask nor a single query. The arrays are head-major: XLA's CPU code
+    `hidden` is the place of the first prompt, and a mask [p] of the prompts that no query sees;
+    `bias` [h, m, n] is added to the scores. The fused kernel takes no mask, no bias and no single
+    query. The arrays are head-major: XLA's CPU code
     is far faster on [b, h, n, d/h].
     """
 
     def heads(y: Array) -> Array:
         return y.reshape(*y.shape[:2], config.num_heads, y.shape[-1] // config.num_heads)
 
-    if config.attention == "cudnn" and hidden is None and q.shape == k.shape:
+    plain = hidden is None and bias is None and q.shape == k.shape
+    if config.attention == "cudnn" and plain:
         return _fused_attention(heads(q), heads(k), heads(v)).reshape(q.shape)
 
     def split(y: Array) -> Array:
         return heads(y).swapaxes(1, 2)
 
     scores = (split(q) * (q.shape[-1] // config.num_heads) ** -0.5) @ split(k).swapaxes(-1, -2)
+    if bias is not None:
+        scores = scores + bias[None].astype(scores.dtype)
     if hidden is not None:
         first, masked = hidden
         seen = jnp.ones(scores.shape[-1], bool)

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -29,7 +29,7 @@ from fact_jax.backbone.adaptation import (
 from fact_jax.backbone.attention import attention
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
-from fact_jax.backbone.positions import rotate
+from fact_jax.backbone.positions import relative_bias, rotate
 
 
 @flax.struct.dataclass
@@ -97,12 +97,13 @@ class Block:
         inputs = {"qkv_input": self._bypassed("before_attention", y)}
         q, k, v = self._qkv(inputs["qkv_input"])
         places = _POSITIONS[self.config.positions]
-        seen = places(self, q), places(self, k), v
-        if self.class_only:
-            x, y = x[:, :1], y[:, :1]
+        seen = places.turned(self, q), places.turned(self, k), v
         masked = None if prompts is None else prompts.hidden
         hidden = None if masked is None else (self._first, masked)
-        attended = checkpoint_name(attention(self.config, *seen, hidden), "attended")
+        if self.class_only:
+            x, y = x[:, :1], y[:, :1]
+        bias = places.bias(self, q, k)
+        attended = checkpoint_name(attention(self.config, *seen, hidden, bias), "attended")
         (o,) = self._dense(("o",), attended)
         x = checkpoint_name(x + self._branch("attention", x, y, o), "middle")
 
@@ -265,6 +266,22 @@ def _rotated(block: Block, x: Array) -> Array:
     return rotate(x, block.config, block._num_single)
 
 
+def _none(block: Block, q: Array, k: Array) -> None:
+    return None
+
+
+def _relative(block: Block, q: Array, k: Array) -> Array:
+    grid, num_prompts = math.isqrt(k.shape[1] - block._num_single), block._num_single - 1
+    return relative_bias(block.weights["relative_positions"], grid, num_prompts)[:, : q.shape[1]]
+
+
+class _Places(NamedTuple):
+    """What a block knows of places: the turned query or key, and a bias [h, m, n] of scores."""
+
+    turned: Callable[[Block, Array], Array] = _unchanged
+    bias: Callable[[Block, Array, Array], Array | None] = _none
+
+
 def _plain_mlp(block: Block, fc1: Array, y: Array) -> Array:
     return MLP_ACTIVATIONS[block.config.gelu](fc1)
 
@@ -275,8 +292,12 @@ def _gated_mlp(block: Block, fc1: Array, y: Array) -> Array:
     return MLP_ACTIVATIONS[block.config.gelu](checkpoint_name(gate, "gate")) * fc1
 
 
-# What a query or a key knows of its place (`ViTConfig.positions`).
-_POSITIONS: dict[str, Callable[[Block, Array], Array]] = {"table": _unchanged, "rope": _rotated}
+# `ViTConfig.positions`
+_POSITIONS = {
+    "table": _Places(),
+    "rope": _Places(turned=_rotated),
+    "relative": _Places(bias=_relative),
+}
 # The MLP's hidden values, of its input y and the output of fc1 (`ViTConfig.mlp`).
 _MLPS: dict[str, Callable[[Block, Array, Array], Array]] = {
     "plain": _plain_mlp,

@@ -36,13 +36,13 @@ class ViTConfig:
         are zero.
       registers: further learned tokens, which nothing reads at the end (Darcet et al., 2024).
       class_token: whether there is a class token.
-      positions: 'table', a learned row for each patch, or 'rope', DINOv3's rotation of queries and
-        keys.
+      positions: 'table', a learned row for each patch; 'rope', DINOv3's rotation of queries and
+        keys; or 'relative', BEiT's learned biases of scores in each block.
       table_resize: how the table is brought to other image sizes: 'bicubic', or 'antialias'.
       pre_norm: whether a LayerNorm stands before the first block, as in CLIP.
       mlp: 'plain', or 'gated' (``fc2(act(gate(y)) fc1(y))``, SwiGLU if `gelu` is 'silu').
-      pooling: the features: 'class', the class token after the last norm, or 'attention', a learned
-        query's attention to all patches, as in SigLIP.
+      pooling: the features: 'class', the class token after the last norm; 'mean', the norm of the
+        patches' mean; or 'attention', a learned query's attention to all patches, as in SigLIP.
       dtype: the compute type; parameters, LayerNorm, softmax and the adaptation stay float32.
       precision: of float32 products: 'default' (the device's; one bfloat16 pass on a TPU), 'high'
         (three passes, or TensorFloat-32) or 'highest' (true float32); see docs/numerics.md.
@@ -66,11 +66,11 @@ class ViTConfig:
     key_bias: bool = setting(True, Flag(), before=True)
     registers: int = setting(0, Whole(0, 256), before=0)
     class_token: bool = setting(True, Flag(), before=True)
-    positions: str = setting("table", OneOf(("table", "rope")), before="table")
+    positions: str = setting("table", OneOf(("table", "rope", "relative")), before="table")
     table_resize: str = setting("bicubic", OneOf(("bicubic", "antialias")), before="bicubic")
     pre_norm: bool = setting(False, Flag(), before=False)
     mlp: str = setting("plain", OneOf(("plain", "gated")), before="plain")
-    pooling: str = setting("class", OneOf(("class", "attention")), before="class")
+    pooling: str = setting("class", OneOf(("class", "mean", "attention")), before="class")
     dtype: str = setting("float32", OneOf(("float32", "bfloat16")))
     precision: str = setting("default", OneOf(PRECISIONS))
     remat: str = setting("none", OneOf(REMATS))
@@ -87,6 +87,11 @@ class ViTConfig:
             )
         if self.pooling == "class" and not self.class_token:
             raise UserError("pooling 'class' reads the class token, and class_token is False.")
+        if self.positions == "relative" and (self.registers or not self.class_token):
+            raise UserError(
+                "positions 'relative' are those of the class token and patches: set class_token to "
+                "True and registers to 0."
+            )
         if self.positions == "rope" and (size := self.width // self.num_heads) % 4:
             raise UserError(
                 f"positions 'rope' turns heads of a multiple of 4 numbers; width {self.width} and "
@@ -152,6 +157,7 @@ _DINO3: dict[str, Any] = dict(
 )
 _GATED: dict[str, Any] = dict(mlp="gated", gelu="silu")
 _CLIP: dict[str, Any] = dict(pre_norm=True, patch_bias=False, gelu="quick", layer_norm_eps=1e-5)
+_BEIT: dict[str, Any] = dict(layer_scale=True, positions="relative", key_bias=False, pooling="mean")
 _SIGLIP: dict[str, Any] = dict(class_token=False, pooling="attention", gelu="tanh")
 
 VARIANTS: dict[str, ViTConfig] = {
@@ -182,6 +188,8 @@ VARIANTS: dict[str, ViTConfig] = {
     "siglip2_b16": _vit("B", 16, **_SIGLIP),
     "siglip2_so400m14": ViTConfig(1152, 27, 16, 4304, patch_size=14, **_SIGLIP),
     "mae_b16": _vit("B", 16),
+    "beit_b16": _vit("B", 16, **_BEIT),
+    "beit_l16": _vit("L", 16, **_BEIT),
 }
 """The named shapes of ViTs; ``load_vit`` takes their names."""
 

@@ -41,6 +41,10 @@ def _blocks(config: ViTConfig) -> Spec:
         blocks.setdefault(module, {})[layer] = _dense(*shape, depth)
     if config.mlp == "gated":
         blocks["MlpBlock_3"]["Gate"] = _dense(d, m, depth)
+    if config.positions == "relative":
+        rows = (2 * config.grid - 1) ** 2 + 3
+        small = jax.nn.initializers.normal(0.02)
+        blocks["relative_positions"] = (small, (depth, rows, config.num_heads))
     if config.layer_scale:
         blocks |= {f"LayerScale_{i}": (_ONES, (depth, d)) for i in (0, 1)}
     return blocks

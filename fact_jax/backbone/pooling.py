@@ -22,6 +22,10 @@ def _class_token(config: ViTConfig, base: dict[str, Any], tokens: Array, last: A
     return _normed(config, base, tokens[:, 0], last)
 
 
+def _mean(config: ViTConfig, base: dict[str, Any], tokens: Array, last: Any) -> Array:
+    return _normed(config, base, tokens.mean(axis=1), last)
+
+
 def _attention(config: ViTConfig, base: dict[str, Any], tokens: Array, last: Any) -> Array:
     """SigLIP's head: a learned query attends to the patches; an MLP with a residual follows."""
     head = base[MAP_HEAD]
@@ -44,6 +48,7 @@ def _normed(config: ViTConfig, base: dict[str, Any], x: Array, last: Affine | No
 
 _POOLINGS: dict[str, Callable[[ViTConfig, dict[str, Any], Array, Any], Array]] = {
     "class": _class_token,
+    "mean": _mean,
     "attention": _attention,
 }
 

@@ -50,6 +50,12 @@ def _antialiased_weights(old: int, new: int) -> np.ndarray:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
+def _linear_weights(old: int, new: int) -> np.ndarray:
+    """Matrix [new, old] of PyTorch's bilinear interpolation, without antialiasing."""
+    centre = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.asarray(np.maximum(1 - np.abs(centre[:, None] - np.arange(old)), 0.0))
+
+
 # Ways to resize a table (`ViTConfig.table_resize`).
 _WEIGHTS = {"bicubic": _bicubic_weights, "antialias": _antialiased_weights}
 
@@ -64,10 +70,16 @@ def resize_positions(
     old = int(round((table.shape[1] - num_single) ** 0.5))
     if old == grid:
         return table
-    w = jnp.asarray(_WEIGHTS[way](old, grid), table.dtype)
-    patches = table[0, num_single:].reshape(old, old, -1)
-    patches = jnp.einsum("yi,xj,ijd->yxd", w, w, patches, precision="highest")
+    patches = _resized(table[0, num_single:], _WEIGHTS[way](old, grid))
     return jnp.concatenate([table[:, :num_single], patches.reshape(1, grid * grid, -1)], axis=1)
+
+
+def _resized(rows: Float[Array, "n d"], weights: np.ndarray) -> Float[Array, "y x d"]:
+    """The rows of a square, each side interpolated with the weights [new, old]."""
+    old = weights.shape[1]
+    w = jnp.asarray(weights, rows.dtype)
+    square = rows.reshape(old, old, -1)
+    return jnp.einsum("yi,xj,ijd->yxd", w, w, square, precision="highest")
 
 
 @functools.lru_cache(maxsize=16)
@@ -101,3 +113,40 @@ def rotate(x: Float[Array, "b n d"], config: ViTConfig, num_single: int) -> Floa
     y = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     y = y.reshape(x.shape[0], grid * grid, config.width).astype(x.dtype)
     return jnp.concatenate([x[:, :num_single], y], axis=1)
+
+
+@functools.lru_cache(maxsize=16)
+def _distances(grid: int) -> np.ndarray:
+    """Rows [1 + grid^2, 1 + grid^2] of BEiT's table: of two patches, by their distance.
+
+    The last three rows are for the class token to patches, back, and to itself.
+    """
+    side = 2 * grid - 1
+    y, x = np.divmod(np.arange(grid * grid), grid)
+    rows = (y[:, None] - y + grid - 1) * side + x[:, None] - x + grid - 1
+    rows = np.pad(rows, ((1, 0), (1, 0)))
+    rows[0, :], rows[:, 0] = side * side, side * side + 1
+    rows[0, 0] = side * side + 2
+    return np.asarray(rows)
+
+
+def relative_bias(
+    table: Float[Array, "t h"], grid: int, num_prompts: int = 0
+) -> Float[Array, "h n n"]:
+    """BEiT's bias of the scores, of each query (first) and key; that of prompts is zero.
+
+    The tokens are the class token, the prompts and the patches. A table of another grid is
+    interpolated linearly, as in transformers.
+    """
+    old = int(round((len(table) - 3) ** 0.5))
+    if old != 2 * grid - 1:
+        square = _resized(table[:-3], _linear_weights(old, 2 * grid - 1))
+        table = jnp.concatenate([square.reshape(-1, table.shape[1]), table[-3:]])
+    bias = jnp.moveaxis(table[_distances(grid)], -1, 0)
+    if num_prompts:
+        for axis in (1, 2):
+            first, rest = jnp.split(bias, [1], axis=axis)
+            shape = list(bias.shape)
+            shape[axis] = num_prompts
+            bias = jnp.concatenate([first, jnp.zeros(shape, bias.dtype), rest], axis=axis)
+    return bias

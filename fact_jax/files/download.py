@@ -39,6 +39,8 @@ HUB: dict[str, str] = {
     "clip_l14": "hf:openai/clip-vit-large-patch14",
     "siglip2_b16": "hf:google/siglip2-base-patch16-224",
     "siglip2_so400m14": "hf:google/siglip2-so400m-patch14-224",
+    "beit_b16": "hf:microsoft/beit-base-patch16-224-pt22k-ft22k",
+    "beit_l16": "hf:microsoft/beit-large-patch16-224-pt22k-ft22k",
     "mae_b16": "hf:facebook/vit-mae-base",
 }
 # First digits of the md5 sum, where a source states them (VPT's README for ViT-B_16).

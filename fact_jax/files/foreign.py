@@ -24,7 +24,11 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"layers\.\d+\.blocks\.\d+|patch_merging|downsample\.reduction",
         f"a Swin Transformer, {_PLAIN}",
     ),
-    (r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$", f"a BEiT, {_PLAIN}"),
+    (
+        r"relative_position_bias|rel_pos_bias|attn\.[qv]_bias$",
+        "a BEiT, or has relative positions as a BEiT has. BEiTs whose every block has a table, and "
+        "whose features are the mean of the patches, are read as beit_b16 or beit_l16.",
+    ),
     (
         r"rope_embed|\bstorage_tokens$",
         "a DINOv3 in the names of its own training, which are not read here. Use the file of "

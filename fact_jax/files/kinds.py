@@ -7,12 +7,14 @@ from fact_jax.backbone.parameters import MAP_HEAD, shapes
 from fact_jax.errors import UserError
 
 TABLE = "Transformer/posembed_input/pos_embedding"
+RELATIVE = "Transformer/encoderblock/relative_positions"
 # Parameters that a plain ViT has, and others that it has not.
 _PLAIN = {"no class token": "cls", "no position table": TABLE}
 _MORE = {
     "LayerScale": "Transformer/encoderblock/LayerScale_0",
     "registers": "registers",
     "a norm before its blocks": "Transformer/pre_norm/scale",
+    "relative positions": RELATIVE,
     "gated MLPs": "Transformer/encoderblock/MlpBlock_3/Gate/kernel",
     "an attention pooling head": f"{MAP_HEAD}/probe",
 }
@@ -26,7 +28,8 @@ def kind_by(has: Callable[[str], bool]) -> tuple[str, ...]:
 
 def kind_of(config: ViTConfig) -> tuple[str, ...]:
     """What distinguishes a ViT from a plain one, in words."""
-    return kind_by(lambda parameter: parameter in shapes(config))
+    mean = ("features of the patches' mean",) if config.pooling == "mean" else ()
+    return (*kind_by(lambda parameter: parameter in shapes(config)), *mean)
 
 
 def check_plain(config: ViTConfig, where: str, remedy: str) -> None:

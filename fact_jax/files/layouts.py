@@ -70,6 +70,7 @@ def _google_names() -> dict[str, str]:
     inner = [f"{norm}/{leaf}" for norm in _NORMS for leaf in _NORM]
     inner += [f"{module}/{leaf}" for module in _DENSE for leaf in ("kernel", "bias")]
     inner += ["LayerScale_0", "LayerScale_1", "MlpBlock_3/Gate/kernel", "MlpBlock_3/Gate/bias"]
+    inner += ["relative_positions"]
     blocks = {_BLOCK + name: f"Transformer/encoderblock_{{}}/{name}" for name in inner}
     head = (f"{MAP_HEAD}/{n}" for n in ("probe", *_leaves(_POOLING_NORM, *_POOLING)))
     outer = (*_OUTER, "registers", *_leaves(PRE_NORM), *head)
@@ -144,6 +145,7 @@ _HF_VIT = (*_HF_NORMS, *_HF_ATTENTION, "intermediate.dense", "output.dense")
 _HF5_VIT = (*_HF_NORMS, *_HF5_ATTENTION, *_MLP)
 _DINOV2 = (*_TIMM_NORMS, *_HF_ATTENTION, *_MLP)
 _DINOV2_5 = (*_TIMM_NORMS, *_HF5_ATTENTION, *_MLP)
+_BIAS = "relative_position_bias.relative_position_bias_table"
 _HF_SCALES = "layer_scale{}.lambda1"
 _HF_DROPPED = r"(classifier|cls_classifier|distillation_classifier|pooler|decoder|lm_head)\..*|"
 _HF_DROPPED += r"embeddings\.(mask_token|distillation_token)"
@@ -184,6 +186,24 @@ def _clip() -> Layout:
     return Layout("Hugging Face CLIP or SigLIP", names, True, dropped)
 
 
+def _beit(title: str, block: str, modules: Sequence[str], table: str) -> Layout:
+    outer = (*_HF_OUTER[:3], "pooler.layernorm")
+    names = _torch_names(outer, block, modules, "lambda_{}")
+    names[f"{_BLOCK}relative_positions"] = block + table
+    dropped = rf"{_HF_DROPPED}|.*relative_position_index"
+    return Layout(title, names, True, dropped, layer_norm_eps=1e-12)
+
+
+def _timm_beit() -> Layout:
+    outer, block = ("cls_token", "no table", "patch_embed.proj", "fc_norm"), "blocks.{}."
+    modules = (*_TIMM_NORMS, *_TIMM_ATTENTION, *_MLP)
+    names = _torch_names(outer, block, modules, "gamma_{}")
+    names[f"{_BLOCK}relative_positions"] = f"{block}attn.relative_position_bias_table"
+    for ours, theirs in zip(("query", "key", "value"), "qkv", strict=True):
+        names[f"{_BLOCK}{_ATTENTION}/{ours}/bias"] = f"{block}attn.{theirs}_bias"
+    return Layout("timm BEiT", names, True, r"head\..*|mask_token|.*relative_position_index")
+
+
 def _timm(title: str, scales: str, fc1: str = "mlp.fc1", gate: str = "") -> Layout:
     """timm, and the original DeiT, MAE and DINOv2 files, whose naming it shares."""
     names = _torch_names(
@@ -211,6 +231,9 @@ LAYOUTS: tuple[Layout, ...] = (
     _dinov3("Hugging Face DINOv3", "layer.{}."),
     _dinov3("Hugging Face DINOv3, transformers 5", "model.layer.{}."),
     _clip(),
+    _beit("Hugging Face BEiT", "encoder.layer.{}.", _HF_VIT, f"attention.attention.{_BIAS}"),
+    _beit("Hugging Face BEiT, transformers 5", "layers.{}.", _HF5_VIT, _BIAS),
+    _timm_beit(),
     _timm("timm ViT", "ls{}.gamma"),
     _timm("timm DINOv3", "gamma_{}"),
     _timm("timm DINOv3 with gated MLPs", "gamma_{}", "mlp.fc1_x", "mlp.fc1_g"),

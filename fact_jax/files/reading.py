@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.backbone.config import VARIANTS, ViTConfig
+from fact_jax.backbone.parameters import shapes
 from fact_jax.backbone.positions import ROPE_BASE
 from fact_jax.errors import UserError
 from fact_jax.files.foreign import foreign
 from fact_jax.files.guards import MAX_CONFIG_BYTES
 from fact_jax.files.json_reader import read_json
-from fact_jax.files.kinds import TABLE, kind_by, kind_of
+from fact_jax.files.kinds import RELATIVE, TABLE, kind_by
 from fact_jax.files.layouts import Layout
 from fact_jax.files.tensors import TensorFile
 from fact_jax.ranges import SIZE
@@ -75,8 +76,10 @@ class Reader:
 
     def image_size(self) -> int:
         """Side of the images, in pixels, that the file's position table was made for."""
-        if self.config.positions != "table":
+        if self.config.positions == "rope":
             return self.config.image_size
+        if self.config.positions == "relative":
+            return self._relative_size()
         table = self.layout.tensor(TABLE)[0]
         rows = (0, 0, *self.shape(table))[-2] - self._rows_of_others()
         grid = math.isqrt(max(rows, 0))
@@ -85,6 +88,20 @@ class Reader:
             raise UserError(
                 f"Weights file {self.file.path}: the position table {table!r} is "
                 f"[{_text(self.shape(table))}]; expected {first} for each patch of a square image."
+            )
+        return grid * self.config.patch_size
+
+    def _relative_size(self) -> int:
+        """Side of the images that the file's relative positions were made for."""
+        table = self.layout.tensor(RELATIVE, 0)[0]
+        rows = (0, *self.shape(table))[-2] - 3
+        side = math.isqrt(max(rows, 0))
+        grid = (side + 1) // 2
+        if (2 * grid - 1) ** 2 != rows or not SIZE.allows(grid * self.config.patch_size):
+            raise UserError(
+                f"Weights file {self.file.path}: the relative positions {table!r} are "
+                f"[{_text(self.shape(table))}]; expected a row for each distance of two patches of "
+                "a square image, and three for the class token."
             )
         return grid * self.config.patch_size
 
@@ -203,7 +220,7 @@ class Reader:
 
 
 def _shape_and_kind(config: ViTConfig) -> tuple[int, int, int, tuple[str, ...]]:
-    return config.patch_size, config.width, config.depth, kind_of(config)
+    return config.patch_size, config.width, config.depth, kind_by(lambda p: p in shapes(config))
 
 
 def _described(patch: int, width: int, depth: int, kind: tuple[str, ...]) -> str:

@@ -26,8 +26,11 @@ from fact_jax.files.tensors import TensorFile, open_tensors
 # Settings that the tensors of a file decide.
 _STORED = (
     *("width", "depth", "mlp_dim", "patch_size", "image_size", "layer_scale", "registers"),
-    *("class_token", "positions", "pre_norm", "mlp", "pooling"),
+    *("class_token", "positions", "pre_norm", "mlp"),
 )
+
+# The attention pooling has parameters; the class token and the mean have none.
+_POOLING = {"attention": ("pooling",)}
 
 
 def load_vit(
@@ -82,8 +85,8 @@ def _load(
     reader.check_variant()
     config = config.replace(image_size=reader.image_size())
     changed = config.replace(**{**published_settings(file, layout, config), **changes})
-    for name in _STORED:
-        if name == "image_size" and config.positions != "table":
+    for name in (*_STORED, *_POOLING.get(changed.pooling, _POOLING.get(config.pooling, ()))):
+        if name == "image_size" and config.positions == "rope":
             continue
         if (value := getattr(changed, name)) != (stored := getattr(config, name)):
             other = " Images may be of other sizes all the same." * (name == "image_size")

@@ -36,11 +36,13 @@ class Preprocessing:
 
 
 # Sources: google-research/vision_transformer; facebookresearch/dinov2 and mae; the
-# preprocessor_config.json of facebook/dinov3-*, openai/clip-* and google/siglip2-*.
+# preprocessor_config.json of facebook/dinov3-*, openai/clip-*, google/siglip2-*
+# and microsoft/beit-*.
 _GOOGLE = Preprocessing(224, "inception", "bilinear")
 _IMAGENET = Preprocessing(224, "imagenet")
 _DINOV3 = Preprocessing(224, "imagenet", "bilinear")
 _CLIP = Preprocessing(224, "clip")
+_BEIT = Preprocessing(224, "inception")
 _SIGLIP = Preprocessing(224, "inception", "bilinear")
 _VITS = ("ti16", "s16", "s32", "b16", "b32", "l16", "l32", "h14")
 _SIZES = ("s14", "b14", "l14", "s14_reg", "b14_reg", "l14_reg")
@@ -53,6 +55,8 @@ PREPROCESSING: dict[str, Preprocessing] = {
     **{f"clip_{size}": _CLIP for size in ("b16", "b32", "l14")},
     **{f"siglip2_{size}": _SIGLIP for size in ("b16", "so400m14")},
     "mae_b16": _IMAGENET,
+    "beit_b16": _BEIT,
+    "beit_l16": _BEIT,
 }
 
 

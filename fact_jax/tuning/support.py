@@ -18,6 +18,7 @@ TRAITS: dict[str, Callable[[ViTConfig], bool]] = {
     "an MLP of no multiple of the width": lambda vit: vit.mlp_dim % vit.width > 0,
     "gated MLPs": lambda vit: vit.mlp == "gated",
     "rotary positions": lambda vit: vit.positions == "rope",
+    "relative positions": lambda vit: vit.positions == "relative",
     "attention pooling": lambda vit: vit.pooling == "attention",
     "missing biases": lambda vit: not (vit.key_bias and vit.patch_bias),
 }
@@ -66,6 +67,12 @@ RULES = (
     ),
     Rule(
         _PROMPTS,
+        "relative positions",
+        True,
+        "Prompts have no place, so the biases of their scores are zero.",
+    ),
+    Rule(
+        _PROMPTS,
         "attention pooling",
         True,
         "The pooling head reads the patches alone; prompts act through the blocks.",
@@ -85,6 +92,7 @@ COLUMNS = {
     "DINOv3 S+ and H+": "dinov3_h16plus",
     "CLIP": "clip_b16",
     "SigLIP 2 B": "siglip2_b16",
+    "BEiT": "beit_b16",
     "SigLIP 2 So400m": "siglip2_so400m14",
 }
 

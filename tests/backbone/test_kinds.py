@@ -15,7 +15,7 @@ from tried_methods import ALL, compiled, random_factors
 
 from fact_jax import VARIANTS, Adaptation, UserError, ViT, ViTConfig, features, load_vit, merge
 from fact_jax.backbone.merging import absorb, unmerge
-from fact_jax.backbone.positions import resize_positions, rotate
+from fact_jax.backbone.positions import relative_bias, resize_positions, rotate
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.weights import checksum, write_npz
 from fact_jax.images.preprocessing import PREPROCESSING, preprocessing_of
@@ -163,6 +163,8 @@ def test_a_config_says_what_cannot_be():
     small = dict(width=24, depth=1, num_heads=4, mlp_dim=96, patch_size=4, image_size=16)
     with pytest.raises(UserError, match="reads the class token, and class_token is False"):
         ViTConfig(**small, class_token=False)
+    with pytest.raises(UserError, match="set class_token to True and registers to 0"):
+        ViTConfig(**small, positions="relative", registers=4)
     with pytest.raises(UserError, match="heads of a multiple of 4 numbers.*give 6"):
         ViTConfig(**small, positions="rope")
 
@@ -188,6 +190,23 @@ def test_scores_of_rotated_patches_depend_on_their_distance_alone():
         moved = patches[i + 1, j + 1] @ patches[row + 1, column + 1]
         np.testing.assert_allclose(patches[i, j] @ patches[row, column], moved, rtol=1e-4)
     assert abs(patches[0, 0] @ patches[4, 0] - patches[0, 0] @ patches[0, 4]) > 1e-3
+
+
+def test_relative_positions_are_those_of_distances_and_of_the_class_token():
+    grid, heads = 3, 2
+    table = jnp.arange((5 * 5 + 3) * heads, dtype=jnp.float32).reshape(-1, heads)
+    bias = np.asarray(relative_bias(table, grid))
+    for query, key in np.ndindex(9, 9):
+        (y, x), (i, j) = divmod(query, grid), divmod(key, grid)
+        row = (y - i + 2) * 5 + x - j + 2
+        np.testing.assert_array_equal(bias[:, 1 + query, 1 + key], table[row])
+    np.testing.assert_array_equal(bias[:, 0, 4], table[25])
+    np.testing.assert_array_equal(bias[:, 4, 0], table[26])
+    np.testing.assert_array_equal(bias[:, 0, 0], table[27])
+    prompted = np.asarray(relative_bias(table, grid, 2))
+    assert not prompted[:, 1:3].any()
+    assert not prompted[:, :, 1:3].any()
+    np.testing.assert_array_equal(np.delete(np.delete(prompted, [1, 2], 1), [1, 2], 2), bias)
 
 
 def test_an_antialiased_table_is_the_mean_of_its_surroundings():

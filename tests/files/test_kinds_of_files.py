@@ -8,7 +8,7 @@ import pytest
 from backbone_kinds import KINDS, as_stored, tiny, tiny_vit
 from safetensors.numpy import save_file
 
-from fact_jax import VARIANTS, LoRA, UserError, ViT, load_vit, save_factors
+from fact_jax import VARIANTS, LoRA, UserError, ViT, features, load_vit, save_factors
 from fact_jax.files.card import Card
 from fact_jax.files.kinds import kind_of
 from fact_jax.files.load import load_factors
@@ -25,6 +25,7 @@ TITLES = {
     "clip": "Hugging Face CLIP or SigLIP",
     "siglip": "Hugging Face CLIP or SigLIP",
     "so400m": "Hugging Face CLIP or SigLIP",
+    "beit": "Hugging Face BEiT",
 }
 
 
@@ -44,7 +45,8 @@ def of(*kinds):
 @of(*KINDS)
 def test_the_layout_s_names_give_the_parameters(stored, request):
     kind = request.node.callspec.params["stored"]
-    model, base = load_vit("of_the_test", stored)
+    eps = tiny(kind).layer_norm_eps
+    model, base = load_vit("of_the_test", stored, layer_norm_eps=eps)
     expected = flat(tiny_vit(kind)[1])
     read = flat(base)
     assert read.keys() == expected.keys()
@@ -100,6 +102,17 @@ def test_a_file_of_another_kind_is_named(stored, monkeypatch):
     words = "with an attention pooling head, no class token; .*expected .*a norm before its blocks"
     with pytest.raises(UserError, match=words):
         load_vit("of_the_test", stored)
+
+
+@of("beit")
+def test_pooling_by_the_mean_is_no_matter_of_tensors_and_attention_is(stored):
+    model, base = load_vit("of_the_test", stored, pooling="class")
+    assert model.config.pooling == "class"
+    images = np.zeros((1, 16, 16, 3), "f4")
+    mean = load_vit("of_the_test", stored)[0]
+    assert np.abs(features(model, base, images) - features(mean, base, images)).max() > 0.01
+    with pytest.raises(UserError, match="pooling=attention does not fit the weights"):
+        load_vit("of_the_test", stored, pooling="attention")
 
 
 @of("siglip")

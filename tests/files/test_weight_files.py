@@ -132,7 +132,7 @@ FOREIGN = {
         lambda base: {k: v for k, v in peft(hf_vit(base)).items() if "lora" in k},
         "is a PEFT model",
     ),
-    "BEiT": (lambda base: beit(hf_vit(base)), "is a BEiT, another architecture"),
+    "BEiT": (lambda base: beit(hf_vit(base)), "is a BEiT, or has relative positions"),
     "timm's BEiT": (
         lambda base: {
             "blocks.0.attn.q_bias": np.ones(192),

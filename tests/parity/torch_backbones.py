@@ -32,6 +32,9 @@ def hugging_face(config: ViTConfig, base: dict | None = None) -> torch.nn.Module
         gated = config.mlp == "gated"
         settings |= inner | dict(num_register_tokens=config.registers, use_gated_mlp=gated)
         model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**settings))
+    elif config.positions == "relative":
+        settings |= inner | dict(use_relative_position_bias=True)
+        model = transformers.BeitModel(transformers.BeitConfig(**settings))
     elif config.registers:
         settings |= dict(num_register_tokens=config.registers)
         settings |= dict(mlp_ratio=config.mlp_dim // config.width)
@@ -46,6 +49,7 @@ def hugging_face(config: ViTConfig, base: dict | None = None) -> torch.nn.Module
         return randomised(model)
     title = "DINOv3, transformers 5" if config.positions == "rope" else "CLIP or SigLIP"
     title = "Dinov2, transformers 5" if config.table_resize == "antialias" else title
+    title = "BEiT, transformers 5" if config.positions == "relative" else title
     stored = as_stored(base, f"Hugging Face {title}")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     tensors = {
@@ -64,13 +68,14 @@ TIMM = {
     "rope_gated": "vit_small_plus_patch16_dinov3",
     "clip": "vit_base_patch16_clip_quickgelu_224",
     "siglip": "vit_base_patch16_siglip_224",
+    "beit": "beit_base_patch16_224",
     "so400m": "vit_so400m_patch14_siglip_224",
 }
 
 
 def timm(kind: str, config: ViTConfig) -> torch.nn.Module:
     """timm's model of a kind, of a config's shape, in evaluation mode."""
-    pool = {"global_pool": "token"} if config.class_token else {}
+    pool = {"global_pool": "token"} if config.pooling == "class" else {}
     if config.gelu == "tanh":  # as in big_vision and transformers; timm itself takes the exact one
         pool["act_layer"] = "gelu_tanh"
     model = import_timm().create_model(
@@ -99,7 +104,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 def outputs(model: torch.nn.Module, images: np.ndarray) -> dict[str, np.ndarray]:
     """{"features", "block0", ...} of either library's model."""
     kept: dict[str, np.ndarray] = {}
-    places = ("blocks", "encoder.layer", "encoder.layers", "model.layer")
+    places = ("blocks", "encoder.layer", "encoder.layers", "model.layer", "layers")
     layers = next(m for n, m in model.named_modules() if n in places)
     for i, layer in enumerate(layers):
         layer.register_forward_hook(
