@@ -126,7 +126,7 @@ def main() -> None:
     check_flags(out, factors)
     task = load_factors(factors, options.method, options.scale) if factors else None
     if options.format:
-        size = write_folder(out, export_folder.files(task, options))
+        size = write_folder(out, export_folder.files(task, options, console))
     else:
         content = to_file(out, task, console)
         size = len(content)

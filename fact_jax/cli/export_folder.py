@@ -6,8 +6,10 @@ from absl import flags
 
 from fact_jax.backbone.config import get_variant
 from fact_jax.cli import arguments
+from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask
+from fact_jax.files.model_folder import timm_model
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.files.weights import load_vit
 from fact_jax.serving.folders import WRITERS, card_of, merged_base, merged_files
@@ -37,8 +39,13 @@ def define_flags() -> None:
     )
 
 
-def files(task: TrainedTask | None, options: flags.FlagValues) -> dict[str, bytes]:
-    """The files of the folder that --format asks for, by their names."""
+def files(
+    task: TrainedTask | None, options: flags.FlagValues, console: Console
+) -> dict[str, bytes]:
+    """The files of the folder that --format asks for, by their names.
+
+    Prints the setting of the training that timm's models have otherwise.
+    """
     to, variant = options.format, arguments.variant_of(task, options.variant)
     if task is None and to not in WRITERS:
         raise UserError(f"--format {to} needs a trained task: give --factors.")
@@ -55,6 +62,11 @@ def files(task: TrainedTask | None, options: flags.FlagValues) -> dict[str, byte
         program = Program(config, base, task, card)
         program.check(options.any_weights)
         return PROGRAMS[to](program)
+    if to == "timm" and (eps := timm_model(config).layer_norm_eps) != config.layer_norm_eps:
+        console.print(
+            f"layer_norm_eps is {config.layer_norm_eps} here and {eps} in timm's model, which has "
+            "no argument for it."
+        )
     merged = merged_base(config, base, task, options.any_weights)
     return merged_files(to, config, merged, task.metadata if task else {}, card)
 

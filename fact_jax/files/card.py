@@ -80,7 +80,6 @@ def _card(card: Card, library: str, tags: list[str], about: str, use: str) -> st
         **{key: value for key, value in card.facts.items() if key not in _ORDER},
     }
     table = "\n".join(f"| {key} | {_cell(value)} |" for key, value in rows.items())
-    labels = "\n".join(f"| {i} | {_cell(label)} |" for i, label in enumerate(card.labels))
     return f"""---
 {front}
 ---
@@ -97,10 +96,12 @@ def _card(card: Card, library: str, tags: list[str], about: str, use: str) -> st
 | --- | --- |
 {table}
 
-| class | label |
-| --: | --- |
-{labels}
-"""
+{_labels(card.labels)}"""
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    rows = "\n".join(f"| {i} | {_cell(label)} |" for i, label in enumerate(labels))
+    return f"| class | label |\n| --: | --- |\n{rows}\n" if labels else ""
 
 
 def _cell(text: str) -> str:

@@ -148,10 +148,8 @@ class _Adapter:
 
     def _vit(self, metadata: dict[str, Any], width: int) -> dict[str, Any]:
         """What is known of the ViT: all of it, if the metadata or the base's name say it."""
-        settings = {
-            "gelu": "exact",
-            "layer_norm_eps": 1e-12 if "vit" in self.naming.models else 1e-6,
-        }
+        # transformers' ViTs have this epsilon; other kinds have that of their variant.
+        settings = {"layer_norm_eps": 1e-12} if "vit" in self.naming.models else {}
         seen = max(pair.place.layer for pair in self.pairs) + 1
         variant = metadata.get("variant") or base_variant(metadata["base_model"])
         if stated := metadata.get("vit"):

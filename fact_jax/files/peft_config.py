@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -111,22 +110,31 @@ _SIZES = {
     **{"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h"},
     **{"ti": "ti", "s": "s", "b": "b", "l": "l", "h": "h"},
 }
+# Names of base models, and our variant's name with {size} and {patch}.
 _BASES = (
-    re.compile(r"(?:vit|deit)[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_](?P<side>\d+)"),
-    re.compile(r"vit[-_]mae[-_](?P<size>[a-z]+)()$"),
-    re.compile(r"(?P<dino>dinov2)[-_](?P<size>[a-z]+)$"),
+    (
+        re.compile(r"(?:vit|deit)[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_]"),
+        "vit_{size}{patch}",
+    ),
+    (re.compile(r"vit[-_]mae[-_](?P<size>[a-z]+)$"), "mae_{size}16"),
+    (re.compile(r"dinov2[-_](?P<size>[a-z]+)$"), "dinov2_{size}14"),
+    (re.compile(r"dinov2[-_]with[-_]registers[-_](?P<size>[a-z]+)$"), "dinov2_{size}14_reg"),
+    (
+        re.compile(r"dinov3[-_]vit(?P<size>[a-z])(?P<patch>\d+(?:plus)?)[-_]"),
+        "dinov3_{size}{patch}",
+    ),
 )
+_SIDE = re.compile(r"patch\d+[-_](\d{2,4})\b")
 
 
 def base_variant(name: str | None) -> str | None:
     """Our variant of a base model's name, such as google/vit-base-patch16-224; None if unknown."""
     last = (name or "").rstrip("/").rpartition("/")[2].lower()[:200]
-    for pattern in _BASES:
+    for pattern, variant in _BASES:
         if match := pattern.match(last):
-            found: Mapping[str, str | None] = match.groupdict()
-            patch = found.get("patch") or ("14" if found.get("dino") else "16")
-            variant = f"{found.get('dino') or 'vit'}_{_SIZES.get(found['size'] or '')}{patch}"
-            return variant if variant in VARIANTS else None
+            parts = match.groupdict()
+            named = variant.format(**{**parts, "size": _SIZES.get(parts["size"])})
+            return named if named in VARIANTS else None
     return None
 
 
@@ -138,9 +146,8 @@ def base_preprocessing(name: str | None) -> dict[str, Any]:
         preprocessing["normalisation"] = "inception"
     elif name.startswith("facebook/"):
         preprocessing["normalisation"] = "imagenet"
-    match = _BASES[0].match(name.rpartition("/")[2])
-    if match and len(match["side"]) < 5:
-        preprocessing["image_size"] = int(match["side"])
-    elif _BASES[2].match(name.rpartition("/")[2]):
-        preprocessing["image_size"] = 224  # that of its preprocessor_config.json
+    if match := _SIDE.search(name[-200:]):
+        preprocessing["image_size"] = int(match[1])
+    elif name.startswith("facebook/dino"):
+        preprocessing["image_size"] = 224  # that of their preprocessor_config.json
     return preprocessing

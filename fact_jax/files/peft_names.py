@@ -61,6 +61,13 @@ NAMINGS: dict[str, Naming] = {
     ),
     "dinov2_5": Naming("DINOv2 in transformers 5", _DINOV2, "encoder.layer", {**_NEW, **_MLP}),
     "dinov2_4": Naming("DINOv2 in transformers 4", _DINOV2, "encoder.layer", {**_OLD, **_MLP}),
+    # Of a classifier around it: transformers has none of its own.
+    "dinov3": Naming(
+        "DINOv3 in transformers",
+        ("model", "backbone", "dinov3_vit"),
+        "layer",
+        {**_NEW, "fc1": "mlp.up_proj", "fc2": "mlp.down_proj"},
+    ),
     "timm": Naming(
         "ViT in timm",
         ("", "model"),

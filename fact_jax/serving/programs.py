@@ -116,7 +116,8 @@ class Program:
 
     def files(self, model: dict[str, bytes], about: dict[str, Any], use: str) -> dict[str, bytes]:
         """The files of the folder, with those that describe the program."""
-        card = model_card(self.card, about["format"], use.format(side=self.side))
+        described = self.card if "labels" in about else self.card._replace(labels=())
+        card = model_card(described, about["format"], use.format(side=self.side))
         return {**model, DESCRIPTION: json_bytes(about), "README.md": card.encode()}
 
 

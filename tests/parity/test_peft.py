@@ -214,6 +214,34 @@ def known(task: TrainedTask, config: ViTConfig) -> TrainedTask:
     return task._replace(factors=factors, metadata={**task.metadata, "vit": vit})
 
 
+class Classifier(torch.nn.Module):
+    """A head on DINOv3, as people write it: transformers has no classifier of its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.backbone, self.head = hugging_face(config), torch.nn.Linear(config.width, 5)
+
+    def forward(self, images):
+        return self.head(self.backbone(images).pooler_output)
+
+
+def test_an_adapter_of_a_classifier_on_dinov3_has_the_same_logits_here(tmp_path, compare):
+    config = DINO.replace(
+        registers=4, positions="rope", key_bias=False, layer_norm_eps=1e-5, width=64
+    )
+    model, images = Classifier(config), Draw(1)((4, 32, 32, 3))
+    model.backbone.save_pretrained(tmp_path / "model")
+    modules = ["q_proj", "up_proj", "down_proj"]
+    expected = made_by_peft(tmp_path, model, images, r=4, target_modules=modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "vit_mini", config)
+        vit, base = load_vit("vit_mini", tmp_path / "model", precision="highest")
+    task = known(load_factors(tmp_path), vit.config)
+    assert task.method.sites == "q,fc1,fc2"
+    assert moved(vit.config, base, task, images, expected)
+    compare({"logits": ours(vit.config, base, task, images)}, {"logits": expected}, 1e-4)
+
+
 def test_an_adapter_of_timms_fused_layer_has_the_same_logits_here(tmp_path, compare):
     base, images = random_base(TIMM, 0), Draw(1)((4, 32, 32, 3))
     model = model_of(TIMM, "timm", base, 5)
