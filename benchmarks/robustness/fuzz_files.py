@@ -17,15 +17,18 @@ from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import FacTTK, FacTTT, LoRA, ViTConfig, check_fits, load_factors, load_pack, load_vit
 from fact_jax.algebra.quantise import Bits
+from fact_jax.files.card import Card
 from fact_jax.files.dictionary import Dictionary, read_dictionary
 from fact_jax.files.download import BUNDLED
-from fact_jax.files.factors import to_bytes
+from fact_jax.files.factors import TrainedTask, to_bytes
 from fact_jax.files.pack import pack_files
+from fact_jax.files.peft_writing import adapter_files
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.tensors import open_tensors
 from fact_jax.files.torch_zip import torch_bytes
 
 _CONFIG = ViTConfig(width=16, depth=2, num_heads=2, mlp_dim=64, patch_size=4, image_size=16)
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "fact_jax.json")
 _LARGEST = 1_000_000  # numbers of an array: a model reads only those that have its shapes
 
 
@@ -109,6 +112,48 @@ def _weights() -> list[bytes]:
     return [BUNDLED["vit_mini"].read_bytes()]
 
 
+def _adapters() -> list[bytes]:
+    """Adapters of PEFT: the bytes of their two files one after the other, with their lengths."""
+    seeds = []
+    for names in ("transformers5", "transformers4", "timm"):
+        tree, method = _trainable(FacTTT(2, 0.1)), FacTTT(2, 0.1)
+        metadata = {"vit": _CONFIG.stated(), "class_names": list("abc"), "image_size": 16}
+        task = TrainedTask(method, tree["factors"], tree["head"], metadata, Path("t.safetensors"))
+        card = Card("t", "m", tuple("abc"), "p", "google/vit-base-patch16-224", {})
+        files = adapter_files(task, _CONFIG, card, names)
+        seeds.append(_joined([files[name] for name in _ADAPTER]))
+    return seeds
+
+
+def _joined(parts: list[bytes]) -> bytes:
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _parts(data: bytes) -> list[bytes]:
+    parts = []
+    while data:
+        end = 8 + int.from_bytes(data[:8], "little")
+        parts.append(data[8:end])
+        data = data[end:]
+    return parts
+
+
+def _mutate_adapter(rng: random.Random, data: bytes) -> bytes:
+    parts = _parts(data)
+    i = rng.randrange(len(parts))
+    change = _mutate_safetensors if i == 1 else fuzz_mutate.json_bytes
+    parts[i] = change(rng, parts[i])
+    return _joined(parts)
+
+
+def _read_adapter(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, content in zip(_ADAPTER, _parts(path.read_bytes()), strict=True):
+            (folder / file).write_bytes(content)
+        _read_factors(folder)
+
+
 def _mutate_npz(rng: random.Random, data: bytes) -> bytes:
     return fuzz_mutate.zip_bytes(rng, data, lambda r, _, content: fuzz_mutate.npy_bytes(r, content))
 
@@ -180,6 +225,7 @@ TARGETS: dict[str, Target] = {
     "factors": Target(".safetensors", _factors, _mutate_safetensors, _read_factors),
     "factors_torch": Target(".pt", _released, _mutate_torch, _read_factors),
     "dictionary": Target(".dictionary", _dictionaries, _mutate_safetensors, _read_dictionary),
+    "adapter": Target(".adapter", _adapters, _mutate_adapter, _read_adapter),
     "pack": Target(".pack", _packs, _mutate_safetensors, _read_pack),
     "weights": Target(".npz", _weights, _mutate_npz, _read_weights, share=0.1),
 }

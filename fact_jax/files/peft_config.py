@@ -10,6 +10,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.guards import MAX_CONFIG_BYTES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between
+from fact_jax.images.preprocessing import PREPROCESSING
 
 CONFIG = "adapter_config.json"
 _Number = Annotated[float, Between(-1e9, 1e9)]
@@ -140,14 +141,17 @@ def base_variant(name: str | None) -> str | None:
 
 def base_preprocessing(name: str | None) -> dict[str, Any]:
     """Normalisation and image size that a base model's name stands for, as far as it says them."""
-    name = (name or "").lower()
+    name = (name or "").lower()[-200:]
     preprocessing: dict[str, Any] = {}
-    if name.startswith("google/vit"):
-        preprocessing["normalisation"] = "inception"
-    elif name.startswith("facebook/"):
+    variant = base_variant(name)
+    if "deit" in name:  # our variant's published weights are Google's
         preprocessing["normalisation"] = "imagenet"
-    if match := _SIDE.search(name[-200:]):
+    elif variant in PREPROCESSING:
+        published = PREPROCESSING[variant]
+        preprocessing = {
+            "normalisation": published.normalisation,
+            "image_size": published.image_size,
+        }
+    if match := _SIDE.search(name):
         preprocessing["image_size"] = int(match[1])
-    elif name.startswith("facebook/dino"):
-        preprocessing["image_size"] = 224  # that of their preprocessor_config.json
     return preprocessing
