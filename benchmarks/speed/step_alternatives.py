@@ -46,7 +46,7 @@ class OneScan(blocks.Blocks):
         return super()._scan(x, 0, self.config.depth)[0][:, :1], None
 
 
-def token_major(config, q, k, v, hidden):
+def token_major(config, q, k, v, hidden, bias):
     q, k, v = (y.reshape(*y.shape[:2], config.num_heads, -1) for y in (q, k, v))
     scores = jnp.einsum("bmhd,bnhd->bhmn", q * q.shape[-1] ** -0.5, k)
     out = jnp.einsum("bhmn,bnhd->bmhd", attention._softmax(scores), v)

@@ -29,9 +29,6 @@ _STORED = (
     *("class_token", "positions", "pre_norm", "mlp"),
 )
 
-# The attention pooling has parameters; the class token and the mean have none.
-_POOLING = {"attention": ("pooling",)}
-
 
 def load_vit(
     variant: str, path: str | os.PathLike[str] | None = None, **changes: Any
@@ -85,7 +82,9 @@ def _load(
     reader.check_variant()
     config = config.replace(image_size=reader.image_size())
     changed = config.replace(**{**published_settings(file, layout, config), **changes})
-    for name in (*_STORED, *_POOLING.get(changed.pooling, _POOLING.get(config.pooling, ()))):
+    # The attention pooling has parameters; the class token and the mean have none.
+    pooling = ("pooling",) if "attention" in (config.pooling, changed.pooling) else ()
+    for name in (*_STORED, *pooling):
         if name == "image_size" and config.positions == "rope":
             continue
         if (value := getattr(changed, name)) != (stored := getattr(config, name)):

@@ -23,7 +23,8 @@ def step_bytes(config: ViTConfig, images: int, num_prompts: int = 0) -> int:
     """
     n, d, m = config.num_tokens + num_prompts, config.width, config.mlp_dim
     scores = config.num_heads * n * (config.attention == "xla" or num_prompts > 0)
-    saved = {"none": 6 * d + m + scores, "attention": 6 * d + m, "block": d}[config.remat]
+    hidden = m * (2 if config.mlp == "gated" else 1)
+    saved = {"none": 6 * d + hidden + scores, "attention": 6 * d + hidden, "block": d}[config.remat]
     at_once = 14 * d + 7 * m + 5 * scores  # fitted to the TPU compiler's figures, docs/tpu.md
     return images * n * (config.depth * saved + at_once) * jnp.dtype(config.dtype).itemsize
 

@@ -6,6 +6,7 @@ The models take random parameters, are saved by their own library, and read with
 import numpy as np
 import pytest
 import torch_backbones
+import transformers
 from backbone_kinds import KINDS, tiny
 from safetensors.torch import save_file
 from stored.cases import Draw, kind_outputs
@@ -71,6 +72,38 @@ def test_timm(kind, read, compare, tmp_path):
     model, base = read(config, tmp_path / "m.safetensors")
     images = drawn(16)
     compare(kind_outputs(model, base, images), torch_backbones.outputs(theirs, images), 1e-5)
+
+
+_VISION = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=96)
+_VISION |= dict(image_size=16, patch_size=4)
+_TEXT = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+_TWO_TOWERS = dict(vision_config=_VISION, text_config=_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings"),
+    [
+        ("clip", "CLIP", _TWO_TOWERS),
+        ("siglip", "Siglip", _TWO_TOWERS),
+        ("beit", "BeitForImageClassification", {**_VISION, "use_relative_position_bias": True}),
+        ("registers", "Dinov2WithRegistersForImageClassification", {**_VISION, "mlp_ratio": 4}),
+    ],
+)
+def test_models_around_the_vit(kind, name, settings, compare, tmp_path, monkeypatch):
+    """The text tower, projections and classifiers are left out, wherever the file has the ViT."""
+    around, _, of = name.partition("For")
+    config = getattr(transformers, f"{around}Config")(**settings)
+    whole = getattr(transformers, f"{around}{f'For{of}' if of else 'Model'}")(config)
+    torch_backbones.randomised(whole).save_pretrained(tmp_path)
+    inner = next(
+        getattr(whole, part)
+        for part in ("vision_model", "beit", "dinov2_with_registers")
+        if hasattr(whole, part)
+    )
+    monkeypatch.setitem(VARIANTS, "of_the_test", tiny(kind))
+    model, base = load_vit("of_the_test", tmp_path, precision="highest")
+    images = drawn(16)
+    compare(kind_outputs(model, base, images), torch_backbones.outputs(inner, images), 1e-5)
 
 
 @pytest.mark.parametrize("variant", FULL)
