@@ -51,7 +51,7 @@ def files(
         raise UserError(f"--format {to} needs a trained task: give --factors.")
     if to.startswith("onnx"):
         require_onnx()
-    facts = {} if task is None else _measured(task.path)
+    facts = {} if task is None else measured(task.path)
     base_model = _base_model(task, options)
     if task is not None and to == "peft":
         config = get_variant(variant).replace(**task.forward_settings)
@@ -79,7 +79,7 @@ def _base_model(task: TrainedTask | None, options: flags.FlagValues) -> str:
     return options.base_model or named or str(stated or "")
 
 
-def _measured(path: Path) -> dict[str, str]:
+def measured(path: Path) -> dict[str, str]:
     """The accuracy of a factor file that lies in a work directory, as its result says it."""
     file = path.parent.parent / "results" / f"{path.stem}.json"
     if path.parent.name != "factors" or not file.is_file():

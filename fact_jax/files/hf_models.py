@@ -42,6 +42,9 @@ _MODELS: dict[tuple[str, ...], HFModel] = {
         "Hugging Face Dinov2",
         True,
     ),
+    ("LayerScale", "relative positions", "no position table", "features of the patches' mean"): (
+        HFModel("beit", "BeitForImageClassification", _LIBRARY("beit"), "Hugging Face BEiT", False)
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from fact_jax.files.metadata import flat
 from fact_jax.tuning.method import Base
 
 TENSORS = "model.safetensors"
+_KEY_BIAS = "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias"
 _ACTIVATIONS = {
     "exact": "gelu",
     "tanh": "gelu_pytorch_tanh",
@@ -68,6 +69,12 @@ def hugging_face_files(
     """
     model = hf_model(config)
     side = metadata.get("image_size") or config.image_size
+    if config.positions == "relative" and side != config.image_size:
+        raise UserError(
+            f"The relative positions are those of images of {config.image_size} pixels, and the "
+            f"task's have {side}: transformers takes other tables for them. Export it with "
+            "--format onnx or stablehlo."
+        )
     tensors = _tensors(model.layout, base, config, side, f"{model.model_type}.")
     settings = {
         "architectures": [model.architecture],
@@ -87,6 +94,8 @@ def hugging_face_files(
         settings |= {"use_mask_token": False, "num_register_tokens": config.registers}
     else:
         settings["intermediate_size"] = config.mlp_dim
+    if config.positions == "relative":
+        settings |= {"use_relative_position_bias": True, "use_mean_pooling": True}
     if (head := base.get("head")) is not None:
         tensors["classifier.weight"] = head_weight(head, model.reads_patches)
         tensors["classifier.bias"] = np.asarray(head["bias"], np.float32)
@@ -197,6 +206,8 @@ def _tensors(
     parts: dict[str, dict[int, np.ndarray]] = {}
     for parameter, value in flat({k: v for k, v in base.items() if k != "head"}).items():
         if parameter == "embedding/bias" and not config.patch_bias:
+            continue
+        if parameter == _KEY_BIAS and not config.key_bias:
             continue
         array = np.asarray(value, np.float32)
         if parameter == TABLE:

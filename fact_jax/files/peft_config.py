@@ -117,6 +117,7 @@ _BASES = (
         re.compile(r"(?:vit|deit)[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_]"),
         "vit_{size}{patch}",
     ),
+    (re.compile(r"beit[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_]"), "beit_{size}{patch}"),
     (re.compile(r"vit[-_]mae[-_](?P<size>[a-z]+)$"), "mae_{size}16"),
     (re.compile(r"dinov2[-_](?P<size>[a-z]+)$"), "dinov2_{size}14"),
     (re.compile(r"dinov2[-_]with[-_]registers[-_](?P<size>[a-z]+)$"), "dinov2_{size}14_reg"),

@@ -48,7 +48,7 @@ _OLD = {
     "o": "attention.output.dense",
 }
 _MLP = {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-_VIT = ("vit", "deit")
+_VIT = ("vit", "deit", "beit")
 _DINOV2 = ("dinov2", "dinov2_with_registers")
 
 NAMINGS: dict[str, Naming] = {

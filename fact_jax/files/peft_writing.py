@@ -37,7 +37,7 @@ def naming_of(names: str, config: ViTConfig) -> Naming:
         return NAMINGS["timm"]
     kind = hf_model(config).model_type
     generation = names.removeprefix("transformers")
-    naming = NAMINGS[f"{'vit' if kind == 'vit' else 'dinov2'}_{generation}"]
+    naming = NAMINGS[f"{'dinov2' if kind.startswith('dinov2') else 'vit'}_{generation}"]
     return naming._replace(models=(kind,))
 
 

@@ -1,14 +1,17 @@
 """`python -m experiments.export` as a user runs it, on the bundled ViT."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from report_results import result as made_result
 from run_command import run_command
 from written_factors import assert_same, written
 
 import fact_jax
 from fact_jax import FacTTK, FacTTT, get_variant, load_factors, load_vit
+from fact_jax.cli import export_folder
 from fact_jax.files.download import BUNDLED
 from fact_jax.files.factors import check_fits
 from fact_jax.files.torch_zip import TorchZip
@@ -101,6 +104,22 @@ def test_export_of_a_lora_adapter_and_back(tmp_path):
         logits.append(np.load(tmp_path / "y.npy"))
     for others in logits[1:]:
         np.testing.assert_allclose(others, logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_card_has_the_accuracy_of_the_work_directory(tmp_path):
+    """Of the result beside the factor file; a damaged result says nothing."""
+    (tmp_path / "factors").mkdir()
+    (tmp_path / "results").mkdir()
+    path = tmp_path / "factors" / "digits.safetensors"
+    result = tmp_path / "results" / "digits.json"
+    result.write_text(json.dumps(made_result(accuracy=81.25, seed=3, num_test=640)))
+    assert export_folder.measured(path) == {
+        "accuracy": "81.25 % of 640 test images",
+        "protocol": "val, seed 3, 1,000 training images",
+    }
+    result.write_text("{}")
+    assert export_folder.measured(path) == {"accuracy": "not stated"}
+    assert export_folder.measured(tmp_path / "digits.safetensors") == {"accuracy": "not stated"}
 
 
 @pytest.mark.parametrize("to", ["hf", "timm"])

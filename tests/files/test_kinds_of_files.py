@@ -126,7 +126,12 @@ def test_naflex_is_named(stored):
 
 
 # Libraries that a kind is written for.
-WRITTEN = {"registers": ("hf", "timm"), "clip": ("timm",), "siglip": ("timm",), "so400m": ("timm",)}
+WRITTEN = {
+    "registers": ("hf", "timm"),
+    "clip": ("timm",),
+    "siglip": ("timm",),
+    "so400m": ("timm",),
+} | {"beit": ("hf",)}
 
 
 @every_kind

@@ -60,10 +60,11 @@ def task_of(path, method, config, classes=7):
     return load_factors(path)
 
 
-def dinov2_classifier(config, base, classes):
-    """transformers' classifier of DINOv2, also with registers; its head is random."""
-    kind = "Dinov2WithRegisters" if config.registers else "Dinov2"
-    inner = hugging_face(config) if config.registers else torch_models.dinov2(config, base)
+def classifier(config, base, classes):
+    """transformers' classifier of DINOv2, also with registers, or BEiT; its head is random."""
+    kind = "Beit" if config.pooling == "mean" else "Dinov2"
+    kind += "WithRegisters" if config.registers else ""
+    inner = torch_models.dinov2(config, base) if kind == "Dinov2" else hugging_face(config)
     inner.config.num_labels = classes
     model = getattr(transformers, f"{kind}ForImageClassification")(inner.config)
     setattr(model, model.base_model_prefix, inner)
@@ -76,7 +77,7 @@ def model_of(config, names, base, classes=7):
     if names == "timm":
         return torch_models.timm_vit(config, base, head)
     if config.layer_scale:
-        return dinov2_classifier(config, base, classes)
+        return classifier(config, base, classes)
     return torch_models.hugging_face_vit(config, base, head)
 
 
@@ -115,10 +116,19 @@ def test_peft_opens_ours_with_the_same_logits(tmp_path, compare, name, names):
     compare({"again": ours(config, base, again, images)}, {"again": expected}, 1e-4)
 
 
-@pytest.mark.parametrize("registers", [0, 4])
-def test_peft_opens_ours_for_dinov2(tmp_path, compare, registers):
+KINDS = {
+    "dinov2": DINO,
+    "registers": DINO.replace(registers=4),
+    "beit": DINO.replace(
+        positions="relative", key_bias=False, pooling="mean", layer_norm_eps=1e-12
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_opens_ours_for_other_kinds(tmp_path, compare, kind):
     """Its own file of weights is read here: transformers has drawn them."""
-    config, images = DINO.replace(registers=registers), Draw(1)((4, 32, 32, 3))
+    config, images = KINDS[kind], Draw(1)((4, 32, 32, 3))
     model = model_of(config, "", random_base(DINO, 0))
     model.save_pretrained(tmp_path / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -131,6 +141,8 @@ def test_peft_opens_ours_for_dinov2(tmp_path, compare, registers):
     expected = ours(vit.config, base, task, images)
     assert moved(vit.config, base, task, images, expected)
     compare({"logits": logits_of(adapted, images)}, {"logits": expected}, 1e-4)
+    again = load_factors(tmp_path / "adapter")
+    compare({"again": ours(vit.config, base, again, images)}, {"again": expected}, 1e-4)
 
 
 CONFIGS = {
