@@ -110,8 +110,8 @@ def test_the_card_has_the_accuracy_of_the_work_directory(tmp_path):
     """Of the result beside the factor file; a damaged result says nothing."""
     (tmp_path / "factors").mkdir()
     (tmp_path / "results").mkdir()
-    path = tmp_path / "factors" / "digits.safetensors"
-    result = tmp_path / "results" / "digits.json"
+    path = tmp_path / "factors" / "digits-lora-seed3.safetensors"
+    result = tmp_path / "results" / "digits-lora-seed3.json"
     result.write_text(json.dumps(made_result(accuracy=81.25, seed=3, num_test=640)))
     assert export_folder.measured(path) == {
         "accuracy": "81.25 % of 640 test images",
