@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from backbone_kinds import KINDS, tiny, tiny_vit
 from stored.cases import relative_error
-from tried_methods import ALL, compiled, random_factors
+from tried_methods import ALL, compiled, method_of, random_factors
 
 from fact_jax import VARIANTS, Adaptation, UserError, ViT, ViTConfig, features, load_vit, merge
 from fact_jax.backbone.merging import absorb, unmerge
@@ -19,29 +19,33 @@ from fact_jax.backbone.positions import relative_bias, resize_positions, rotate
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.weights import checksum, write_npz
 from fact_jax.images.preprocessing import PREPROCESSING, preprocessing_of
-from fact_jax.tuning import BitFit, Combination, FacTTT, LoRA
-from fact_jax.tuning.registry import describe
+from fact_jax.tuning import BitFit, Combination, FacTTT, LoRA, NOAHSubnet
 from fact_jax.tuning.slices import SQUARE
-from fact_jax.tuning.support import rules_of
+from fact_jax.tuning.support import check_supported
 
 DAILY = {"lora_all", "ssf", "repadapter", "vpt_deep", "convpass", "fact_tt"}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 METHODS = [
     pytest.param(name, marks=[] if name in DAILY else pytest.mark.slow)
-    for name in ALL
+    for name in (*ALL, "noah_subnet", "everything")
     if name != "linear"
 ]
+# Prompts, LoRA and adapters of three blocks, some of them without any.
+SUBNET = NOAHSubnet((2, 1, 0), (1, 2, 0), (0, 1, 2))
 
 
 @every_kind
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_changes_the_features_trains_and_merges(kind, name, images):
     model, base = tiny_vit(kind)
-    method, config = ALL[name], model.config
-    if [rule for rule in rules_of(describe(method)[0], config) if not rule.works]:
+    method, config = SUBNET if name == "noah_subnet" else method_of(name), model.config
+    if kind == "so400m" and name.startswith(("fact_", "everything")):
+        with pytest.raises(UserError, match=SQUARE):
+            check_supported(method, config)
         with pytest.raises(UserError, match=SQUARE):
             method.init(jax.random.key(0), config, base)
         return
+    check_supported(method, config)
     factors = random_factors(method, config, base)
 
     @jax.jit
