@@ -29,6 +29,7 @@ class HFModel(NamedTuple):
     reads_patches: bool
 
 
+BEIT = ("LayerScale", "relative positions", "no position table", "features of the patches' mean")
 _LIBRARY = "transformers.models.{0}.modeling_{0}".format
 _MODELS: dict[tuple[str, ...], HFModel] = {
     (): HFModel("vit", "ViTForImageClassification", _LIBRARY("vit"), "Hugging Face ViT", False),
@@ -42,8 +43,8 @@ _MODELS: dict[tuple[str, ...], HFModel] = {
         "Hugging Face Dinov2",
         True,
     ),
-    ("LayerScale", "relative positions", "no position table", "features of the patches' mean"): (
-        HFModel("beit", "BeitForImageClassification", _LIBRARY("beit"), "Hugging Face BEiT", False)
+    BEIT: HFModel(
+        "beit", "BeitForImageClassification", _LIBRARY("beit"), "Hugging Face BEiT", False
     ),
 }
 
@@ -54,6 +55,6 @@ def hf_model(config: ViTConfig) -> HFModel:
     if kind not in _MODELS:
         raise UserError(
             f"This ViT has {', '.join(kind)}: transformers has no classifier for it that reads the "
-            "same features. Export it with --format onnx or stablehlo, or the factors for timm."
+            "same features. Export it for timm, or with --format onnx or stablehlo."
         )
     return _MODELS[kind]

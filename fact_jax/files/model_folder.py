@@ -4,6 +4,7 @@ The names of the tensors are those that `load_vit` reads (layouts.py), so that s
 also be loaded here. Letters: `d` width, `c` classes.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from fact_jax.backbone.positions import resize_positions
 from fact_jax.errors import UserError
 from fact_jax.files.beside import PREPROCESSOR, json_bytes, labels, preprocessor
 from fact_jax.files.card import Card, model_card
-from fact_jax.files.hf_models import hf_model
+from fact_jax.files.hf_models import BEIT, hf_model
 from fact_jax.files.kinds import TABLE, kind_of
 from fact_jax.files.layouts import LAYOUTS
 from fact_jax.files.metadata import flat
@@ -38,13 +39,20 @@ class _TimmModel(NamedTuple):
       architecture: its name.
       layer_norm_eps: its LayerNorms' epsilon, which no argument sets.
       class_row: whether its position table has a row for the class token.
+      layout: the title of its layout (layouts.py).
+      gelu: its MLPs' function, if no argument sets it.
+      arguments: further ones of its class.
     """
 
     architecture: str
     layer_norm_eps: float
     class_row: bool = True
+    layout: str = "timm ViT"
+    gelu: str = ""
+    arguments: Mapping[str, Any] = {}
 
 
+_TOKEN = {"global_pool": "token"}
 _TIMM: dict[tuple[str, ...], _TimmModel] = {
     (): _TimmModel("vit_base_patch16_224", 1e-6),
     ("LayerScale",): _TimmModel("vit_base_patch16_224", 1e-6),
@@ -53,6 +61,17 @@ _TIMM: dict[tuple[str, ...], _TimmModel] = {
     ("an attention pooling head", "no class token"): _TimmModel(
         "vit_base_patch16_siglip_224", 1e-6
     ),
+    ("LayerScale", "registers", "no position table"): _TimmModel(
+        "vit_small_patch16_dinov3_qkvb", 1e-5, True, "timm DINOv3", "exact", _TOKEN
+    ),
+    ("LayerScale", "registers", "gated MLPs", "no position table"): _TimmModel(
+        "vit_small_plus_patch16_dinov3_qkvb",
+        1e-5,
+        layout="timm DINOv3 with gated MLPs",
+        gelu="silu",
+        arguments=_TOKEN,
+    ),
+    BEIT: _TimmModel("beit_base_patch16_224", 1e-6, layout="timm BEiT", gelu="exact"),
 }
 
 
@@ -69,12 +88,7 @@ def hugging_face_files(
     """
     model = hf_model(config)
     side = metadata.get("image_size") or config.image_size
-    if config.positions == "relative" and side != config.image_size:
-        raise UserError(
-            f"The relative positions are those of images of {config.image_size} pixels, and the "
-            f"task's have {side}: transformers takes other tables for them. Export it with "
-            "--format onnx or stablehlo."
-        )
+    _check_side(config, side)
     tensors = _tensors(model.layout, base, config, side, f"{model.model_type}.")
     settings = {
         "architectures": [model.architecture],
@@ -124,7 +138,15 @@ def timm_files(
     """
     model = timm_model(config)
     side = metadata.get("image_size") or config.image_size
-    tensors = _tensors("timm ViT", base, config, side, "")
+    _check_side(config, side)
+    tensors = _tensors(model.layout, base, config, side, "")
+    architecture = model.architecture
+    biases = {k: v for k, v in tensors.items() if k.endswith(("attn.q_bias", "attn.v_bias"))}
+    if architecture.endswith("_qkvb") and not any(v.any() for v in biases.values()):
+        # As in the published DINOv3. Such a model's query, key and value are a plain layer, which
+        # PEFT can change; with biases the model reads the layer's weight past it.
+        architecture = architecture.removesuffix("_qkvb")
+        tensors = {k: v for k, v in tensors.items() if k not in biases}
     if not model.class_row:  # the class token takes its row with it
         table, token = tensors["pos_embed"], tensors["cls_token"]
         tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:].copy()
@@ -135,7 +157,7 @@ def timm_files(
         classes = len(head["bias"])
     pictures = preprocessor(metadata, config.image_size)
     settings = {
-        "architecture": model.architecture,
+        "architecture": architecture,
         "num_classes": classes,
         "num_features": config.width,
         "model_args": {
@@ -146,7 +168,8 @@ def timm_files(
             "num_heads": config.num_heads,
             "mlp_ratio": config.mlp_dim / config.width,
             "init_values": 1.0 if config.layer_scale else None,
-            "act_layer": _TIMM_ACTIVATIONS[config.gelu],
+            **({} if model.gelu else {"act_layer": _TIMM_ACTIVATIONS[config.gelu]}),
+            **model.arguments,
         },
         "pretrained_cfg": {
             "input_size": [3, side, side],
@@ -180,7 +203,23 @@ def timm_model(config: ViTConfig) -> _TimmModel:
             f"This ViT has {', '.join(kind)}, which is not written for timm. Export it with "
             "--format onnx or stablehlo."
         )
-    return _TIMM[kind]
+    model = _TIMM[kind]
+    if model.gelu not in ("", config.gelu):
+        raise UserError(
+            f"The MLPs of timm's {model.architecture} have the function {model.gelu!r}, and this "
+            f"ViT has {config.gelu!r}. Export it with --format onnx or stablehlo."
+        )
+    return model
+
+
+def _check_side(config: ViTConfig, side: int) -> None:
+    """Raises UserError for a BEiT on images of another side than its tables are for."""
+    if config.positions == "relative" and side != config.image_size:
+        raise UserError(
+            f"The relative positions are those of images of {config.image_size} pixels, and the "
+            f"task's have {side}: other libraries take other tables for them. Export it with "
+            "--format onnx or stablehlo."
+        )
 
 
 def head_weight(head: dict[str, Any], reads_patches: bool) -> np.ndarray:
@@ -217,6 +256,8 @@ def _tensors(
         layers = enumerate(array) if "encoderblock" in parameter else [(None, array)]
         for layer, one in layers:
             name, (part, _) = layout.tensor(parameter, layer)
+            if not config.key_bias and name.endswith("attn.qkv.bias"):  # timm's, of q and v alone
+                name, part = name.replace("qkv.bias", "qkv"[part] + "_bias"), 0
             if parameter.endswith("kernel"):
                 one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
             parts.setdefault(prefix + name, {})[part] = one

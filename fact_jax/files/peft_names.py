@@ -47,6 +47,7 @@ _OLD = {
     },
     "o": "attention.output.dense",
 }
+_TIMM = {"qkv": "attn.qkv", "o": "attn.proj"}
 _MLP = {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 _VIT = ("vit", "deit", "beit")
 _DINOV2 = ("dinov2", "dinov2_with_registers")
@@ -68,12 +69,13 @@ NAMINGS: dict[str, Naming] = {
         "layer",
         {**_NEW, "fc1": "mlp.up_proj", "fc2": "mlp.down_proj"},
     ),
-    "timm": Naming(
-        "ViT in timm",
+    "timm": Naming("ViT in timm", ("", "model"), "blocks", {**_TIMM, **_MLP}, "head"),
+    "timm_gated": Naming(
+        "ViT with gated MLPs in timm",
         ("", "model"),
         "blocks",
-        {"qkv": "attn.qkv", "o": "attn.proj", **_MLP},
-        head="head",
+        {**_TIMM, "fc1": "mlp.fc1_x", "fc2": "mlp.fc2"},
+        "head",
     ),
 }
 

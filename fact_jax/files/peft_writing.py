@@ -33,8 +33,13 @@ Arrays = tuple[np.ndarray, np.ndarray]  # A [l, d, r] and B [l, r, e]
 def naming_of(names: str, config: ViTConfig) -> Naming:
     """The naming of a ViT in one of `NAMES`. Raises UserError if there is none."""
     if names == "timm":
-        timm_model(config)
-        return NAMINGS["timm"]
+        if timm_model(config).layout == "timm BEiT":
+            raise UserError(
+                "timm's BEiT reads the weights of its layers of query, key and value past PEFT, "
+                "whose changes would have no effect. Export the adapter with the names of "
+                "transformers, or the merged model with --format timm."
+            )
+        return NAMINGS["timm_gated" if config.mlp == "gated" else "timm"]
     kind = hf_model(config).model_type
     generation = names.removeprefix("transformers")
     naming = NAMINGS[f"{'dinov2' if kind.startswith('dinov2') else 'vit'}_{generation}"]

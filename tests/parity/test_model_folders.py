@@ -16,16 +16,19 @@ from fact_jax.backbone.parameters import MAP_HEAD
 from fact_jax.backbone.vit import ViT
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.folder import write_folder
+from fact_jax.files.peft_writing import adapter_files
 from fact_jax.images.normalise import normalise
 from fact_jax.images.pipeline import decode
 from fact_jax.serving.folders import WRITERS, card_of, merged_base
 
 torch_models.import_timm()
+import peft  # noqa: E402
 import timm  # noqa: E402
 import transformers  # noqa: E402
 
 SMALL = ViTConfig(64, 3, 4, 256, 16, 32, layer_norm_eps=1e-5, gelu="tanh", precision="highest")
 DINO = SMALL.replace(layer_scale=True, patch_size=8, layer_norm_eps=1e-6, gelu="exact")
+DINO3 = DINO.replace(registers=4, positions="rope", key_bias=False, layer_norm_eps=1e-5)
 CONFIGS = {
     "vit": SMALL,
     "dinov2": DINO,
@@ -33,6 +36,8 @@ CONFIGS = {
     "beit": DINO.replace(
         positions="relative", key_bias=False, pooling="mean", image_size=48, layer_norm_eps=1e-12
     ),
+    "rope": DINO3,
+    "rope_gated": DINO3.replace(mlp="gated", gelu="silu"),
     "clip": SMALL.replace(pre_norm=True, patch_bias=False, gelu="quick"),
     "siglip": SMALL.replace(class_token=False, pooling="attention", layer_norm_eps=1e-6),
 }
@@ -45,7 +50,7 @@ def folder(tmp_path, request, monkeypatch):
     name, to = request.param
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = CONFIGS[name]
-    if to == "timm" and name == "vit":
+    if to == "timm" and name in ("vit", "beit"):
         config = config.replace(layer_norm_eps=1e-6)
     base, method = random_base(config, 0), FacTTT(4, 3.0)
     if not config.patch_bias:
@@ -114,7 +119,7 @@ def test_the_pipeline_gives_our_labels_and_probabilities(folder, tmp_path, compa
         assert abs(row[0]["score"] - expected[0]["score"]) < 0.01
 
 
-@pytest.mark.parametrize("folder", [(n, "timm") for n in CONFIGS if n != "beit"], indirect=True)
+@pytest.mark.parametrize("folder", [(n, "timm") for n in CONFIGS], indirect=True)
 def test_timm_gives_our_logits_of_our_pictures(folder, tmp_path, compare):
     config, base, task, path = folder
     images, logits = ours(config, base, task, pictures(tmp_path))
@@ -126,3 +131,30 @@ def test_timm_gives_our_logits_of_our_pictures(folder, tmp_path, compare):
     pixels = np.stack([transform(Image.open(p)).numpy() for p in pictures(tmp_path)])
     np.testing.assert_allclose(pixels, images.transpose(0, 3, 1, 2), atol=1e-5)
     assert model.pretrained_cfg["label_names"] == LABELS
+
+
+NOT_BEIT = [(n, "timm") for n in CONFIGS if n != "beit"]
+
+
+@pytest.mark.parametrize("folder", NOT_BEIT, indirect=True)
+def test_peft_opens_ours_on_timms_models(folder, tmp_path, compare):
+    """The frozen model is a folder of the weights alone, with a head of zeros."""
+    config, base, task, _ = folder
+    if not config.key_bias:  # the published DINOv3 has no other biases there, either
+        attention = base["Transformer"]["encoderblock"]["MultiHeadDotProductAttention_1"]
+        for name in ("query", "value"):
+            attention[name]["bias"] = np.zeros((config.depth, config.width), "float32")
+    images, logits = ours(config, base, task, pictures(tmp_path))
+    card = card_of(task, config, "", {})
+    zeros = {name: np.zeros_like(value) for name, value in task.head.items()}
+    frozen = WRITERS["timm"](config, {**base, "head": zeros}, task.metadata, card)
+    write_folder(tmp_path / "frozen", frozen)
+    write_folder(tmp_path / "adapter", adapter_files(task, config, card, "timm"))
+    model = timm.create_model(f"local-dir:{tmp_path / 'frozen'}", pretrained=True)
+    model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        out = model(torch_models.nchw(images)).numpy()
+    compare({"logits": out}, {"logits": logits}, 1e-4)
+    again = load_factors(tmp_path / "adapter")
+    _, found = ours(config, base, again, pictures(tmp_path))
+    compare({"again": found}, {"again": logits}, 1e-4)
