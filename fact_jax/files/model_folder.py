@@ -139,17 +139,7 @@ def timm_files(
     model = timm_model(config)
     side = metadata.get("image_size") or config.image_size
     _check_side(config, side)
-    tensors = _tensors(model.layout, base, config, side, "")
-    architecture = model.architecture
-    biases = {k: v for k, v in tensors.items() if k.endswith(("attn.q_bias", "attn.v_bias"))}
-    if architecture.endswith("_qkvb") and not any(v.any() for v in biases.values()):
-        # As in the published DINOv3. Such a model's query, key and value are a plain layer, which
-        # PEFT can change; with biases the model reads the layer's weight past it.
-        architecture = architecture.removesuffix("_qkvb")
-        tensors = {k: v for k, v in tensors.items() if k not in biases}
-    if not model.class_row:  # the class token takes its row with it
-        table, token = tensors["pos_embed"], tensors["cls_token"]
-        tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:].copy()
+    architecture, tensors = _timm_tensors(model, base, config, side)
     classes = 0
     if (head := base.get("head")) is not None:
         tensors["head.weight"] = head_weight(head, False)
@@ -193,6 +183,23 @@ def timm_files(
         "config.json": json_bytes(settings),
         "README.md": model_card(card, "timm", use).encode(),
     }
+
+
+def _timm_tensors(
+    model: _TimmModel, base: Base, config: ViTConfig, side: int
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The architecture's name, and the ViT's tensors."""
+    architecture, tensors = model.architecture, _tensors(model.layout, base, config, side, "")
+    biases = {k: v for k, v in tensors.items() if k.endswith(("attn.q_bias", "attn.v_bias"))}
+    if architecture.endswith("_qkvb") and not any(v.any() for v in biases.values()):
+        # As in the published DINOv3. Such a model's query, key and value are a plain layer, which
+        # PEFT can change; with biases the model reads the layer's weight past it.
+        architecture = architecture.removesuffix("_qkvb")
+        tensors = {k: v for k, v in tensors.items() if k not in biases}
+    if not model.class_row:  # the class token takes its row with it
+        table, token = tensors["pos_embed"], tensors["cls_token"]
+        tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:].copy()
+    return architecture, tensors
 
 
 def timm_model(config: ViTConfig) -> _TimmModel:
