@@ -30,14 +30,18 @@ _DAMAGE = (
 )
 
 Images: TypeAlias = UInt8[np.ndarray, "n y x 3"]
+Labels: TypeAlias = Int32[np.ndarray, "n *c"]  # noqa: F821
 _Shape: TypeAlias = tuple[int, int, int, int]
 
 
 class Examples(NamedTuple):
-    """Decoded examples: images uint8 [n, s, s, 3], labels int32 [n]."""
+    """Decoded examples: images uint8 [n, s, s, 3], labels int32 [n].
+
+    A multi-label task has labels [n, c], 1 for those that an example has.
+    """
 
     images: Images
-    labels: Int32[np.ndarray, " n"]
+    labels: Labels
 
 
 class _Record(TypedDict):
@@ -50,6 +54,7 @@ def cached(
     size: int,
     side: int,
     build: Callable[[], Iterable[Examples]],
+    labels: tuple[int, ...] = (),
 ) -> Examples:
     """The split of this key, read from the cache or built into it.
 
@@ -59,6 +64,7 @@ def cached(
       size: number of examples.
       side: side of the images in pixels.
       build: makes the batches, called only if the cache has no sound copy.
+      labels: shape of the labels of one example.
 
     Returns:
       The examples; images [size, side, side, 3] are a read-only memory map.
@@ -69,10 +75,10 @@ def cached(
     text = json.dumps(key, sort_keys=True, indent=1)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = Path(root).expanduser() / f"{key['task']}-{key['split']}-{digest}"
-    shape = (size, side, side, 3)
+    shape, labels = (size, side, side, 3), (size, *labels)
     if os.path.lexists(folder):
         try:
-            return _read(folder, shape)
+            return _read(folder, shape, labels)
         except _DAMAGE as error:
             reason = printable_line(" ".join(str(error).split())[:200])
             put_away = _put_away(folder)
@@ -81,8 +87,8 @@ def cached(
                 stacklevel=2,
             )
     try:
-        _write(folder, text, shape, build())
-        return _read(folder, shape)
+        _write(folder, text, shape, labels, build())
+        return _read(folder, shape, labels)
     except OSError as error:
         raise UserError(
             f"Cannot write the decoded split to {folder} ({error}). It takes "
@@ -109,12 +115,18 @@ def _put_away(folder: Path) -> str:
     return f"What was there is now {aside}."
 
 
-def _write(folder: Path, text: str, shape: _Shape, batches: Iterable[Examples]) -> None:
+def _write(
+    folder: Path,
+    text: str,
+    shape: _Shape,
+    labels_shape: tuple[int, ...],
+    batches: Iterable[Examples],
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"building-{folder.name}-", dir=folder.parent))
     try:
         images = np.lib.format.open_memmap(building / "images.npy", "w+", np.uint8, shape)
-        labels = np.empty(shape[0], np.int32)
+        labels = np.empty(labels_shape, np.int32)
         count = 0
         for batch_images, batch_labels in batches:
             stop = count + len(batch_labels)
@@ -135,13 +147,13 @@ def _write(folder: Path, text: str, shape: _Shape, batches: Iterable[Examples]) 
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _read(folder: Path, shape: _Shape) -> Examples:
+def _read(folder: Path, shape: _Shape, labels_shape: tuple[int, ...]) -> Examples:
     for name in _FILES:
         if not stat.S_ISREG((folder / name).stat().st_mode):
             raise ValueError(f"{name} is no file")
     record: _Record = read_json(folder / "record.json", schema=_Record, max_bytes=_MOST_RECORD)
     images = _array(folder / "images.npy", shape, np.uint8)  # fails where the file is short
-    labels = np.array(_array(folder / "labels.npy", shape[:1], np.int32))
+    labels = np.array(_array(folder / "labels.npy", labels_shape, np.int32))
     if hashlib.sha256(labels.tobytes()).hexdigest() != record["labels_sha256"]:
         raise ValueError("labels differ from their checksum")
     return Examples(images, labels)

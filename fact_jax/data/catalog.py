@@ -6,6 +6,7 @@ import re
 
 from fact_jax.data.reader import TaskData
 from fact_jax.data.settings import DataSettings
+from fact_jax.data.sources.csv_file import read_csv
 from fact_jax.data.sources.few_shot_lists import find_lists, list_folders
 from fact_jax.data.sources.folders import read_folder
 from fact_jax.data.sources.lists import ListsSource
@@ -14,7 +15,7 @@ from fact_jax.data.sources.vtab1k import find_copy, read_copy
 from fact_jax.data.tables.fewshot import FEW_SHOT, PUBLISHED_SHOTS
 from fact_jax.data.tables.offline import OFFLINE
 from fact_jax.data.tables.vtab import VTAB
-from fact_jax.data.tasks import FEW_SHOT_STAGES, FOLDER, FOLDER_STAGES, FewShot, Task
+from fact_jax.data.tasks import CSV, FEW_SHOT_STAGES, FOLDER, FOLDER_STAGES, FewShot, Task
 from fact_jax.errors import UserError
 
 _SHOTS_OF = (*FEW_SHOT, *OFFLINE)
@@ -35,11 +36,11 @@ def get_task(name: str) -> Task:
         return tasks[name]
     if task := _few_shot_task(name) or _folder_task(name):
         return task
-    if name.startswith(f"{FOLDER}_"):
+    if name.startswith((f"{FOLDER}_", f"{CSV}_")):
         raise UserError(
-            f"Task {name!r}: the name of a folder begins with a letter or digit and holds letters "
-            "of ASCII, digits, '_', '-' and '.', since files are called after it. Rename it, or "
-            "make a link of such a name to it."
+            f"Task {name!r}: the name of a folder or CSV file begins with a letter or digit and "
+            "holds letters of ASCII, digits, '_', '-' and '.', since files are called after it. "
+            "Rename it, or make a link of such a name to it."
         )
     published = [f"{name}_{shots}shot" for name in _SHOTS_OF for shots in PUBLISHED_SHOTS]
     near = difflib.get_close_matches(name, [*tasks, *published], n=1)
@@ -47,13 +48,16 @@ def get_task(name: str) -> Task:
     raise UserError(
         f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; and NAME_Kshot, K at "
         f"least 1, where NAME is one of {', '.join(_SHOTS_OF)}; and folder_NAME (and "
-        "folder_NAME_Kshot) for a folder of pictures in the data directory."
+        "folder_NAME_Kshot) for a folder of pictures in the data directory, and csv_NAME for its "
+        "file NAME.csv."
     )
 
 
 def _few_shot_task(name: str) -> Task | None:
     """The task called NAME_Kshot, None for another name; UserError if K is 0."""
-    match = re.fullmatch(r"(folder_[A-Za-z0-9][\w.-]*|\w+)_(0|[1-9]\d{0,3})shot", name, re.ASCII)
+    match = re.fullmatch(
+        r"((?:folder|csv)_[A-Za-z0-9][\w.-]*|\w+)_(0|[1-9]\d{0,3})shot", name, re.ASCII
+    )
     if match is None:
         return None
     dataset, shots = match[1], int(match[2])
@@ -73,11 +77,12 @@ def _few_shot_task(name: str) -> Task | None:
 
 
 def _folder_task(name: str) -> Task | None:
-    """The task called folder_NAME, None for another name; reading it gives the classes."""
-    match = re.fullmatch(rf"{FOLDER}_([A-Za-z0-9][A-Za-z0-9_.-]*)", name)
+    """The task folder_NAME or csv_NAME, None for another name; reading it gives the classes."""
+    match = re.fullmatch(rf"({FOLDER}|{CSV})_([A-Za-z0-9][A-Za-z0-9_.-]*)", name)
     if match is None:
         return None
-    return Task(name, "own", 0, FOLDER, "-", {}, {}, stages=FOLDER_STAGES, folder=match[1])
+    place = f"{match[2]}.csv" if match[1] == CSV else match[2]
+    return Task(name, "own", 0, FOLDER, "-", {}, {}, stages=FOLDER_STAGES, folder=place)
 
 
 def source_type(task: Task, settings: DataSettings) -> type[ListsSource] | type[TfdsSource]:
@@ -104,8 +109,8 @@ def check_skipping(task: Task, settings: DataSettings) -> None:
 def open_task(task: Task, settings: DataSettings) -> TaskData:
     """Opens the task's data, and checks them against the task.
 
-    They are read from its folder of pictures, from a folder with lists if there is one, else
-    through TFDS. The `task` of the result has the classes and sizes of the data.
+    They are read from its folder of pictures or its CSV file, from a folder with lists if there is
+    one, else through TFDS. The `task` of the result has the classes and sizes of the data.
 
     Raises:
       UserError: unknown builder or version, missing data, or features, class counts or split
@@ -122,12 +127,16 @@ def open_files(task: Task, settings: DataSettings) -> TaskData | None:
       UserError: no such folder, or lists that are not as they should be.
     """
     if task.folder:
-        source = read_folder(task, settings)
+        source = (read_csv if task.name.startswith(f"{CSV}_") else read_folder)(task, settings)
         sizes = {split: source.size(split) for split in source.splits}
-        classes = len(source.class_names or ())
-        return TaskData(
-            dataclasses.replace(task, num_classes=classes, sizes=sizes), source, settings
-        )
+        classes, several = len(source.class_names or ()), source.multi_label
+        if several and task.few_shot:
+            raise UserError(
+                f"Task {task.name}: its pictures have several labels, so that there are no K "
+                f"pictures a class. Name the task {task.dataset}."
+            )
+        opened = dataclasses.replace(task, num_classes=classes, sizes=sizes, multi_label=several)
+        return TaskData(opened, source, settings)
     if settings.mock:
         return None
     lists = find_lists(task, settings.root)

@@ -2,12 +2,12 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fact_jax.data.cache import Examples, Images, cached
+from fact_jax.data.cache import Examples, Images, Labels, cached
 from fact_jax.data.settings import DataSettings
 from fact_jax.data.shots import Shots, list_seed
 from fact_jax.data.sources import Provenance, Record, Source, Splits
@@ -21,6 +21,9 @@ CACHE_KEY = (
     *("task", "builder", "used_version", "fingerprint"),
     *("image_size", "resize", "jpeg_quality", "pillow"),
 )
+
+
+Label = int | tuple[int, ...]  # a class, or all labels of a multi-label task
 
 
 class TaskData:
@@ -73,7 +76,7 @@ class TaskData:
         """The whole split in memory, in TFDS's order (the first `limit` examples of it)."""
         size, side = self.size(split, limit), self._settings.image_size
         pixels = np.empty((size, side, side, 3), np.uint8)
-        labels = np.empty(size, np.int32)
+        labels = np.empty((size, *self._label_shape), np.int32)
         count = 0
         for batch in self.stream(split, 64, limit):
             stop = count + len(batch.labels)
@@ -127,6 +130,7 @@ class TaskData:
             size=size,
             side=self._settings.image_size,
             build=lambda: self._decoded(split, 64, limit),
+            labels=self._label_shape,
         )
         for start in range(0, size, batch_size):
             rows = slice(start, start + batch_size)
@@ -146,16 +150,31 @@ class TaskData:
         )
         while batch := list(itertools.islice(rows, batch_size)):
             pixels, labels = zip(*batch, strict=True)
-            yield Examples(np.stack(pixels), np.asarray(labels, np.int32))
+            yield Examples(np.stack(pixels), self._labels(labels))
 
-    def _decode(self, numbered: tuple[int, Record]) -> tuple[UInt8[np.ndarray, "y x 3"], int]:
+    @property
+    def _label_shape(self) -> tuple[int, ...]:
+        """The shape of the labels of one example."""
+        return (self.task.num_classes,) if self.task.multi_label else ()
+
+    def _labels(self, labels: Sequence[Label]) -> Labels:
+        """The labels of examples, or 1 for each that an example of a multi-label task has."""
+        array = np.zeros((len(labels), *self._label_shape), np.int32)
+        if not self.task.multi_label:
+            array[:] = labels
+            return array
+        for row, several in zip(array, labels, strict=True):
+            row[list(several) if isinstance(several, tuple) else several] = 1
+        return array
+
+    def _decode(self, numbered: tuple[int, Record]) -> tuple[UInt8[np.ndarray, "y x 3"], Label]:
         index, record = numbered
         with self._sound(index, record):
             side, resize = self._settings.image_size, self._settings.resize
             image = pipeline.decode(
                 record.image, side, self._jpeg_quality, self.task.binary, resize
             )
-        return image, record.label
+        return image, record.label if record.labels is None else record.labels
 
     def _read(self, index: int, record: Record) -> Record:
         with self._sound(index, record), decoder.reading(record.image) as file:

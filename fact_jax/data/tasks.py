@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fact_jax.data import labels
 
 TRAIN, VAL, TRAIN_VAL, TEST = "train800", "val200", "train800val200", "test"
+CSV = "csv"  # how tasks of CSV files are called
 FOLDER = "folder"  # the builder of tasks that are read from files, without TFDS
 
 
@@ -95,7 +96,9 @@ class Task:
       offline: comes with the package (`offline/bundled.py`).
       elsewhere: another way to provide the data than through TFDS, a sentence; empty if none.
       stages: the splits of a run.
-      folder: name of the folder of pictures in the data directory; empty for a published task.
+      folder: name of the folder of pictures, or of the CSV file, in the data directory; empty for a
+        published task.
+      multi_label: whether an example has any number of labels; known when its data are open.
       few_shot: the rows that are trained on; None if all are.
     """
 
@@ -120,6 +123,7 @@ class Task:
     elsewhere: str = ""
     stages: Stages = VTAB_STAGES
     folder: str = ""
+    multi_label: bool = False
     few_shot: FewShot | None = None
 
     def __post_init__(self) -> None:

@@ -16,13 +16,15 @@ class Record(NamedTuple):
 
     Attributes:
       image: an encoded picture, or the path of its file.
-      label: its class.
+      label: its class; 0 of a multi-label task.
       name: its name in messages; empty if it has only a number.
+      labels: all its labels, of a multi-label task; None otherwise.
     """
 
     image: decoder.Source
     label: int
     name: str = ""
+    labels: tuple[int, ...] | None = None
 
 
 class Provenance(TypedDict, total=False):

@@ -52,12 +52,13 @@ def quoted(value: object) -> str:
 
 def numbered(path: epath.Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, and their numbers from 1."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
 
-def _text(path: epath.Path) -> str:
+def read_text(path: epath.Path) -> str:
+    """The text of a list; UserError if it cannot be read, is too long, or is not UTF-8."""
     try:
         with decoder.reading(path) as file:
             data = file.read(_MOST_BYTES + 1)

@@ -25,19 +25,22 @@ REMEDY = (
     "Put a sound copy in its place, or remove the file; config.skip_damaged=True leaves such "
     "pictures out."
 )
+OWN = ("classes", "csv")  # kinds of lists that are made of one's own pictures
 _KINDS = {
     "noah": "NOAH's lists",
     "coop": "CoOp's lists",
     "official": "the official lists",
     "classes": "the folders of classes",
+    "csv": "the CSV file",
 }
 
 
 class Item(NamedTuple):
-    """One line of a list: the path of the image, and its class."""
+    """One line of a list: the path of the image, and its class, or all its labels (then 0)."""
 
     path: str
-    label: int
+    label: int = 0
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -46,7 +49,8 @@ class ListsSource:
 
     Attributes:
       task: the task, whose classes and sizes are not looked at.
-      kind: 'noah', 'coop', 'official' or 'vtab-1k'; 'classes' of a folder without lists.
+      kind: 'noah', 'coop', 'official' or 'vtab-1k'; 'classes' of a folder without
+        lists, 'csv' of a CSV file.
       folder: the folder of the lists.
       images: the folder that their paths begin at.
       items: the lists by the names of their splits.
@@ -55,6 +59,7 @@ class ListsSource:
       note: how the lists were made, where they were not read.
       left_out: damaged pictures that were left out, and why.
       stored_jpeg: see `Source`.
+      multi_label: whether an image has any number of labels.
     """
 
     task: Task
@@ -67,13 +72,14 @@ class ListsSource:
     note: str = ""
     left_out: dict[str, str] = field(default_factory=dict)
     stored_jpeg: int | None = None
+    multi_label: bool = False
 
     remedy = REMEDY
     mocked = False
     skips_damaged = True
 
     def __post_init__(self) -> None:
-        self.splits = [*self.items, *(["train+val"] if self.kind == "classes" else [])]
+        self.splits = [*self.items, *(["train+val"] if self.kind in OWN else [])]
         self.place = printable_line(str(self.images))
         self.pool = f"the train list in {self.folder}"
         every = json.dumps(self.fingerprints, sort_keys=True)
@@ -99,8 +105,8 @@ class ListsSource:
         return len(self._items(split))
 
     def records(self, split: str, size: int) -> Iterator[Record]:
-        for path, label in self._items(split)[:size]:
-            yield Record(self.images / path, label, path)
+        for path, label, labels in self._items(split)[:size]:
+            yield Record(self.images / path, label, path, labels)
 
     def labels(self, split: str) -> Int[np.ndarray, " n"]:
         return np.array([item.label for item in self._items(split)])
@@ -111,7 +117,7 @@ class ListsSource:
             "fingerprint": prints[0] if self.task.few_shot else prints,
             "instruction": "",
             # 1 had 16-bit grey clipped at 255, which no published picture has.
-            "format": 2 if self.kind == "classes" else 1,
+            "format": 2 if self.kind in OWN else 1,
         }
 
     def describe_draw(self, shots: int) -> str:
@@ -171,7 +177,7 @@ def fingerprints(where: str, images: epath.Path, items: dict[str, list[Item]]) -
     digests, missing = {}, []
     for split, lines in items.items():
         digest = hashlib.sha256()
-        for path, label in lines:
+        for path, label, _ in lines:
             try:
                 line = f"{path} {label} {(images / path).stat().length}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
