@@ -81,7 +81,8 @@ class Trainer:
 
         def merged_path(weights, head, num_classes, images):
             trained = Merged(*weights, head)
-            return predict(model.config, self.normalisation, trained, num_classes, images)
+            logits = predict(model.config, self.normalisation, trained, num_classes, images)
+            return np.argmax(logits, axis=-1)
 
         def two_path(base, trainable, num_classes, images):
             adaptation = method.adaptation(trainable["factors"], model.config)

@@ -35,7 +35,9 @@ class Feed:
         """The task, with the classes and sizes that its data have."""
         return self.data(name).task
 
-    def stack(self, runs: list[Run], size: int, mesh: Mesh) -> tuple[TrainSet, list[int]]:
+    def stack(
+        self, runs: list[Run], size: int, mesh: Mesh, padded_classes: int
+    ) -> tuple[TrainSet, list[int]]:
         """The runs' train splits as a stack of `size`, padded by the last one's, and the number of
         images of each run. Only the last stack is kept."""
         names = [size, *((run.cell.task, run.split) for run in runs)]
@@ -45,7 +47,7 @@ class Feed:
             capacity = max(self.capacity(run.cell) for run in runs)
             capacity = max(capacity, *(len(split.labels) for split in splits))
             sets = [
-                train_set(*split, self.task(run.cell.task).num_classes, capacity)
+                train_set(*split, self.task(run.cell.task).num_classes, capacity, padded_classes)
                 for run, split in zip(runs, splits, strict=True)
             ]
             if runs[0].cell.settings.augment:
@@ -72,6 +74,10 @@ class Feed:
             images = source.views(run.split, int(seed), limit or None)
             views.append(np.pad(images, ((0, capacity - len(images)), (0, 0), (0, 0), (0, 0))))
         return data._replace(images=stack(_padded(views, size), mesh))
+
+    def labels(self, run: Run) -> np.ndarray:
+        """The labels of the run's train split [n] or [n, c]."""
+        return self._split(run).labels
 
     def _split(self, run: Run) -> Examples:
         """The run's train split on the host; the last two are kept."""

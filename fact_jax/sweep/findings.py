@@ -1,11 +1,14 @@
-"""Findings of an evaluation besides its accuracy: confusion counts, pictures to look at."""
+"""Findings of an evaluation: measures, confusion counts, pictures to look at."""
 
+import functools
 import io
 from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from fact_jax.training.metrics import average_precision, measures, multi_label_measures
 
 TILE = 64  # pixels
 MOST = 8  # pictures of each kind
@@ -19,16 +22,26 @@ class _Example(NamedTuple):
 
 
 class Findings:
-    """Collects them batch by batch; the same ones whenever the same images come."""
+    """Collects them batch by batch; the same ones whenever the same images come.
 
-    def __init__(self, num_classes: int):
-        self._num_classes = num_classes
+    Of a multi-label task there are measures only: its confusion and its pictures are empty.
+    """
+
+    def __init__(self, num_classes: int, multi_label: bool = False):
+        self._num_classes, self.multi_label = num_classes, multi_label
+        self._labels: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
         self._counts: Counter[tuple[int, int]] = Counter()
         self._rng = np.random.default_rng(0)
         self._examples: dict[bool, list[_Example]] = {False: [], True: []}  # by right or not
 
-    def add(self, images: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> None:
-        """A batch: images uint8 [b, y, x, 3], labels and predicted classes [b]."""
+    def add(self, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> None:
+        """A batch: images uint8 [b, y, x, 3], labels [b] or [b, c], logits [b, c]."""
+        self._labels.append(np.array(labels))
+        self._logits.append(np.array(logits))
+        if self.multi_label:
+            return
+        predicted = np.argmax(logits, axis=-1)
         self._counts.update(zip(labels.tolist(), predicted.tolist(), strict=True))
         keys = self._rng.random(len(labels))  # the lowest are a fair draw from a stream of any size
         for right, examples in self._examples.items():
@@ -40,6 +53,28 @@ class Findings:
                 if len(examples) < MOST or keys[i] < examples[-1].key
             ]
             self._examples[right] = sorted([*examples, *new], key=lambda e: e.key)[:MOST]
+
+    @property
+    def num_images(self) -> int:
+        return sum(map(len, self._labels))
+
+    @functools.cached_property
+    def measures(self) -> dict[str, float | None]:
+        """All measures of the task's kind, in % (`training/metrics.py`)."""
+        measure = multi_label_measures if self.multi_label else measures
+        return measure(np.concatenate(self._labels), np.concatenate(self._logits))
+
+    def score(self, measure: str = "") -> float:
+        """The measure in %, by default the task's own; NaN where it is not defined."""
+        value = self.measures[measure or ("map" if self.multi_label else "accuracy")]
+        return float("nan") if value is None else value
+
+    @property
+    def label_precision(self) -> list[float | None]:
+        """Average precision of each label of a multi-label task in %; None without examples."""
+        truth, logits = np.concatenate(self._labels), np.concatenate(self._logits)
+        values = 100.0 * average_precision(truth.astype(bool), logits)
+        return [None if np.isnan(value) else float(value) for value in values]
 
     @property
     def confusion(self) -> list[tuple[int, int, int]]:

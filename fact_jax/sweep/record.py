@@ -69,6 +69,8 @@ def store_result(
         test_accuracies=[None if math.isnan(a) else a for a in accuracies],
         class_names=data.class_names,
         per_class_accuracy=findings.per_class_accuracy if findings else None,
+        measures=findings.measures if findings else None,
+        label_precision=findings.label_precision if findings and data.task.multi_label else None,
         confusion=findings.confusion if findings else None,  # of the last epoch
         examples=_store_examples(store, trained),
         **{**trained.details, "seconds": {**trained.details["seconds"], "cell": seconds}},
@@ -130,12 +132,13 @@ def _metadata(trainer: Trainer, cell: Cell) -> dict[str, Any]:
         "normalisation": settings.normalisation,
         "jpeg_quality": data.provenance["jpeg_quality"],
         "protocol": settings.protocol,
+        **({"multi_label": True} if data.task.multi_label else {}),
     }
 
 
 def _store_examples(store: Store, trained: Trained) -> Examples | None:
     """Writes the pictures of a cell, if it has findings; which ones these are."""
-    if trained.findings is None:
+    if trained.findings is None or trained.findings.multi_label:
         return None
     path = store.examples_path(trained.run.cell.name)
     pictures, what = trained.findings.pictures()

@@ -123,6 +123,8 @@ class Result:
     test_accuracies: Annotated[list[Percent | None], Between(0, 10**6)] | None = None
     class_names: Annotated[list[ClassName], Between(0, _MAX_CLASSES)] | None = None
     per_class_accuracy: Annotated[list[Percent | None], Between(0, _MAX_CLASSES)] | None = None
+    measures: dict[str, Percent | None] | None = None
+    label_precision: Annotated[list[Percent | None], Between(0, _MAX_CLASSES)] | None = None
     confusion: Annotated[list[tuple[Class, Class, Count]], Between(0, 10**6)] | None = None
     examples: Examples | None = None
     epochs_run: Count | None = None

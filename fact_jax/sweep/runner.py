@@ -11,6 +11,7 @@ import numpy as np
 
 from fact_jax.backbone.config import get_variant
 from fact_jax.data import get_task
+from fact_jax.data.sources.lists import OWN
 from fact_jax.errors import UserError
 from fact_jax.sweep.faults import no_space, out_of_memory
 from fact_jax.sweep.group import Group, batches
@@ -55,13 +56,17 @@ def _advised(error: Exception, cell: Cell) -> Exception:
     return advised
 
 
-def _kind(cell: Cell) -> Kind:
-    """Cells of one kind can train in one program, epoch by epoch."""
+def _kind(cell: Cell, multi_label: bool = False) -> Kind:
+    """Cells of one kind can train in one program, epoch by epoch.
+
+    `multi_label`: whether the task's examples have several labels.
+    """
     s = cell.settings
     left_out = (s.dropout_rate == 0, s.drop_path_rate == 0)
     # Tasks that learn a dictionary train with each other and with nobody else.
     shared = (cell.together, cell.seed) if cell.together else bool(s.shared)
-    return cell.method, s.epochs, s.eval_every, left_out, cell.recipe, s.augment, shared
+    program = cell.method, cell.recipe, left_out, shared, s.class_weights, multi_label
+    return *program, s.epochs, s.eval_every, s.augment
 
 
 class Runner:
@@ -84,6 +89,9 @@ class Runner:
         # Groups that were tried again as they are. Orbax waits by the time of day, so that a clock
         # that is set ends its waiting.
         self._late: set[frozenset[str]] = set()
+
+    def _kind(self, cell: Cell) -> Kind:
+        return _kind(cell, self.trainer.feed.task(cell.task).multi_label)
 
     def group(self, cells: list[Cell], size: int) -> Group:
         return Group(self.store, self.trainer, cells, size)
@@ -114,9 +122,9 @@ class Runner:
                 )
 
     def check_folders(self, results: dict[str, Result]) -> None:
-        """UserError if the pictures of a folder are others than those of a finished cell."""
+        """UserError if one's own pictures are others than those of a finished cell."""
         for result in results.values():
-            if result.data["used_version"] != "classes":
+            if result.data["used_version"] not in OWN:
                 continue
             data = self.trainer.feed.data(result.task).provenance
             if data["fingerprint"] != result.data["fingerprint"]:
@@ -134,7 +142,7 @@ class Runner:
         """
         kinds: dict[Kind, list[int]] = {}
         for i, cell in enumerate(cells):
-            kinds.setdefault(_kind(cell), []).append(i)
+            kinds.setdefault(self._kind(cell), []).append(i)
         groups = []
         for members in kinds.values():
             of_kind = [cells[i] for i in members]
@@ -217,7 +225,7 @@ class Runner:
 
     def _attempt(self, group: Group, done: Collection[str]) -> Iterator[Outcome]:
         """Runs a group; one that fails is tried again in parts, down to the cell at fault."""
-        fits = self._fits.get(_kind(group.cells[0]), group.size)
+        fits = self._fits.get(self._kind(group.cells[0]), group.size)
         if fits < group.size:
             parts, size = list(batches(group.cells, fits)), fits
         else:
@@ -264,7 +272,7 @@ class Runner:
             return [], group.size
         if out_of_memory(error) and group.size > 1:
             size = group.size // 2
-            self._fits[_kind(group.cells[0])] = size
+            self._fits[self._kind(group.cells[0])] = size
             self.progress.note(
                 f"Out of memory with {group.size} runs together: going on with {size}."
             )

@@ -24,6 +24,7 @@ from fact_jax.ranges import (
     Whole,
     setting,
 )
+from fact_jax.training.metrics import MULTI_LABEL, SINGLE_LABEL
 from fact_jax.training.recipe import Recipe
 
 PROTOCOLS = ("val", "paper")
@@ -31,6 +32,7 @@ PROTOCOLS = ("val", "paper")
 WARMUP_EPOCHS = 10
 _EPOCHS = Whole(0, 100_000)  # a thousand times the released schedule
 _IMAGES = Whole(0, 10**9)  # more than any data set has
+MEASURES = tuple(dict.fromkeys((*SINGLE_LABEL, *MULTI_LABEL)))
 _BATCH = Whole(1, 2**16)  # as large as the largest that anybody trains with
 
 method_setting = functools.partial(setting, per_method=True)
@@ -111,6 +113,12 @@ class RunSettings:
     # 'learn': the tasks of the sweep learn it together.
     shared: str = method_setting(
         "", Text(), "dictionary of factors that tasks share, a file", before=""
+    )
+    class_weights: str = method_setting(
+        "", OneOf(("", "balanced")), "of the loss; 'balanced': rare classes count more", before=""
+    )
+    select_by: str = setting(
+        "", OneOf(("", *MEASURES)), "measure on validation data; empty: the task's own", before=""
     )
     factor_bits: int = recipe_setting(
         "factor_bits", "of a number of the factors; 0: float32", per_method=True, before=0

@@ -25,7 +25,8 @@ from fact_jax.sweep.runs import Progress, Run, Trained
 from fact_jax.sweep.settings import SweepSettings
 from fact_jax.sweep.shared import dictionary_for, untrained, with_shared
 from fact_jax.sweep.start import Start
-from fact_jax.training.evaluation import Evaluator, Merged, See
+from fact_jax.training.evaluation import Evaluator, Merged
+from fact_jax.training.losses import balanced_weights
 from fact_jax.training.mesh import agree, make_mesh, put, replicated, stack
 from fact_jax.training.run import Outcome, Training
 from fact_jax.training.schedule import learning_rate
@@ -123,6 +124,7 @@ class Trainer:
             cell.recipe,
             sampled,
             cell.method.shared if cell.together and isinstance(cell.method, SharingMethod) else (),
+            self.feed.task(cell.task).multi_label,
         )
         return self._steps.setdefault(step, step)
 
@@ -140,16 +142,10 @@ class Trainer:
             run.eval_split, self.evaluator.batch_size, limit
         )
 
-    def count(
-        self,
-        run: Run,
-        trainable: Trainable,
-        batches: Iterable[Examples],
-        see: See | None = None,
-    ) -> tuple[int, int]:
-        """Numbers of right predictions and of images of a trained run (`Evaluator.count`)."""
-        cell, mesh = run.cell, self.evaluator.mesh
-        classes = self.feed.task(cell.task).num_classes
+    def measure(self, run: Run, trainable: Trainable, batches: Iterable[Examples]) -> Findings:
+        """The findings of a trained run on these images."""
+        cell, mesh, task = run.cell, self.evaluator.mesh, self.feed.task(run.cell.task)
+        classes = task.num_classes
         stored = _as_stored(trainable, cell.recipe.bits, classes)
         trained = Merged.of(
             cell.method,
@@ -159,18 +155,21 @@ class Trainer:
             np.float32(run.candidate.scale),
             choice=_array(run.choice),
         )
-        return self.evaluator.count(trained, classes, batches, see)
+        findings = Findings(classes, task.multi_label)
+        for images, labels, logits in self.evaluator.predictions(trained, classes, batches):
+            findings.add(images, labels, logits)
+        return findings
 
     def fitness(self, trained: Trained) -> Callable[[Architecture], float]:
-        """Accuracy in % on the validation split by architecture, all with these factors."""
+        """The measure in % on the validation split by architecture, all with these factors."""
         batches = list(self.batches(trained.run))
 
-        def accuracy(architecture: Architecture) -> float:
+        def score(architecture: Architecture) -> float:
             run = trained.run._replace(choice=architecture)
-            correct, total = self.count(run, trained.trainable, batches)
-            return 100.0 * correct / total
+            findings = self.measure(run, trained.trainable, batches)
+            return findings.score(run.cell.settings.select_by)
 
-        return accuracy
+        return score
 
     def on(self, mesh: Mesh) -> Base:
         """The frozen weights on a mesh; in one process, meshes of the same devices share a copy."""
@@ -192,16 +191,27 @@ class RunStack:
         self._step = trainer.step(first.cell, self._mesh, self._supernet)
         self._base = trainer.on(self._mesh)
         self._stacked = [*runs, *[runs[-1]] * (size - len(runs))]  # padded by runs nobody reads
-        self._data, self._num_train = self._feed.stack(runs, size, self._mesh)
+        padded = trainer.padded_classes
+        self._data, self._num_train = self._feed.stack(runs, size, self._mesh, padded)
         self._steps = [int(self._step.num_steps(number)) for number in self._num_train]
         self._seeds = stack([np.int32(run.cell.seed) for run in self._stacked], self._mesh)
         dictionaries = [trainer.dictionary(run.cell) for run in self._stacked]
         shared = [dictionary.factors for dictionary in dictionaries if dictionary is not None]
         self._shared: Factors | None = stack(shared, self._mesh) if shared else None
+        self._class_weights = self._balanced() if self._settings.class_weights else None
         self._findings: dict[int, Findings] = {}
-        self._totals: dict[int, int] = {}  # images of each evaluation
         self._seconds = {"train": 0.0, "evaluate": 0.0}
         self._epochs_run = 0
+
+    def _balanced(self) -> np.ndarray:
+        """The weights of each run's classes, stacked."""
+        padded = self._trainer.padded_classes
+        weights = []
+        for run in self._stacked:
+            labels, task = self._feed.labels(run), self._feed.task(run.cell.task)
+            weights.append(balanced_weights(labels, task.num_classes, padded))
+        stacked: np.ndarray = stack(weights, self._mesh)
+        return stacked
 
     def train(self, directory: epath.Path) -> list[Trained]:
         """Trains the runs, from their checkpoint in the directory if there is one."""
@@ -255,7 +265,7 @@ class RunStack:
         if self._settings.augment:
             self._data = self._feed.views(self._runs, e, self._data, self._mesh)
         hypers = stack([self._hyper(run, e) for run in self._stacked], self._mesh)
-        trials = Trial(self._data, hypers, self._seeds, self._shared)
+        trials = Trial(self._data, hypers, self._seeds, self._shared, self._class_weights)
         steps = np.int32(max(self._steps))
         out: Stepped = self._step.program(self._base, states, trials, np.int32(e), steps)
         jax.block_until_ready(out)
@@ -264,14 +274,12 @@ class RunStack:
         return out
 
     def _evaluate(self, i: int, trainable: Trainable) -> float:
-        """The accuracy of the i-th run in %."""
+        """The accuracy of the i-th run in %, or the measure that candidates are chosen by."""
         start, run = time.perf_counter(), self._runs[i]
-        self._findings[i] = Findings(self._feed.task(run.cell.task).num_classes)
-        batches = self._trainer.batches(run)
-        see = self._findings[i].add
-        correct, self._totals[i] = self._trainer.count(run, trainable, batches, see)
+        findings = self._trainer.measure(run, trainable, self._trainer.batches(run))
+        self._findings[i] = findings
         self._seconds["evaluate"] += time.perf_counter() - start
-        return 100.0 * correct / self._totals[i]
+        return findings.score(run.cell.settings.select_by if run.stage == "selection" else "")
 
     def _trained(self, i: int, outcome: Outcome) -> Trained:
         run = self._runs[i]
@@ -285,7 +293,7 @@ class RunStack:
             },
             "seconds": {k: v / len(self._runs) for k, v in self._seconds.items()},  # its share
         }
-        num_eval = self._totals.get(i)
+        num_eval = self._findings[i].num_images if i in self._findings else 0
         if not num_eval:  # resumed after its evaluation
             limit = run.cell.settings.eval_limit or None
             num_eval = self._feed.data(run.cell.task).size(run.eval_split, limit)

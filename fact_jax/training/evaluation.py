@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,8 +18,6 @@ from fact_jax.images.normalise import normalise
 from fact_jax.training.mesh import batch_sharded, fetch, put
 from fact_jax.training.trial import Head, Trainable, adaptation_of, logits_of
 from fact_jax.tuning.method import Base, Factors, Method, Scale
-
-See = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # of images, labels, predictions
 
 
 class Merged(NamedTuple):
@@ -79,9 +76,9 @@ def predict(
     num_classes: int | np.int32,
     images: jax.Array,
 ) -> jax.Array:
-    """The predicted classes int32 [b] of images uint8 [b, y, x, 3]."""
+    """float32 logits [b, c] of images uint8 [b, y, x, 3]; classes past num_classes are masked."""
     x = features(ViT(config), trained.weights, normalise(images, normalisation), trained.rest)
-    return jnp.argmax(logits_of(trained.head, x, num_classes), axis=-1)
+    return logits_of(trained.head, x, num_classes)
 
 
 def one_ahead(
@@ -107,37 +104,43 @@ def one_ahead(
         yield fetch(pending[0])[: pending[1]]
 
 
+class Scored(NamedTuple):
+    """A batch: images uint8 [b, y, x, 3], labels [b] or [b, c], logits float32 [b, c]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Counts right predictions. All batches are padded to `batch_size`, for one program."""
+    """Predicts the images of a split. All batches are padded to `batch_size`, for one program."""
 
     config: ViTConfig
     normalisation: str
     batch_size: int
     mesh: Mesh
 
-    def count(
-        self,
-        trained: Merged,
-        num_classes: int,
-        batches: Iterable[Any],
-        see: See | None = None,
-    ) -> tuple[int, int]:
-        """Numbers of right predictions and of images.
+    def predictions(
+        self, trained: Merged, num_classes: int, batches: Iterable[Any]
+    ) -> Iterator[Scored]:
+        """Yields each batch with its logits of the task's classes.
 
-        `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size]), and
-        ``see(images, labels, predicted)`` is called with each.
+        `batches` yields (images uint8 [<= batch_size, y, x, 3], labels [<= batch_size, ...]).
         """
         program = functools.partial(
             predict, self.config, self.normalisation, trained, np.int32(num_classes)
         )
         labelled, copies = itertools.tee(batches)
         images_only = (images for images, _ in copies)
-        predictions = one_ahead(program, images_only, self.mesh, self.batch_size)
+        logits = one_ahead(program, images_only, self.mesh, self.batch_size)
+        for (images, labels), of_batch in zip(labelled, logits, strict=True):
+            yield Scored(images, labels, of_batch[:, :num_classes])
+
+    def count(self, trained: Merged, num_classes: int, batches: Iterable[Any]) -> tuple[int, int]:
+        """Numbers of right predictions and of images, which have one class each."""
         correct = total = 0
-        for (images, labels), predicted in zip(labelled, predictions, strict=True):
-            if see is not None:
-                see(images, labels, predicted)
-            correct += int((predicted == labels).sum())
+        for _, labels, logits in self.predictions(trained, num_classes, batches):
+            correct += int((np.argmax(logits, axis=-1) == labels).sum())
             total += len(labels)
         return correct, total

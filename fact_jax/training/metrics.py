@@ -1,6 +1,6 @@
 """Measures of predictions, in NumPy: accuracy and its companions, ranking, calibration.
 
-Letters: `n` examples, `c` classes. Measures are shares from 0 to 1. The definitions are those of
+Letters: `n` examples, `c` classes. Measures are in %. The definitions are those of
 scikit-learn, with which the tests compare them; classes without an example are left out of means.
 """
 
@@ -41,11 +41,11 @@ def measures(labels: Int[Array, " n"], logits: Float[Array, "n c"]) -> dict[str,
     guesses = predicted[:, None] == np.arange(logits.shape[1])
     right = predicted == labels
     return {
-        "accuracy": float(np.mean(right)),
+        "accuracy": 100.0 * int(right.sum()) / len(right),
         "balanced_accuracy": _mean(_recall(truth, guesses)),
         "macro_f1": _mean(_f1(truth, guesses)),
         "auroc": _mean(_auroc(truth, probabilities)),
-        "ece": calibration_error(probabilities.max(axis=-1), right),
+        "ece": 100.0 * calibration_error(probabilities.max(axis=-1), right),
     }
 
 
@@ -67,13 +67,13 @@ def multi_label_measures(
         "map": _mean(average_precision(truth, logits)),
         "macro_f1": _mean(_f1(truth, guesses)),
         "auroc": _mean(_auroc(truth, logits)),
-        "exact": float(np.mean(right.all(axis=-1))),
-        "ece": calibration_error(confidence.ravel(), right.ravel()),
+        "exact": 100.0 * int(right.all(axis=-1).sum()) / len(right),
+        "ece": 100.0 * calibration_error(confidence.ravel(), right.ravel()),
     }
 
 
 def average_precision(truth: Bool[Array, "n c"], scores: Float[Array, "n c"]) -> Float[Array, " c"]:
-    """Average precision of each label: the sum of precisions times the steps of recall.
+    """Average precision of each label, a share: the sum of precisions times the steps of recall.
 
     Examples of equal scores count as one step. NaN for labels that no example has.
     """
@@ -102,7 +102,7 @@ def calibration_error(
       bins: number of equally wide bins of confidence.
 
     Returns:
-      The mean over the bins of |accuracy - mean confidence|, weighted by their examples.
+      A share: the mean over the bins of |accuracy - mean confidence|, weighted by their examples.
     """
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(places, right - confidence, minlength=bins)
@@ -140,6 +140,6 @@ def _ratio(part: Array, whole: Array) -> Float[Array, " c"]:
 
 
 def _mean(values: Float[Array, " c"]) -> float | None:
-    """The mean of the values that are defined; None without any."""
+    """The mean of the shares that are defined, in %; None without any."""
     defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
+    return 100.0 * float(defined.mean()) if len(defined) else None

@@ -44,6 +44,18 @@ def soft_targets(
     return jnp.where(valid[:, None] & real[None], targets, 0.0)
 
 
+def soft_labels(
+    labels: Int[Array, "b c"], num_classes: Integer, smoothing: float
+) -> Float[Array, "b c"]:
+    """Labels of a multi-label task as shares: ``smoothing / 2`` in the place of 0, its rest of 1.
+
+    Classes from `num_classes` on are padding and stay 0.
+    """
+    real = jnp.arange(labels.shape[-1], dtype=jnp.int32) < num_classes
+    shares = labels.astype(jnp.float32) * (1.0 - smoothing) + smoothing / 2
+    return jnp.where(real[None], shares, 0.0)
+
+
 def mix(
     key: jax.Array,
     images: Float[Array, "b y x 3"],

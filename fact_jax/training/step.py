@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fact_jax.algebra.quantise import rounded
 from fact_jax.backbone.vit import Rates, ViT, features
 from fact_jax.images.normalise import normalise
+from fact_jax.training.losses import multi_label_loss, weighted_mean
 from fact_jax.training.mesh import trial_sharded
-from fact_jax.training.mixing import erase, mix, soft_targets
+from fact_jax.training.mixing import erase, mix, soft_labels, soft_targets
 from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.training.trial import (
     Hyper,
@@ -49,7 +50,8 @@ Stepped = tuple[TrialState, jax.Array]  # and losses
 class Batch(NamedTuple):
     """Normalised images [b, y, x, 3], targets, and which rows are examples of the split, bool [b].
 
-    Targets are classes int32 [b], or distributions [b, c] where the recipe asks for them.
+    Targets are classes int32 [b], or distributions [b, c] where the recipe asks for them, or the
+    labels [b, c] of a multi-label task.
     """
 
     images: jax.Array
@@ -66,6 +68,7 @@ class TrainStep:
       sampled: whether each step draws the method's choice anew.
       together: names of the factors that all trials of a stack learn together. After each step
         they are the mean of what the trials have made of them.
+      multi_label: whether images have any number of labels, each a decision of its own.
     """
 
     model: ViT
@@ -76,6 +79,7 @@ class TrainStep:
     recipe: Recipe = PLAIN
     sampled: bool = False
     together: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def init(
         self, seed: int, num_classes: int, padded_classes: int, base: Base | None = None
@@ -120,7 +124,10 @@ class TrainStep:
             images = erase(jax.random.fold_in(key, ERASING), images, recipe.erasing)
         if recipe.soft:
             smoothing = recipe.label_smoothing
-            targets = soft_targets(targets, valid, num_classes, padded_classes, smoothing)
+            if self.multi_label:
+                targets = soft_labels(targets, num_classes, smoothing)
+            else:
+                targets = soft_targets(targets, valid, num_classes, padded_classes, smoothing)
             key_mix = jax.random.fold_in(key, MIXING)
             images, targets = mix(
                 key_mix, images, targets, valid, mixup=recipe.mixup, cutmix=recipe.cutmix
@@ -142,11 +149,16 @@ class TrainStep:
         rates: Rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
         x = features(self.model, base, batch.images, adaptation, key=key, **rates)
         logits = logits_of(trainable["head"], x, trial.data.num_classes)
+        weights, valid = trial.class_weights, batch.valid
+        if self.multi_label:
+            return multi_label_loss(logits, batch.targets, valid, trial.data.num_classes, weights)
         if self.recipe.soft:
             losses = optax.softmax_cross_entropy(logits, batch.targets)
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-        return jnp.where(batch.valid, losses, 0).sum() / batch.valid.sum().astype(jnp.float32)
+        if weights is not None:
+            return weighted_mean(losses, batch.targets, valid, weights)
+        return jnp.where(valid, losses, 0).sum() / valid.sum().astype(jnp.float32)
 
     def update(
         self, base: Base, state: TrialState, batch: Batch, trial: Trial, key: jax.Array

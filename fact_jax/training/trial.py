@@ -43,7 +43,8 @@ class Hyper(NamedTuple):
 class TrainSet(NamedTuple):
     """A split: images uint8 [n, y, x, 3], labels int32 [n].
 
-    Rows past `num_examples` are padding.
+    A multi-label task has labels [n, c], 1 for those that an image has. Rows past `num_examples`
+    are padding.
     """
 
     images: Array
@@ -56,12 +57,14 @@ class Trial(NamedTuple):
     """A trial besides its state: its split, its numbers, and the seed of all its randomness.
 
     `shared` are factors that it computes with and does not train, if there are any.
+    `class_weights` float32 [c] weigh the classes in the loss; None: all alike.
     """
 
     data: TrainSet
     hyper: Hyper
     seed: Integer
     shared: Factors | None = None
+    class_weights: Array | None = None
 
 
 @flax.struct.dataclass
@@ -100,15 +103,20 @@ def adaptation_of(
 
 
 def train_set(
-    images: np.ndarray, labels: np.ndarray, num_classes: int, capacity: int | None = None
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    capacity: int | None = None,
+    padded_classes: int = 0,
 ) -> TrainSet:
-    """A split on the host, padded to `capacity` rows."""
+    """A split on the host, padded to `capacity` rows; labels [n, c] also to `padded_classes`."""
     capacity = len(images) if capacity is None else capacity
     pad = capacity - len(images)
     if pad < 0:
         raise UserError(f"The train split has {len(images)} images; capacity is {capacity}.")
     images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-    return TrainSet(images, np.pad(labels, (0, pad)), np.int32(len(labels)), np.int32(num_classes))
+    padding = [(0, pad), *[(0, padded_classes - num_classes)] * (labels.ndim - 1)]
+    return TrainSet(images, np.pad(labels, padding), np.int32(len(labels)), np.int32(num_classes))
 
 
 class NonFiniteLoss(UserError):

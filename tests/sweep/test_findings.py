@@ -16,10 +16,15 @@ def stream(number=500, classes=4, seed=0):
 
 
 def collect(images, labels, predicted, batch, classes=4):
-    findings = Findings(classes)
+    findings, logits = Findings(classes), scores(predicted, classes)
     for i in range(0, len(labels), batch):
-        findings.add(images[i : i + batch], labels[i : i + batch], predicted[i : i + batch])
+        findings.add(images[i : i + batch], labels[i : i + batch], logits[i : i + batch])
     return findings
+
+
+def scores(predicted, classes):
+    """Logits whose largest is that of the predicted class."""
+    return np.eye(classes, dtype=np.float32)[predicted]
 
 
 def test_confusion_and_per_class_accuracy_are_counts():
@@ -53,7 +58,7 @@ def test_the_draw_is_fair():
         findings = Findings(2)
         findings._rng = np.random.default_rng(seed)
         for i in range(0, number, 8):
-            findings.add(images[i : i + 8], labels[i : i + 8], predicted[i : i + 8])
+            findings.add(images[i : i + 8], labels[i : i + 8], scores(predicted[i : i + 8], 2))
         pixels = [e.image[0, 0, 0] for e in findings._examples[False]]
         assert len(set(pixels)) == MOST
         times[pixels] += 1
@@ -65,7 +70,7 @@ def test_pictures_are_wrong_ones_and_then_right_ones():
     images = np.repeat(np.array([10, 120, 240], np.uint8), 3).reshape(3, 1, 1, 3)
     images = np.tile(images, (1, 8, 8, 1))
     findings = Findings(3)
-    findings.add(images, np.array([0, 1, 2]), np.array([0, 2, 2]))
+    findings.add(images, np.array([0, 1, 2]), scores([0, 2, 2], 3))
     content, what = findings.pictures()
     assert what["size"] == TILE
     assert (what["true"][0], what["predicted"][0]) == (1, 2)
@@ -88,3 +93,21 @@ def test_what_is_kept_holds_on_to_no_batch():
     pictures = [e.image for examples in findings._examples.values() for e in examples]
     assert pictures
     assert all(image.base is None for image in pictures)
+
+
+def test_measures_are_those_of_all_batches():
+    images, labels, predicted = stream()
+    found = collect(images, labels, predicted, 64)
+    assert found.score() == found.measures["accuracy"] == 100 * (labels == predicted).mean()
+    assert found.score("balanced_accuracy") == pytest.approx(np.mean(found.per_class_accuracy))
+    assert found.num_images == 500
+
+
+def test_of_several_labels_there_are_measures_alone():
+    rng = np.random.default_rng(0)
+    truth = rng.random((40, 3)) < 0.3
+    findings = Findings(3, multi_label=True)
+    findings.add(np.zeros((40, 8, 8, 3), np.uint8), truth, truth.astype(np.float32) - 0.5)
+    assert findings.score() == findings.measures["map"] == 100
+    assert findings.label_precision == [100, 100, 100]
+    assert findings.confusion == []

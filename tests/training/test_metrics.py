@@ -26,12 +26,16 @@ def test_measures_are_scikit_learns():
     labels, logits = predictions()
     p, predicted = softmax(logits), logits.argmax(-1)
     result = measures(labels, logits)
-    assert result["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    assert result["accuracy"] == pytest.approx(100 * sk.accuracy_score(labels, predicted))
     balanced = sk.balanced_accuracy_score(labels, predicted)
-    assert result["balanced_accuracy"] == pytest.approx(balanced)
-    assert result["macro_f1"] == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
-    assert result["auroc"] == pytest.approx(sk.roc_auc_score(labels, p, multi_class="ovr"))
-    assert result["accuracy"] != pytest.approx(balanced)  # the classes are not equally frequent
+    assert result["balanced_accuracy"] == pytest.approx(100 * balanced)
+    assert result["macro_f1"] == pytest.approx(
+        100 * sk.f1_score(labels, predicted, average="macro")
+    )
+    assert result["auroc"] == pytest.approx(100 * sk.roc_auc_score(labels, p, multi_class="ovr"))
+    assert result["accuracy"] != pytest.approx(
+        100 * balanced
+    )  # the classes are not equally frequent
 
 
 def test_measures_of_several_labels_are_scikit_learns():
@@ -39,10 +43,12 @@ def test_measures_of_several_labels_are_scikit_learns():
     truth = rng.random((150, 4)) < [0.5, 0.2, 0.1, 0.3]
     logits = (rng.normal(size=truth.shape) + truth).round(1).astype(np.float32)  # with ties
     result = multi_label_measures(truth, logits)
-    assert result["map"] == pytest.approx(sk.average_precision_score(truth, logits))
-    assert result["auroc"] == pytest.approx(sk.roc_auc_score(truth, logits))
-    assert result["macro_f1"] == pytest.approx(sk.f1_score(truth, logits > 0, average="macro"))
-    assert result["exact"] == pytest.approx(sk.accuracy_score(truth, logits > 0))
+    assert result["map"] == pytest.approx(100 * sk.average_precision_score(truth, logits))
+    assert result["auroc"] == pytest.approx(100 * sk.roc_auc_score(truth, logits))
+    assert result["macro_f1"] == pytest.approx(
+        100 * sk.f1_score(truth, logits > 0, average="macro")
+    )
+    assert result["exact"] == pytest.approx(100 * sk.accuracy_score(truth, logits > 0))
 
 
 def test_classes_without_examples_are_left_out():
