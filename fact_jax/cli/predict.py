@@ -104,12 +104,7 @@ def predict(
         inputs.check_side(
             f"Factor file {predictor.task.path} asks for images of", side, config.patch_size
         )
-        pictures = inputs.Pictures(
-            inputs.find_pictures(path),
-            side,
-            trained.get("normalisation", "imagenet"),
-            trained.get("jpeg_quality"),
-        )
+        pictures = inputs.Pictures.of(inputs.find_pictures(path), predictor.task, side)
         console.print(
             f"{len(pictures.paths)} pictures, resized to {side} x {side} pixels, normalisation "
             f"{pictures.normalisation!r}"
@@ -145,7 +140,7 @@ def main() -> None:
     topk = options.topk or (None if options.out else 5)
     if topk:
         first = "row" if options.images.endswith(".npy") else "file"
-        Console().print(outputs.top_table(logits, names, classes, topk, first))
+        Console().print(outputs.top_table(logits, names, classes, topk, first, task.multi_label))
     if unreadable:
         notes.print(f"No logits for {len(unreadable)} of {len(names)}:")
         for i, reason in sorted(unreadable.items()):

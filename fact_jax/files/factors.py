@@ -98,6 +98,11 @@ class TrainedTask(NamedTuple):
         return ViTConfig(**vit)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels; the head's logits are then independent."""
+        return bool(self.metadata.get("multi_label"))
+
+    @property
     def forward_settings(self) -> dict[str, Any]:
         """gelu and layer_norm_eps of the training, for `load_vit`; timm's for a `.pt`."""
         return {name: self.metadata["vit"].get(name, timm) for name, timm in TIMM.items()}

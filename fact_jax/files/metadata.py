@@ -15,6 +15,7 @@ from fact_jax.files.guards import MAX_CLASS_NAME, MAX_METADATA, MAX_PATCHES
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between, check_type
 from fact_jax.images.normalise import check_normalisation
+from fact_jax.images.pipeline import RESIZES
 from fact_jax.tuning.method import Method, SharingMethod, factor_shapes
 from fact_jax.tuning.registry import build_stored
 
@@ -51,6 +52,8 @@ class Metadata(_Needed, total=False):
     task: str | None
     image_size: Annotated[int, Between(1, 4096)] | None
     jpeg_quality: Annotated[int, Between(1, 95)] | None
+    multi_label: bool
+    resize: str
     bits: tuple[int, int]
     dictionary: str
     class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
@@ -86,6 +89,8 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
     _check_patches(metadata.get("image_size") or 0, config.patch_size)
     if (normalisation := metadata.get("normalisation")) is not None:
         check_normalisation(normalisation)
+    if (resize := metadata.get("resize", "square")) not in RESIZES:
+        raise ValueError(f"resize is {resize!r:.40}; expected one of {', '.join(RESIZES)}")
     names = metadata.get("class_names")
     if names is not None and len(names) != classes:
         raise ValueError(f"class_names are not {classes} texts")

@@ -25,6 +25,7 @@ from fact_jax.serving.mixed import mixed_features, mixed_logits
 from fact_jax.serving.stack import DTYPES
 from fact_jax.serving.store import Batch, StoredBytes, TaskStore, padded_rows
 from fact_jax.training.mesh import batch_sharded, fetch, make_mesh, put, replicated
+from fact_jax.training.metrics import probabilities, sigmoid
 from fact_jax.tuning.method import Base
 
 _READ_AT_ONCE = 256  # tasks of `add_all` in host memory
@@ -158,13 +159,13 @@ class Bank:
 
         Returns:
           An array for each image, float32 [c], as its task has c classes. An ensemble's are the
-          logarithms of its mean probabilities.
+          logarithms of its mean probabilities, or their log-odds if the task is multi-label.
 
         Raises:
           UnknownTask: the bank has no task of a name.
           UserError: the images are no such array, or not as many as the names.
         """
-        return [_mean(answer.members) for answer in self._answers(images, names)]
+        return [_mean(answer) for answer in self._answers(images, names)]
 
     def predict(
         self, images: Float[np.ndarray, "n y x 3"], names: str | Sequence[str], topk: int = 5
@@ -183,7 +184,7 @@ class Bank:
         predictions = []
         answers = self._answers(images, names)
         for name, answer in zip(_one_for_each(names, images), answers, strict=True):
-            p = np.exp(_log_softmax(_mean(answer.members)))
+            p = probabilities(_mean(answer)[None], answer.task.multi_label)[0]
             order = np.argsort(-p, kind="stable")[:topk]
             classes = tuple(answer.task.classes[i] for i in order)
             predictions.append(Prediction(name, classes, p[order]))
@@ -261,10 +262,15 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return logarithms
 
 
-def _mean(members: list[np.ndarray]) -> np.ndarray:
-    """Logits of one member, or the logarithms of the mean probabilities of several."""
+def _mean(answer: _Answer) -> np.ndarray:
+    """Logits of one member, or those of the mean probabilities of several."""
+    members = answer.members
     if len(members) == 1:
         return np.array(members[0])
+    if answer.task.multi_label:
+        p = np.mean([sigmoid(logits) for logits in members], axis=0)
+        odds: np.ndarray = np.log(p) - np.log1p(-p)
+        return odds.astype(np.float32)
     several = np.stack([_log_softmax(logits) for logits in members])
     largest = several.max(axis=0)
     mean: np.ndarray = np.log(np.exp(several - largest[None]).mean(axis=0)) + largest

@@ -35,6 +35,11 @@ class BankTask(NamedTuple):
     metadata: dict[str, Any]
     num_members: int
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels; their probabilities are independent."""
+        return bool(self.metadata.get("multi_label"))
+
 
 class Kind(NamedTuple):
     """The method and the dictionary that all factor sets of one program have in common.
@@ -139,6 +144,11 @@ def _check_members(name: str, first: TrainedTask, other: TrainedTask) -> None:
     faults = []
     if first.num_classes != other.num_classes:
         faults = [f"{first.num_classes} and {other.num_classes} classes"]
+    if first.multi_label != other.multi_label:
+        faults = ["one label an image, and several"]
+    ways = [task.metadata.get("resize") or "square" for task in (first, other)]
+    if not faults and ways[0] != ways[1]:
+        faults = [f"resize {ways[0]!r} and {ways[1]!r}"]
     for key in ("class_names", *_PREPROCESSING):
         a, b = first.metadata.get(key), other.metadata.get(key)
         if not faults and a is not None and b is not None and a != b:

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import jax.numpy as jnp
 import numpy as np
 
 from fact_jax.errors import UserError
+from fact_jax.files.factors import TrainedTask
 from fact_jax.files.guards import absence, is_regular, read_npy_header
 from fact_jax.images.decoder import suffixes
 from fact_jax.images.normalise import check_normalisation, normalise
@@ -102,6 +104,8 @@ def find_pictures(path: Path) -> list[Path]:
 class Pictures:
     """Pictures with their preprocessing: an optional JPEG round trip, PIL's bicubic resize.
 
+    The resize is that of `images.pipeline.to_square`.
+
     Attributes:
       paths: the files, in the order of the rows.
       image_size: side in pixels; the aspect ratio is not kept.
@@ -112,14 +116,35 @@ class Pictures:
     image_size: int
     normalisation: str
     jpeg_quality: int | None = None
+    resize: str = "square"
     unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_normalisation(self.normalisation)
 
+    @classmethod
+    def of(cls, paths: Sequence[Path], task: TrainedTask, default_size: int) -> Self:
+        """The pictures prepared as the task's factor file says.
+
+        Args:
+          paths: the files.
+          task: the content of the factor file.
+          default_size: pixels along a side, if the file states none.
+        """
+        stated = task.metadata
+        return cls(
+            list(paths),
+            stated.get("image_size") or default_size,
+            stated.get("normalisation") or "imagenet",
+            stated.get("jpeg_quality"),
+            stated.get("resize") or "square",
+        )
+
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """Normalised float32 batches [<= batch_size, s, s, 3]; unreadable pictures are zeros."""
-        read = partial(_read, size=self.image_size, jpeg_quality=self.jpeg_quality)
+        read = partial(
+            _read, size=self.image_size, jpeg_quality=self.jpeg_quality, resize=self.resize
+        )
         rows: list[np.ndarray] = []
         for i, pixels in enumerate(map_ahead(read, self.paths, ahead=2 * batch_size)):
             if isinstance(pixels, str):
@@ -131,9 +156,9 @@ class Pictures:
                 rows = []
 
 
-def _read(path: Path, size: int, jpeg_quality: int | None) -> np.ndarray | str:
+def _read(path: Path, size: int, jpeg_quality: int | None, resize: str) -> np.ndarray | str:
     """Pixels uint8 [s, s, 3], or the reason why the picture cannot be read."""
     try:
-        return decode(path, size, jpeg_quality)
+        return decode(path, size, jpeg_quality, resize=resize)
     except OSError as error:
         return str(error)

@@ -15,6 +15,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.atomic import beside, unwritable
 from fact_jax.files.guards import MAX_METADATA, absence
 from fact_jax.text import csv_field, printable_line
+from fact_jax.training.metrics import probabilities
 
 OUTPUT_SUFFIXES = (".npy", ".csv")
 
@@ -93,7 +94,12 @@ def _same(a: str | Path, b: str | Path) -> bool:
 
 
 def top_table(
-    logits: np.ndarray, rows: Sequence[str], classes: Sequence[str], topk: int, first: str
+    logits: np.ndarray,
+    rows: Sequence[str],
+    classes: Sequence[str],
+    topk: int,
+    first: str,
+    multi_label: bool = False,
 ) -> Table:
     """The most probable classes of each row; rows without finite logits say so."""
     table = Table(first, "class", "probability")
@@ -103,8 +109,7 @@ def top_table(
         if not np.isfinite(values).all():
             table.add_row(_shown(name), Text("unreadable", "red"), "-", end_section=True)
             continue
-        p = np.exp(values - values.max())
-        p = p / p.sum()
+        p = probabilities(values[None], multi_label)[0]
         order = np.argsort(-values, kind="stable")[:topk]
         for place, i in enumerate(order):
             label = _shown(name) if place == 0 else ""

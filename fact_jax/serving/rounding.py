@@ -66,8 +66,7 @@ class Inputs:
         metadata, config = task.metadata, model.config
         side = metadata.get("image_size") or config.image_size
         check_side(f"Factor file {task.path} asks for images of", side, config.patch_size)
-        normalisation = metadata.get("normalisation") or "imagenet"
-        pictures = Pictures(list(self.paths), side, normalisation, metadata.get("jpeg_quality"))
+        pictures = Pictures.of(self.paths, task, side)
         adaptation = task.method.adaptation(task.factors, config)
         batches = pictures.batches(BATCH)
         return second_moments(model, base, adaptation, _readable(pictures, batches), left)

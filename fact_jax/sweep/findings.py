@@ -28,7 +28,7 @@ class Findings:
     """
 
     def __init__(self, num_classes: int, multi_label: bool = False):
-        self._num_classes, self.multi_label = num_classes, multi_label
+        self.num_classes, self.multi_label = num_classes, multi_label
         self._labels: list[np.ndarray] = []
         self._logits: list[np.ndarray] = []
         self._counts: Counter[tuple[int, int]] = Counter()
@@ -89,7 +89,7 @@ class Findings:
             totals[true] += number
         return [
             100.0 * self._counts[c, c] / totals[c] if totals[c] else None
-            for c in range(self._num_classes)
+            for c in range(self.num_classes)
         ]
 
     def pictures(self) -> tuple[bytes, dict[str, Any]]:

@@ -132,7 +132,9 @@ def _metadata(trainer: Trainer, cell: Cell) -> dict[str, Any]:
         "normalisation": settings.normalisation,
         "jpeg_quality": data.provenance["jpeg_quality"],
         "protocol": settings.protocol,
+        # Only where they are not what files of earlier versions mean.
         **({"multi_label": True} if data.task.multi_label else {}),
+        **({"resize": settings.resize} if settings.resize != "square" else {}),
     }
 
 

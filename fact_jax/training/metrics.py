@@ -27,6 +27,11 @@ def sigmoid(logits: Float[Array, "n c"]) -> Float[Array, "n c"]:
     return probabilities
 
 
+def probabilities(logits: Float[Array, "n c"], multi_label: bool) -> Float[Array, "n c"]:
+    """Probabilities of classes, which are independent of each other in a multi-label task."""
+    return sigmoid(logits) if multi_label else softmax(logits)
+
+
 def measures(labels: Int[Array, " n"], logits: Float[Array, "n c"]) -> dict[str, float | None]:
     """All measures of a task whose examples have one class each.
 

@@ -73,6 +73,8 @@ WRONG = {
     "erasing": (1.5, -0.1),
     "start_from": (3,),
     "shared": (3,),
+    "class_weights": ("auto", True),
+    "select_by": ("ece", 1),
     "factor_bits": (3, 32, True, "4", 4.0),
     "head_bits": (-1, 0.5),
     "train_limit": (-1,),
@@ -115,6 +117,7 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     later = dataclasses.make_dataclass("Later", [added], bases=(RunSettings,), frozen=True)
     values = dataclasses.asdict(cell.settings)
     before = {"start_from": "", "shared": "", "factor_bits": 0, "head_bits": 0}
+    before |= {"class_weights": "", "select_by": ""}
     assert {**cell.settings.stored(), **before} == values
     assert not before.keys() & cell.settings.stored().keys()
     same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))

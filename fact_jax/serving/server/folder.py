@@ -27,11 +27,13 @@ class Preprocessing(NamedTuple):
       image_size: side in pixels.
       normalisation: a name of `images.normalise.NORMALISATIONS`.
       jpeg_quality: of a JPEG round trip before the resize; None: there is none.
+      resize: a way of `images.pipeline.RESIZES`.
     """
 
     image_size: int
     normalisation: str
     jpeg_quality: int | None
+    resize: str = "square"
 
 
 def preprocessing(task: BankTask, default_size: int) -> Preprocessing:
@@ -41,6 +43,7 @@ def preprocessing(task: BankTask, default_size: int) -> Preprocessing:
         stated.get("image_size") or default_size,
         stated.get("normalisation") or "imagenet",
         stated.get("jpeg_quality"),
+        stated.get("resize") or "square",
     )
 
 

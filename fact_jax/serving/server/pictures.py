@@ -73,7 +73,8 @@ def prepare(picture: bytes, steps: Preprocessing, pixels: int) -> Float[np.ndarr
       Refusal: it is no picture that can be decoded, or too large.
     """
     try:
-        image = decode(picture, steps.image_size, steps.jpeg_quality, max_pixels=pixels)
+        size, quality = steps.image_size, steps.jpeg_quality
+        image = decode(picture, size, quality, resize=steps.resize, max_pixels=pixels)
     except PictureError as error:
         raise Refusal(400, f"The picture cannot be decoded: {error}.") from error
     return np.asarray(normalise(jnp.asarray(image[None]), steps.normalisation))

@@ -18,6 +18,7 @@ from fact_jax.serving.incoming import BankTask
 from fact_jax.serving.server.folder import Preprocessing
 from fact_jax.serving.server.refusal import Refusal
 from fact_jax.text import printable_line
+from fact_jax.training.metrics import probabilities
 from fact_jax.version import __version__
 
 INPUT, OUTPUT = "images", "logits"
@@ -195,10 +196,9 @@ def model_metadata(name: str, task: BankTask, steps: Preprocessing) -> dict[str,
 
 
 def top_classes(
-    logits: Float[np.ndarray, " c"], classes: Sequence[str], topk: int
+    logits: Float[np.ndarray, " c"], classes: Sequence[str], topk: int, multi_label: bool = False
 ) -> list[dict[str, Any]]:
     """The most probable classes with their probabilities."""
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
+    p = probabilities(logits[None], multi_label)[0]
     order = np.argsort(-p, kind="stable")[:topk]
     return [{"class": printable_line(classes[i]), "probability": float(p[i])} for i in order]

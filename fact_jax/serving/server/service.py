@@ -89,7 +89,10 @@ class Service:
             upload = await _in(self._decoders, partial(read_upload, body, content_type))
             topk = topk or _whole("topk", upload.fields.get("topk")) or _TOPK
             task, logits = await self._of_one_task(name, partial(self._seen, name, upload.picture))
-        return {"task": name, "predictions": top_classes(logits[0], task.classes, topk)}
+        return {
+            "task": name,
+            "predictions": top_classes(logits[0], task.classes, topk, task.multi_label),
+        }
 
     async def infer(self, name: str, request: Request) -> tuple[bytes, dict[str, str]]:
         """The logits of a tensor: the body of the answer, and its headers."""
