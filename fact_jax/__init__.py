@@ -1,5 +1,7 @@
 """fact-jax: Factor-Tuning of Vision Transformers in JAX and Flax."""
 
+from typing import Any
+
 import fact_jax.cli.early as _early  # noqa: F401  (first: signals while the rest is imported)
 from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
@@ -33,6 +35,16 @@ from fact_jax.tuning import (
 )
 from fact_jax.version import __version__ as __version__
 
+
+def __getattr__(name: str) -> Any:
+    """`fit`, which brings the sweep and the report with it, is imported when it is asked for."""
+    if name != "fit":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fact_jax.cli.fitting import fit
+
+    return fit
+
+
 __all__ = [
     "AdaptFormer",
     "Adaptation",
@@ -63,6 +75,7 @@ __all__ = [
     "checksum",
     "combine",
     "features",
+    "fit",
     "get_variant",
     "load_factors",
     "load_pack",

@@ -49,6 +49,7 @@ class Sweep:
       launch: makes the runner of a launcher. By default cells run in this process.
       rerun: gives the command that runs a cell again, for the record of a failure.
       note: takes notes in the place of the console.
+      brief: print neither the numbers that methods train nor a line for each cell.
     """
 
     sweep_config: ConfigDict
@@ -57,6 +58,7 @@ class Sweep:
     launch: Launch | None = None
     rerun: Callable[[str], str] = rerun_command
     note: Callable[[str], None] | None = None
+    brief: bool = False
 
     def run(
         self, failures: list[Failure] | None = None, only: list[str] | None = None
@@ -83,11 +85,12 @@ class Sweep:
             todo = [c for c in wanted if c.name not in results]
             if isinstance(runner, Runner):  # a launcher has its copies do both, where data are
                 _check_data(runner, todo, results)
-                _print_parameters(self.console, runner, cells)
+                if not self.brief:
+                    _print_parameters(self.console, runner, cells)
             bars.expect(sum(epochs_of(cell) for cell in todo), len(todo), len(results))
             store.write_json(store.workdir / "config.json", self.sweep_config.to_dict())
             for name, result in results.items():
-                _print_result(self.console, numbers[name], result, "finished before")
+                self._print_result(numbers[name], result, "finished before")
             for outcome in runner.run(cells, results, only):
                 bars.finished(failed=isinstance(outcome, Failure))
                 number = numbers[outcome.cell]
@@ -96,11 +99,15 @@ class Sweep:
                     _print_failure(self.console, number, outcome)
                 else:
                     results[outcome.cell] = outcome
-                    _print_result(self.console, number, outcome, _time_text(outcome))
+                    self._print_result(number, outcome, _time_text(outcome))
         _write_csv(store, self.workdir, bars)
         if failed and failures is None:
             raise failures_error(failed, self.workdir)
         return [results[cell.name] for cell in cells if cell.name in results]
+
+    def _print_result(self, number: str, result: Result, how: str) -> None:
+        if not self.brief:
+            _print_result(self.console, number, result, how)
 
     @contextlib.contextmanager
     def _runner(self, store: Store, bars: Bars, wanted: list[Cell]) -> Iterator[Launched]:

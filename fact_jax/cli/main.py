@@ -9,6 +9,7 @@ from fact_jax.cli import process
 from fact_jax.text import say
 
 COMMANDS = {
+    "fit": "a classifier of your own pictures, by one call",
     "vtab": "train and test methods on tasks: VTAB-1K, the offline suite, your own pictures",
     "fewshot": "the same with 1 to 16 images a class",
     "predict": "classes of pictures, by a trained task",
@@ -30,7 +31,9 @@ USAGE = "\n".join(
         "",
         *(f"  {name:12}{text}" for name, text in COMMANDS.items()),
         "",
-        "`fact-jax COMMAND --help` lists a command's flags. To begin, offline and in minutes:",
+        "`fact-jax COMMAND --help` lists a command's flags. To begin, with your own pictures:",
+        "  fact-jax fit --images FOLDER --out fit",
+        "or offline, in minutes:",
         "  fact-jax vtab --config quickstart --workdir runs/quickstart",
         "  fact-jax report --workdir runs/quickstart",
     ]

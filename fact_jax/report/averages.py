@@ -57,3 +57,16 @@ def seed_averages(accuracies: Accuracies, groups: Groups) -> list[float]:
 
 def _over_groups(values: Mapping[str, float], groups: Groups) -> float:
     return statistics.fmean(statistics.fmean(values[t] for t in group) for group in groups)
+
+
+def sampling_error(share: float, num_images: int) -> float:
+    """Standard error of a share of test images, by their number: sqrt(p (1 - p) / n)."""
+    return math.sqrt(share * (1 - share) / num_images)
+
+
+def wilson_interval(share: float, num_images: int) -> tuple[float, float]:
+    """The 95 % interval of a share by Wilson's score, which also has sense at 0 and at 1."""
+    z, n = statistics.NormalDist().inv_cdf(0.975), num_images
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(centre - half, 0.0), min(centre + half, 1.0)

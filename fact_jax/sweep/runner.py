@@ -25,6 +25,7 @@ from fact_jax.sweep.store import Store, Unwritable
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.training.checkpoint import UnreadableCheckpoint
 from fact_jax.training.mesh import agree
+from fact_jax.training.metrics import MULTI_LABEL, SINGLE_LABEL
 
 POLL = 2.0  # seconds between looks at what other runs do
 
@@ -54,6 +55,17 @@ def _advised(error: Exception, cell: Cell) -> Exception:
     )
     advised.__cause__ = error
     return advised
+
+
+def check_measure(cell: Cell, multi_label: bool) -> None:
+    """Raises UserError if candidates are to be chosen by a measure that the task does not have."""
+    measures = MULTI_LABEL if multi_label else SINGLE_LABEL
+    if (chosen := cell.settings.select_by) and chosen not in measures:
+        several = "several labels" if multi_label else "one class"
+        raise UserError(
+            f"config.select_by is {chosen!r}, but pictures of {cell.task} have {several}; expected "
+            f"{' or '.join(measures)}, or empty for {measures[0]}."
+        )
 
 
 def _kind(cell: Cell, multi_label: bool = False) -> Kind:
@@ -140,6 +152,8 @@ class Runner:
         Finished cells count, too: without them the stacks would change, and with the stacks the
         last bits of results.
         """
+        for cell in cells:
+            check_measure(cell, self.trainer.feed.task(cell.task).multi_label)
         kinds: dict[Kind, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(self._kind(cell), []).append(i)

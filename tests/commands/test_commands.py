@@ -138,6 +138,10 @@ def test_the_console_script_starts_one_command_with_its_arguments(monkeypatch):
 _SWEEP = "config workdir cells dry_run distributed launcher launch"
 _FACTORS = "factors out variant weights method scale any_weights"
 FLAGS = {
+    "fit": (
+        "images out variant weights epochs image_size batch_size rank class_weights select_by "
+        "skip_damaged seed"
+    ),
     "vtab": _SWEEP,
     "fewshot": _SWEEP,
     "predict": f"{_FACTORS} images topk batch_size class_names dtype precision",

@@ -122,6 +122,33 @@ def test_an_ensemble_averages_probabilities(small_vit: Vit) -> None:
     assert bank.task("all").num_members == 4
 
 
+def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(
+    small_vit: Vit, tmp_path: Path
+) -> None:
+    model, base = small_vit
+    bank, paths = Bank(*small_vit), [tmp_path / f"{i}.safetensors" for i in range(2)]
+    for i, path in enumerate(paths):
+        written(path, (TT, LORA)[i], model.config, multi_label=True)
+    bank.add("one", paths[0])
+    bank.add("both", paths)
+    images = pictures(1)
+    each = [Predictor(*small_vit, load_factors(path)).logits(images)[0] for path in paths]
+    p = [1 / (1 + np.exp(-x)) for x in each]
+    one, both = bank.predict(np.concatenate([images] * 2), ["one", "both"], topk=7)
+    np.testing.assert_allclose(one.probabilities, np.sort(p[0])[::-1], rtol=1e-5)
+    np.testing.assert_allclose(both.probabilities, np.sort(np.mean(p, axis=0))[::-1], rtol=1e-5)
+    written(tmp_path / "single.safetensors", TT, model.config)
+    with pytest.raises(UserError, match="one label an image, and several"):
+        bank.add("mixed", [paths[0], tmp_path / "single.safetensors"])
+
+
+def test_members_prepare_pictures_alike(small_vit: Vit, tmp_path: Path) -> None:
+    for name, more in (("a", {"resize": "crop"}), ("b", {})):
+        written(tmp_path / name, TT, small_vit[0].config, **more)
+    with pytest.raises(UserError, match="resize 'crop' and 'square'"):
+        Bank(*small_vit).add("mixed", [tmp_path / "a", tmp_path / "b"])
+
+
 def test_predictions_have_the_names_of_classes(small_vit: Vit, tmp_path: Path) -> None:
     model, base = small_vit
     metadata = {"class_names": [f"kind {i}" for i in range(7)], "weights_sha256": checksum(base)}

@@ -44,7 +44,10 @@ def spied(monkeypatch, tmp_path):
         return states, np.zeros((len(seeds), data.images.shape[1] // step.batch_size), np.float32)
 
     def measure(trainer, run, trainable, batches):
-        findings, scale = Findings(trainer.feed.task(run.cell.task).num_classes), run.candidate.scale
+        findings, scale = (
+            Findings(trainer.feed.task(run.cell.task).num_classes),
+            run.candidate.scale,
+        )
         for images, labels in batches:
             right = np.arange(len(labels)) < len(labels) * (0.9 if scale == 1.0 else 0.5)
             predicted = np.where(right, labels, 1 - np.minimum(labels, 1))

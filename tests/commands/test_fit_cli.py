@@ -1,0 +1,119 @@
+"""`fact-jax fit` as somebody runs it who has pictures and has read `--help`."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_command import run_command
+
+import fact_jax
+from fact_jax import UserError
+from fact_jax.cli import fitting
+from fact_jax.cli.fitting import FitOptions
+
+COLOURS = {"dark": 30, "light": 220}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Ten pictures each of two shades, in a folder with a space in its name."""
+    root, rng = tmp_path_factory.mktemp("own") / "my shades", np.random.default_rng(0)
+    for name, mean in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.normal(mean, 10, (12, 16, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def fitted(pictures, tmp_path_factory):
+    """What the command printed, and its folder."""
+    out = tmp_path_factory.mktemp("fit") / "shades"
+    options = ["--images", pictures, "--out", out, "--epochs", "8", "--rank", "2"]
+    done = run_command("experiments.fit", *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, out, options
+
+
+def test_a_folder_becomes_a_task_with_its_accuracy_and_its_files(fitted):
+    printed, out, _ = fitted
+    assert "2 classes (dark, light); 14 training, 2 validation, 4 test pictures." in printed
+    assert "drew test and val from train" in printed
+    assert "8 epochs in batches of 16 for each of 3 learning rates" in printed
+    assert "(4 test pictures; 95 % interval " in printed
+    assert (out / "report" / "index.html").exists()
+    (factors,) = (out / "factors").iterdir()
+    assert f"experiments.predict --factors={factors} --images=PICTURE" in printed
+    task = fact_jax.load_factors(factors)
+    assert task.metadata["class_names"] == ["dark", "light"]
+    wrong = list(csv.DictReader((out / "wrong.csv").read_text().splitlines()))
+    right = round(4 * float(printed.partition("Accuracy: ")[2].partition(" %")[0]) / 100)
+    assert len(wrong) == 4 - right
+
+
+def test_run_again_it_trains_nothing_and_gives_the_same(fitted, pictures):
+    printed, _, options = fitted
+    done = run_command("experiments.fit", *options)
+    assert done.returncode == 0, done.stderr
+    assert "selection" not in done.stdout
+    assert done.stdout.partition("Accuracy")[2] == printed.partition("Accuracy")[2]
+
+
+def test_the_fitted_task_predicts_a_picture(fitted, pictures):
+    _, out, _ = fitted
+    task = fact_jax.fit(pictures, out, epochs=8, rank=2)
+    picture = pictures / "dark" / "3.png"
+    prediction = task.predict(picture)
+    assert prediction.probabilities.sum() == pytest.approx(1)
+    assert sorted(prediction.classes) == ["dark", "light"]
+    assert task.predict(picture, topk=1).classes == prediction.classes[:1]
+    done = run_command("experiments.predict", "--factors", task.factors, "--images", picture)
+    assert f"{100 * prediction.probabilities[0]:.1f} %" in done.stdout
+    with pytest.raises(UserError, match="cannot be read as a picture"):
+        task.predict(out / "wrong.csv")
+
+
+def test_the_error_is_that_of_the_number_of_pictures(fitted, pictures):
+    _, out, _ = fitted
+    accuracy = fact_jax.fit(pictures, out, epochs=8, rank=2).accuracy
+    share = accuracy.value / 100
+    assert accuracy.error == pytest.approx(100 * (share * (1 - share) / 4) ** 0.5)
+    assert accuracy.interval[0] < accuracy.value <= accuracy.interval[1]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        ("nowhere", {}, "neither a folder nor a .csv file"),
+        ("my shades/dark", {}, "has no subfolders|has one class|no folder"),
+        ("my shades", {"epochs": 0}, "epochs is 0; expected a whole number of 1 or more"),
+        ("my shades", {"widht": 3}, "fit has no option 'widht'; it has variant"),
+        ("my shades", {"rank": 0}, "rank"),
+        ("my shades", {"select_by": "map"}, "pictures of folder_my_shades have one class"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_training(pictures, tmp_path, images, options, words):
+    with pytest.raises(UserError, match=words):
+        fact_jax.fit(pictures.parent / images, tmp_path / "fit", **options)
+
+
+def test_the_command_has_a_flag_for_each_option():
+    assert set(FitOptions.__dataclass_fields__) <= set(_flags())
+
+
+def _flags():
+    from test_commands import FLAGS
+
+    return FLAGS["fit"].split()
+
+
+def test_names_that_no_task_can_have_get_a_link(pictures, tmp_path):
+    folder, task = fitting._place(pictures, tmp_path)
+    assert (folder / "my_shades").resolve() == pictures
+    assert task == "folder_my_shades"
+    shots = tmp_path / "birds_4shot"
+    shots.mkdir()
+    assert fitting._place(shots, tmp_path)[1] == "folder_birds_4_shot"
