@@ -11,6 +11,7 @@ from fact_jax.files.guards import is_regular
 from fact_jax.images import decoder
 from fact_jax.report.averages import stat
 from fact_jax.report.blocks import Block, Choice, Details, Heat, Text, Tiles
+from fact_jax.report.measures import labels_table, measures_table
 from fact_jax.report.study import Study, System
 from fact_jax.report.table import Cell, Column, Row, Table, name_cell, number_cell
 from fact_jax.sweep.result import Examples, Result
@@ -57,6 +58,7 @@ def _task_details(task: str, runs: Runs, share: int) -> Details | None:
             for i, (system, results) in enumerate((s, with_counts[s]) for s in order)
         ]
         blocks.append(Choice(options))
+    blocks += [table for table in (measures_table(runs), labels_table(runs)) if table is not None]
     blocks += _worst(runs)
     count = len(next(iter(runs.values()))[0].class_names or ()) if runs else 0
     classes = f", {count} classes" if count else ""

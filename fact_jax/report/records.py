@@ -27,6 +27,7 @@ Refuse = Callable[[str], None]
 _LONGEST_LIST = 10_000  # of a config
 _MOST_CELLS = 100_000
 
+MEASURES = ("balanced_accuracy", "macro_f1", "auroc", "ece", "map", "exact")
 # results.csv holds only what a killed and resumed sweep gives again: no times, no versions.
 _PLAIN = (
     *("cell", "task", "group", "method", "seed", "protocol", "variant", "accuracy"),
@@ -35,7 +36,7 @@ _PLAIN = (
 )
 _SETTINGS = (*COLUMNS, "weights_sha256")
 _DATA = {"data_builder": "builder", "data_version": "used_version", "data_mock": "mock"}
-CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings")
+CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings", *MEASURES)
 
 
 def _warn(text: str) -> None:
@@ -168,6 +169,7 @@ def _row(result: Result) -> dict[str, Any]:
         **{k: result.settings.get(k) for k in _SETTINGS},
         **{k: result.data.get(source) for k, source in _DATA.items()},
         "method_settings": json.dumps(method_settings(result), sort_keys=True),
+        **{k: (result.measures or {}).get(k) for k in MEASURES},
     }
 
 

@@ -84,7 +84,16 @@ def result_table(systems: Sequence[System], section: Section) -> Table:
     caption = (
         f"{section.title}: top-1 accuracy on test, %. {seeds_said(stats)}; bold: the best of ours."
     )
+    if several := _with_several_labels(systems, section.tasks):
+        caption += f" {' and '.join(several)}: mean average precision, images have several labels."
     return Table(caption, columns, rows)
+
+
+def _with_several_labels(systems: Sequence[System], tasks: Sequence[str]) -> list[str]:
+    """The tasks whose images have several labels, and whose number is the mAP."""
+    results = [result for system in systems for result in system.results]
+    several = {result.task for result in results if result.label_precision is not None}
+    return [task for task in tasks if task in several]
 
 
 def _published_row(row: PublishedRow, digits: Mapping[str, int]) -> Row:
@@ -158,9 +167,11 @@ def terminal_table(
     section = vtab_section() if vtab else plain_section("", "", list(tasks))
     averages = sorted(section.averages, key=lambda name: name not in GROUPS)
     table = result_table(systems, section)
+    several = _with_several_labels(systems, section.tasks)
+    title = TITLE + "".join(f"; {task}: mAP" for task in several)
     if few:
         names = ["method", *section.tasks, *(averages if vtab else ()), *_SHORT_COSTS]
         groups = [group.capitalize() for group in GROUPS]
-        return rich_table(table.select(names).transposed("task", groups), TITLE)
+        return rich_table(table.select(names).transposed("task", groups), title)
     shown = section.tasks if len(section.tasks) <= _FEW_TASKS else []
-    return rich_table(table.select(["method", *shown, *averages, *_SHORT_COSTS]), TITLE)
+    return rich_table(table.select(["method", *shown, *averages, *_SHORT_COSTS]), title)
