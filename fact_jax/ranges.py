@@ -129,14 +129,25 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Names with commas between them, or a tuple of names."""
+    """Names with commas between them, or a tuple of names; if `of` is given, some of these."""
 
-    one = "names such as 'a,b' or ('a', 'b')"
-    many = one
+    of: tuple[str, ...] = ()
+
+    @property
+    def one(self) -> str:
+        choices = f", each of {', '.join(self.of)}" if self.of else ""
+        return f"names such as 'a,b' or ('a', 'b'){choices}"
+
+    @property
+    def many(self) -> str:
+        return self.one
 
     def allows(self, value: Any) -> bool:
         names = value if isinstance(value, list | tuple) else (value,)
-        return all(isinstance(name, str) for name in names)
+        if not all(isinstance(name, str) for name in names):
+            return False
+        each = [name.strip() for text in names for name in text.split(",") if name.strip()]
+        return not self.of or set(each) <= set(self.of)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,12 @@
-"""Progress of a running sweep: bars in the terminal, scalars for TensorBoard."""
+"""Progress of a running sweep: bars in the terminal."""
 
 import contextlib
-import math
-import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Self
 
 import jax
-from etils import epath
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,8 +20,6 @@ from rich.text import Text
 
 from fact_jax.cli import stopping
 from fact_jax.cli.terminal import Console
-from fact_jax.extras import require
-from fact_jax.sweep.runs import Progress as Listener
 from fact_jax.sweep.runs import Run
 
 
@@ -207,62 +202,3 @@ class Bars:
         self._cells["running"] = 0
         self._describe()
         self.progress.reset(self._run, total=None, description="waiting for another run's cells")
-
-
-class Scalars:
-    """Loss and accuracy of every training for TensorBoard, in DIR/tensorboard/<cell>/<training>.
-
-    A training that goes on reports its earlier epochs again, and its file is written anew: a stop
-    leaves neither gaps nor epochs that are there twice. tensorboardX's SummaryWriter is not used:
-    its thread dies of a full disk, and whoever waits for it waits forever.
-
-    Passes everything on to another listener, which may end the run.
-    """
-
-    def __init__(self, workdir: epath.Path, listener: Listener):
-        require("config.tensorboard=True", "tensorboard", "tensorboardX")
-        self._folder, self._listener = workdir / "tensorboard", listener
-        self._writers: list[Any] = []
-
-    def start(self, runs: list[Run], epochs: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._listener.start(runs, epochs)
-        self.close()
-        for run in runs:
-            label = run.cell.label(run.candidate) if run.stage == "selection" else ""
-            name = f"{run.stage} {label}".strip().replace(", ", ",")
-            folder = self._folder / run.cell.name / name
-            folder.rmtree(missing_ok=True)
-            folder.mkdir(parents=True)
-            writer = EventsWriter(os.fspath(folder / "events"))
-            self._writers.append(writer)
-            # A TensorBoard that has read the old file forgets it.
-            writer.write_event(Event(step=0, session_log=SessionLog(status=SessionLog.START)))
-            writer.flush()
-
-    def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        for what, values in (("loss", losses), ("accuracy", accuracies)):
-            for writer, value in zip(self._writers, values, strict=False):
-                if not math.isnan(value):
-                    event = Event(step=done, wall_time=time.time(), summary=scalar(what, value))
-                    writer.write_event(event)
-        for writer in self._writers:
-            writer.flush()
-        self._listener.epoch(done, losses, accuracies)
-
-    def close(self) -> None:
-        writers, self._writers = self._writers, []
-        for writer in writers:
-            with contextlib.suppress(OSError):  # all is flushed
-                writer.close()
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def waiting(self) -> None:
-        self._listener.waiting()

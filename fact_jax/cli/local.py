@@ -8,7 +8,8 @@ from typing import Protocol
 import jax
 from ml_collections import ConfigDict
 
-from fact_jax.cli.live import Bars, Scalars
+from fact_jax.cli.live import Bars
+from fact_jax.cli.loggers import LOGGERS, Curves
 from fact_jax.cli.process import rerun_command
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
@@ -115,8 +116,9 @@ class Sweep:
         sweep = read_settings(self.sweep_config)
         progress: Progress = bars
         with contextlib.ExitStack() as stack:
-            if sweep.tensorboard and jax.process_index() == 0:
-                progress = stack.enter_context(contextlib.closing(Scalars(store.workdir, bars)))
+            if (names := sweep.logger_names) and jax.process_index() == 0:
+                loggers = [LOGGERS[name](store.workdir) for name in names]
+                progress = stack.enter_context(contextlib.closing(Curves(loggers, bars)))
             stack.enter_context(bars)
             if self.launch:
                 yield self.launch(self.sweep_config, store, bars)

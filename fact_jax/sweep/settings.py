@@ -33,6 +33,7 @@ WARMUP_EPOCHS = 10
 _EPOCHS = Whole(0, 100_000)  # a thousand times the released schedule
 _IMAGES = Whole(0, 10**9)  # more than any data set has
 MEASURES = tuple(dict.fromkeys((*SINGLE_LABEL, *MULTI_LABEL)))
+LOGGER_NAMES = ("tensorboard", "wandb", "mlflow")
 _BATCH = Whole(1, 2**16)  # as large as the largest that anybody trains with
 
 method_setting = functools.partial(setting, per_method=True)
@@ -176,6 +177,10 @@ class SweepSettings:
         0, Whole(0, 1000), "trials that train together at most; 0: what fits"
     )
     tensorboard: bool = setting(False, Flag(), "whether scalars are written for TensorBoard")
+    # As one text, "wandb,mlflow", or a tuple.
+    loggers: str | tuple[str, ...] = setting(
+        "", Names(LOGGER_NAMES), "programs that get the curves", optional=True
+    )
     data_dir: str = setting("", Text(), "folder of the data sets; empty: TFDS's default")
     data_cache: str = setting("", Text(), "folder for decoded images; empty: none")
     download: bool = setting(False, Flag(), "whether TFDS may download what is missing")
@@ -184,6 +189,13 @@ class SweepSettings:
     )
     eval_batch_size: int = setting(256, _BATCH, "test images at a time")
     run: RunSettings = dataclasses.field(default_factory=RunSettings)
+
+    @property
+    def logger_names(self) -> tuple[str, ...]:
+        """The loggers, each once; `tensorboard` is an older name for one of them."""
+        given = self.loggers.split(",") if isinstance(self.loggers, str) else self.loggers
+        names = [name.strip() for name in given if name.strip()]
+        return tuple(dict.fromkeys([*(["tensorboard"] if self.tensorboard else []), *names]))
 
     @property
     def data(self) -> DataSettings:

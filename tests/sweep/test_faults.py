@@ -23,7 +23,8 @@ from rich.console import Console
 from told import Told
 
 from configs import quickstart
-from fact_jax.cli.live import Bars, Scalars
+from fact_jax.cli.live import Bars
+from fact_jax.cli.loggers import Curves, TensorBoard
 from fact_jax.sweep.faults import no_space
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.runs import Run
@@ -161,7 +162,7 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_pat
     losses = [[0.5**e, 2 * 0.5**e] for e in range(5)]
     accuracies = [[float("nan"), float("nan")]] * 4 + [[50.0, 75.0]]
     for stopped_after in (2, 4, 5):  # a run that goes on tells of all epochs
-        scalars = Scalars(epath.Path(tmp_path), Told())
+        scalars = Curves([TensorBoard(epath.Path(tmp_path))], Told())
         scalars.start(runs, 5)
         for e in range(stopped_after):
             scalars.epoch(e + 1, losses[e], accuracies[e])
@@ -178,7 +179,7 @@ def test_tensorboard_has_each_epoch_once_however_often_a_run_was_stopped(tmp_pat
 def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
     record_writer = pytest.importorskip("tensorboardX.record_writer")
     cell, _ = two_cells()
-    scalars = Scalars(epath.Path(tmp_path), Told())
+    scalars = Curves([TensorBoard(epath.Path(tmp_path))], Told())
     scalars.start([Run(cell, "final", cell.candidates[0])], 100)
 
     def full(self):

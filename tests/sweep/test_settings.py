@@ -44,6 +44,7 @@ WRONG = {
     "attention": ("flash",),
     "trials_per_device": (-1, 1.5),
     "tensorboard": ("yes",),
+    "loggers": ("tensorbord", ("wandb", "x"), 3),
     "precision": ("low",),
     "data_dir": (1,),
     "data_cache": (1,),

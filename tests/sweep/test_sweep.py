@@ -48,10 +48,11 @@ def spied(monkeypatch, tmp_path):
             Findings(trainer.feed.task(run.cell.task).num_classes),
             run.candidate.scale,
         )
-        for images, labels in batches:
-            right = np.arange(len(labels)) < len(labels) * (0.9 if scale == 1.0 else 0.5)
-            predicted = np.where(right, labels, 1 - np.minimum(labels, 1))
-            findings.add(images, labels, np.eye(findings.num_classes)[predicted])
+        examples = list(batches)
+        images, labels = (np.concatenate(arrays) for arrays in zip(*examples, strict=True))
+        right = np.arange(len(labels)) < int(len(labels) * (0.9 if scale == 1.0 else 0.5))
+        predicted = np.where(right, labels, 1 - np.minimum(labels, 1))
+        findings.add(images, labels, np.eye(findings.num_classes)[predicted])
         calls["evaluations"].append((findings.num_images, scale))
         return findings  # best for scale 1
 
@@ -220,7 +221,7 @@ def test_augmented_runs_keep_their_own_lists_only(spied):
     runner, cells = make(tasks="digits_1shot,digits_2shot", seeds=(0, 1), augment=True)
     feed, mesh = runner.trainer.feed, make_mesh(64, num_trials=1)
     for cell in cells:
-        feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh)
+        feed.stack([Run(cell, "final", cell.candidates[0])], 1, mesh, runner.trainer.padded_classes)
         encoded = {(name, split) for name, data in feed._data.items() for split in data._encoded}
         assert encoded == {(cell.task, f"train-seed{cell.seed}")}
 
