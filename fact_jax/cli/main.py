@@ -14,6 +14,7 @@ COMMANDS = {
     "fewshot": "the same with 1 to 16 images a class",
     "predict": "classes of pictures, by a trained task",
     "export": "factors and weights in the formats of other code",
+    "push": "a trained task on the Hugging Face hub",
     "round": "a trained task in fewer numbers, or in another method's form",
     "bank train": "a dictionary of factors that several tasks learn together",
     "bank share": "the same, made of tasks that are trained already",

@@ -62,6 +62,17 @@ model = timm.create_model(BASE, pretrained=True, num_classes={len(card.labels)})
     return _card(card, "peft", ["lora", "fact-jax"], about, use)
 
 
+def factor_card(card: Card, variant: str, repo: str) -> str:
+    """The card of a factor file in a repository of the hub."""
+    use = f"""import fact_jax
+
+task = fact_jax.load_factors("hf:{repo}")
+model, base = fact_jax.load_vit("{variant}", **task.forward_settings)
+logits = fact_jax.Predictor(model, base, task).logits(images)"""
+    about = f"The factors of one task ({card.method}) for a frozen {variant}, made by fact-jax."
+    return _card(card, "fact-jax", ["fact-jax", "factor-tuning"], about, use)
+
+
 def model_card(card: Card, library: str, use: str) -> str:
     """The card of a whole model."""
     about = f"A Vision Transformer with {card.method}. It was written by fact-jax."

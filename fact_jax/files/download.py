@@ -106,7 +106,7 @@ def find_task(name: str | os.PathLike[str]) -> Path:
         if not any(folder.glob("adapter_model.safetensors")):
             folder = _fetch(text, [*_ADAPTER_FILES, "adapter_model.bin"], "The adapter")
         return folder
-    folder = _fetch(text, ["*.safetensors"], "The factor file")
+    folder = _fetch(text, ["*.safetensors", "*.dictionary"], "The factor file")
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{text} holds neither adapter_config.json, as PEFT's adapters do, nor a factor file, "

@@ -1,5 +1,6 @@
 """``hf:owner/name`` through huggingface_hub itself, against a hub of our own on loopback."""
 
+import base64
 import hashlib
 import http.server
 import json
@@ -11,9 +12,10 @@ import threading
 import jax
 import numpy as np
 import pytest
+from places import ROOT
 from safetensors.numpy import save
 from weight_layouts import timm
-from written_factors import trainable
+from written_factors import assert_same, trainable, written
 
 from fact_jax import FacTTT, get_variant, load_factors
 from fact_jax.backbone.vit import init_base
@@ -23,6 +25,7 @@ from fact_jax.files.torch_zip import torch_bytes
 from fact_jax.files.weights import checksum
 from fact_jax.serving.folders import card_of
 
+TOKEN = "hf_a_token_that_nobody_may_see"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
@@ -42,6 +45,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     repositories: dict[str, dict[str, bytes]]
     served: list[str]
+    created: list[dict] = []
 
     def do_GET(self):
         path = self.path.split("?")[0]
@@ -65,6 +69,37 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    @property
+    def here(self):
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def do_POST(self):
+        """What an upload asks for: a repository, how each file goes, and a commit of them all."""
+        path, body = self.path, self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self.answer(b"", 401)
+        if path == "/api/repos/create":
+            self.created.append(json.loads(body))
+            name = "/".join(json.loads(body).get(key) for key in ("organization", "name"))
+            self.repositories.setdefault(name, {})
+            return self.answer({"url": f"{self.here}/{name}"})
+        repo = "/".join(path.split("/")[3:5])
+        if path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        if path.endswith("/preupload/main"):
+            files = [{**f, "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            files = [{k: f[k] for k in ("path", "uploadMode")} for f in files]
+            return self.answer({"files": [{**f, "shouldIgnore": False} for f in files]})
+        if path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.repositories[repo][line["value"]["path"]] = content
+            return self.answer(
+                {"commitUrl": f"{self.here}/{repo}/commit/{COMMIT}", "commitOid": COMMIT}
+            )
+        return self.answer(b"", 404)
+
     def answer(self, body, status=200, headers=None):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -73,7 +108,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         for key, value in {**sent, **(headers or {})}.items():
             self.send_header(key, str(value))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, *args):
@@ -173,3 +208,63 @@ def test_adapters_and_factor_files_of_repositories(hub, tmp_path):
     assert found == ["LoRA 7", "FacTTT 7"], run.stderr
     assert "hf:owner/neither holds neither adapter_config.json" in refused
     assert sorted(Hub.served) == sorted({*adapter, "task.safetensors"} - {"README.md"})
+
+
+def run_push(hub, *arguments, token=TOKEN):
+    command = [sys.executable, "-m", "experiments.push", *map(str, arguments)]
+    env = {**hub[1], "HF_TOKEN": token, "COLUMNS": "200"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def test_a_task_goes_to_the_hub_and_comes_back(hub, tmp_path):
+    Hub.repositories, Hub.created = {}, []
+    config, method = get_variant("vit_mini"), FacTTT(2, 1.0)
+    names = [f"kind {i}" for i in range(7)]
+    more = {"class_names": names, "variant": "vit_mini", "task": "csv_kinds"}
+    tree = written(tmp_path / "kinds.safetensors", method, config, **more)
+    run = run_push(hub, "--factors", tmp_path / "kinds.safetensors", "--repo=owner/kinds")
+    assert run.returncode == 0, run.stderr
+    assert "csv_kinds: 2 files are at http://127.0.0.1" in run.stdout
+    files = Hub.repositories["owner/kinds"]
+    assert files.keys() == {"README.md", "kinds.safetensors"}
+    card = files["README.md"].decode()
+    assert 'fact_jax.load_factors("hf:owner/kinds")' in card
+    assert "| 6 | kind 6 |" in card
+    assert TOKEN not in run.stdout + run.stderr + card
+    (tmp_path / "again.safetensors").write_bytes(files["kinds.safetensors"])
+    assert_same(load_factors(tmp_path / "again.safetensors"), tree)
+    command = [sys.executable, "-c", LOAD_TASKS, "hf:owner/kinds"]
+    run = subprocess.run(command, env=hub[1], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "FacTTT 7\n"
+
+
+def test_an_exported_folder_goes_to_the_hub_as_it_is(hub, tmp_path):
+    Hub.repositories, Hub.created = {}, []
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    run = run_push(hub, "--factors", tmp_path, "--repo=owner/adapter", "--private")
+    assert run.returncode == 0, run.stderr
+    assert Hub.repositories["owner/adapter"] == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert Hub.created[0]["visibility" if "visibility" in Hub.created[0] else "private"] in (
+        True,
+        "private",
+    )
+    (tmp_path / "adapter_config.json").rename(tmp_path / "other.json")
+    run = run_push(hub, "--factors", tmp_path, "--repo=owner/adapter")
+    assert "holds neither config.json nor adapter_config.json" in run.stderr
+
+
+def test_a_hub_that_refuses_is_one_sentence_without_the_token(hub, tmp_path):
+    written(tmp_path / "t.safetensors", FacTTT(2), get_variant("vit_mini"), variant="vit_mini")
+    arguments = ("--factors", tmp_path / "t.safetensors")
+    run = run_push(hub, *arguments, "--repo=owner/kinds", token="hf_another")
+    assert run.returncode == 2
+    assert "The hub refuses to write to owner/kinds (401). Log in with" in run.stderr
+    assert "hf_another" not in run.stderr
+    run = run_push(hub, *arguments, "--repo=no name/at/all")
+    assert "is not a name on the hub; expected owner/name" in run.stderr
+    hub[0].shutdown()
+    hub[0].server_close()
+    run = run_push(hub, *arguments, "--repo=owner/kinds")
+    assert "The upload to owner/kinds failed (ConnectError). Is the hub reachable?" in run.stderr
+    assert "Traceback" not in run.stderr
