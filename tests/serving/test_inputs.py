@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fact_jax import UserError
+from fact_jax import Linear, UserError, normalise
 from fact_jax.files.atomic import write_atomically
+from fact_jax.files.factors import TrainedTask
+from fact_jax.images.pipeline import decode
 from fact_jax.serving.inputs import Pictures, find_pictures, read_npy
 from fact_jax.serving.outputs import logits_bytes, prepare_output, read_class_names
 
@@ -142,3 +144,23 @@ def test_a_file_that_cannot_be_written_is_told_before_and_after(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
     write_atomically(str(tmp_path / "a" / "b" / "l.npy"), b"x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file", "folder.npy"]
+
+
+def test_pictures_are_prepared_as_the_factor_file_says(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 60, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    paths = [tmp_path / "a.png"]
+
+    def batch(**stated):
+        task = TrainedTask(Linear(), {}, {}, stated, tmp_path / "f.safetensors")
+        (images,) = Pictures.of(paths, task, 32).batches(4)
+        return images[0]
+
+    def expected(size, name, **how):
+        return np.asarray(normalise(decode(paths[0], size, **how)[None], name))[0]
+
+    np.testing.assert_array_equal(batch(), expected(32, "imagenet"))
+    stated = {"image_size": 16, "normalisation": "none", "jpeg_quality": 75, "resize": "crop"}
+    cropped = expected(16, "none", jpeg_quality=75, resize="crop")
+    np.testing.assert_array_equal(batch(**stated), cropped)
+    assert np.abs(batch(**{**stated, "resize": "square"}) - cropped).max() > 0.1

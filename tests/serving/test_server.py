@@ -59,7 +59,7 @@ def folder(small_vit: tuple[ViT, dict], tmp_path_factory: pytest.TempPathFactory
     path, (model, _) = tmp_path_factory.mktemp("tasks"), small_vit
     stated: dict[str, Any] = {"class_names": NAMES, "image_size": 16}
     written(path / "a.safetensors", FacTTT(2, 0.5), model.config, 3, **stated)
-    more = {"image_size": 32, "normalisation": "inception", "jpeg_quality": 75}
+    more = {"image_size": 32, "normalisation": "inception", "jpeg_quality": 75, "resize": "crop"}
     written(path / "b.safetensors", LoRA(2), model.config, 4, **more)
     (path / "damaged.safetensors").write_bytes(b"no factors")
     (path / "notes.txt").write_text("not a task")
@@ -91,7 +91,9 @@ def client(small_vit: tuple[ViT, dict], folder: Path) -> Iterator[TestClient]:
 def alone(vit: tuple[ViT, dict], path: Path, picture: bytes) -> np.ndarray:
     """The logits of a picture by a Predictor, preprocessed as the file says."""
     task = read_factors(path)
-    pixels = decode(picture, task.metadata["image_size"], task.metadata.get("jpeg_quality"))
+    stated = task.metadata
+    way = stated.get("resize", "square")
+    pixels = decode(picture, stated["image_size"], stated.get("jpeg_quality"), resize=way)
     steps = task.metadata.get("normalisation", "imagenet")
     return Predictor(*vit, task).logits(np.asarray(normalise(pixels[None], steps)))[0]
 
@@ -149,7 +151,7 @@ def test_metadata_name_labels_and_preprocessing(client: TestClient) -> None:
     model = client.get("/v2/models/b").json()
     assert model["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 32, 32, 3]}]
     assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 4]}]
-    steps = {"image_size": 32, "normalisation": "inception", "jpeg_quality": 75}
+    steps = {"image_size": 32, "normalisation": "inception", "jpeg_quality": 75, "resize": "crop"}
     assert model["parameters"]["preprocessing"] == steps
     assert client.get("/v2/models/a").json()["parameters"]["labels"] == SHOWN
     assert client.get("/v1/tasks").json()["tasks"][0] == {
