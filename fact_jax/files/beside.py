@@ -15,6 +15,7 @@ from fact_jax.files.guards import MAX_CLASS_NAME, MAX_CONFIG_BYTES, MAX_METADATA
 from fact_jax.files.json_reader import read_json
 from fact_jax.files.schema import Between
 from fact_jax.images.normalise import NORMALISATIONS
+from fact_jax.images.pipeline import RESIZES, resized_side
 
 OURS = "fact_jax.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -46,6 +47,8 @@ class Ours(TypedDict, total=False):
     jpeg_quality: Annotated[int, Between(1, 95)] | None
     task: str | None
     class_names: list[Annotated[str, Between(0, MAX_CLASS_NAME)]] | None
+    multi_label: bool
+    resize: str
 
 
 def json_bytes(value: Any) -> bytes:
@@ -54,14 +57,22 @@ def json_bytes(value: Any) -> bytes:
 
 
 def preprocessor(metadata: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """The content of `preprocessor_config.json`: bicubic to a square, then normalised."""
+    """The content of `preprocessor_config.json`: bicubic to a square, then normalised.
+
+    A task that was trained on the middle of larger squares (`resize` 'crop') says so.
+    """
     side = metadata.get("image_size") or image_size
+    resized, crop = side, {}
+    if metadata.get("resize") == "crop":
+        resized = resized_side(side)
+        crop = {"do_center_crop": True, "crop_size": {"height": side, "width": side}}
     mean, std = NORMALISATIONS[metadata.get("normalisation") or "imagenet"]
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": resized, "width": resized},
+        **crop,
         "resample": _BICUBIC,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -94,6 +105,8 @@ def read_beside(folder: Path, num_classes: int) -> dict[str, Any]:
         metadata |= _preprocessing(path, stated)
     if (path := folder / OURS).is_file():
         metadata |= read_json(path, schema=Ours, max_bytes=MAX_METADATA)
+        if (resize := metadata.get("resize", "square")) not in RESIZES:
+            raise UserError(f"{path}: resize is {resize!r:.40}; expected {' or '.join(RESIZES)}.")
     names = metadata.get("class_names")
     if names is not None and len(names) != num_classes:
         raise UserError(

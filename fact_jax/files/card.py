@@ -34,9 +34,11 @@ def preprocessing_sentence(metadata: dict[str, Any], preprocessor: dict[str, Any
     mean, std = (", ".join(f"{x:g}" for x in preprocessor[k]) for k in ("image_mean", "image_std"))
     quality = metadata.get("jpeg_quality")
     jpeg = f" It went through JPEG of quality {quality} before." if quality else ""
+    crop = preprocessor.get("crop_size")
+    middle = f"the middle {crop['height']} x {crop['width']} of them, " if crop else ""
     return (
-        f"RGB, resized to {side} x {side} pixels (bicubic, aspect ratio not kept), divided by 255, "
-        f"mean {mean}, standard deviation {std}.{jpeg}"
+        f"RGB, resized to {side} x {side} pixels (bicubic, aspect ratio not kept), {middle}"
+        f"divided by 255, mean {mean}, standard deviation {std}.{jpeg}"
     )
 
 

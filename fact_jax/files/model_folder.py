@@ -116,6 +116,8 @@ def hugging_face_files(
         names = labels(metadata, len(head["bias"]))
         settings["id2label"] = {str(i): name for i, name in enumerate(names)}
         settings["label2id"] = {name: i for i, name in enumerate(names)}
+        if metadata.get("multi_label"):
+            settings["problem_type"] = "multi_label_classification"
     if model.model_type == "dinov2_with_registers":  # transformers has no switch for this one
         tensors["dinov2_with_registers.embeddings.mask_token"] = np.zeros(
             (1, config.width), np.float32
@@ -165,7 +167,7 @@ def timm_files(
             "input_size": [3, side, side],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            "crop_pct": side / pictures["size"]["height"],
             "crop_mode": "squash",
             "mean": pictures["image_mean"],
             "std": pictures["image_std"],

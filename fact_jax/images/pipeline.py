@@ -27,6 +27,11 @@ RESIZES = {  # name of a way to resize -> its description in records
 }
 
 
+def resized_side(size: int) -> int:
+    """Pixels along a side of which 'crop' takes the middle `size`."""
+    return int(256 / 224 * size)
+
+
 def to_square(image: Image.Image, size: int, resize: str = "square") -> np.ndarray:
     """uint8 [size, size, 3]: resized as one of `RESIZES`.
 
@@ -40,7 +45,7 @@ def to_square(image: Image.Image, size: int, resize: str = "square") -> np.ndarr
         raise PictureError(f"its {image.width} x {image.height} pixels cannot be made a square")
     if resize == "square":
         return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    full = int(256 / 224 * size)
+    full = resized_side(size)
     start = round((full - size) / 2)
     image = image.resize((full, full), Image.Resampling.BICUBIC)
     return np.asarray(image.crop((start, start, start + size, start + size)))

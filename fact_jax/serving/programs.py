@@ -105,6 +105,7 @@ class Program:
             },
             "output": {"name": "logits", "dtype": "float32"},
             "labels": labels(metadata, self.task.num_classes),
+            "several_labels": self.task.multi_label,
             "preprocessing": preprocessor(metadata, self.config.image_size),
             "preprocessing_in_words": self.card.preprocessing,
             "task": metadata.get("task"),
