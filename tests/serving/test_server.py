@@ -20,11 +20,12 @@ import pytest
 from PIL import Image
 from places import ROOT
 from starlette.testclient import TestClient
-from written_factors import written
+from written_factors import trainable, written
 
 from fact_jax import FacTTT, LoRA, UserError
 from fact_jax.backbone.vit import ViT
-from fact_jax.files.factors import read_factors
+from fact_jax.files.dictionary import Dictionary
+from fact_jax.files.factors import read_factors, to_bytes
 from fact_jax.images.normalise import normalise
 from fact_jax.images.pipeline import decode
 from fact_jax.serving.bank import Bank
@@ -114,6 +115,26 @@ def test_a_picture_gets_the_probabilities_of_its_task_s_predictor(
     assert [q["class"] for q in predictions] == [classes[i] for i in np.argsort(-p)[:2]]
     given = [q["probability"] for q in predictions]
     np.testing.assert_allclose(given, np.sort(p)[::-1][:2], rtol=1e-4)
+
+
+def test_a_folder_with_a_dictionary_serves_the_tasks_that_share_it(
+    small_vit: tuple[ViT, dict], tmp_path: Path
+) -> None:
+    config, method = small_vit[0].config, FacTTT(2, 0.5)
+    trees = [trainable(method, config, 3, seed) for seed in range(2)]
+    dictionary = Dictionary.of(method, trees[0]["factors"], config, {})
+    (tmp_path / dictionary.file_name).write_bytes(dictionary.content)
+    for name, tree in zip("ab", trees, strict=True):
+        shared = {**tree, "factors": {**tree["factors"], **dictionary.factors}}
+        content = to_bytes(method, shared, config, {"image_size": 16}, dictionary=dictionary)
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    with TestClient(build_app(made(small_vit, tmp_path))) as client:
+        for name in "ab":
+            answer = client.post(f"/v1/tasks/{name}/classify?topk=3", content=picture()).json()
+            logits = alone(small_vit, tmp_path / f"{name}.safetensors", picture())
+            p = np.exp(logits) / np.exp(logits).sum()
+            given = [q["probability"] for q in answer["predictions"]]
+            np.testing.assert_allclose(given, np.sort(p)[::-1], rtol=1e-4)
 
 
 def infer_body(images: np.ndarray, binary: bool, **more: Any) -> tuple[bytes, dict[str, str]]:

@@ -64,6 +64,9 @@ class Fake:
     def data(self, task):
         return SimpleNamespace(provenance={"used_version": "1", "fingerprint": task})
 
+    def task(self, name):
+        return SimpleNamespace(multi_label=False)
+
     def train(self, runs, size, directory):
         seeds = [run.cell.seed for run in runs]
         self.calls.append((seeds, size))
@@ -285,6 +288,19 @@ def test_memory_that_does_not_suffice_halves_the_stack_for_good(sweep):
     assert tried == [4, 2, *[1] * 6]  # the second group begins with what the first has learnt
     assert [note for note in notes if "Out of memory with 4 runs together: going on with 2" in note]
     assert not checkpoints(workdir)
+
+
+def test_tasks_that_learn_a_dictionary_are_not_split_for_want_of_memory(tmp_path):
+    """In parts they would learn other dictionaries."""
+    config = quickstart.get_config()
+    config.update(tasks="digits,fashion", methods="fact_tt")
+    config.fact_tt = ConfigDict({"rank": 4, "shared": "learn"})
+    cells, trainer = make_plan(config), Fake(lambda seeds, size: NO_MEMORY)
+    runner = Runner(read_settings(config), Store(tmp_path, print), Told(), trainer=trainer)
+    outcomes = list(runner.run(cells, {}))
+    assert [type(outcome) for outcome in outcomes] == [Failure] * 2
+    assert trainer.calls == [([0, 0], 2)]
+    assert "Try --config.remat=block" in str(outcomes[0].error)
 
 
 def test_what_waited_too_long_is_tried_again_together(sweep):
