@@ -25,7 +25,6 @@ from fact_jax.cli import stopping
 from fact_jax.cli.fitting import Fit, FitOptions, run_fit
 from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
-from fact_jax.data import TaskData
 from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.files.atomic import write_atomically
@@ -78,26 +77,18 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", default.seed, "Of the random numbers.")
 
 
-def wrong_pictures(task: FittedTask, data: TaskData) -> list[WrongPicture]:
-    """The test pictures that the task gets wrong, the surest mistakes first.
-
-    Args:
-      task: what was fitted.
-      data: its data; their test part is predicted.
-    """
-    several = data.task.multi_label
-    records = list(data.view.records("test", data.size("test")))
-    paths = [record.image for record in records if not isinstance(record.image, bytes)]
-    logits = task.logits([Path(path) for path in paths])
-    p = probabilities(logits, several)
+def wrong_pictures(fit: Fit) -> list[WrongPicture]:
+    """The test pictures that the task gets wrong, the surest mistakes first."""
+    classes, several = fit.task.classes, fit.tested.labels.ndim == 2
+    p = probabilities(fit.tested.logits, several)
     wrong = []
-    for record, of_picture in zip(records, p, strict=True):
-        true = set(record.labels if record.labels is not None else [record.label])
+    for name, label, of_picture in zip(fit.tested.names, fit.tested.labels, p, strict=True):
         likeliest = int(np.argmax(of_picture))
+        true = set(np.flatnonzero(label).tolist()) if several else {int(label)}
         predicted = set(np.flatnonzero(of_picture > 0.5).tolist()) if several else {likeliest}
         if true != predicted:
-            was, now = (", ".join(task.classes[i] for i in sorted(s)) for s in (true, predicted))
-            wrong.append(WrongPicture(record.name, was, now, float(of_picture[likeliest])))
+            was, now = (", ".join(classes[i] for i in sorted(s)) for s in (true, predicted))
+            wrong.append(WrongPicture(name, was, now, float(of_picture[likeliest])))
     return sorted(wrong, key=lambda w: -w.probability)
 
 
@@ -166,6 +157,6 @@ def main() -> None:
     console, out = Console(), Path(options.out).expanduser()
     given = {name: options[name].value for name in names}
     fit = run_fit(Path(options.images), out, console, given)
-    wrong = wrong_pictures(fit.task, fit.data)
+    wrong = wrong_pictures(fit)
     write_atomically(out / "wrong.csv", wrong_csv(wrong))
     _show(console, fit, wrong, out)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import get_variant
@@ -19,15 +20,16 @@ from fact_jax.files.load import load_factors
 from fact_jax.files.weights import load_vit
 from fact_jax.images.preprocessing import preprocessing_of
 from fact_jax.ranges import Whole, check
-from fact_jax.report.averages import sampling_error, wilson_interval
+from fact_jax.report.averages import bootstrap, sampling_error, wilson_interval
 from fact_jax.report.page import write_report
-from fact_jax.serving.fitted import Accuracy, FittedTask
+from fact_jax.serving.fitted import Accuracy, FittedTask, predict_pictures
 from fact_jax.serving.predict import Predictor, affordable_batch
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.simple import SimpleSettings, simple_settings
+from fact_jax.training.metrics import multi_label_measures
 
 METHOD = "fact_tt"
 
@@ -90,12 +92,20 @@ def fit(
     return run_fit(Path(images), Path(out), console or Console(), options).task
 
 
+class Tested(NamedTuple):
+    """The test pictures: their names, labels [n] or [n, c], and logits [n, c]."""
+
+    names: list[str]
+    labels: np.ndarray
+    logits: np.ndarray
+
+
 class Fit(NamedTuple):
-    """A trained task, the result that a sweep stored of it, and its data."""
+    """A trained task, the result that a sweep stored of it, and its test pictures."""
 
     task: FittedTask
     result: Result
-    data: TaskData
+    tested: Tested
 
 
 def run_fit(images: Path, out: Path, console: Console, options: dict[str, Any]) -> Fit:
@@ -110,7 +120,7 @@ def run_fit(images: Path, out: Path, console: Console, options: dict[str, Any]) 
     results = Sweep(config, os.fspath(out), console, brief=True).run(failures)
     if failures:
         raise failures_error(failures, os.fspath(out))
-    return Fit(_fitted(config, results[0], out), results[0], data)
+    return _fitted(config, results[0], data, out)
 
 
 def _options(options: dict[str, Any]) -> FitOptions:
@@ -226,19 +236,37 @@ def _introduce(
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _fitted(config: ConfigDict, result: Result, out: Path) -> FittedTask:
-    """The trained task of a finished cell, and its report."""
+def _fitted(config: ConfigDict, result: Result, data: TaskData, out: Path) -> Fit:
+    """The trained task of a finished cell and its report, tried on the test pictures once more."""
     task = load_factors(out / "factors" / f"{result.cell}.safetensors")
     model, base = load_vit(config.variant, config.weights or None, **task.forward_settings)
     batch_size = affordable_batch(model.config, config.image_size, jax.device_count())
     report = Path(os.fspath(write_report([os.fspath(out)])))
     predictor = Predictor(model, base, task, batch_size)
-    return FittedTask(predictor, _accuracy(result, task.multi_label), report / "index.html")
+    tested = _tested(predictor, data)
+    accuracy = _accuracy(result, tested)
+    return Fit(FittedTask(predictor, accuracy, report / "index.html"), result, tested)
 
 
-def _accuracy(result: Result, multi_label: bool) -> Accuracy:
-    share, number = result.accuracy / 100, result.num_test or 1
-    low, high = wilson_interval(share, number)
-    error = 100 * sampling_error(share, number)
-    measure = "map" if multi_label else "accuracy"
-    return Accuracy(measure, result.accuracy, error, (100 * low, 100 * high), number)
+def _tested(predictor: Predictor, data: TaskData) -> Tested:
+    """Predicts the test pictures, prepared as the factor file says."""
+    records = list(data.view.records("test", data.size("test")))
+    labels = [batch.labels for batch in data.stream("test", predictor.batch_size)]
+    paths = [Path(record.image) for record in records if not isinstance(record.image, bytes)]
+    logits = predict_pictures(predictor, paths)
+    return Tested([record.name for record in records], np.concatenate(labels), logits)
+
+
+def _accuracy(result: Result, tested: Tested) -> Accuracy:
+    number = len(tested.names)
+    if tested.labels.ndim == 1:
+        share = result.accuracy / 100
+        low, high = wilson_interval(share, number)
+        interval = (100 * low, 100 * high)
+        error = 100 * sampling_error(share, number)
+        return Accuracy("accuracy", result.accuracy, error, interval, number)
+
+    def measure(rows: np.ndarray) -> float | None:
+        return multi_label_measures(tested.labels[rows], tested.logits[rows])["map"]
+
+    return Accuracy("map", result.accuracy, *bootstrap(measure, number), number)

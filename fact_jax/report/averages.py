@@ -2,8 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 Accuracies = Mapping[str, Mapping[int, float]]  # by task and seed
 Groups = Sequence[Sequence[str]]  # of tasks
@@ -70,3 +72,22 @@ def wilson_interval(share: float, num_images: int) -> tuple[float, float]:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def bootstrap(
+    measure: Callable[[np.ndarray], float | None], num_images: int, draws: int = 200
+) -> tuple[float, tuple[float, float]]:
+    """Standard error and 95 % interval of a measure that is no share, by drawing images anew.
+
+    Args:
+      measure: of the images of these rows, which may be there several times.
+      num_images: test images.
+      draws: samples of as many images; those without a measure are left out.
+    """
+    rng = np.random.default_rng(0)
+    samples = (measure(rng.integers(num_images, size=num_images)) for _ in range(draws))
+    values = [value for value in samples if value is not None]
+    if len(values) < 2:
+        return 0.0, (0.0, 100.0)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return statistics.stdev(values), (float(low), float(high))

@@ -76,25 +76,27 @@ class FittedTask:
           UserError: the file is no picture that can be read.
         """
         check("topk", topk, Whole(1))
-        logits = self.logits([picture])[0]
-        p = probabilities(logits[None], self.predictor.task.multi_label)[0]
+        logits = predict_pictures(self.predictor, [picture])
+        p = probabilities(logits, self.predictor.task.multi_label)[0]
         order = np.argsort(-p, kind="stable")[:topk]
         name = str(self.predictor.task.metadata.get("task") or "")
         return Prediction(name, tuple(self.classes[i] for i in order), p[order])
 
-    def logits(self, pictures: Sequence[Picture]) -> Float[np.ndarray, "n c"]:
-        """Computes the logits of pictures.
 
-        Args:
-          pictures: their files.
+def predict_pictures(predictor: Predictor, pictures: Sequence[Picture]) -> Float[np.ndarray, "n c"]:
+    """Computes the logits of pictures, prepared as the task's factor file says.
 
-        Raises:
-          UserError: a file is no picture that can be read.
-        """
-        paths = [Path(picture).expanduser() for picture in pictures]
-        default_size = self.predictor.model.config.image_size
-        read = Pictures.of(paths, self.predictor.task, default_size)
-        rows = list(self.predictor.stream(read.batches(self.predictor.batch_size)))
-        for i, reason in read.unreadable.items():
-            raise UserError(f"{read.paths[i]} cannot be read as a picture ({reason}).")
-        return np.concatenate(rows) if rows else np.empty((0, len(self.classes)), np.float32)
+    Args:
+      predictor: the ViT and the task.
+      pictures: their files.
+
+    Raises:
+      UserError: a file is no picture that can be read.
+    """
+    paths = [Path(picture).expanduser() for picture in pictures]
+    read = Pictures.of(paths, predictor.task, predictor.model.config.image_size)
+    rows = list(predictor.stream(read.batches(predictor.batch_size)))
+    for i, reason in read.unreadable.items():
+        raise UserError(f"{read.paths[i]} cannot be read as a picture ({reason}).")
+    empty = np.empty((0, predictor.task.num_classes), np.float32)
+    return np.concatenate(rows) if rows else empty

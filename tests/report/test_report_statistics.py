@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fact_jax.report.averages import average, stat
+from fact_jax.report.averages import average, bootstrap, stat, wilson_interval
 from fact_jax.report.published import published
 from fact_jax.report.sections import vtab_section
 from fact_jax.report.statistics import compare, holm, over_seeds, over_tasks
@@ -145,3 +145,24 @@ def test_few_shot_tasks_of_a_data_set_count_once():
     assert compare(two, [tasks])[0].p_tasks == pytest.approx(2 / 2**12)
     assert compare(two, [tasks], pairs)[0].p_tasks == pytest.approx(2 / 2**6)
     assert compare(two, [tasks], [tasks[:6], tasks[6:]])[0].p_tasks is None
+
+
+def test_the_interval_of_a_share_holds_it_95_times_in_100():
+    for share in (0.5, 0.9):
+        draws = np.random.default_rng(0).binomial(100, share, 4000) / 100
+        inside = [low <= share <= high for low, high in map(interval_of_100, draws)]
+        assert 0.93 < np.mean(inside) < 0.97
+    assert wilson_interval(1.0, 24)[1] == 1
+    assert wilson_interval(1.0, 24)[0] == pytest.approx(24 / (24 + 1.96**2), abs=1e-4)
+
+
+def interval_of_100(share):
+    return wilson_interval(share, 100)
+
+
+def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(50, 10, 400)
+    error, (low, high) = bootstrap(lambda rows: float(values[rows].mean()), 400, draws=2000)
+    assert error == pytest.approx(10 / 20, rel=0.1)
+    assert (low, high) == pytest.approx((50 - 0.98, 50 + 0.98), abs=0.5)
+    assert bootstrap(lambda rows: None, 400) == (0.0, (0.0, 100.0))
