@@ -19,7 +19,8 @@ from fact_jax.sweep.settings import COMPARABLE, GRID, METHOD_SETTINGS, SETTINGS
 from fact_jax.tuning import METHODS
 
 SCALES = (0.01, 0.1, 1.0, 10.0, 100.0)  # those that are compared on val200
-_TYPES = {name: type(f.default) for name, f in SETTINGS.items()} | {"warmup_epochs": int}
+_WHOLE = ("warmup_epochs", "image_size")  # whole numbers that may be None
+_TYPES = {name: type(f.default) for name, f in SETTINGS.items()} | dict.fromkeys(_WHOLE, int)
 
 
 def method(name: str, **settings: Any) -> ConfigDict:
@@ -41,6 +42,7 @@ def method(name: str, **settings: Any) -> ConfigDict:
 def get_config() -> ConfigDict:
     config = ConfigDict({name: f.default for name, f in SETTINGS.items() if name != "shots"})
     config.warmup_epochs = placeholder(int)  # None: a tenth of the epochs, 10 at most
+    config.image_size = placeholder(int)  # None: the ViT's own
     return config
 
 

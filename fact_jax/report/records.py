@@ -36,7 +36,7 @@ _PLAIN = (
 )
 _SETTINGS = (*COLUMNS, "weights_sha256")
 _DATA = {"data_builder": "builder", "data_version": "used_version", "data_mock": "mock"}
-CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings", *MEASURES)
+CSV_COLUMNS = (*_PLAIN, *_SETTINGS, *_DATA, "method_settings")
 
 
 def _warn(text: str) -> None:
@@ -177,7 +177,8 @@ def csv_text(results: list[Result]) -> str:
     """CSV with one line per cell, sorted by cell, and floats in full. A sweep that was killed and
     resumed gives the same bytes. Several work directories add `workdir` as the last column."""
     several = len({r.workdir for r in results}) > 1
-    columns = [*CSV_COLUMNS, *(["workdir"] if several else [])]
+    measures = MEASURES if any(r.measures for r in results) else ()  # earlier versions had none
+    columns = [*CSV_COLUMNS, *measures, *(["workdir"] if several else [])]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -12,6 +12,7 @@ from fact_jax.algebra.sharing import conditioned
 from fact_jax.errors import UserError
 from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import to_bytes
+from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.result import VERSION, Examples, Result, Search
 from fact_jax.sweep.runs import Failure, Trained
@@ -41,7 +42,7 @@ def store_result(
       seconds: what the cell took.
     """
     cell, data = trained.run.cell, trainer.feed.data(trained.run.cell.task)
-    accuracies, findings, settings = trained.accuracies, trained.findings, cell.settings
+    accuracies, settings = trained.accuracies, cell.settings
     measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     file = _file(trainer, trained)
     result = Result(
@@ -68,10 +69,7 @@ def store_result(
         losses=list(trained.losses),
         test_accuracies=[None if math.isnan(a) else a for a in accuracies],
         class_names=data.class_names,
-        per_class_accuracy=findings.per_class_accuracy if findings else None,
-        measures=findings.measures if findings else None,
-        label_precision=findings.label_precision if findings and data.task.multi_label else None,
-        confusion=findings.confusion if findings else None,  # of the last epoch
+        **_found(trained.findings),
         examples=_store_examples(store, trained),
         **{**trained.details, "seconds": {**trained.details["seconds"], "cell": seconds}},
         settings=cell.stored_settings(trainer.weights_sha256),
@@ -85,6 +83,19 @@ def store_result(
     store.write(path, file.content)
     store.write_json(store.result_path(cell.name), result.to_json())
     return result
+
+
+def _found(findings: Findings | None) -> dict[str, Any]:
+    """The fields of a result that are findings of the last epoch, of the task's kind."""
+    if findings is None:
+        return {}
+    if findings.multi_label:
+        return {"measures": findings.measures, "label_precision": findings.label_precision}
+    return {
+        "measures": findings.measures,
+        "per_class_accuracy": findings.per_class_accuracy,
+        "confusion": findings.confusion,
+    }
 
 
 class _File(NamedTuple):

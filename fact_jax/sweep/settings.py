@@ -12,6 +12,7 @@ from fact_jax.backbone.config import ATTENTIONS, GELUS, PRECISIONS, REMATS, VARI
 from fact_jax.data import DataSettings
 from fact_jax.images.normalise import NORMALISATIONS
 from fact_jax.images.pipeline import RESIZES
+from fact_jax.images.preprocessing import preprocessing_of
 from fact_jax.ranges import (
     RATE,
     SHARE,
@@ -67,8 +68,9 @@ class RunSettings:
     )
     # 'highest': true float32 on TPU and GPU.
     precision: str = setting("default", OneOf(PRECISIONS), "of float32 products")
+    # None: what the ViT's weights were trained with, 224 for most and 32 for vit_mini.
     image_size: int = setting(
-        224, Whole(1, 4096), "pixels along a side of the network's input", column=3
+        None, OrNone(Whole(1, 4096)), "pixels along a side of the network's input", column=3
     )
     # 'crop': both sides to 256/224 of the size, then the middle.
     resize: str = setting("square", OneOf(RESIZES), "how pictures are brought to that size")
@@ -138,6 +140,9 @@ class RunSettings:
         if self.warmup_epochs is None:
             tenth = min(WARMUP_EPOCHS, self.epochs // WARMUP_EPOCHS)
             object.__setattr__(self, "warmup_epochs", tenth)
+        if self.image_size is None:
+            own = preprocessing_of(self.variant).image_size
+            object.__setattr__(self, "image_size", own)
 
     def stored(self) -> dict[str, Any]:
         """The settings as a result has them, without those that are as they were `before`."""

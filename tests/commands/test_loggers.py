@@ -1,5 +1,7 @@
 """Curves in Weights & Biases and MLflow, offline; TensorBoard's are in sweep/test_faults.py."""
 
+import time
+
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
@@ -60,12 +62,19 @@ def test_wandb_has_a_run_for_each_training_all_offline(tmp_path, monkeypatch, ru
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(WandB(epath.Path(tmp_path)), runs)
-    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2
-    contents = [path.read_bytes() for path in files]
-    for name in (b"digits-fact_tt-seed0 selection scale=1", b"digits-fact_tt-seed1 final"):
-        assert sum(name in content for content in contents) == 1
-    assert all(b"loss" in content and b"accuracy" in content for content in contents)
+    one, other = b"digits-fact_tt-seed0 selection scale=1", b"digits-fact_tt-seed1 final"
+
+    def stored():
+        files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+        contents = [path.read_bytes() for path in files]
+        curves = all(b"loss" in content and b"accuracy" in content for content in contents)
+        names = [sum(name in content for content in contents) for name in (one, other)]
+        return len(files), names, curves
+
+    deadline = time.monotonic() + 60  # a process of its own writes the files
+    while stored() != (2, [1, 1], True) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert stored() == (2, [1, 1], True)
 
 
 def test_a_logger_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
