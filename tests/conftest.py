@@ -54,6 +54,8 @@ LONG = (
     "notebook",
     "folders",
     "merging",
+    "kinds",
+    "kinds_served",
 )
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.common import CLASSES, option_parser, store
 from fact_jax import FacTTT, ViT, features, get_variant
-from fact_jax.backbone import activations, attention, block, blocks, dense, vit
+from fact_jax.backbone import activations, attention, block, blocks, dense, kinds, vit
 from fact_jax.backbone.vit import init_base
 from fact_jax.sweep.versions import environment
 from fact_jax.training.trial import init_head, logits_of
@@ -66,7 +66,7 @@ ALTERNATIVES: dict[str, tuple[Any, str, Any] | None] = {
     "all blocks in the scan, the last for all tokens": (vit, "Blocks", OneScan),
     "keep whatever autodiff asks for": (blocks, "_policy", keep_all),
     "GELU by erfc (jax.nn.gelu)": (
-        block,
+        kinds,
         "MLP_ACTIVATIONS",
         {**activations.MLP_ACTIVATIONS, "exact": lambda x: jax.nn.gelu(x, approximate=False)},
     ),

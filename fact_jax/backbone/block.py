@@ -6,8 +6,8 @@ Letters: `b` batch, `n` tokens, `h` heads or hidden values, `d` width, `p` promp
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import flax
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
-from fact_jax.backbone.activations import BOTTLENECK_ACTIVATIONS, MLP_ACTIVATIONS
+from fact_jax.backbone.activations import BOTTLENECK_ACTIVATIONS
 from fact_jax.backbone.adaptation import (
     BYPASSES,
     NORMS,
@@ -29,7 +29,7 @@ from fact_jax.backbone.adaptation import (
 from fact_jax.backbone.attention import attention
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
-from fact_jax.backbone.positions import relative_bias, rotate
+from fact_jax.backbone.kinds import MLPS, POSITIONS
 
 
 @flax.struct.dataclass
@@ -96,14 +96,14 @@ class Block:
         y = self._norm("norm1", x)
         inputs = {"qkv_input": self._bypassed("before_attention", y)}
         q, k, v = self._qkv(inputs["qkv_input"])
-        places = _POSITIONS[self.config.positions]
-        seen = places.turned(self, q), places.turned(self, k), v
+        places = POSITIONS[self.config.positions]
+        query, key = (places.turned(self.config, z, self._num_single) for z in (q, k))
         masked = None if prompts is None else prompts.hidden
         hidden = None if masked is None else (self._first, masked)
         if self.class_only:
             x, y = x[:, :1], y[:, :1]
-        bias = places.bias(self, q, k)
-        attended = checkpoint_name(attention(self.config, *seen, hidden, bias), "attended")
+        bias = places.bias(self.weights, q, k, self._num_single)
+        attended = checkpoint_name(attention(self.config, query, key, v, hidden, bias), "attended")
         (o,) = self._dense(("o",), attended)
         x = checkpoint_name(x + self._branch("attention", x, y, o), "middle")
 
@@ -111,7 +111,7 @@ class Block:
         inputs |= {"o_input": attended, "fc1_input": self._bypassed("before_mlp", y)}
         (fc1,) = self._dense(("fc1",), inputs["fc1_input"])
         fc1 = checkpoint_name(fc1, "fc1")
-        activated = _MLPS[self.config.mlp](self, fc1, inputs["fc1_input"])
+        activated = MLPS[self.config.mlp](self.config, self.weights, fc1, inputs["fc1_input"])
         (fc2,) = self._dense(("fc2",), activated)
         x = x + self._branch("mlp", x, y, fc2)
         outputs = dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
@@ -256,50 +256,3 @@ class Block:
                     yield f"{place} {i} dropout"
                 if f.drop_path and path:
                     yield f"{place} {i} path"
-
-
-def _unchanged(block: Block, x: Array) -> Array:
-    return x
-
-
-def _rotated(block: Block, x: Array) -> Array:
-    return rotate(x, block.config, block._num_single)
-
-
-def _none(block: Block, q: Array, k: Array) -> None:
-    return None
-
-
-def _relative(block: Block, q: Array, k: Array) -> Array:
-    grid, num_prompts = math.isqrt(k.shape[1] - block._num_single), block._num_single - 1
-    return relative_bias(block.weights["relative_positions"], grid, num_prompts)[:, : q.shape[1]]
-
-
-class _Places(NamedTuple):
-    """What a block knows of places: the turned query or key, and a bias [h, m, n] of scores."""
-
-    turned: Callable[[Block, Array], Array] = _unchanged
-    bias: Callable[[Block, Array, Array], Array | None] = _none
-
-
-def _plain_mlp(block: Block, fc1: Array, y: Array) -> Array:
-    return MLP_ACTIVATIONS[block.config.gelu](fc1)
-
-
-def _gated_mlp(block: Block, fc1: Array, y: Array) -> Array:
-    """``act(gate(y)) fc1(y)``. The gate is frozen, because no site of an adaptation is there."""
-    (gate,) = adapted_dense(y, [block.weights["MlpBlock_3"]["Gate"]])
-    return MLP_ACTIVATIONS[block.config.gelu](checkpoint_name(gate, "gate")) * fc1
-
-
-# `ViTConfig.positions`
-_POSITIONS = {
-    "table": _Places(),
-    "rope": _Places(turned=_rotated),
-    "relative": _Places(bias=_relative),
-}
-# The MLP's hidden values, of its input y and the output of fc1 (`ViTConfig.mlp`).
-_MLPS: dict[str, Callable[[Block, Array, Array], Array]] = {
-    "plain": _plain_mlp,
-    "gated": _gated_mlp,
-}

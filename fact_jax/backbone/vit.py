@@ -1,7 +1,7 @@
 """The Vision Transformer: frozen parameters and an adaptation go in, features come out.
 
 What kinds of ViTs differ in stands in `ViTConfig`; each choice is a small function that the config
-names (positions.py, block.py, pooling.py). The six dense sites of the blocks, stacked, are the
+names (kinds.py, pooling.py). The six dense sites of the blocks, stacked, are the
 paper's 12 L x d x d tensor; parameters.py describes all parameters. Letters: `b` batch, `n` tokens,
 `h` heads, `d` width, `l` layer.
 """

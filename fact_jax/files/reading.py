@@ -94,7 +94,7 @@ class Reader:
     def _relative_size(self) -> int:
         """Side of the images that the file's relative positions were made for."""
         table = self.layout.tensor(RELATIVE, 0)[0]
-        rows = (0, *self.shape(table))[-2] - 3
+        rows = (0, 0, *self.shape(table))[-2] - 3
         side = math.isqrt(max(rows, 0))
         grid = (side + 1) // 2
         if (2 * grid - 1) ** 2 != rows or not SIZE.allows(grid * self.config.patch_size):
