@@ -8,6 +8,7 @@ from fact_jax.backbone.config import get_variant
 from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.files.factors import TrainedTask
 from fact_jax.files.model_folder import timm_model
 from fact_jax.files.peft_writing import NAMES, adapter_files
@@ -49,8 +50,10 @@ def files(
     to, variant = options.format, arguments.variant_of(task, options.variant)
     if task is None and to not in WRITERS:
         raise UserError(f"--format {to} needs a trained task: give --factors.")
-    if to.startswith("onnx"):
+    if to.startswith("onnx"):  # before the weights are read
         require_onnx()
+    elif to == "stablehlo":
+        require("StableHLO", "stablehlo", "flatbuffers")
     facts = {} if task is None else measured(task.path)
     base_model = _base_model(task, options)
     if task is not None and to == "peft":

@@ -18,6 +18,7 @@ from jax import export
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
+from fact_jax.extras import require
 from fact_jax.files.beside import json_bytes, labels, preprocessor
 from fact_jax.files.card import Card, model_card
 from fact_jax.files.factors import TrainedTask, check_classes, check_fits
@@ -29,7 +30,7 @@ from fact_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DESCRIPTION = "model.json"
-_STABLEHLO = """from jax import export
+_STABLEHLO = """from jax import export  # needs flatbuffers, too
 
 with open("THIS_FOLDER/model.stablehlo", "rb") as file:
     model = export.deserialize(bytearray(file.read()))
@@ -126,7 +127,11 @@ def stablehlo_files(program: Program) -> dict[str, bytes]:
     """The files of a StableHLO artefact, by their names; it runs on each of PLATFORMS.
 
     JAX promises to read an artefact for six months, so that the description says its version.
+
+    Raises:
+      UserError: the extra `stablehlo` is not installed.
     """
+    require("StableHLO", "stablehlo", "flatbuffers")
     (b,) = export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((b, program.side, program.side, 3), np.float32)
     exported = export.export(jax.jit(program.merged), platforms=PLATFORMS)(images)

@@ -90,6 +90,13 @@ def test_a_stablehlo_artefact_runs_without_this_package(tmp_path, method):
     assert "model.call(images)" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_stablehlo_asks_for_its_extra(tmp_path, monkeypatch):
+    program, _ = program_of(tmp_path / "f.safetensors", FacTTT(2, 1.0))
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(UserError, match=r"needs flatbuffers: pip install 'fact-jax\[stablehlo\]'"):
+        programs.stablehlo_files(program)
+
+
 def test_onnx_asks_for_what_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "find_spec", lambda name: None if name == "jax2onnx" else 1)
     program, _ = program_of(tmp_path / "f.safetensors", FacTTT(2, 1.0))
