@@ -13,6 +13,7 @@ and prompts suit a ViT of width 128.
 `dinov2`: the same, one seed, from DINOv2-S at 56 pixels, a third of the rates but the head's alone.
 `vtab`: the 19 tasks, each method with the settings of its own config. Their grids differ in size
 (1 to 40), which the results report. Normalisation is ImageNet's for all, SSF too.
+FacT's successors have settings in each, and are compared by --config.methods=fact_tt,metatt,cara.
 """
 
 import importlib
@@ -51,12 +52,20 @@ SMALL = {  # settings on small ViTs
     "fact_cp": {"rank": 32},
     "fact_shared": {"rank": 4},
 }
+FAMILY = {  # of FacT, published after it; `--config.methods` names them
+    "metatt": {"rank": 16},
+    "metatt_heads": {"rank": 16},
+    "lorta": {"rank": 16},
+    "cara": {"rank": 16},
+    "efft": {"rank": 8},
+    "uni_lora": {"numbers": 4000},
+}
 
 
 def _small(config: ConfigDict, factor: float, noah_limit: int) -> None:
     config.tasks = "digits,fashion,location"
     config.epochs = 20
-    for name, settings in SMALL.items():
+    for name, settings in (SMALL | FAMILY).items():
         share = {"full": factor / 10, "linear": 1.0}.get(name, factor)
         rates = tuple(share * rate for rate in RATES)
         config[name] = base.method(name, **settings, learning_rates=rates)
@@ -67,7 +76,7 @@ def get_config(arg: str = "quickstart") -> ConfigDict:
     config = base.get_config()
     config.methods = ",".join(SMALL)
     if arg == "vtab":
-        for name in SMALL:
+        for name in SMALL | FAMILY:
             alone = importlib.import_module(f"configs.{CONFIGS.get(name, name)}").get_config()
             config[name] = alone[name]
     elif arg == "quickstart":

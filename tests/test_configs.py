@@ -45,6 +45,12 @@ VTAB_CONFIGS = {  # numbers on ViT-B/16 (a mean where they go by task)
     "noah:released": 360_134,
     "fact_cp": 53_760,
     "fact_shared": 76_032,
+    "metatt": 30_720,
+    "metatt_heads": 22_528,
+    "lorta": 13_760,
+    "cara": 45_024,
+    "efft": 87_552,
+    "uni_lora": 1_000,
     "tt_rank16": 61_440,
     "tt_tiny": 8_448,
     "tt_paper": 39_734,
@@ -138,7 +144,7 @@ def test_small_comparisons_give_every_method_as_many_rates(spec, variant, cells,
     config, _ = load(spec)
     plan = make_plan(config)
     assert len(plan) == cells
-    assert {cell.method_name for cell in plan} == METHODS.keys() - {"noah_subnet"}
+    assert {cell.method_name for cell in plan} == METHODS.keys() - {"noah_subnet", *compare.FAMILY}
     for cell in plan:
         assert len({c.learning_rate for c in cell.candidates}) == len(cell.candidates) == 3
         assert len({c._replace(learning_rate=0) for c in cell.candidates}) == 1

@@ -8,10 +8,12 @@ import numpy as np
 
 from fact_jax import features
 from fact_jax.tuning import (
+    EFFT,
     SSF,
     Adapter,
     AdaptFormer,
     BitFit,
+    CaRA,
     Combination,
     Convpass,
     FacTCP,
@@ -21,7 +23,11 @@ from fact_jax.tuning import (
     Full,
     Linear,
     LoRA,
+    LoRTA,
+    MetaTT,
+    MetaTTHeads,
     RepAdapter,
+    UniLoRA,
     VPTDeep,
     VPTShallow,
 )
@@ -50,6 +56,12 @@ ALL = {
     "fact_cp": FacTCP(3),
     "fact_shared_layer": FacTShared(2),
     "fact_shared_kind": FacTShared(2, share="kind"),
+    "metatt": MetaTT(3),
+    "metatt_heads": MetaTTHeads(3),
+    "lorta": LoRTA(3),
+    "cara": CaRA(3),
+    "efft": EFFT(3),
+    "uni_lora": UniLoRA(50, rank=2),
 }
 # One for each way in which a method changes the ViT.
 CHANGES = ["full", "adapter_houlsby", "lora_all", "ssf", "convpass", "repadapter", "vpt_deep"]

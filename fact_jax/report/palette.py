@@ -35,7 +35,7 @@ class Style(NamedTuple):
 _METHODS = (
     *("fact_tt", "fact_tk", "lora", "vpt_deep", "fact_cp", "adaptformer", "linear"),
     *("fact_shared", "noah", "adapter", "vpt_shallow", "convpass", "repadapter", "full"),
-    *("ssf", "bitfit"),
+    *("ssf", "bitfit", "metatt", "metatt_heads", "lorta", "cara", "efft", "uni_lora"),
 )
 _SHADES = (0.0, 0.4, -0.35, 0.2)  # shades of one method's systems, towards white or black
 

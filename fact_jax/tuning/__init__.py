@@ -3,8 +3,10 @@
 from fact_jax.tuning.adapter import Adapter
 from fact_jax.tuning.adaptformer import AdaptFormer
 from fact_jax.tuning.bitfit import BitFit
+from fact_jax.tuning.cara import CaRA
 from fact_jax.tuning.combination import Combination
 from fact_jax.tuning.convpass import Convpass
+from fact_jax.tuning.efft import EFFT
 from fact_jax.tuning.fact_cp import FacTCP
 from fact_jax.tuning.fact_shared import FacTShared
 from fact_jax.tuning.fact_tk import FacTTK
@@ -12,10 +14,13 @@ from fact_jax.tuning.fact_tt import FacTTT
 from fact_jax.tuning.full import Full
 from fact_jax.tuning.linear import Linear
 from fact_jax.tuning.lora import LoRA
+from fact_jax.tuning.lorta import LoRTA
+from fact_jax.tuning.metatt import MetaTT, MetaTTHeads
 from fact_jax.tuning.method import Method, count_parameters
 from fact_jax.tuning.noah import NOAH, NOAHSubnet
 from fact_jax.tuning.repadapter import RepAdapter
 from fact_jax.tuning.ssf import SSF
+from fact_jax.tuning.uni_lora import UniLoRA
 from fact_jax.tuning.vpt import VPTDeep, VPTShallow
 
 METHODS: dict[str, type] = {
@@ -23,6 +28,12 @@ METHODS: dict[str, type] = {
     "fact_tk": FacTTK,
     "fact_cp": FacTCP,
     "fact_shared": FacTShared,
+    "metatt": MetaTT,
+    "metatt_heads": MetaTTHeads,
+    "lorta": LoRTA,
+    "cara": CaRA,
+    "efft": EFFT,
+    "uni_lora": UniLoRA,
     "full": Full,
     "linear": Linear,
     "bitfit": BitFit,
@@ -44,8 +55,10 @@ __all__ = [
     "AdaptFormer",
     "Adapter",
     "BitFit",
+    "CaRA",
     "Combination",
     "Convpass",
+    "EFFT",
     "FacTCP",
     "FacTShared",
     "FacTTK",
@@ -53,11 +66,15 @@ __all__ = [
     "Full",
     "Linear",
     "LoRA",
+    "LoRTA",
+    "MetaTT",
+    "MetaTTHeads",
     "Method",
     "NOAH",
     "NOAHSubnet",
     "RepAdapter",
     "SSF",
+    "UniLoRA",
     "VPTDeep",
     "VPTShallow",
     "count_parameters",

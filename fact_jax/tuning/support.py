@@ -22,7 +22,7 @@ TRAITS: dict[str, Callable[[ViTConfig], bool]] = {
     "attention pooling": lambda vit: vit.pooling == "attention",
     "missing biases": lambda vit: not (vit.key_bias and vit.patch_bias),
 }
-_FACT = ("fact_tt", "fact_tk", "fact_cp", "fact_shared")
+_SQUARE = ("fact_tt", "fact_tk", "fact_cp", "fact_shared", "metatt", "metatt_heads", "cara")
 _PROMPTS = ("vpt_shallow", "vpt_deep", "noah", "noah_subnet")
 
 
@@ -43,9 +43,9 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(_FACT, "an MLP of no multiple of the width", False, f"{SQUARE}."),
+    Rule(_SQUARE, "an MLP of no multiple of the width", False, f"{SQUARE}."),
     Rule(
-        _FACT,
+        _SQUARE,
         "gated MLPs",
         True,
         "The gate stays frozen. FacT's tensor has 12 slices a block, of which 8 are of two MLP "
@@ -54,7 +54,7 @@ RULES = (
         "something else.",
     ),
     Rule(
-        ("lora", "ssf", "noah", "noah_subnet"),
+        ("lora", "ssf", "efft", "noah", "noah_subnet"),
         "gated MLPs",
         True,
         "The gate stays frozen: `fc1` is the up projection and `fc2` the down projection.",

@@ -107,6 +107,20 @@ INITIAL = [
         {"U": FAN_IN, "C": (uniform, 3**0.5 / 32), "P": xavier(32, 144), "V": ZERO},
     ),
     (tuning.FacTCP(32), {"U": FAN_IN, "C": (uniform, 1.0), "V": ZERO}),
+    (
+        tuning.MetaTT(16),
+        {"U": FAN_IN, "G": (constant, np.eye(16)), "M": (uniform, 0.25), "V": ZERO},
+    ),
+    (
+        tuning.LoRTA(16),
+        {"A": FAN_IN, "B": ZERO, **dict.fromkeys("HGM", (uniform, 1.0))},
+    ),
+    (
+        tuning.EFFT(16),
+        {"U": FAN_IN, "C": (uniform, 0.25), "V": ZERO}
+        | {"U_mlp": FAN_IN, "C_mlp": (uniform, 0.25), "V_mlp": ZERO},
+    ),
+    (tuning.UniLoRA(500), {"theta": (uniform, 0.02)}),
     (tuning.FacTShared(4), {"U": FAN_IN, "S": (uniform, 0.5), "V": ZERO}),
 ]
 

@@ -30,13 +30,14 @@ every_method = pytest.mark.parametrize("name", ALL)
 TRAINED = [*CHANGES, "bitfit", "adaptformer_norm"]
 # All of them together: a program of half a minute.
 TOGETHER = pytest.param("everything", marks=pytest.mark.slow)
+FAMILY = ["metatt", "metatt_heads", "lorta", "cara", "efft"]
 KEY_BIAS = "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias"
 
 
 # --- Initial values
 
 
-@pytest.mark.parametrize("name", [*CHANGES, "lora_noah", "fact_tt", "fact_tk"])
+@pytest.mark.parametrize("name", [*CHANGES, "lora_noah", "fact_tt", "fact_tk", *FAMILY])
 def test_the_effect_at_initialisation_is_the_source_s(name, small_vit, images):
     """None for most; SSF, prompts, and adapters and NOAH's LoRA (of random weights) have one."""
     model, base = small_vit

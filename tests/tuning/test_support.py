@@ -27,8 +27,8 @@ def plan(variant: str, method: str):
 
 
 def test_some_pairs_are_refused():
-    facts = {"fact_tt", "fact_tk", "fact_cp", "fact_shared"}
-    assert {(name, "siglip2_so400m14") for name in facts} == REFUSED
+    square = {"fact_tt", "fact_tk", "fact_cp", "fact_shared", "metatt", "metatt_heads", "cara"}
+    assert {(name, "siglip2_so400m14") for name in square} == REFUSED
 
 
 @pytest.mark.parametrize(("name", "variant"), sorted(REFUSED))

@@ -1,0 +1,15 @@
+"""LoRTA of rank 16, 13,760 numbers, on the 19 tasks of VTAB-1K.
+
+    python -m experiments.vtab --config lorta
+
+No published numbers are stored. Training and the five scales, compared on val200, as in
+configs/tk_rank32.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    return base.vtab("lorta", rank=16, scales=base.SCALES)
