@@ -8,6 +8,7 @@ from functools import partial
 from fact_jax.report.averages import stat
 from fact_jax.report.blocks import Figure
 from fact_jax.report.lines import Line, LineFigure, Point, line_look
+from fact_jax.report.measures import MEASURES
 from fact_jax.report.sections import Section, short_name
 from fact_jax.report.study import System
 from fact_jax.sweep.result import Result, candidate_settings
@@ -94,20 +95,30 @@ def _profile(results: Sequence[Result], setting: str) -> list[Point]:
     return points if len(points) > 1 else []
 
 
+def _chosen_by(systems: Sequence[System], section: Section) -> str:
+    """The measures that candidates of these tasks were chosen by, in words."""
+    results = [r for s in systems for r in s.results if r.task in section.tasks]
+    several = any(r.label_precision is not None for r in results)
+    named = dict.fromkeys(str(r.settings.get("select_by") or "") for r in results)
+    default = "mAP" if several else "accuracy"
+    words = [MEASURES[name][0] if name in MEASURES else default for name in named] or [default]
+    return " or ".join(dict.fromkeys(words))
+
+
 def selection_curves(systems: Sequence[System], section: Section) -> list[Figure]:
     """Figures of accuracy on validation data against scale, learning rate and weight decay, each if
     it was chosen."""
-    figures = []
+    figures, measure = [], _chosen_by(systems, section)
     for setting in ("scale", "learning_rate", "weight_decay"):
         words = setting.replace("_", " ")
         caption = (
-            f"Accuracy on **validation** data against the {words} that it was chosen by, mean over "
-            "the seeds: a line whose highest point is at an end wants a wider grid. Where other "
-            "settings were searched, too, it is the best of them at each value."
+            f"The {measure} on **validation** data against the {words} that it was chosen by, mean "
+            "over the seeds: a line whose highest point is at an end wants a wider grid. Where "
+            "other settings were searched, too, it is the best of them at each value."
         )
         name, labels = (
             f"{section.name}-{words.replace(' ', '-')}",
-            (words, "accuracy on validation, %"),
+            (words, f"{measure} on validation, %"),
         )
         lines = _panels(systems, section, partial(_profile, setting=setting))
         figures += _figure(name, lines, labels, "x", caption)

@@ -6,7 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from fact_jax import Linear, features, normalise
 from fact_jax.training.losses import balanced_weights, multi_label_loss, weighted_mean
+from fact_jax.training.mesh import make_mesh
+from fact_jax.training.step import Batch, TrainStep
+from fact_jax.training.trial import Hyper, Trial, logits_of, train_set
 
 LOGITS = jax.random.normal(jax.random.key(0), (6, 4))
 VALID = jnp.array([True] * 5 + [False])
@@ -49,3 +53,30 @@ def test_balanced_weights_make_classes_count_alike():
     several = np.array([[1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]])
     # All have the first label, none the second.
     assert balanced_weights(several, 3, 4).tolist() == [1, 1, 3, 1]
+
+
+def trial_of(labels, weights, num_classes=3):
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), 16, 16, 3)).astype(np.uint8)
+    data = train_set(images, labels, num_classes, padded_classes=5)
+    return Trial(data, Hyper(0.1, dropout_rate=None, drop_path_rate=None), 0, None, weights)
+
+
+@pytest.mark.parametrize("weights", [None, np.array([1, 2, 0.5, 1, 1], np.float32)])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_step_trains_by_these_losses(small_vit, weights, several):
+    model, base = small_vit
+    mesh = make_mesh(4, jax.devices()[:1])
+    step = TrainStep(model, Linear(), "none", 4, mesh, multi_label=several)
+    labels = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]]) if several else np.arange(4) % 3
+    trial = trial_of(labels.astype(np.int32), weights)
+    trainable = step.init(0, 3, 5).trainable
+    batch = Batch(normalise(trial.data.images, "none"), trial.data.labels, jnp.full(4, True))
+    loss = step.loss(trainable, base, batch, trial, jax.random.key(0))
+    logits = logits_of(trainable["head"], features(model, base, batch.images), 3)
+    if several:
+        expected = multi_label_loss(logits, batch.targets, batch.valid, 3, weights)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        each = jnp.ones(5) if weights is None else jnp.asarray(weights)
+        expected = weighted_mean(losses, batch.targets, batch.valid, each)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
