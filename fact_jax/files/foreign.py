@@ -15,7 +15,8 @@ _PLAIN = "another architecture than a plain ViT, and not read here. Use a plain 
 _KINDS: tuple[tuple[str, str], ...] = (
     (
         r"\.lora_(A|B|embedding)|\.lora_magnitude|\.base_layer\.|\.original_module\.",
-        "a PEFT model or adapter that is not merged into its ViT. Merge it in Python: "
+        "a PEFT model or adapter that is not merged into its ViT. Give an adapter's folder as the "
+        "factors, beside its base model's weights; or merge it in Python: "
         "model = model.merge_and_unload(), then model.save_pretrained('merged'), and give that "
         "folder.",
     ),

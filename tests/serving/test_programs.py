@@ -12,6 +12,8 @@ import types
 import jax
 import numpy as np
 import pytest
+from backbone_kinds import KINDS, tiny_vit
+from jax import export
 from safetensors.numpy import load_file
 from written_factors import trainable
 
@@ -88,6 +90,20 @@ def test_a_stablehlo_artefact_runs_without_this_package(tmp_path, method):
     assert about["preprocessing"]["image_mean"] == [0.485, 0.456, 0.406]
     assert len(about["date"]) == 10
     assert "model.call(images)" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_of_every_kind_of_vit_take_any_batch(tmp_path, kind):
+    vit, base = tiny_vit(kind)
+    method, path = LoRA(2, 0.3, "q,v,fc1"), tmp_path / "f.safetensors"
+    path.write_bytes(to_bytes(method, trainable(method, vit.config), vit.config, {}))
+    task = load_factors(path)
+    program = Program(vit.config, base, task, card_of(task, vit.config, "", {}))
+    content = programs.stablehlo_files(program)["model.stablehlo"]
+    side = vit.config.image_size
+    images = np.random.default_rng(0).normal(size=(3, side, side, 3)).astype("float32")
+    found = export.deserialize(bytearray(content)).call(images)
+    assert_close(found, Predictor(vit, base, task).logits(images))
 
 
 def test_stablehlo_asks_for_its_extra(tmp_path, monkeypatch):
