@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.robustness import fuzz_mutate
 from benchmarks.robustness.fuzz_target import Target
 from fact_jax import UserError
-from fact_jax.data import cache, get_task
+from fact_jax.data import DataSettings, cache, get_task, open_task
 from fact_jax.data.sources.few_shot_lists import find_lists
 from fact_jax.images import pipeline
 from fact_jax.images.decoder import PictureError
@@ -104,6 +104,29 @@ def _read_noah(path: Path) -> None:
     find_lists(get_task(_TASK), str(folder.parent.parent))
 
 
+@functools.cache
+def _csv_folder() -> Path:
+    """A folder of 40 pictures, which CSV files name."""
+    root = Path(tempfile.mkdtemp())
+    for i in range(40):
+        Image.new("RGB", (4, 4)).save(root / f"{i}.png")
+    return root
+
+
+def _csv_files() -> list[bytes]:
+    """CSV files of one class and of several labels a picture, with and without parts."""
+    single = "".join(f"{i}.png,kind {i % 4}\n" for i in range(40))
+    several = "".join(f"{i}.png,a|b\n" if i % 3 else f'{i}.png,"a"\n' for i in range(40))
+    parts = "".join(f"{i}.png,k{i % 2},{'test' if i > 30 else 'train'}\n" for i in range(40))
+    texts = [f"path,label\n{single}", f"path,labels\r\n{several}", f"path,label,split\n{parts}"]
+    return [text.encode() for text in texts]
+
+
+def _read_csv(path: Path) -> None:
+    shutil.copy(path, _csv_folder() / "x.csv")
+    open_task(get_task("csv_x"), DataSettings(str(_csv_folder()), image_size=4))
+
+
 def _entry(root: Path) -> Path:
     """Builds or reads the one entry of a data cache, and returns its folder."""
     batch = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32)
@@ -143,5 +166,6 @@ TARGETS: dict[str, Target] = {
     "pictures": Target(".img", _pictures, fuzz_mutate.some_bytes, _decode),
     "lists": Target(".json", _coop, fuzz_mutate.json_bytes, _read_coop, share=0.5),
     "lists_noah": Target(".list", _noah, fuzz_mutate.some_bytes, _read_noah, share=0.5),
+    "csv": Target(".csv", _csv_files, fuzz_mutate.some_bytes, _read_csv, share=0.5),
     "cache": Target(".entry", _cache_files, _mutate_cache, _read_cache),
 }
