@@ -419,7 +419,9 @@ def test_stored_rows_are_gone_on_with_under_the_same_compiler_only(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:some pictures have more than 8 bits")
-@pytest.mark.parametrize("name", ["npz", "safetensors", "torch", "results", "pictures", "cache", "csv"])
+@pytest.mark.parametrize(
+    "name", ["npz", "safetensors", "torch", "results", "pictures", "cache", "csv"]
+)
 def test_sound_files_are_accepted_and_cases_are_made_again(tmp_path, name):
     target = fuzz.TARGETS[name]
     seeds = target.seeds()
