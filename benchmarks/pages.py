@@ -70,6 +70,19 @@ def bank_memory(record: Record) -> str:
     return markdown([*head, *(["error of logits"] if errors else [])], rows)
 
 
+def exchange(record: Record) -> str:
+    """The largest difference of logits by format."""
+    names = {"flatbuffers": "jax", "jax2onnx": ""}  # what opens a format, if not the package
+    versions = {**record["environment"], **record["versions"]}
+    rows = []
+    for row in record["rows"]:
+        packages = filter(None, (names.get(name, name) for name in row["opened_by"]))
+        difference = f"{row['difference']:.1e}" if row["difference"] else "0"
+        opened = ", ".join(f"{name} {versions[name]}" for name in packages)
+        rows.append([f"`{row['format']}`", opened, difference])
+    return markdown(["format", "opened by", "difference"], rows, texts=2)
+
+
 def serve(record: Record) -> str:
     """The trial of the server in figures."""
     memory, end, settings = record["memory_mb"], record["at_the_end"], record["settings"]
@@ -248,6 +261,7 @@ TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
         "dictionary_offline": ("dictionary.json", lambda record: dictionary(record, "offline")),
         "dictionary_pairs": ("dictionary.json", lambda record: dictionary(record, "pairs")),
     },
+    Path("docs/exchange.md"): {"exchange": ("exchange.json", exchange)},
     Path("docs/files.md"): {"small_files": ("small_files.json", small_files)},
     Path("docs/benchmarks.md"): {
         "bank_time": ("bank.json", bank_time),

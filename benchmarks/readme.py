@@ -120,6 +120,11 @@ def _rounding(record: Record) -> str:
     return f"rank 16 to 8, points lost in the mean of three tasks: {'; '.join(texts)}"
 
 
+def _exchange(record: Record) -> str:
+    texts = [f"{row['format']} {row['difference']:.1e}" for row in record["rows"]]
+    return f"largest difference of logits over the largest: {', '.join(texts)}"
+
+
 def _faults(record: Record) -> str:
     rows = [row for trial in record.values() if trial != "left out" for row in trial["rows"]]
     lost = sum(len(row["lost"]) for row in rows)
@@ -206,6 +211,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "compare_quickstart.json": _methods,
     "dictionary.json": _dictionary,
     "evaluate.json": _evaluate,
+    "exchange.json": _exchange,
     "faults.json": _faults,
     "fewshot_quickstart.json": _methods,
     "finish_rate.json": _finish_rate,

@@ -66,6 +66,7 @@ COMMANDS = (
         "comparison",
         "dictionary",
         "evaluate",
+        "exchange",
         "faults",
         "fewshot",
         "finish_rate",
@@ -96,6 +97,15 @@ def test_commands_name_no_folder(monkeypatch, capsys, name):
         runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
     assert end.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def logits_are_close(content, out, tmp_path):
+    """Of formats whose packages are here; the others are named."""
+    assert {r["format"] for r in content["rows"]} | content["left_out"].keys() == {
+        *("peft", "hf", "timm", "stablehlo", "onnx", "onnx_factors")
+    }
+    assert content["moved"] > 0.1
+    assert all(row["difference"] < 1e-4 for row in content["rows"])
 
 
 def dictionaries_are_compared(content, out, tmp_path):
@@ -319,6 +329,7 @@ SMALLEST = {
         "--tasks digits,fashion --epochs 1 --ranks 2 --methods fact_tt --workdir {0}/work",
         dictionaries_are_compared,
     ),
+    "accuracy.exchange": ("--variant vit_mini --image_size 32", logits_are_close),
     "accuracy.finish_rate": ("--tasks digits --epochs 1 --workdir {0}/work", a_rate_is_chosen),
     "accuracy.offline_val": (
         "--tasks digits --epochs 1 --run pixels --run fact_tt:2:1:0.01 --run full:0.001",
