@@ -343,6 +343,9 @@ SMALLEST = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft's
 @pytest.mark.parametrize("name", SMALLEST)
 def test_the_smallest_run(run, tmp_path, capsys, name):
     arguments, check = SMALLEST[name]
