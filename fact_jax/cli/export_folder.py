@@ -10,8 +10,8 @@ from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.files.factors import TrainedTask
-from fact_jax.files.model_folder import timm_model
 from fact_jax.files.peft_writing import NAMES, adapter_files
+from fact_jax.files.timm_models import timm_model
 from fact_jax.files.weights import load_vit
 from fact_jax.serving.folders import WRITERS, card_of, merged_base, merged_files
 from fact_jax.serving.programs import (

@@ -4,8 +4,7 @@ The names of the tensors are those that `load_vit` reads (layouts.py), so that s
 also be loaded here. Letters: `d` width, `c` classes.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +14,11 @@ from fact_jax.backbone.positions import resize_positions
 from fact_jax.errors import UserError
 from fact_jax.files.beside import PREPROCESSOR, json_bytes, labels, preprocessor
 from fact_jax.files.card import Card, model_card
-from fact_jax.files.hf_models import BEIT, hf_model
-from fact_jax.files.kinds import TABLE, kind_of
+from fact_jax.files.hf_models import hf_model
+from fact_jax.files.kinds import TABLE
 from fact_jax.files.layouts import LAYOUTS
 from fact_jax.files.metadata import flat
+from fact_jax.files.timm_models import TimmModel, timm_model
 from fact_jax.tuning.method import Base
 
 TENSORS = "model.safetensors"
@@ -30,49 +30,6 @@ _ACTIVATIONS = {
     "silu": "silu",
 }
 _TIMM_ACTIVATIONS = {"exact": "gelu", "tanh": "gelu_tanh", "quick": "quick_gelu", "silu": "silu"}
-
-
-class _TimmModel(NamedTuple):
-    """A model of timm, whose sizes ``model_args`` replace.
-
-    Attributes:
-      architecture: its name.
-      layer_norm_eps: its LayerNorms' epsilon, which no argument sets.
-      class_row: whether its position table has a row for the class token.
-      layout: the title of its layout (layouts.py).
-      gelu: its MLPs' function, if no argument sets it.
-      arguments: further ones of its class.
-    """
-
-    architecture: str
-    layer_norm_eps: float
-    class_row: bool = True
-    layout: str = "timm ViT"
-    gelu: str = ""
-    arguments: Mapping[str, Any] = {}
-
-
-_TOKEN = {"global_pool": "token"}
-_TIMM: dict[tuple[str, ...], _TimmModel] = {
-    (): _TimmModel("vit_base_patch16_224", 1e-6),
-    ("LayerScale",): _TimmModel("vit_base_patch16_224", 1e-6),
-    ("LayerScale", "registers"): _TimmModel("vit_small_patch14_reg4_dinov2", 1e-6, False),
-    ("a norm before its blocks",): _TimmModel("vit_base_patch16_clip_quickgelu_224", 1e-5),
-    ("an attention pooling head", "no class token"): _TimmModel(
-        "vit_base_patch16_siglip_224", 1e-6
-    ),
-    ("LayerScale", "registers", "no position table"): _TimmModel(
-        "vit_small_patch16_dinov3_qkvb", 1e-5, True, "timm DINOv3", "exact", _TOKEN
-    ),
-    ("LayerScale", "registers", "gated MLPs", "no position table"): _TimmModel(
-        "vit_small_plus_patch16_dinov3_qkvb",
-        1e-5,
-        layout="timm DINOv3 with gated MLPs",
-        gelu="silu",
-        arguments=_TOKEN,
-    ),
-    BEIT: _TimmModel("beit_base_patch16_224", 1e-6, layout="timm BEiT", gelu="exact"),
-}
 
 
 def hugging_face_files(
@@ -138,10 +95,9 @@ def timm_files(
 
     The arguments are those of `hugging_face_files`.
     """
-    model = timm_model(config)
     side = metadata.get("image_size") or config.image_size
     _check_side(config, side)
-    architecture, tensors = _timm_tensors(model, base, config, side)
+    model, tensors = _timm_tensors(timm_model(config), base, config, side)
     classes = 0
     if (head := base.get("head")) is not None:
         tensors["head.weight"] = head_weight(head, False)
@@ -149,7 +105,7 @@ def timm_files(
         classes = len(head["bias"])
     pictures = preprocessor(metadata, config.image_size)
     settings = {
-        "architecture": architecture,
+        "architecture": model.architecture,
         "num_classes": classes,
         "num_features": config.width,
         "model_args": {
@@ -188,36 +144,36 @@ def timm_files(
 
 
 def _timm_tensors(
-    model: _TimmModel, base: Base, config: ViTConfig, side: int
-) -> tuple[str, dict[str, np.ndarray]]:
-    """The architecture's name, and the ViT's tensors."""
-    architecture, tensors = model.architecture, _tensors(model.layout, base, config, side, "")
-    biases = {k: v for k, v in tensors.items() if k.endswith(("attn.q_bias", "attn.v_bias"))}
-    if architecture.endswith("_qkvb") and not any(v.any() for v in biases.values()):
-        # As in the published DINOv3. Such a model's query, key and value are a plain layer, which
-        # PEFT can change; with biases the model reads the layer's weight past it.
-        architecture = architecture.removesuffix("_qkvb")
-        tensors = {k: v for k, v in tensors.items() if k not in biases}
+    model: TimmModel, base: Base, config: ViTConfig, side: int
+) -> tuple[TimmModel, dict[str, np.ndarray]]:
+    """The model with what the biases of its attention need, and the ViT's tensors."""
+    tensors = _tensors(model.layout, base, config, side, "")
+    if config.positions == "rope":
+        model = _with_biases(model, tensors)
     if not model.class_row:  # the class token takes its row with it
         table, token = tensors["pos_embed"], tensors["cls_token"]
         tensors["cls_token"], tensors["pos_embed"] = token + table[:, :1], table[:, 1:].copy()
-    return architecture, tensors
+    return model, tensors
 
 
-def timm_model(config: ViTConfig) -> _TimmModel:
-    """The model of timm for a ViT. Raises UserError if there is none."""
-    kind = kind_of(config)
-    if kind not in _TIMM:
-        raise UserError(
-            f"This ViT has {', '.join(kind)}, which is not written for timm. Export it with "
-            "--format onnx or stablehlo."
-        )
-    model = _TIMM[kind]
-    if model.gelu not in ("", config.gelu):
-        raise UserError(
-            f"The MLPs of timm's {model.architecture} have the function {model.gelu!r}, and this "
-            f"ViT has {config.gelu!r}. Export it with --format onnx or stablehlo."
-        )
+def _with_biases(model: TimmModel, tensors: dict[str, np.ndarray]) -> TimmModel:
+    """timm's DINOv3 for the biases of query, key and value, which are renamed or taken out.
+
+    The published DINOv3 has none. Its query, key and value are then a plain layer, which PEFT can
+    change; with biases of query and value, the model reads the layer's weight past it. Biases of
+    keys need another class of attention.
+    """
+    names = [name for name in tensors if name.endswith("attn.qkv.bias")]
+    biases = {name: np.split(tensors[name], 3) for name in names}
+    if any(k.any() for _, k, _ in biases.values()):
+        return model._replace(arguments={**model.arguments, "attn_type": "rope"})
+    for name in names:
+        del tensors[name]
+    if not any(q.any() or v.any() for q, _, v in biases.values()):
+        return model._replace(architecture=model.architecture.removesuffix("_qkvb"))
+    for name, (q, _, v) in biases.items():
+        tensors[name.replace("qkv.bias", "q_bias")] = q
+        tensors[name.replace("qkv.bias", "v_bias")] = v
     return model
 
 
@@ -252,21 +208,10 @@ def _tensors(
     """The ViT's tensors by a PyTorch layout's names; the position table is for images of a side."""
     layout = next(layout for layout in LAYOUTS if layout.title == title)
     parts: dict[str, dict[int, np.ndarray]] = {}
-    for parameter, value in flat({k: v for k, v in base.items() if k != "head"}).items():
-        if parameter == "embedding/bias" and not config.patch_bias:
-            continue
-        if parameter == _KEY_BIAS and not config.key_bias:
-            continue
-        array = np.asarray(value, np.float32)
-        if parameter == TABLE:
-            grid, single = side // config.patch_size, int(config.class_token)
-            table = resize_positions(jnp.asarray(array), grid, single, config.table_resize)
-            array = np.asarray(table)
+    for parameter, array in _parameters(base, config, side).items():
         layers = enumerate(array) if "encoderblock" in parameter else [(None, array)]
         for layer, one in layers:
             name, (part, _) = layout.tensor(parameter, layer)
-            if not config.key_bias and name.endswith("attn.qkv.bias"):  # timm's, of q and v alone
-                name, part = name.replace("qkv.bias", "qkv"[part] + "_bias"), 0
             if parameter.endswith("kernel"):
                 one = one.transpose((3, 2, 0, 1) if one.ndim == 4 else (1, 0))
             parts.setdefault(prefix + name, {})[part] = one
@@ -274,3 +219,23 @@ def _tensors(
         name: np.ascontiguousarray(np.concatenate([those[i] for i in sorted(those)]))
         for name, those in parts.items()
     }
+
+
+def _parameters(base: Base, config: ViTConfig, side: int) -> dict[str, np.ndarray]:
+    """The parameters without the head, with a table for a side, and without biases of no effect.
+
+    Other libraries' models lack some biases, which a method may have trained or merged here. The
+    patches' bias before a norm becomes a part of the table. A key's bias adds the same number to
+    all scores of a query, which softmax ignores, unless the keys are rotated.
+    """
+    plain = flat({k: v for k, v in base.items() if k != "head"})
+    arrays = {name: np.asarray(value, np.float32) for name, value in plain.items()}
+    if (table := arrays.get(TABLE)) is not None:
+        grid, single = side // config.patch_size, int(config.class_token)
+        resized = resize_positions(jnp.asarray(table), grid, single, config.table_resize)
+        arrays[TABLE] = np.array(resized)
+        if config.pre_norm:  # whose patches have no bias in timm
+            arrays[TABLE][:, single:] += arrays.pop("embedding/bias")
+    if config.positions == "relative":
+        del arrays[_KEY_BIAS]
+    return arrays

@@ -17,10 +17,11 @@ from fact_jax.files.beside import OURS, PREPROCESSOR, json_bytes, preprocessor
 from fact_jax.files.card import Card, adapter_card
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, check_classes
 from fact_jax.files.hf_models import HFModel, hf_model
-from fact_jax.files.model_folder import head_weight, timm_model
+from fact_jax.files.model_folder import head_weight
 from fact_jax.files.peft import PREFIX, TENSORS
 from fact_jax.files.peft_config import CONFIG
 from fact_jax.files.peft_names import NAMINGS, Naming
+from fact_jax.files.timm_models import timm_model
 
 NAMES = ("transformers5", "transformers4", "timm")
 """Libraries whose names of layers an adapter can have."""

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from fact_jax import VARIANTS, LoRA, UserError, ViT, features, load_vit, save_factors
 from fact_jax.files.card import Card
+from fact_jax.files.folder import write_folder
 from fact_jax.files.kinds import kind_of
 from fact_jax.files.load import load_factors
 from fact_jax.files.metadata import flat
@@ -159,6 +160,35 @@ def test_what_other_code_does_not_know_is_refused_or_told(kind, tmp_path):
         torch_file(task)
     with pytest.warns(UserWarning, match="only fact-jax reads it"):
         assert npz_file(config, base, task)
+
+
+def with_biases(base):
+    """The parameters with biases that the published models lack, as some methods train them."""
+    base, rng = jax.tree.map(np.array, base), np.random.default_rng(1)
+    attention = base["Transformer"]["encoderblock"]["MultiHeadDotProductAttention_1"]
+    for module in (base["embedding"], attention["key"]):
+        module["bias"] = rng.normal(size=module["bias"].shape).astype("f4")
+    return base
+
+
+@pytest.mark.parametrize(
+    ("kind", "to"), [(k, to) for k in ("rope", "rope_gated", "clip", "beit") for to in WRITTEN[k]]
+)
+def test_biases_that_the_published_model_lacks_are_not_lost(kind, to, tmp_path, monkeypatch):
+    model, base = tiny_vit(kind)
+    biased = with_biases(base)
+    write = {"hf": hugging_face_files, "timm": timm_files}[to]
+    write_folder(
+        tmp_path / "out", write(model.config, biased, {}, Card("t", "m", (), "p", "b", {}))
+    )
+    monkeypatch.setitem(VARIANTS, "of_the_test", model.config)
+    eps = model.config.layer_norm_eps
+    again, read = load_vit("of_the_test", tmp_path / "out", layer_norm_eps=eps)
+    images = np.random.default_rng(2).normal(size=(2, 16, 16, 3)).astype("f4")
+    expected, found = features(model, biased, images), features(again, read, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    moved = np.abs(expected - features(model, base, images)).max()
+    assert moved > 0.01  # also by the patches' bias of BEiT
 
 
 @every_kind

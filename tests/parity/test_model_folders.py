@@ -11,9 +11,10 @@ from PIL import Image
 from stored.cases import random_base
 from written_factors import trainable
 
-from fact_jax import FacTTT, Predictor, ViTConfig, load_factors
+from fact_jax import SSF, FacTTT, Predictor, ViTConfig, load_factors
+from fact_jax.backbone.merging import merge
 from fact_jax.backbone.parameters import MAP_HEAD
-from fact_jax.backbone.vit import ViT
+from fact_jax.backbone.vit import ViT, features
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.folder import write_folder
 from fact_jax.files.peft_writing import adapter_files
@@ -134,6 +135,27 @@ def test_timm_gives_our_logits_of_our_pictures(folder, tmp_path, compare):
     pixels = np.stack([transform(Image.open(p)).numpy() for p in pictures(tmp_path)])
     np.testing.assert_allclose(pixels, images.transpose(0, 3, 1, 2), atol=1e-5)
     assert model.pretrained_cfg["label_names"] == LABELS
+
+
+@pytest.mark.parametrize("name", ["rope", "rope_gated", "clip", "beit"])
+def test_biases_that_a_published_model_lacks_reach_timm(name, tmp_path, compare):
+    """SSF shifts the patches and the keys, also where the model's own layers have no bias."""
+    config = CONFIGS[name]
+    if name == "beit":
+        config = config.replace(layer_norm_eps=1e-6)
+    base, method, rng = random_base(config, 0), SSF(), np.random.default_rng(3)
+    factors = trainable(method, config)["factors"]
+    factors = {k: np.float32(k.endswith("scale")) + 0.3 * v for k, v in factors.items()}
+    merged = merge(base, method.adaptation(factors, config))
+    images = rng.normal(size=(2, config.image_size, config.image_size, 3)).astype("f4")
+    expected = np.asarray(features(ViT(config), merged, images))
+    head = {"kernel": np.eye(config.width, dtype="f4"), "bias": np.zeros(config.width, "f4")}
+    card = card_of(None, config, "", {})
+    write_folder(tmp_path / "out", WRITERS["timm"](config, {**merged, "head": head}, {}, card))
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    with torch.no_grad():
+        found = model(torch_models.nchw(images)).numpy()
+    compare({"features": found}, {"features": expected}, 1e-4)
 
 
 NOT_BEIT = [(n, "timm") for n in CONFIGS if n != "beit"]
