@@ -66,7 +66,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("epochs", None, "Passes over the pictures. Default: by their number.")
     flags.DEFINE_integer("image_size", None, "Pixels along a side. Default: the ViT's own.")
     flags.DEFINE_integer("batch_size", None, "Pictures of a step. Default: by their number.")
-    flags.DEFINE_integer("rank", default.rank, "Of FacT-TT: more numbers, more freedom.")
+    flags.DEFINE_integer("rank", default.rank, "Rank of FacT-TT: how many numbers it trains.")
     flags.DEFINE_enum(
         "class_weights", "", ["", "balanced"], "balanced: rare classes count as much as others."
     )
@@ -74,7 +74,7 @@ def define_flags() -> None:
         "select_by", "", ["", *MEASURES], "Measure that the learning rate is chosen by."
     )
     flags.DEFINE_bool("skip_damaged", False, "Leave out pictures that cannot be decoded.")
-    flags.DEFINE_integer("seed", default.seed, "Of the random numbers.")
+    flags.DEFINE_integer("seed", default.seed, "Seed of the random numbers.")
 
 
 def wrong_pictures(fit: Fit) -> list[WrongPicture]:

@@ -146,6 +146,11 @@ def _place(images: Path, out: Path) -> tuple[Path, str]:
             f"--images {images} is neither a folder nor a .csv file. Give a folder with a "
             "subfolder of pictures for each class, or a CSV file with the header path,label."
         )
+    if not is_csv and out.resolve().is_relative_to(images):
+        raise UserError(
+            f"--out {out} lies in the folder of the pictures, {images}, where it would be taken "
+            "for a class. Give a folder elsewhere."
+        )
     name = images.stem if is_csv else images.name
     kind = "csv" if is_csv else "folder"
     sound = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_") or "pictures"
@@ -159,8 +164,12 @@ def _place(images: Path, out: Path) -> tuple[Path, str]:
         )
     link = out / "pictures" / sound
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
+    if not os.path.lexists(link):
         link.symlink_to(images, target_is_directory=True)
+    if link.resolve() != images:
+        raise UserError(
+            f"--out {out} is of other pictures, those in {link.resolve()}. Give another --out."
+        )
     return link.parent, f"{kind}_{sound}"
 
 
@@ -203,6 +212,10 @@ def _settle(config: ConfigDict, options: FitOptions, data: TaskData) -> SimpleSe
     return simple
 
 
+def _times(epochs: int) -> str:
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
+
+
 def _introduce(
     console: Console, config: ConfigDict, data: TaskData, simple: SimpleSettings
 ) -> None:
@@ -220,7 +233,7 @@ def _introduce(
         console.print(f"Parts: {note.partition('; ')[2]}.", soft_wrap=True)
     console.print(
         f"FacT-TT of rank {config[METHOD].rank} on {config.variant} at {config.image_size} pixels "
-        f"({config.normalisation}): {simple.epochs} epochs in batches of {simple.batch_size} for "
+        f"({config.normalisation}): {_times(simple.epochs)} in batches of {simple.batch_size} for "
         f"each of {len(simple.learning_rates)} learning rates, then once more with the best.",
         soft_wrap=True,
     )

@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etils import epath
@@ -41,13 +41,19 @@ class Curve(Protocol):
     def add(self, epoch: int, values: Mapping[str, float]) -> None:
         """Adds the numbers of an epoch, counted from 1."""
 
-    def close(self) -> None:
-        """Ends the curve; a later training of the same name begins a new one."""
+    def close(self, finished: bool) -> None:
+        """Ends the curve; `finished` says whether all epochs were trained."""
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """A program that shows curves."""
+    """A program that shows curves.
+
+    Attributes:
+      remote: whether it may be out of reach. Its faults then end its curve and not the training.
+    """
+
+    remote: bool
 
     def open(self, training: Training) -> Curve:
         """Begins the curve of a training."""
@@ -60,6 +66,8 @@ class TensorBoard:
     leaves neither gaps nor epochs that are there twice. tensorboardX's SummaryWriter is not used:
     its thread dies of a full disk, and whoever waits for it waits forever.
     """
+
+    remote = False
 
     def __init__(self, workdir: epath.Path):
         require("The logger 'tensorboard'", "tensorboard", "tensorboardX")
@@ -91,7 +99,7 @@ class _EventFile:
             self._writer.write_event(event)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         with contextlib.suppress(OSError):  # all is flushed
             self._writer.close()
 
@@ -100,8 +108,10 @@ class WandB:
     """Runs of Weights & Biases: one for each training, in a group for each cell.
 
     The service is chosen by W&B's own variables; with WANDB_MODE=offline all stays in DIR/wandb. A
-    training that goes on after a stop is a new run, which has all epochs.
+    training that goes on after a stop is a new run, which has all epochs; the old one has failed.
     """
+
+    remote = True
 
     def __init__(self, workdir: epath.Path):
         require("The logger 'wandb'", "wandb", "wandb")
@@ -131,16 +141,18 @@ class _WandBRun:
     def add(self, epoch: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=epoch)
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 class MLflow:
     """Runs of MLflow: one for each training, with its cell as a tag.
 
     They go to MLFLOW_TRACKING_URI, or to the database DIR/mlflow.db. A training that goes on after
-    a stop is a new run, which has all epochs; the old one stays unfinished.
+    a stop is a new run, which has all epochs; the old one is killed.
     """
+
+    remote = True
 
     def __init__(self, workdir: epath.Path):
         require("The logger 'mlflow'", "mlflow", "mlflow")
@@ -168,8 +180,8 @@ class _MLflowRun:
         for what, value in values.items():
             self._client.log_metric(self._run_id, what, value, step=epoch)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+    def close(self, finished: bool) -> None:
+        self._client.set_terminated(self._run_id, status="FINISHED" if finished else "KILLED")
 
 
 LOGGERS: dict[str, Callable[[epath.Path], Logger]] = {
@@ -181,35 +193,71 @@ LOGGERS: dict[str, Callable[[epath.Path], Logger]] = {
 
 
 class Curves:
-    """Gives loss and accuracy of every training to loggers, and all that it hears to a listener."""
+    """Gives loss and accuracy of every training to loggers, and all that it hears to a listener.
+
+    A remote logger that fails loses the curves of the trainings under way, with one note.
+    """
 
     def __init__(self, loggers: list[Logger], listener: Progress):
         self._loggers, self._listener = loggers, listener
-        self._curves: list[list[Curve]] = []  # of each training
+        self._curves: list[tuple[Logger, list[Curve]]] = []  # of the trainings under way
+        self._names: list[str] = []  # of what is measured
+        self._epochs = self._done = 0
 
     def start(self, runs: list[Run], epochs: int) -> None:
         self._listener.start(runs, epochs)
         self.close()
-        self._curves = [[logger.open(_training(run)) for logger in self._loggers] for run in runs]
+        self._epochs, self._done = epochs, 0
+        self._names = [_measure(run) for run in runs]
+        trainings = [_training(run) for run in runs]
+        for logger in self._loggers:
+            with self._keeping(logger, []) as curves:
+                curves.extend(map(logger.open, trainings))
 
     def epoch(self, done: int, losses: list[float], accuracies: list[float]) -> None:
-        for curves, *values in zip(self._curves, losses, accuracies, strict=False):
-            named = zip(("loss", "accuracy"), values, strict=True)
-            measured = {what: value for what, value in named if not math.isnan(value)}
-            for curve in curves:
-                curve.add(done, measured)
+        self._done = done
+        under_way, self._curves = self._curves, []
+        for logger, curves in under_way:
+            with self._keeping(logger, curves):
+                values = zip(curves, self._names, losses, accuracies, strict=False)
+                for curve, name, loss, accuracy in values:
+                    named = {"loss": loss, name: accuracy}
+                    curve.add(done, {k: v for k, v in named.items() if not math.isnan(v)})
         self._listener.epoch(done, losses, accuracies)
 
     def close(self) -> None:
-        curves, self._curves = self._curves, []
-        for curve in (curve for of_training in curves for curve in of_training):
-            curve.close()
+        under_way, self._curves = self._curves, []
+        for logger, curves in under_way:
+            with self._keeping(logger, curves):
+                for curve in curves:
+                    curve.close(self._done == self._epochs)
+        self._curves = []
+
+    @contextlib.contextmanager
+    def _keeping(self, logger: Logger, curves: list[Curve]) -> Iterator[list[Curve]]:
+        """Keeps the logger's curves, unless it is a remote one and what is done fails."""
+        try:
+            yield curves
+        except Exception as error:
+            if not logger.remote:
+                self._curves.append((logger, curves))
+                raise
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            self.note(f"{type(logger).__name__} has no more of these curves ({what}).")
+        else:
+            self._curves.append((logger, curves))
 
     def note(self, text: str) -> None:
         self._listener.note(text)
 
     def waiting(self) -> None:
         self._listener.waiting()
+
+
+def _measure(run: Run) -> str:
+    """What the numbers of a run's evaluations are."""
+    chosen = run.cell.settings.select_by if run.stage == "selection" else ""
+    return chosen or "accuracy"
 
 
 def _training(run: Run) -> Training:

@@ -20,7 +20,7 @@ from fact_jax.cli.terminal import Console
 from fact_jax.command_line import command
 from fact_jax.errors import UserError
 from fact_jax.files.card import factor_card
-from fact_jax.files.hub import folder_files, push, task_files
+from fact_jax.files.hub import TASK, folder_files, push, task_files
 from fact_jax.files.load import load_factors
 from fact_jax.serving.folders import card_of
 
@@ -30,7 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_string("factors", "", "Factor file, or a folder that export --format wrote.")
     flags.DEFINE_string("repo", "", "OWNER/NAME on the hub; it is made if there is none.")
     flags.DEFINE_bool("private", False, "Make a new repository private.")
-    flags.DEFINE_string("message", "A task of fact-jax", "Of the commit.")
+    flags.DEFINE_string("message", "A task of fact-jax", "Message of the commit.")
     flags.DEFINE_string("base_model", "", "The base's name on the hub, for the card.")
 
 
@@ -60,5 +60,5 @@ def main() -> None:
         files, name = card_text(path, options.base_model, options.repo)
     address = push(files, options.repo, private=options.private, message=options.message)
     Console().print(f"{name}: {len(files)} files are at {address}", soft_wrap=True)
-    if "config.json" not in files:  # which whole models have
+    if "adapter_config.json" in files or TASK in files:
         Console().print(f"To load it: fact_jax.load_factors('hf:{options.repo}')", soft_wrap=True)

@@ -8,6 +8,9 @@ from fact_jax.files.factors import TrainedTask
 
 _MOST_FILES = 200
 _CARD = "README.md"
+TASK = "task.safetensors"  # one name for all, so that a second task replaces the first
+# One of these is in every folder that `export --format` writes.
+_EXPORTED = ("config.json", "adapter_config.json", "model.json")
 
 
 def task_files(task: TrainedTask, card: str) -> dict[str, bytes]:
@@ -17,7 +20,7 @@ def task_files(task: TrainedTask, card: str) -> dict[str, bytes]:
       task: whose file, with the dictionary beside it if it shares one.
       card: the text of the card.
     """
-    files = {_CARD: card.encode(), f"{task.path.stem}.safetensors": task.path.read_bytes()}
+    files = {_CARD: card.encode(), TASK: task.path.read_bytes()}
     if task.dictionary is not None:
         files[task.dictionary.file_name] = task.dictionary.content
     return files
@@ -29,10 +32,10 @@ def folder_files(folder: Path) -> dict[str, bytes]:
     Raises:
       UserError: it is no such folder.
     """
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if not any((folder / name).is_file() for name in _EXPORTED):
         raise UserError(
-            f"{folder} holds neither config.json nor adapter_config.json. Give a factor file, or a "
-            "folder that `export --format` wrote."
+            f"{folder} holds none of {', '.join(_EXPORTED)}. Give a factor file, or a folder that "
+            "`export --format` wrote."
         )
     inside = sorted(folder.iterdir())
     strange = [path.name for path in inside if path.is_symlink() or not path.is_file()]

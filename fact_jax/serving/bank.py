@@ -25,7 +25,7 @@ from fact_jax.serving.mixed import mixed_features, mixed_logits
 from fact_jax.serving.stack import DTYPES
 from fact_jax.serving.store import Batch, StoredBytes, TaskStore, padded_rows
 from fact_jax.training.mesh import batch_sharded, fetch, make_mesh, put, replicated
-from fact_jax.training.metrics import probabilities, sigmoid
+from fact_jax.training.metrics import probabilities
 from fact_jax.tuning.method import Base
 
 _READ_AT_ONCE = 256  # tasks of `add_all` in host memory
@@ -268,9 +268,11 @@ def _mean(answer: _Answer) -> np.ndarray:
     if len(members) == 1:
         return np.array(members[0])
     if answer.task.multi_label:
-        p = np.mean([sigmoid(logits) for logits in members], axis=0)
-        odds: np.ndarray = np.log(p) - np.log1p(-p)
-        return odds.astype(np.float32)
+        logits = np.stack(members).astype(np.float64)
+        # Logarithms of the probabilities, which are 0 or 1 as float32 where a member is sure.
+        yes, no = (np.logaddexp.reduce(-np.logaddexp(0, -x), axis=0) for x in (logits, -logits))
+        odds: np.ndarray = (yes - no).astype(np.float32)
+        return odds
     several = np.stack([_log_softmax(logits) for logits in members])
     largest = several.max(axis=0)
     mean: np.ndarray = np.log(np.exp(several - largest[None]).mean(axis=0)) + largest

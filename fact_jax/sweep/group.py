@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
@@ -68,13 +69,19 @@ class Group:
         for trained in self._train(candidates(self.cells)):
             name = trained.run.cell.name
             if trained.error is None:
-                self._scores[name][trained.run.candidate] = trained.accuracies[-1]
+                if not math.isnan(score := trained.accuracies[-1]):  # a measure may be undefined
+                    self._scores[name][trained.run.candidate] = score
             else:
                 self._errors[name] = trained.error
         finals = []
         for cell in self.cells:
             scores = self._scores[cell.name]
-            if len(cell.candidates) == 1 or scores:
+            if not scores and len(cell.candidates) > 1 and cell.name not in self._errors:
+                self.trainer.progress.note(
+                    f"{cell.name}: the measure is not defined on its validation data, so the first "
+                    "candidate is taken."
+                )
+            if len(cell.candidates) == 1 or scores or cell.name not in self._errors:
                 best = max(scores, key=scores.__getitem__, default=cell.candidates[0])
                 finals.append(Run(cell, "final", best))
                 self._errors.pop(cell.name, None)

@@ -1,5 +1,6 @@
 """Trains groups of runs: the frozen model, its compiled programs, and the data they share."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -279,7 +280,14 @@ class RunStack:
         findings = self._trainer.measure(run, trainable, self._trainer.batches(run))
         self._findings[i] = findings
         self._seconds["evaluate"] += time.perf_counter() - start
-        return findings.score(run.cell.settings.select_by if run.stage == "selection" else "")
+        score = findings.score(run.cell.settings.select_by if run.stage == "selection" else "")
+        if math.isnan(score) and run.stage == "final":
+            raise UserError(
+                f"Task {run.cell.task}: none of its {findings.num_images} test pictures has a "
+                "label, so that no average precision can be measured. Add some, or raise "
+                "config.eval_limit."
+            )
+        return score
 
     def _trained(self, i: int, outcome: Outcome) -> Trained:
         run = self._runs[i]

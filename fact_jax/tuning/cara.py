@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, Affine, LowRank
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, mlp_slices
 
@@ -26,7 +26,7 @@ class CaRA:
     ``s sum_r R2 P1 P3 P2``, and biases of o, fc1 and fc2 are added, the same in all layers.
     """
 
-    rank: int = setting(16, SIZE)
+    rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.ranges import SCALE, Whole, check_fields, setting
 from fact_jax.tuning.initial import linear, uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -25,7 +25,7 @@ class LoRTA:
     ``s A diag(G[l] M[m] H[j]) B^T``, [d, d / h]; that of the output projection by its transpose.
     """
 
-    rank: int = setting(16, SIZE)
+    rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)
 
     def __post_init__(self) -> None:

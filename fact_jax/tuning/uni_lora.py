@@ -14,11 +14,13 @@ import numpy as np
 
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, SIZE, Whole, check_fields, setting
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 _BOUND = 0.02  # of the initial values
+_MOST = 2**25  # numbers of the LoRA: 128 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,12 @@ class UniLoRA:
         check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
+        """Uniform on +-0.02. Raises UserError for a LoRA of too many numbers, which theta hides."""
+        if (count := 4 * config.depth * config.width * self.rank) > _MOST:
+            raise UserError(
+                f"A LoRA of rank {self.rank} has {count:,} numbers on this ViT; Uni-LoRA makes at "
+                f"most {_MOST:,}. Give a smaller rank."
+            )
         return {"theta": uniform(key, (self.numbers,), _BOUND)}
 
     @checked

@@ -117,3 +117,23 @@ def test_names_that_no_task_can_have_get_a_link(pictures, tmp_path):
     shots = tmp_path / "birds_4shot"
     shots.mkdir()
     assert fitting._place(shots, tmp_path)[1] == "folder_birds_4_shot"
+
+
+def test_an_out_of_other_pictures_is_refused(pictures, tmp_path):
+    """Two folders of one name that no task can have: the link would still lead to the first."""
+    other = tmp_path / "other" / pictures.name
+    other.mkdir(parents=True)
+    fitting._place(pictures, tmp_path / "out")
+    fitting._place(pictures, tmp_path / "out")
+    with pytest.raises(UserError, match="is of other pictures, those in .*my shades. Give another"):
+        fitting._place(other, tmp_path / "out")
+    (tmp_path / "out" / "pictures" / "my_shades").unlink()
+    (tmp_path / "out" / "pictures" / "my_shades").write_text("")
+    with pytest.raises(UserError, match="is of other pictures"):
+        fitting._place(other, tmp_path / "out")
+
+
+def test_an_out_among_the_pictures_is_refused(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    with pytest.raises(UserError, match="--out fit lies in the folder of the pictures"):
+        fact_jax.fit(".")

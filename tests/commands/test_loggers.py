@@ -1,5 +1,7 @@
 """Curves in Weights & Biases and MLflow, offline; TensorBoard's are in sweep/test_faults.py."""
 
+import contextlib
+import dataclasses
 import time
 
 import pytest
@@ -90,3 +92,65 @@ def test_loggers_are_named_once_and_tensorboard_has_a_setting_of_its_own():
     assert read_settings(config).logger_names == ("wandb", "mlflow")
     config.tensorboard = True
     assert read_settings(config).logger_names == ("tensorboard", "wandb", "mlflow")
+
+
+class Kept:
+    """A logger that keeps what it is given."""
+
+    remote = True
+
+    def __init__(self):
+        self.added, self.closed = [], []
+
+    def open(self, training):
+        return self
+
+    def add(self, epoch, values):
+        self.added.append((epoch, values))
+
+    def close(self, finished):
+        self.closed.append(finished)
+
+
+class Broken(Kept):
+    """A logger whose service goes away after the first epoch."""
+
+    def add(self, epoch, values):
+        if epoch > 1:
+            raise ConnectionError("no route to host")
+        super().add(epoch, values)
+
+
+def test_a_service_that_goes_away_costs_its_curves_and_not_the_training(runs):
+    broken, sound, listener = Broken(), Kept(), Told()
+    curves = Curves([broken, sound], listener)
+    curves.start(runs, 2)
+    for e in range(2):
+        curves.epoch(e + 1, LOSSES[e], ACCURACIES[e])
+    curves.close()
+    assert broken.added == [(1, {"loss": 1.0}), (1, {"loss": 2.0})]
+    assert broken.closed == []
+    assert sound.closed == [True, True]
+    (note,) = listener.notes
+    assert note == "Broken has no more of these curves (ConnectionError: no route to host)."
+
+
+def test_a_training_that_is_stopped_is_not_said_to_be_finished(runs):
+    logger = Kept()
+    with contextlib.closing(Curves([logger], Told())) as curves:
+        curves.start(runs, 3)
+        curves.epoch(1, LOSSES[0], ACCURACIES[0])
+    assert logger.closed == [False, False]
+
+
+def test_candidates_curves_have_the_name_of_their_measure(runs):
+    one, other = runs
+    settings = dataclasses.replace(one.cell.settings, select_by="macro_f1")
+    one = one._replace(cell=dataclasses.replace(one.cell, settings=settings))
+    logger = Kept()
+    curves = Curves([logger], Told())
+    curves.start([one, other], 1)
+    curves.epoch(1, [1.0, 2.0], [50.0, 75.0])
+    first, second = (values for _, values in logger.added)
+    assert first == {"loss": 1.0, "macro_f1": 50.0}
+    assert second == {"loss": 2.0, "accuracy": 75.0}

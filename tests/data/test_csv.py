@@ -95,6 +95,15 @@ def test_few_shot_lists_are_drawn_from_a_file(pictures):
         (("path,label", "in/red0.png,"), r"line 2: 'in/red0.png' has no label"),
         (("path,label", "../red0.png,red"), "leads out of the folder"),
         (("path,label", "in/red0.png,red", "in/red0.png,blue"), "twice, in lines 2 and 3"),
+        (
+            ("path,label", "in/red0.png,red", "in/../in/red1.png,red"),
+            "leads out of the folder",
+        ),
+        (("path,label", "in/red0.png,red", "./in/red0.png,blue"), "twice, in lines 2 and 3"),
+        (
+            ("path,labels,split", "in/red0.png,red,", "in/red1.png,red,", "in/blue0.png,,test"),
+            "no picture for test has a label, so that nothing can be measured",
+        ),
         (("path,label", "in/none.png,red", "in/red0.png,blue"), r"1 of them are not in .*none.png"),
         (("path,label", "in/red0.png,red", "in/red1.png,red"), "1 different labels in train"),
         (
@@ -126,3 +135,12 @@ def test_damaged_pictures_can_be_left_out(pictures, tmp_path):
     data = opened(folder, skip_damaged=True)
     assert sum(data.size(part) for part in ("train", "val", "test")) == 29
     assert data.provenance["skipped_names"] == ["in/red3.png"]
+
+
+def test_pictures_with_a_label_are_in_every_drawn_part(pictures):
+    """Of five with a label among thirty; a draw of all alike would miss them often."""
+    labelled = [f"in/red{i}.png,warm" for i in range(5)]
+    lines = [*labelled, *(f"{row.split(',')[0]}," for row in rows()[5:])]
+    data = opened(pictures("path,labels", *lines))
+    for part in ("train", "val", "test"):
+        assert data.load(part).labels.sum() >= 1

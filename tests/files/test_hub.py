@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from weight_layouts import timm
 from written_factors import assert_same, trainable, written
 
-from fact_jax import FacTTT, get_variant, load_factors
+from fact_jax import FacTTT, LoRA, get_variant, load_factors
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.peft_writing import adapter_files
@@ -226,16 +226,21 @@ def test_a_task_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "csv_kinds: 2 files are at http://127.0.0.1" in run.stdout
     files = Hub.repositories["owner/kinds"]
-    assert files.keys() == {"README.md", "kinds.safetensors"}
+    assert files.keys() == {"README.md", "task.safetensors"}
     card = files["README.md"].decode()
     assert 'fact_jax.load_factors("hf:owner/kinds")' in card
     assert "| 6 | kind 6 |" in card
     assert TOKEN not in run.stdout + run.stderr + card
-    (tmp_path / "again.safetensors").write_bytes(files["kinds.safetensors"])
+    (tmp_path / "again.safetensors").write_bytes(files["task.safetensors"])
     assert_same(load_factors(tmp_path / "again.safetensors"), tree)
     command = [sys.executable, "-c", LOAD_TASKS, "hf:owner/kinds"]
     run = subprocess.run(command, env=hub[1], capture_output=True, text=True, timeout=120)
     assert run.stdout == "FacTTT 7\n"
+    # Another task takes the place of the first.
+    written(tmp_path / "other.safetensors", LoRA(2), config, **more)
+    run = run_push(hub, "--factors", tmp_path / "other.safetensors", "--repo=owner/kinds")
+    assert run.returncode == 0, run.stderr
+    assert Hub.repositories["owner/kinds"].keys() == files.keys()
 
 
 def test_an_exported_folder_goes_to_the_hub_as_it_is(hub, tmp_path):
@@ -249,9 +254,15 @@ def test_an_exported_folder_goes_to_the_hub_as_it_is(hub, tmp_path):
         True,
         "private",
     )
+    for name in ("config.json", "model.json"):  # of whole models, and of programs
+        (tmp_path / "adapter_config.json").rename(tmp_path / name)
+        run = run_push(hub, "--factors", tmp_path, "--repo=owner/other")
+        assert "To load it" not in run.stdout
+        assert run.returncode == 0, run.stderr
+        (tmp_path / name).rename(tmp_path / "adapter_config.json")
     (tmp_path / "adapter_config.json").rename(tmp_path / "other.json")
     run = run_push(hub, "--factors", tmp_path, "--repo=owner/adapter")
-    assert "holds neither config.json nor adapter_config.json" in run.stderr
+    assert "holds none of config.json, adapter_config.json, model.json" in run.stderr
 
 
 def test_a_hub_that_refuses_is_one_sentence_without_the_token(hub, tmp_path):

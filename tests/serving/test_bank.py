@@ -142,6 +142,20 @@ def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(
         bank.add("mixed", [paths[0], tmp_path / "single.safetensors"])
 
 
+def test_sure_members_of_several_labels_have_finite_logits(small_vit: Vit) -> None:
+    bank = Bank(*small_vit)
+    members = []
+    for seed, logit in enumerate((40.0, 41.0)):
+        task = trained(small_vit, TT, seed=seed, multi_label=True)
+        head = {"kernel": 0 * task.head["kernel"], "bias": np.array([logit, -logit, 0], "f4")}
+        members.append(task._replace(head=head))
+    bank.add("sure", members)
+    (logits,) = bank.logits(pictures(1), "sure")
+    # The odds of the mean: log((s(40) + s(41)) / (s(-40) + s(-41))).
+    expected = np.log(2) - np.log(np.exp(-40) + np.exp(-41))
+    np.testing.assert_allclose(logits, [expected, -expected, 0], rtol=1e-5, atol=1e-6)
+
+
 def test_members_prepare_pictures_alike(small_vit: Vit, tmp_path: Path) -> None:
     for name, more in (("a", {"resize": "crop"}), ("b", {})):
         written(tmp_path / name, TT, small_vit[0].config, **more)

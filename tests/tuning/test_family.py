@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tried_methods import random_factors
 
-from fact_jax import get_variant
+from fact_jax import UserError, get_variant
 from fact_jax.tuning import (
     EFFT,
     CaRA,
@@ -143,3 +143,12 @@ def test_uni_lora_projects_without_changing_lengths(small_vit):
     assert len(np.unique(np.abs(numbers).round(6))) <= 100  # two sizes of groups at most
     other = UniLoRA(50, rank=2, seed=1).adaptation(factors, config)
     assert np.abs(np.asarray(other.q.a) - np.asarray(adaptation.q.a)).max() > 0.01
+
+
+def test_a_small_file_cannot_ask_for_all_memory():
+    config = get_variant("vit_b16")
+    with pytest.raises(UserError, match="rank 65536 has 2,415,919,104 numbers on this ViT"):
+        jax.eval_shape(lambda: UniLoRA(1, rank=65536).init(jax.random.key(0), config))
+    for kind in (LoRTA, CaRA):
+        with pytest.raises(UserError, match="rank is 1025; expected a whole number from 1 to 1024"):
+            kind(1025)

@@ -26,7 +26,7 @@ from fact_jax.data.sources.drawing import (
     content_fingerprints,
     draw_note,
 )
-from fact_jax.data.sources.list_files import make_item, quoted, read_text
+from fact_jax.data.sources.list_files import make_item, quoted, read_text, same_file
 from fact_jax.data.sources.lists import Item, ListsSource, find_damaged
 from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
@@ -118,8 +118,10 @@ def _rows(where: str, path: epath.Path) -> tuple[list[_Row], bool]:
     if not rows:
         raise UserError(f"{where} names no picture, only the header.")
     first: dict[str, int] = {}
+    folders: dict[str, str] = {}
     for row in rows:
-        if (line := first.setdefault(row.path, row.line)) != row.line:
+        file = same_file(path.parent, row.path, folders)
+        if (line := first.setdefault(file, row.line)) != row.line:
             raise UserError(
                 f"{where} names {quoted(row.path)} twice, in lines {line} and {row.line}. Keep one "
                 f"of them; with a column `labels`, put {SEPARATOR} between labels of one picture."

@@ -39,6 +39,11 @@ def complete_parts(
         if part not in parts:
             parts[TRAIN], parts[part] = _hold_out(parts[TRAIN], num_classes)
             drawn.append(part)
+        if any(item.labels for item in parts[TRAIN]) and not any(i.labels for i in parts[part]):
+            raise UserError(
+                f"{where}: no picture {text} has a label, so that nothing can be measured. Add "
+                "labelled pictures, or say in a column `split` which part each is in."
+            )
         if not parts[part] or not parts[TRAIN]:
             raise UserError(
                 f"{where} has too few pictures to keep some {text}: one of each class. Add "
@@ -60,13 +65,14 @@ def draw_note(drawn: list[str]) -> str:
 def _hold_out(items: list[Item], num_classes: int) -> tuple[list[Item], list[Item]]:
     """Splits the items into the remaining ones and one in `DRAWN_SHARE` of each class.
 
-    Items with several labels have no class of their own; all are drawn alike.
+    Items with several labels have no class of their own: some with a label and some without any are
+    drawn.
     """
     rng = np.random.default_rng(_SEED)
     several = any(item.labels is not None for item in items)
-    labels = np.array([item.label for item in items])
+    labels = np.array([bool(item.labels) if several else item.label for item in items])
     held: set[int] = set()
-    for label in range(1 if several else num_classes):
+    for label in range(2 if several else num_classes):
         rows = rng.permutation(np.flatnonzero(labels == label))
         held.update(rows[: max(len(rows) // DRAWN_SHARE, int(len(rows) > 1))].tolist())
     return (

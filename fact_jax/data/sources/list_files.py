@@ -119,7 +119,7 @@ def _check_once(where: str, kind: str, images: epath.Path, items: Mapping[str, l
     shared: dict[str, list[str]] = {}
     for split in sorted(items, key=lambda name: name != "test"):  # test before the others
         for number, item in enumerate(items[split], 1):
-            key = _file(images, item.path, folders)
+            key = same_file(images, item.path, folders)
             other, place, before = first.setdefault(key, (split, number, item))
             if place == number and other == split:
                 continue
@@ -144,7 +144,7 @@ def _check_once(where: str, kind: str, images: epath.Path, items: Mapping[str, l
         )
 
 
-def _file(root: epath.Path, path: str, folders: dict[str, str]) -> str:
+def same_file(root: epath.Path, path: str, folders: dict[str, str]) -> str:
     """The same name for all paths of one file; the folders' names are kept in `folders`."""
     whole = os.path.join(os.fspath(root), path)
     if "://" in whole:
