@@ -85,7 +85,8 @@ def _resized(rows: Float[Array, "n d"], weights: np.ndarray) -> Float[Array, "y 
 @functools.lru_cache(maxsize=16)
 def _angles(grid: int, size: int) -> np.ndarray:
     """Angles [grid * grid, size / 2] of a patch's two places, for heads of this size."""
-    frequencies = ROPE_BASE ** -np.arange(0, 1, 4 / size)
+    # A step that is no binary fraction can give one number too many, as for heads of 196.
+    frequencies = ROPE_BASE ** -np.arange(0, 1, 4 / size)[: size // 4]
     line = 2 * (np.arange(grid) + 0.5) / grid - 1
     places = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
     angles = 2 * math.pi * places[:, :, None] * frequencies

@@ -9,7 +9,7 @@ from fact_jax.cli import arguments
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.extras import require
-from fact_jax.files.factors import TrainedTask
+from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.files.timm_models import timm_model
 from fact_jax.files.weights import load_vit
@@ -58,6 +58,7 @@ def files(
     base_model = _base_model(task, options)
     if task is not None and to == "peft":
         config = get_variant(variant).replace(**task.forward_settings)
+        check_fits(task, config, None, any_weights=True)
         return adapter_files(task, config, card_of(task, config, base_model, facts), options.names)
     model, base = load_vit(variant, options.weights, **(task.forward_settings if task else {}))
     config, card = model.config, card_of(task, model.config, base_model, facts)

@@ -4,6 +4,7 @@ The names of the tensors are those that `load_vit` reads (layouts.py), so that s
 also be loaded here. Letters: `d` width, `c` classes.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -61,6 +62,7 @@ def hugging_face_files(
         "qkv_bias": True,
     }
     if model.reads_patches:
+        _check_mlp(config)
         settings |= {"mlp_ratio": config.mlp_dim // config.width, "use_swiglu_ffn": False}
         settings |= {"use_mask_token": False, "num_register_tokens": config.registers}
     else:
@@ -114,7 +116,7 @@ def timm_files(
             "embed_dim": config.width,
             "depth": config.depth,
             "num_heads": config.num_heads,
-            "mlp_ratio": config.mlp_dim / config.width,
+            "mlp_ratio": _mlp_ratio(config),
             "init_values": 1.0 if config.layer_scale else None,
             **({} if model.gelu else {"act_layer": _TIMM_ACTIVATIONS[config.gelu]}),
             **model.arguments,
@@ -185,6 +187,24 @@ def _check_side(config: ViTConfig, side: int) -> None:
             f"task's have {side}: other libraries take other tables for them. Export it with "
             "--format onnx or stablehlo."
         )
+
+
+def _check_mlp(config: ViTConfig) -> None:
+    """Raises UserError for a DINOv2 whose MLP's width is no multiple of its own."""
+    if config.mlp_dim % config.width:
+        raise UserError(
+            f"transformers' DINOv2 has MLPs of a multiple of its width; this ViT has mlp_dim "
+            f"{config.mlp_dim} and width {config.width}. Export it for timm, or with --format onnx "
+            "or stablehlo."
+        )
+
+
+def _mlp_ratio(config: ViTConfig) -> float:
+    """The number of which timm's ``int(width * mlp_ratio)`` is the MLP's width."""
+    ratio = config.mlp_dim / config.width
+    if int(config.width * ratio) < config.mlp_dim:  # rounded down, as for 976 and 448
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
 
 
 def head_weight(head: dict[str, Any], reads_patches: bool) -> np.ndarray:

@@ -181,6 +181,11 @@ def test_files_state_only_what_a_plain_vit_has_not():
         assert ViTConfig(**config.stated()) == config
 
 
+def test_heads_of_any_multiple_of_four_numbers_are_rotated():
+    config = tiny("rope", width=196, num_heads=1)
+    assert rotate(np.ones((1, 9, 196), "f4"), config, 5).shape == (1, 9, 196)
+
+
 def test_scores_of_rotated_patches_depend_on_their_distance_alone():
     """Queries and keys that are equal at all patches, before they are turned."""
     config = tiny("rope")

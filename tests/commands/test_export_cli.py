@@ -106,6 +106,16 @@ def test_export_of_a_lora_adapter_and_back(tmp_path):
         np.testing.assert_allclose(others, logits[0], rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_of_other_features_than_the_variant_s_is_refused(tmp_path):
+    path = tmp_path / "f.safetensors"
+    written(path, FacTTT(4, 0.5), get_variant("vit_mini").replace(pooling="mean"))
+    arguments = ("--factors", path, "--format", "peft", "--variant", "vit_mini")
+    out = export(*arguments, "--out", tmp_path / "adapter")
+    assert out.returncode == 2
+    assert "was trained for pooling mean" in out.stderr
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_the_card_has_the_accuracy_of_the_work_directory(tmp_path):
     """Of the result beside the factor file; a damaged result says nothing."""
     (tmp_path / "factors").mkdir()

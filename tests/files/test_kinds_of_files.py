@@ -8,7 +8,17 @@ import pytest
 from backbone_kinds import KINDS, as_stored, tiny, tiny_vit
 from safetensors.numpy import save_file
 
-from fact_jax import VARIANTS, LoRA, UserError, ViT, features, load_vit, save_factors
+from fact_jax import (
+    VARIANTS,
+    LoRA,
+    UserError,
+    ViT,
+    features,
+    get_variant,
+    load_vit,
+    save_factors,
+)
+from fact_jax.backbone.vit import init_base
 from fact_jax.files.card import Card
 from fact_jax.files.folder import write_folder
 from fact_jax.files.kinds import kind_of
@@ -189,6 +199,18 @@ def test_biases_that_the_published_model_lacks_are_not_lost(kind, to, tmp_path, 
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     moved = np.abs(expected - features(model, base, images)).max()
     assert moved > 0.01  # also by the patches' bias of BEiT
+
+
+def test_the_width_of_the_mlp_is_the_one_that_timm_and_transformers_compute():
+    """Both take the whole part of the width times a ratio."""
+    card = Card("t", "m", (), "p", "b", {})
+    config = get_variant("vit_s16").replace(width=448, num_heads=4, mlp_dim=976, depth=1)
+    base = init_base(config, jax.random.key(0))
+    settings = json.loads(timm_files(config, base, {}, card)["config.json"])
+    assert int(448 * settings["model_args"]["mlp_ratio"]) == 976
+    config = config.replace(layer_scale=True)
+    with pytest.raises(UserError, match="mlp_dim 976 and width 448"):
+        hugging_face_files(config, init_base(config, jax.random.key(0)), {}, card)
 
 
 @every_kind
