@@ -5,6 +5,7 @@ PEFT's adapters have neither labels nor preprocessing (peft issue 1486), so that
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -28,6 +29,7 @@ class _Preprocessor(TypedDict, total=False):
     image_mean: Triple | None
     image_std: Triple | None
     do_normalize: bool | None
+    do_center_crop: bool | None
     size: Any
     crop_size: Any
 
@@ -105,8 +107,6 @@ def read_beside(folder: Path, num_classes: int) -> dict[str, Any]:
         metadata |= _preprocessing(path, stated)
     if (path := folder / OURS).is_file():
         metadata |= read_json(path, schema=Ours, max_bytes=MAX_METADATA)
-        if (resize := metadata.get("resize", "square")) not in RESIZES:
-            raise UserError(f"{path}: resize is {resize!r:.40}; expected {' or '.join(RESIZES)}.")
     names = metadata.get("class_names")
     if names is not None and len(names) != num_classes:
         raise UserError(
@@ -132,9 +132,32 @@ def _preprocessing(path: Path, stated: _Preprocessor) -> dict[str, Any]:
                 f"{', '.join(NORMALISATIONS)}."
             )
         found["normalisation"] = name
-    # Where it crops from a larger picture, the crop is what the network sees.
-    size = stated.get("crop_size") or stated.get("size")
-    side = size.get("height") if isinstance(size, dict) else size
-    if type(side) is int and 1 <= side <= 4096:
-        found["image_size"] = side
+    return found | _resizing(path, stated)
+
+
+def _resizing(path: Path, stated: _Preprocessor) -> dict[str, Any]:
+    """Image size and way of resizing; warns of one that is not known here."""
+    size = stated.get("size")
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    side, crop = _side(size), _side(stated.get("crop_size"))
+    if not stated.get("do_center_crop") or crop is None:
+        return {} if side is None else {"image_size": side}
+    resized = side if edge is None else edge  # the network sees the middle of this
+    found: dict[str, Any] = {"image_size": crop}
+    if resized == resized_side(crop):
+        found["resize"] = "crop"
+    if edge is not None or ("resize" not in found and resized != crop):
+        way = RESIZES[found.get("resize", "square")]
+        warnings.warn(
+            f"{path} resizes pictures to {size!r:.80} and takes the middle {crop} pixels. Here "
+            f"they are prepared otherwise: {way}. Predictions of a picture may differ.",
+            stacklevel=2,
+        )
     return found
+
+
+def _side(size: Any) -> int | None:
+    """Pixels along a side of a square, which is a number or has height and width; or None."""
+    if isinstance(size, dict):
+        size = size.get("height") if size.get("height") == size.get("width") else None
+    return size if type(size) is int and 1 <= size <= 4096 else None

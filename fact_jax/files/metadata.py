@@ -86,11 +86,7 @@ def expected_tensors(metadata: dict[str, Any]) -> tuple[Method, dict[str, tuple[
     check_type(metadata, Metadata)
     method = build_stored(metadata["method"], metadata["method_settings"])
     config, classes = read_vit(metadata), metadata["num_classes"]
-    _check_patches(metadata.get("image_size") or 0, config.patch_size)
-    if (normalisation := metadata.get("normalisation")) is not None:
-        check_normalisation(normalisation)
-    if (resize := metadata.get("resize", "square")) not in RESIZES:
-        raise ValueError(f"resize is {resize!r:.40}; expected one of {', '.join(RESIZES)}")
+    check_preparation(metadata, config.patch_size)
     names = metadata.get("class_names")
     if names is not None and len(names) != classes:
         raise ValueError(f"class_names are not {classes} texts")
@@ -170,8 +166,13 @@ def read_bits(metadata: dict[str, Any]) -> Bits | None:
     return bits
 
 
-def _check_patches(image_size: int, patch_size: int) -> None:
-    """Raises ValueError for images of more patches than attention can be computed for."""
+def check_preparation(metadata: dict[str, Any], patch_size: int) -> None:
+    """Raises ValueError for images that cannot be prepared, or with too many patches to compute."""
+    if (normalisation := metadata.get("normalisation")) is not None:
+        check_normalisation(normalisation)
+    if (resize := metadata.get("resize", "square")) not in RESIZES:
+        raise ValueError(f"resize is {resize!r:.40}; expected one of {', '.join(RESIZES)}")
+    image_size = metadata.get("image_size") or 0
     if (patches := (image_size // patch_size) ** 2) > MAX_PATCHES:
         raise ValueError(
             f"image_size is {image_size}, which is {patches:,} patches of {patch_size} pixels; "

@@ -22,6 +22,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.beside import read_beside
 from fact_jax.files.factors import TrainedTask, check_classes
 from fact_jax.files.guards import DAMAGE, MAX_NAME
+from fact_jax.files.metadata import check_preparation
 from fact_jax.files.peft_config import (
     CONFIG,
     AdapterConfig,
@@ -142,6 +143,8 @@ class _Adapter:
             **read_beside(folder, classes),
         }
         vit = self._vit(metadata, head["kernel"].shape[0])
+        same_width = (v.patch_size for v in VARIANTS.values() if v.width == vit["width"])
+        check_preparation(metadata, vit.get("patch_size") or min(same_width, default=14))
         method, factors = self._factors(vit)
         factors, head = jax.tree.map(jnp.asarray, (factors, head))
         return TrainedTask(method, factors, head, metadata | {"vit": vit}, folder)

@@ -111,12 +111,12 @@ _SIZES = {
     **{"tiny": "ti", "small": "s", "base": "b", "large": "l", "huge": "h"},
     **{"ti": "ti", "s": "s", "b": "b", "l": "l", "h": "h"},
 }
-# Names of base models, and our variant's name with {size} and {patch}.
+# Names of base models, and our variant's name with {size} and {patch}. Other weights than Google's
+# and DeiT's have such names, too, with other ends: CLIP's, DINO's, SigLIP's, MAE's.
+_PLAIN = r"[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_](224|384)"
 _BASES = (
-    (
-        re.compile(r"(?:vit|deit)[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_]"),
-        "vit_{size}{patch}",
-    ),
+    (re.compile(rf"vit{_PLAIN}([-_]in21k)?(\.(augreg|orig)\w*)?$"), "vit_{size}{patch}"),
+    (re.compile(rf"deit{_PLAIN}(\.fb_in1k)?$"), "vit_{size}{patch}"),
     (re.compile(r"beit[-_](?P<size>[a-z]+)[-_]patch(?P<patch>\d+)[-_]"), "beit_{size}{patch}"),
     (re.compile(r"vit[-_]mae[-_](?P<size>[a-z]+)$"), "mae_{size}16"),
     (re.compile(r"dinov2[-_](?P<size>[a-z]+)$"), "dinov2_{size}14"),
@@ -126,7 +126,7 @@ _BASES = (
         "dinov3_{size}{patch}",
     ),
 )
-_SIDE = re.compile(r"patch\d+[-_](\d{2,4})\b")
+_SIDE = re.compile(r"patch\d+[-_](\d{2,4})(?!\d)")
 
 
 def base_variant(name: str | None) -> str | None:

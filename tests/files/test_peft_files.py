@@ -11,9 +11,10 @@ from written_factors import trainable
 from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, UserError, get_variant, load_factors
 from fact_jax.algebra import Increments
 from fact_jax.files import peft, peft_names
+from fact_jax.files.beside import read_beside
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.folder import write_folder
-from fact_jax.files.peft_config import base_variant, scaling
+from fact_jax.files.peft_config import base_preprocessing, base_variant, scaling
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.serving.folders import card_of
 
@@ -158,6 +159,14 @@ def test_scalings_follow_peft():
         ("facebook/dinov3-vit7b16-pretrain-lvd1689m", None),
         ("facebook/dinov2-giant", None),
         ("microsoft/beit-base-patch16-224-pt22k-ft22k", "beit_b16"),
+        ("timm/vit_large_patch16_384.orig_in21k_ft_in1k", "vit_l16"),
+        ("timm/vit_base_patch16_224_in21k", "vit_b16"),
+        ("timm/deit_base_patch16_384.fb_in1k", "vit_b16"),
+        ("timm/vit_base_patch16_clip_224.openai", None),
+        ("timm/vit_base_patch16_dinov3.lvd1689m", None),
+        ("timm/vit_base_patch16_siglip_224.webli", None),
+        ("timm/vit_base_patch16_224.dino", None),
+        ("timm/vit_base_patch16_224.mae", None),
         ("microsoft/swin-base-patch4-window7-224", None),
         ("google/vit-base-patch9-224", None),
         (None, None),
@@ -165,6 +174,82 @@ def test_scalings_follow_peft():
 )
 def test_base_models_are_known_by_their_names(name, variant):
     assert base_variant(name) == variant
+
+
+def test_nothing_is_concluded_of_the_preparation_from_names_of_other_weights():
+    assert base_preprocessing("timm/vit_base_patch16_clip_224.openai") == {}
+    assert base_preprocessing("timm/vit_base_patch16_224.dino") == {"image_size": 224}
+    known = {"normalisation": "inception", "image_size": 384}
+    assert base_preprocessing("timm/vit_base_patch16_384_in21k") == known
+
+
+def restated(folder, name, **entries):
+    """Changes a JSON file beside an adapter."""
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize(
+    ("name", "entries", "words"),
+    [
+        ("fact_jax.json", {"image_size": 4096}, "65,536 patches of 16 pixels"),
+        ("fact_jax.json", {"normalisation": "bogus"}, "normalisation is 'bogus'"),
+        ("fact_jax.json", {"resize": "bogus"}, "resize is 'bogus'"),
+        ("preprocessor_config.json", {"size": 4096}, "65,536 patches"),
+        (
+            "adapter_config.json",
+            {"base_model_name_or_path": "a/vit-tiny-patch16-4096"},
+            "image_size is 4096",
+        ),
+    ],
+)
+def test_images_beyond_the_limits_of_factor_files_are_refused(tmp_path, name, entries, words):
+    _, folder = adapter(tmp_path, FacTTT(4, 1.0))
+    restated(folder, name, **entries)
+    if name != "fact_jax.json":
+        (folder / "fact_jax.json").unlink()
+    if name == "adapter_config.json":
+        (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=words):
+        load_factors(folder)
+
+
+SQUARE_224, SQUARE_256 = ({"height": side, "width": side} for side in (224, 256))
+
+
+@pytest.mark.parametrize(
+    ("entries", "found"),
+    [
+        ({"size": SQUARE_224, "crop_size": 256}, {"image_size": 224}),
+        ({"size": 224, "do_center_crop": False, "crop_size": SQUARE_256}, {"image_size": 224}),
+        (
+            {"size": SQUARE_256, "do_center_crop": True, "crop_size": SQUARE_224},
+            {"image_size": 224, "resize": "crop"},
+        ),
+        ({"size": 224, "do_center_crop": True, "crop_size": 224}, {"image_size": 224}),
+        ({"size": {"shortest_edge": 224}}, {}),
+        ({"size": {"height": 224, "width": 448}}, {}),
+    ],
+)
+def test_the_crop_counts_where_the_processor_crops(tmp_path, entries, found):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(entries))
+    assert read_beside(tmp_path, 2) == found
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (384, {"image_size": 224}),
+        ({"shortest_edge": 224}, {"image_size": 224}),
+        ({"shortest_edge": 256}, {"image_size": 224, "resize": "crop"}),
+    ],
+)
+def test_other_ways_to_resize_are_told(tmp_path, size, found):
+    entries = {"size": size, "do_center_crop": True, "crop_size": SQUARE_224}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(entries))
+    with pytest.warns(UserWarning, match="takes the middle 224 pixels"):
+        assert read_beside(tmp_path, 2) == found
 
 
 @pytest.mark.usefixtures("three_blocks")
