@@ -159,23 +159,17 @@ def _timm_tensors(
 
 
 def _with_biases(model: TimmModel, tensors: dict[str, np.ndarray]) -> TimmModel:
-    """timm's DINOv3 for the biases of query, key and value, which are renamed or taken out.
+    """timm's DINOv3 with biases of query, key and value, or without, as in the published files.
 
-    The published DINOv3 has none. Its query, key and value are then a plain layer, which PEFT can
-    change; with biases of query and value, the model reads the layer's weight past it. Biases of
-    keys need another class of attention.
+    The class of attention that timm's DINOv3 has by default has no bias of keys, and reads the
+    weight of the layer past PEFT if it has the other two.
     """
-    names = [name for name in tensors if name.endswith("attn.qkv.bias")]
-    biases = {name: np.split(tensors[name], 3) for name in names}
-    if any(k.any() for _, k, _ in biases.values()):
-        return model._replace(arguments={**model.arguments, "attn_type": "rope"})
-    for name in names:
+    biases = [name for name in tensors if name.endswith("attn.qkv.bias")]
+    if any(tensors[name].any() for name in biases):
+        more = {"qkv_bias": True, "attn_type": "rope"}
+        return model._replace(arguments={**model.arguments, **more})
+    for name in biases:
         del tensors[name]
-    if not any(q.any() or v.any() for q, _, v in biases.values()):
-        return model._replace(architecture=model.architecture.removesuffix("_qkvb"))
-    for name, (q, _, v) in biases.items():
-        tensors[name.replace("qkv.bias", "q_bias")] = q
-        tensors[name.replace("qkv.bias", "v_bias")] = v
     return model
 
 

@@ -37,10 +37,10 @@ _TIMM: dict[tuple[str, ...], TimmModel] = {
     ("a norm before its blocks",): TimmModel("vit_base_patch16_clip_quickgelu_224", 1e-5),
     ("an attention pooling head", "no class token"): TimmModel("vit_base_patch16_siglip_224", 1e-6),
     ("LayerScale", "registers", "no position table"): TimmModel(
-        "vit_small_patch16_dinov3_qkvb", 1e-5, True, "timm DINOv3", "exact", _TOKEN
+        "vit_small_patch16_dinov3", 1e-5, True, "timm DINOv3", "exact", _TOKEN
     ),
     ("LayerScale", "registers", "gated MLPs", "no position table"): TimmModel(
-        "vit_small_plus_patch16_dinov3_qkvb",
+        "vit_small_plus_patch16_dinov3",
         1e-5,
         layout="timm DINOv3 with gated MLPs",
         gelu="silu",

@@ -201,6 +201,16 @@ def test_biases_that_the_published_model_lacks_are_not_lost(kind, to, tmp_path, 
     assert moved > 0.01  # also by the patches' bias of BEiT
 
 
+@pytest.mark.parametrize("kind", ["rope", "rope_gated"])
+def test_biases_of_queries_and_values_are_read_again(kind, tmp_path, monkeypatch):
+    model, base = tiny_vit(kind)
+    files = timm_files(model.config, base, {}, Card("t", "m", (), "p", "b", {}))
+    write_folder(tmp_path / "out", files)
+    monkeypatch.setitem(VARIANTS, "of_the_test", model.config)
+    _, read = load_vit("of_the_test", tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, dict(read), dict(base))
+
+
 def test_the_width_of_the_mlp_is_the_one_that_timm_and_transformers_compute():
     """Both take the whole part of the width times a ratio."""
     card = Card("t", "m", (), "p", "b", {})

@@ -13,7 +13,6 @@ from stored.cases import Draw, kind_outputs
 
 from fact_jax import VARIANTS, get_variant, load_vit
 
-# The largest relative error that each case had on a CPU is in docs/weights.md.
 FULL = {
     "dinov2_s14_reg": 518,
     "dinov3_s16": 224,
