@@ -51,6 +51,10 @@ def __getattr__(name: str) -> Any:
     return fit
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), "fit"})
+
+
 __all__ = [
     "AdaptFormer",
     "Adaptation",

@@ -54,7 +54,7 @@ def show_plan(
     for cell, cost, result in zip(cells, costs, results, strict=True):
         texts = _texts(cost, rate)
         if result and cell.name in finished:
-            texts[-1] = _time(result.seconds["cell"])
+            texts[-1] = time_text(result.seconds["cell"])
         table.add_row(cell.name, *texts, _state(store, cell, result))
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
@@ -118,11 +118,12 @@ def _with_sizes(name: str, sweep: SweepSettings) -> Task:
 
 def _texts(cost: Cost, rate: float | None) -> list[str]:
     images = f"{cost.train_images + cost.test_images:,}"
-    time = "-" if rate is None else _time(cost.flops * rate)
+    time = "-" if rate is None else time_text(cost.flops * rate)
     return [f"{cost.trainings:,}", f"{cost.epochs:,}", images, f"{cost.flops / 1e12:,.1f}", time]
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A duration in hours and minutes."""
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min" if minutes else "< 1 min"
 

@@ -144,6 +144,18 @@ def _show(console: Console, fit: Fit, wrong: list[WrongPicture], out: Path) -> N
     console.print(f"To use it: {line}", soft_wrap=True)
 
 
+# A sweep's words for settings, and this command's flags.
+_FLAGS = {"config.skip_damaged=True": "--skip_damaged", "--workdir": "--out", "config.": "--"}
+
+
+def _in_flags(text: str) -> str:
+    """A message of a sweep with the flags that this command has in the place of settings."""
+    for setting, flag in _FLAGS.items():
+        text = text.replace(f"--{setting}" if setting == "config." else setting, flag)
+        text = text.replace(setting, flag)
+    return text
+
+
 def main() -> None:
     options = flags.FLAGS
     require("The report of a fit", "report", "matplotlib", "scipy")
@@ -156,7 +168,12 @@ def main() -> None:
     names = FitOptions.__dataclass_fields__
     console, out = Console(), Path(options.out).expanduser()
     given = {name: options[name].value for name in names}
-    fit = run_fit(Path(options.images), out, console, given)
+    try:
+        fit = run_fit(Path(options.images), out, console, given)
+    except UserError as error:
+        told = UserError(_in_flags(str(error)))
+        told.at_once = error.at_once
+        raise told from error
     wrong = wrong_pictures(fit)
     write_atomically(out / "wrong.csv", wrong_csv(wrong))
     _show(console, fit, wrong, out)

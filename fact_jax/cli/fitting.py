@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import get_variant
 from fact_jax.cli import configs
+from fact_jax.cli.dry_run import time_text
 from fact_jax.cli.local import Sweep, failures_error
 from fact_jax.cli.terminal import Console
 from fact_jax.data import TaskData, get_task, open_task
@@ -24,11 +25,14 @@ from fact_jax.report.averages import bootstrap, sampling_error, wilson_interval
 from fact_jax.report.page import write_report
 from fact_jax.serving.fitted import Accuracy, FittedTask, predict_pictures
 from fact_jax.serving.predict import Predictor, affordable_batch
+from fact_jax.sweep.cost import cell_cost
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure
 from fact_jax.sweep.simple import SimpleSettings, simple_settings
+from fact_jax.sweep.speed import measure_speed
+from fact_jax.text import first_ten
 from fact_jax.training.metrics import multi_label_measures
 
 METHOD = "fact_tt"
@@ -120,7 +124,7 @@ def run_fit(images: Path, out: Path, console: Console, options: dict[str, Any]) 
     results = Sweep(config, os.fspath(out), console, brief=True).run(failures)
     if failures:
         raise failures_error(failures, os.fspath(out))
-    return _fitted(config, results[0], data, out)
+    return _fitted(config, results[0], data, out, console)
 
 
 def _options(options: dict[str, Any]) -> FitOptions:
@@ -208,6 +212,9 @@ def _settle(config: ConfigDict, options: FitOptions, data: TaskData) -> SimpleSe
         batch_size=options.batch_size or simple.batch_size, epochs=options.epochs or simple.epochs
     )
     config.batch_size, config.epochs = simple.batch_size, simple.epochs
+    # Every batch of an evaluation is filled up to this number.
+    most = max(data.size("val"), data.size("test"), 8)
+    config.eval_batch_size = min(config.eval_batch_size, 1 << (most - 1).bit_length())
     config[METHOD].update({"learning_rates": simple.learning_rates, "scales": simple.scales})
     return simple
 
@@ -237,7 +244,18 @@ def _introduce(
         f"each of {len(simple.learning_rates)} learning rates, then once more with the best.",
         soft_wrap=True,
     )
-    if config.variant == "vit_mini":
+    if config.variant != "vit_mini":
+        (cell,) = make_plan(config)
+        vit = get_variant(config.variant).replace(image_size=config.image_size)
+        speed = measure_speed(vit, config.batch_size)
+        flops = cell_cost(cell, vit, data.task).flops
+        seconds = flops / (speed.flops_per_second * speed.devices)
+        console.print(
+            f"About {time_text(seconds)} on this machine, compiling not counted. Fewer --epochs or "
+            "a smaller --image_size shorten it.",
+            soft_wrap=True,
+        )
+    else:
         console.print(
             "vit_mini is the small ViT that comes with fact-jax; it sees 32 x 32 pixels. For "
             "photographs take a larger one, such as --variant dinov2_s14 --weights "
@@ -249,7 +267,7 @@ def _introduce(
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def _fitted(config: ConfigDict, result: Result, data: TaskData, out: Path) -> Fit:
+def _fitted(config: ConfigDict, result: Result, data: TaskData, out: Path, console: Console) -> Fit:
     """The trained task of a finished cell and its report, tried on the test pictures once more."""
     task = load_factors(out / "factors" / f"{result.cell}.safetensors")
     model, base = load_vit(config.variant, config.weights or None, **task.forward_settings)
@@ -257,8 +275,19 @@ def _fitted(config: ConfigDict, result: Result, data: TaskData, out: Path) -> Fi
     report = Path(os.fspath(write_report([os.fspath(out)])))
     predictor = Predictor(model, base, task, batch_size)
     tested = _tested(predictor, data)
+    if absent := _absent(tested, data):
+        console.print(f"No test picture is of {absent}: nothing is known of it.", soft_wrap=True)
     accuracy = _accuracy(result, tested)
     return Fit(FittedTask(predictor, accuracy, report / "index.html"), result, tested)
+
+
+def _absent(tested: Tested, data: TaskData) -> str:
+    """The classes without a test picture, in words."""
+    labels = tested.labels
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=1)
+    counts = np.pad(counts, (0, data.task.num_classes - len(counts)))
+    names = [(data.class_names or [])[i] for i in np.flatnonzero(counts == 0)]
+    return first_ten(names) if names else ""
 
 
 def _tested(predictor: Predictor, data: TaskData) -> Tested:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from etils import epath
 
+from fact_jax.errors import UserError
 from fact_jax.extras import require
 from fact_jax.sweep.runs import Progress, Run
 
@@ -159,10 +160,18 @@ class MLflow:
         from mlflow.tracking import MlflowClient
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workdir / 'mlflow.db'}"
-        self._client = MlflowClient(tracking_uri=uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        found = self._client.get_experiment_by_name(name)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(name)
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(name)
+            number = found.experiment_id if found else self._client.create_experiment(name)
+        except Exception as error:  # of its stores and of its HTTP client
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"The logger 'mlflow' cannot begin with {uri} ({what}). Set MLFLOW_TRACKING_URI to "
+                "a server that answers, or pip install 'fact-jax[mlflow]' for a database file."
+            ) from error
+        self._experiment = number
 
     def open(self, training: Training) -> Curve:
         name, tags = f"{training.cell} {training.name}", {"cell": training.cell}

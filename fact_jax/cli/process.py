@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import jax
-from absl import app, logging
+from absl import app, flags, logging
 
 from fact_jax.cli import arguments
 from fact_jax.cli.stopping import STOPPING, Answer, Terminated, end_process
@@ -73,7 +73,10 @@ def run(
         prepare_process()
         try:
             if len(argv) > 1:
-                raise UserError(f"Unknown argument {argv[1]!r}; settings are --config.NAME=VALUE.")
+                how = (
+                    "settings are --config.NAME=VALUE" if "config" in flags.FLAGS else "see --help"
+                )
+                raise UserError(f"Unknown argument {argv[1]!r}; {how}.")
             main()
         except UserError as error:
             say(f"error: {error}", error=True)

@@ -76,6 +76,11 @@ class FittedTask:
           UserError: the file is no picture that can be read.
         """
         check("topk", topk, Whole(1))
+        if not isinstance(picture, str | os.PathLike):
+            raise UserError(
+                f"predict takes the path of a picture, and got a {type(picture).__name__}. For "
+                "arrays there is `predictor.logits`."
+            )
         logits = predict_pictures(self.predictor, [picture])
         p = probabilities(logits, self.predictor.task.multi_label)[0]
         order = np.argsort(-p, kind="stable")[:topk]

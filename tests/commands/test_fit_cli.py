@@ -1,6 +1,7 @@
 """`fact-jax fit` as somebody runs it who has pictures and has read `--help`."""
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from run_command import run_command
 import fact_jax
 from fact_jax import UserError
 from fact_jax.cli import fitting
+from fact_jax.cli.fit import _in_flags
 from fact_jax.cli.fitting import FitOptions
+from fact_jax.cli.terminal import Console
 
 COLOURS = {"dark": 30, "light": 220}
 
@@ -137,3 +140,29 @@ def test_an_out_among_the_pictures_is_refused(pictures, monkeypatch):
     monkeypatch.chdir(pictures)
     with pytest.raises(UserError, match="--out fit lies in the folder of the pictures"):
         fact_jax.fit(".")
+
+
+def test_a_class_without_a_test_picture_is_named(pictures, tmp_path):
+    """One picture of a class is trained on; the accuracy says nothing of it."""
+    rare = tmp_path / "rare"
+    for name, number in (("dark", 6), ("light", 6), ("odd", 1)):
+        (rare / name).mkdir(parents=True)
+        for i in range(number):
+            source = pictures / ("light" if name == "odd" else name) / f"{i}.png"
+            (rare / name / f"{i}.png").write_bytes(source.read_bytes())
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    fact_jax.fit(rare, tmp_path / "out", epochs=1, rank=1, console=console)
+    assert "No test picture is of odd: nothing is known of it." in screen.getvalue()
+
+
+def test_messages_of_a_sweep_name_this_command_s_flags():
+    text = "--config.epochs is 0. config.skip_damaged=True leaves them out. Use another --workdir."
+    assert _in_flags(text) == "--epochs is 0. --skip_damaged leaves them out. Use another --out."
+
+
+def test_what_is_no_path_is_refused(fitted, pictures):
+    _, out, _ = fitted
+    task = fact_jax.fit(pictures, out, epochs=8, rank=2)
+    with pytest.raises(UserError, match="takes the path of a picture, and got a list"):
+        task.predict([pictures / "dark" / "3.png"])

@@ -79,6 +79,13 @@ def test_wandb_has_a_run_for_each_training_all_offline(tmp_path, monkeypatch, ru
     assert stored() == (2, [1, 1], True)
 
 
+def test_a_store_that_mlflow_cannot_open_is_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://here")
+    with pytest.raises(UserError, match="'mlflow' cannot begin with nothing://here"):
+        MLflow(epath.Path(tmp_path))
+
+
 def test_a_logger_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("fact_jax.extras.find_spec", lambda name: None)
     for name, logger in loggers.LOGGERS.items():
