@@ -36,7 +36,7 @@ class Feed:
         return self.data(name).task
 
     def stack(
-        self, runs: list[Run], size: int, mesh: Mesh, padded_classes: int
+        self, runs: list[Run], size: int, mesh: Mesh, padded_classes: int = 0
     ) -> tuple[TrainSet, list[int]]:
         """The runs' train splits as a stack of `size`, padded by the last one's, and the number of
         images of each run. Only the last stack is kept."""

@@ -115,7 +115,7 @@ def train_set(
     if pad < 0:
         raise UserError(f"The train split has {len(images)} images; capacity is {capacity}.")
     images = np.pad(images, ((0, pad), (0, 0), (0, 0), (0, 0)))
-    padding = [(0, pad), *[(0, padded_classes - num_classes)] * (labels.ndim - 1)]
+    padding = [(0, pad), *[(0, max(padded_classes - num_classes, 0))] * (labels.ndim - 1)]
     return TrainSet(images, np.pad(labels, padding), np.int32(len(labels)), np.int32(num_classes))
 
 

@@ -43,7 +43,7 @@ VIT_B16 = get_variant("vit_b16")
         (lambda: FacTTK(4, mlp_cores="paper"), "mlp_cores is 'paper'"),
         (
             lambda: FacTTT(4).init(jax.random.key(0), VIT_B16.replace(mlp_dim=100)),
-            "multiple of width 768",
+            "multiple of width; this ViT has 100 and 768",
         ),
         (lambda: NOAH(()), "widths is empty"),
         (lambda: NOAH((0, 5)), r"widths is \(0, 5\); expected whole numbers from 1"),
