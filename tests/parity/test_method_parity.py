@@ -27,10 +27,11 @@ VIT_B16 = get_variant("vit_b16").replace(precision="highest")
 BOUND = 2e-5
 LARGE_BOUND = 1e-4  # the issue's
 CLASSES = 7
-IN_TORCH_FACT = ("fact_tt", "fact_tk")  # test_fact_parity.py
+# test_fact_parity.py, test_uni_lora.py, and the formulas of tests/tuning/test_family.py.
+ELSEWHERE = ("fact_tt", "fact_tk", "uni_lora", "metatt", "metatt_heads", "lorta", "cara", "efft")
 
 METHODS = {
-    **{n: dataclasses.replace(m, scale=0.3) for n, m in ALL.items() if n not in IN_TORCH_FACT},
+    **{n: dataclasses.replace(m, scale=0.3) for n, m in ALL.items() if n not in ELSEWHERE},
     "repadapter_3_groups": tuning.RepAdapter(6, groups=3, scale=0.3),
 }
 # One of each at the published size; small on LayerScale's ViT (its place matters for most).
