@@ -100,7 +100,7 @@ def test_commands_name_no_folder(monkeypatch, capsys, name):
 
 
 def logits_are_close(content, out, tmp_path):
-    """Of formats whose packages are here; the others are named."""
+    """The formats whose packages are here are compared, and the others are named."""
     assert {r["format"] for r in content["rows"]} | content["left_out"].keys() == {
         *("peft", "hf", "timm", "stablehlo", "onnx", "onnx_factors")
     }

@@ -1,4 +1,4 @@
-"""What a block does in its own way in some kinds of ViTs: places and the MLP.
+"""The parts of a block that differ between kinds of ViTs: places and the MLP.
 
 Letters: `b` batch, `n` tokens, `m` queries, `h` heads, `d` width.
 """
@@ -36,7 +36,7 @@ def _relative(weights: Weights, q: Array, k: Array, num_single: int) -> Array:
 
 
 class Places(NamedTuple):
-    """What a block knows of the places of tokens, of which the first `num_single` have none.
+    """The places of tokens as a block knows them, of which the first `num_single` have none.
 
     Attributes:
       turned: a query or key [b, n, d] as the scores see it.

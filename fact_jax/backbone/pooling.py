@@ -1,4 +1,4 @@
-"""From the last block's tokens to the features (`ViTConfig.pooling`).
+"""The step from the last block's tokens to the features (`ViTConfig.pooling`).
 
 Letters: `b` batch, `n` tokens, `d` width.
 """

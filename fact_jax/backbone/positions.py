@@ -1,4 +1,4 @@
-"""What the network knows of the places of patches: tables for other sizes, and rotations."""
+"""The places of patches as the network knows them: tables for other sizes, and rotations."""
 
 import functools
 import math

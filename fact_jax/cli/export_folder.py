@@ -76,7 +76,7 @@ def files(
 
 
 def _base_model(task: TrainedTask | None, options: flags.FlagValues) -> str:
-    """What the card calls the base model; empty if nothing names it."""
+    """The name of the base model on the card; empty if nothing names it."""
     weights = (options.weights or "").removeprefix("hf:").partition("@")[0]
     named = weights if (options.weights or "").startswith("hf:") else ""
     stated = task.metadata.get("base_model") if task else None

@@ -40,7 +40,7 @@ METHOD = "fact_tt"
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-    """What a user may say about a fit; None is what suits the pictures and the ViT.
+    """The options of a fit; None stands for what suits the pictures and the ViT.
 
     Attributes:
       variant: the ViT.

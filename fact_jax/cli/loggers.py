@@ -37,7 +37,7 @@ class Training(NamedTuple):
 
 @runtime_checkable
 class Curve(Protocol):
-    """Where the numbers of one training go."""
+    """The destination of the numbers of one training."""
 
     def add(self, epoch: int, values: Mapping[str, float]) -> None:
         """Adds the numbers of an epoch, counted from 1."""
@@ -264,7 +264,7 @@ class Curves:
 
 
 def _measure(run: Run) -> str:
-    """What the numbers of a run's evaluations are."""
+    """The name of what a run's evaluations measure."""
     chosen = run.cell.settings.select_by if run.stage == "selection" else ""
     return chosen or "accuracy"
 

@@ -1,4 +1,4 @@
-"""What kinds of ViTs differ in, by the parameters that tell it."""
+"""The differences between kinds of ViTs, by the parameters that tell them."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ _MORE = {
 
 
 def kind_by(has: Callable[[str], bool]) -> tuple[str, ...]:
-    """What distinguishes a ViT from a plain one, by whether it has a parameter."""
+    """The differences of a ViT from a plain one, by whether it has a parameter."""
     more = (what for what, parameter in _MORE.items() if has(parameter))
     return (*more, *(what for what, parameter in _PLAIN.items() if not has(parameter)))
 
 
 def kind_of(config: ViTConfig) -> tuple[str, ...]:
-    """What distinguishes a ViT from a plain one, in words."""
+    """The differences of a ViT from a plain one, in words."""
     mean = ("features of the patches' mean",) if config.pooling == "mean" else ()
     return (*kind_by(lambda parameter: parameter in shapes(config)), *mean)
 

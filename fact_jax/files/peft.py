@@ -150,7 +150,7 @@ class _Adapter:
         return TrainedTask(method, factors, head, metadata | {"vit": vit}, folder)
 
     def _vit(self, metadata: dict[str, Any], width: int) -> dict[str, Any]:
-        """What is known of the ViT: all of it, if the metadata or the base's name say it."""
+        """The known settings of the ViT: all of them, if the metadata or the base's name say it."""
         # transformers' ViTs have this epsilon; other kinds have that of their variant.
         settings = {"layer_norm_eps": 1e-12} if "vit" in self.naming.models else {}
         seen = max(pair.place.layer for pair in self.pairs) + 1

@@ -76,7 +76,7 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def scaling(config: AdapterConfig, module: str, rank: int) -> float:
-    """What B A is multiplied by in a dense layer of this name.
+    """The number that B A is multiplied by in a dense layer of this name.
 
     The rank is that of the tensors, with which PEFT's `rank_pattern` agrees.
 

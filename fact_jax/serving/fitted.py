@@ -19,7 +19,7 @@ Picture = str | os.PathLike[str]
 
 
 class Accuracy(NamedTuple):
-    """What was measured on test pictures.
+    """An accuracy on test pictures, and how sure it is.
 
     Attributes:
       measure: 'accuracy', or 'map' (mean average precision) of a task with several labels.

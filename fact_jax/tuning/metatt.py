@@ -57,7 +57,7 @@ class MetaTTHeads:
         check_fields(self)
 
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
-        """As MetaTT; H the identity."""
+        """Begins as MetaTT does, with H the identity."""
         r, heads = self.rank, config.num_heads
         key_uv, key_m = jax.random.split(key)
         return {

@@ -27,7 +27,7 @@ _PROMPTS = ("vpt_shallow", "vpt_deep", "noah", "noah_subnet")
 
 
 class Rule(NamedTuple):
-    """What is particular about some methods on some ViTs.
+    """A particularity of some methods on some ViTs.
 
     Attributes:
       methods: their names.

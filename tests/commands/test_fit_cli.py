@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,12 @@ def test_a_folder_becomes_a_task_with_its_accuracy_and_its_files(fitted):
     wrong = list(csv.DictReader((out / "wrong.csv").read_text().splitlines()))
     right = round(4 * float(printed.partition("Accuracy: ")[2].partition(" %")[0]) / 100)
     assert len(wrong) == 4 - right
+
+
+def test_evaluation_takes_no_more_pictures_at_a_time_than_a_part_may_have(fitted):
+    """Every batch is filled up; four test pictures would cost as much as 256."""
+    _, out, _ = fitted
+    assert json.loads((out / "config.json").read_text())["eval_batch_size"] == 8
 
 
 def test_run_again_it_trains_nothing_and_gives_the_same(fitted, pictures):

@@ -25,6 +25,7 @@ from fact_jax.data.sources.drawing import (
     complete_parts,
     content_fingerprints,
     draw_note,
+    own_place,
 )
 from fact_jax.data.sources.list_files import make_item, quoted, read_text, same_file
 from fact_jax.data.sources.lists import Item, ListsSource, find_damaged
@@ -87,21 +88,11 @@ def read_csv(task: Task, settings: DataSettings) -> ListsSource:
 
 def _path(task: Task, settings: DataSettings) -> epath.Path:
     """The task's file; UserError if there is none."""
-    where = f"Task {task.name}:"
-    if settings.mock:
-        raise UserError(
-            f"{where} config.mock_data is True, but a CSV file has no mock data. Set it to False."
-        )
-    if not settings.data_dir:
-        raise UserError(
-            f"{where} config.data_dir (--data_dir) is empty. It must be the folder in which "
-            f"{task.folder!r} lies."
-        )
-    path = epath.Path(settings.data_dir).expanduser() / task.folder
+    path = own_place(task, settings, "a CSV file")
     if not path.exists():
         raise UserError(
-            f"{where} {path} is not there. Expected a CSV file with the header path,label (or "
-            "path,labels for several labels a picture)."
+            f"Task {task.name}: {path} is not there. Expected a CSV file with the header "
+            "path,label (or path,labels for several labels a picture)."
         )
     return path
 

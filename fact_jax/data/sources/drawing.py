@@ -1,4 +1,4 @@
-"""What the sources of one's own pictures have in common: parts that are drawn, and fingerprints."""
+"""Parts of the sources of one's own pictures: their place, parts that are drawn, fingerprints."""
 
 import hashlib
 import os
@@ -8,7 +8,9 @@ from functools import partial
 import numpy as np
 from etils import epath
 
+from fact_jax.data.settings import DataSettings
 from fact_jax.data.sources.lists import REMEDY, Item
+from fact_jax.data.tasks import Task
 from fact_jax.errors import UserError
 from fact_jax.images import decoder, pipeline
 from fact_jax.text import first_ten
@@ -16,6 +18,25 @@ from fact_jax.text import first_ten
 TRAIN, VAL, TEST = "train", "val", "test"
 DRAWN_SHARE = 5  # one image in five of each class is drawn, at least one where there are two
 _SEED = 2**31  # of all draws
+
+
+def own_place(task: Task, settings: DataSettings, what: str) -> epath.Path:
+    """The path of a task's folder or file in the data directory, which may not be there.
+
+    Raises:
+      UserError: mock data are asked for, which `what` does not have, or no data directory is given.
+    """
+    where = f"Task {task.name}:"
+    if settings.mock:
+        raise UserError(
+            f"{where} config.mock_data is True, but {what} has no mock data. Set it to False."
+        )
+    if not settings.data_dir:
+        raise UserError(
+            f"{where} config.data_dir (--data_dir) is empty. It must be the folder in which "
+            f"{task.folder!r} lies."
+        )
+    return epath.Path(settings.data_dir).expanduser() / task.folder
 
 
 def complete_parts(

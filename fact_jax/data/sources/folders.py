@@ -20,6 +20,7 @@ from fact_jax.data.sources.drawing import (
     complete_parts,
     content_fingerprints,
     draw_note,
+    own_place,
 )
 from fact_jax.data.sources.lists import Item, ListsSource
 from fact_jax.data.tasks import Task
@@ -64,20 +65,10 @@ def read_folder(task: Task, settings: DataSettings) -> ListsSource:
 
 def _root(task: Task, settings: DataSettings) -> epath.Path:
     """The task's folder; UserError if there is none."""
-    where = f"Task {task.name}:"
-    if settings.mock:
-        raise UserError(
-            f"{where} config.mock_data is True, but a folder has no mock data. Set it to False."
-        )
-    if not settings.data_dir:
-        raise UserError(
-            f"{where} config.data_dir (--data_dir) is empty. It must be the folder in which "
-            f"{task.folder!r} lies."
-        )
-    root = epath.Path(settings.data_dir).expanduser() / task.folder
+    root = own_place(task, settings, "a folder")
     if not root.is_dir():
         raise UserError(
-            f"{where} {root} is no folder. Expected {root}/train/CLASS/*.jpg and "
+            f"Task {task.name}: {root} is no folder. Expected {root}/train/CLASS/*.jpg and "
             f"{root}/test/CLASS/*.jpg, or {root}/CLASS/*.jpg."
         )
     return root
