@@ -11,7 +11,7 @@ from written_factors import trainable
 from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, UserError, get_variant, load_factors
 from fact_jax.algebra import Increments
 from fact_jax.files import peft, peft_names
-from fact_jax.files.beside import read_beside
+from fact_jax.files.beside import preprocessor, read_beside
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.folder import write_folder
 from fact_jax.files.peft_config import base_preprocessing, base_variant, scaling
@@ -283,3 +283,10 @@ def test_a_folder_with_one_factor_file_is_that_file(tmp_path):
 def test_names_of_two_models_are_not_mixed():
     with pytest.raises(UserError, match="no dense layer of a model known here"):
         peft_names.find_naming(["vit.layers.0.mlp.fc1", "vit.encoder.layer.0.output.dense"])
+
+
+def test_a_task_of_cropped_pictures_says_both_sizes():
+    stated = preprocessor({"resize": "crop", "image_size": 224}, 518)
+    assert stated["size"] == {"height": 256, "width": 256}
+    assert (stated["do_center_crop"], stated["crop_size"]) == (True, {"height": 224, "width": 224})
+    assert preprocessor({"image_size": 224}, 518)["size"] == {"height": 224, "width": 224}

@@ -83,3 +83,14 @@ def test_a_measure_of_the_other_kind_is_refused_before_training(
     settings = config(folder, tiny, tasks=task, select_by=measure)
     with pytest.raises(UserError, match=f"select_by is '{measure}', but pictures of {task} have"):
         run_sweep(settings, str(tmp_path), Console(quiet=True))
+
+
+def test_weights_of_classes_reach_the_training(folder, tiny, tmp_path):
+    """One label is twice as rare as its absence, so that its weight changes the loss."""
+    losses = {}
+    for weights in ("", "balanced"):
+        settings = config(folder, tiny, tasks="csv_many", class_weights=weights)
+        settings.linear = {"learning_rate": 1e-4}
+        (result,) = run_sweep(settings, str(tmp_path / f"w{weights}"), Console(quiet=True))
+        losses[weights] = result.losses[0]
+    assert losses["balanced"] > 1.05 * losses[""]
