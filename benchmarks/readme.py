@@ -93,6 +93,15 @@ def _methods(record: Record) -> str:
     return f"the best means of {len(means)} methods: {', '.join(texts)}"
 
 
+def _study(record: Record) -> str:
+    cells = [cell for cell in record["cells"] if cell["part"] == "main"]
+    arms, tasks, seeds = ({cell[name] for cell in cells} for name in ("arm", "task", "seed"))
+    return (
+        f"{len(cells)} cells of {len(arms)} methods, {len(tasks)} tasks and {len(seeds)} seeds; "
+        f"{record['seconds'] / 3600:.1f} hours in all parts"
+    )
+
+
 def _numerics(record: Record) -> str:
     errors = {
         row["setting"]: row["features_merged"]
@@ -226,6 +235,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "small_files.json": _small_files,
     "step.json": _step,
     "step_alternatives.json": _alternatives,
+    "study.json": _study,
     "sweep.json": _sweep,
     "tpu_compile.json": _tpu,
 }

@@ -85,7 +85,7 @@ def test_every_method_of_the_table_and_every_vtab_config_is_here():
     methods = {load(spec)[0].methods for spec in VTAB_CONFIGS}
     assert methods == METHODS.keys()
     files = {path.stem for path in CONFIGS.glob("*.py")}
-    others = {"__init__", "base", "compare", "many_tasks", "quickstart"}
+    others = {"__init__", "base", "compare", "many_tasks", "quickstart", "study"}
     here = {spec.split(":")[0] for spec in VTAB_CONFIGS}
     assert files - others - here == {name for name in files if name.startswith("fewshot")}
 
@@ -216,6 +216,7 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
     [
         *VTAB_CONFIGS,
         *("quickstart", "compare", "compare:vtab", "many_tasks:2,finish"),
+        *("study", "study:smallest"),
         *("fewshot:all", "fewshot:quickstart"),
     ],
 )

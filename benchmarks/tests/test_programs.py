@@ -84,6 +84,7 @@ COMMANDS = (
         "step",
         "step_alternatives",
         "step_worker",
+        "study",
         "sweep",
     ),
     "tpu_compile",
@@ -218,6 +219,14 @@ def methods_are_compared(content, out, tmp_path):
     assert "--tasks digits" in command
 
 
+def study_goes_on(content, out, tmp_path):
+    """The second seed has the rate that the first has chosen."""
+    first, second = content["cells"]
+    assert (first["grid_size"], second["grid_size"]) == (3, 1)
+    assert first["learning_rate"] == second["learning_rate"]
+    assert "all 2 cells" in out
+
+
 def few_shots_are_compared(content, out, tmp_path):
     methods_are_compared(content, out, tmp_path)
     assert [row["task"] for row in content["rows"]] == ["digits_1shot"]
@@ -303,6 +312,10 @@ SMALLEST = {
     "accuracy.compare": (
         "--methods linear,fact_tk --tasks digits --seeds 0,1 --epochs 1 --workdir {0}/work",
         methods_are_compared,
+    ),
+    "accuracy.study": (
+        "--methods linear --tasks digits --seeds 0,1 --epochs 1 --workdir {0}/work",
+        study_goes_on,
     ),
     "accuracy.fewshot": (
         "--methods linear --tasks digits --shots 1 --seeds 0,1 --epochs 1 --workdir {0}/work",

@@ -1,0 +1,99 @@
+"""The study's record, a committed file that every run adds its cells to."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.study_plan import Item
+from fact_jax.files.atomic import write_atomically
+from fact_jax.sweep.result import Result
+
+RECORD = Path("benchmarks/results/study.json")
+_KEPT = (
+    *("accuracy", "learning_rate", "selection", "grid_size", "num_factors", "num_head"),
+    *("factor_file_bytes", "num_train", "num_test"),
+)
+Cell = dict[str, Any]
+Key = tuple[str, str, str, int]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record at `path`, or an empty one."""
+    if path.exists():
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+    return {"commands": [], "seconds": 0.0, "environments": [], "failures": [], "cells": []}
+
+
+def key_of(cell: Cell) -> Key:
+    """The place of a cell in the record."""
+    return cell["part"], cell["arm"], cell["task"], cell["seed"]
+
+
+def by_key(record: dict[str, Any], of: str = "cells") -> dict[Key, Cell]:
+    """The cells, or the failures, by their places."""
+    return {key_of(cell): cell for cell in record[of]}
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Writes the record whole or not at all, with one line for each cell."""
+    lines = []
+    for name, value in record.items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            lines.append(f' "{name}": [\n{rows}\n ]' if value else f' "{name}": []')
+        else:
+            lines.append(f' "{name}": {json.dumps(value)}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+@contextlib.contextmanager
+def changed(path: Path, lock: Path) -> Iterator[dict[str, Any]]:
+    """The record, to be changed: it is written at the end. Other processes wait on the lock."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        record = read(path)
+        yield record
+        write(path, record)
+
+
+def _put(record: dict[str, Any], of: str, item: Item, cell: Cell | None) -> None:
+    """Replaces a cell, or removes it."""
+    cells = by_key(record, of)
+    cells.pop(item.key, None)
+    if cell is not None:
+        cells[item.key] = cell
+    record[of] = sorted(cells.values(), key=key_of)
+
+
+def _names(item: Item) -> Cell:
+    return {**dict(zip(("part", "arm", "task", "seed"), item.key, strict=True))}
+
+
+def add_result(record: dict[str, Any], item: Item, result: Result, digest: str) -> None:
+    """Adds a finished cell, and forgets an earlier failure of it."""
+    environments = record["environments"]
+    if result.environment not in environments:
+        environments.append(result.environment)
+    cell = {
+        **_names(item),
+        **{"method": item.method, "form": item.form},
+        **{name: getattr(result, name) for name in _KEPT},
+        "seconds": round(result.seconds["cell"], 1),
+        "digest": digest,
+        "environment": environments.index(result.environment),
+    }
+    _put(record, "failures", item, None)
+    _put(record, "cells", item, cell)
+    record["seconds"] = round(sum(c["seconds"] for c in record["cells"]), 1)
+
+
+def add_failure(record: dict[str, Any], item: Item, error: Exception, digest: str) -> None:
+    """Adds a cell that failed, such as a training that diverged."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    _put(record, "failures", item, {**_names(item), "error": text, "digest": digest})
