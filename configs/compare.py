@@ -13,7 +13,7 @@ and prompts suit a ViT of width 128.
 `dinov2`: the same, one seed, from DINOv2-S at 56 pixels, a third of the rates but the head's alone.
 `vtab`: the 19 tasks, each method with the settings of its own config. Their grids differ in size
 (1 to 40), which the results report. Normalisation is ImageNet's for all, SSF too.
-FacT's successors have settings in each, and are compared by --config.methods=fact_tt,metatt,cara.
+Methods published after FacT have settings in each: --config.methods=fact_tt,metatt,cara.
 """
 
 import importlib
@@ -52,13 +52,16 @@ SMALL = {  # settings on small ViTs
     "fact_cp": {"rank": 32},
     "fact_shared": {"rank": 4},
 }
-FAMILY = {  # of FacT, published after it; `--config.methods` names them
+FAMILY = {  # published after FacT; `--config.methods` names them
     "metatt": {"rank": 16},
     "metatt_heads": {"rank": 16},
+    "metatt_tasks": {"rank": 16},
     "lorta": {"rank": 16},
     "cara": {"rank": 16},
     "efft": {"rank": 8},
     "uni_lora": {"numbers": 4000},
+    "adapter_plus": {"width": 8},
+    "dora": {"rank": 8},
 }
 
 

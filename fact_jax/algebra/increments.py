@@ -162,6 +162,7 @@ def other_parts(adaptation: Adaptation) -> list[str]:
         "prompts": adaptation.prompts,
         "bottlenecks": adaptation.bypasses,
         "scales and shifts": adaptation.affines or adaptation.patches or adaptation.final,
+        "norms of columns": adaptation.magnitudes,
         "replaced weights": adaptation.weights,
     }
     return [words for words, change in changes.items() if change]

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fact_jax.errors import UserError
@@ -109,7 +111,7 @@ BYPASSES: dict[str, str] = {
         "across": "z + f(x) in the place of z",
         "after": "z + f(z) in the place of z",
     }.items()
-}
+} | {"after_block": "x + f(x) in the place of x, behind the whole block"}
 
 
 def over_last(values: Array, y: Array) -> Array:
@@ -132,6 +134,22 @@ class Affine:
 
     def __call__(self, y: Array) -> Array:
         return y * over_last(self.scale, y) + over_last(self.shift, y)
+
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def magnitude_ratio(
+    kernel: Float[Array, "*l d e"], pairs: Sequence[LowRank], wanted: Float[Array, "*l e"]
+) -> Float[Array, "*l e"]:
+    """What brings the columns of a kernel with increments to the wanted norms, float32.
+
+    The norms that they have are taken for constants in a gradient (DoRA, section 4.3).
+    """
+    for pair in pairs:
+        kernel = kernel + pair.increment()
+    norms = jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2)
+    return wanted / jax.lax.stop_gradient(jnp.maximum(norms, _TINY))
 
 
 @flax.struct.dataclass
@@ -164,6 +182,8 @@ class Adaptation:
       bypasses: the bottlenecks that act in each place of BYPASSES, in their order.
       affines: scale and shift of the output of each of the six sites, and of "norm1" and "norm2"
         (before attention, before the MLP).
+      magnitudes: for some of the six sites, the Euclidean norms [l, e] that the columns of its
+        kernel get, increments included. No gradient goes through the norms that they had.
       patches: scale and shift of the patch embedding's output.
       final: scale and shift of the last norm's output.
       weights: base parameters that replace the frozen ones, by their names joined with "/".
@@ -179,6 +199,7 @@ class Adaptation:
     prompts: Prompts | None = None
     bypasses: Mapping[str, tuple[Bottleneck, ...]] = flax.struct.field(default_factory=dict)
     affines: Mapping[str, Affine] = flax.struct.field(default_factory=dict)
+    magnitudes: Mapping[str, Array] = flax.struct.field(default_factory=dict)
     patches: Affine | None = None
     final: Affine | None = None
     weights: Mapping[str, Array] = flax.struct.field(default_factory=dict)
@@ -245,7 +266,7 @@ def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
     Increments add up, prompts stand side by side, bypasses and affines act one after the other.
 
     Raises:
-      UserError: two of them replace the same weights.
+      UserError: two of them replace the same weights or set the same norms.
     """
     fields: dict[str, Any] = {}
     for name in (*SITES, "qkv"):
@@ -259,14 +280,16 @@ def combine(adaptations: Sequence[Adaptation]) -> Adaptation:
     fields["affines"] = {name: _chain(a.affines.get(name) for a in adaptations) for name in names}
     fields["patches"] = _chain(a.patches for a in adaptations)
     fields["final"] = _chain(a.final for a in adaptations)
-    fields["weights"] = {}
-    for a in adaptations:
-        if twice := sorted(a.weights.keys() & fields["weights"].keys()):
-            raise UserError(
-                f"Two of the combined methods train the same weights ({twice[0]}"
-                f"{' and others' if len(twice) > 1 else ''}). Leave one of them out."
-            )
-        fields["weights"] |= a.weights
+    for name, what in {"weights": "weights", "magnitudes": "norms of columns"}.items():
+        fields[name] = {}
+        for a in adaptations:
+            values = getattr(a, name)
+            if twice := sorted(values.keys() & fields[name].keys()):
+                raise UserError(
+                    f"Two of the combined methods train the same {what} ({twice[0]}"
+                    f"{' and others' if len(twice) > 1 else ''}). Leave one of them out."
+                )
+            fields[name] |= values
     prompts = [a.prompts for a in adaptations if a.prompts is not None]
     if len(prompts) > 1:
         fields["prompts"] = _side_by_side(prompts)

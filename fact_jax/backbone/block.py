@@ -24,6 +24,7 @@ from fact_jax.backbone.adaptation import (
     Bottleneck,
     LowRank,
     Prompts,
+    magnitude_ratio,
     over_last,
 )
 from fact_jax.backbone.attention import attention
@@ -113,7 +114,7 @@ class Block:
         fc1 = checkpoint_name(fc1, "fc1")
         activated = MLPS[self.config.mlp](self.config, self.weights, fc1, inputs["fc1_input"])
         (fc2,) = self._dense(("fc2",), activated)
-        x = x + self._branch("mlp", x, y, fc2)
+        x = self._bypassed("after_block", x + self._branch("mlp", x, y, fc2))
         outputs = dict(q=q, k=k, v=v, o=o, fc1=fc1, fc2=fc2)
         return x, {**outputs, **inputs, "fc2_input": activated} if self.collect else outputs
 
@@ -158,7 +159,20 @@ class Block:
         key = self._keys.get("".join(sites))
         mode = self.mode
         outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
+        outputs = [
+            self._with_magnitudes(name, layer, out)
+            for name, layer, out in zip(sites, layers, outputs, strict=True)
+        ]
         return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
+
+    def _with_magnitudes(self, site: str, layer: dict[str, Any], y: Array) -> Array:
+        """A site's output with the norms of its kernel's columns that the changes ask for."""
+        wanted = self.changes.magnitudes.get(site)
+        if wanted is None:
+            return y
+        ratio = over_last(magnitude_ratio(layer["kernel"], self.changes.site(site), wanted), y)
+        bias = over_last(layer["bias"], y)
+        return (y - bias) * ratio + bias
 
     def _branch(self, part: str, x: Array, y: Array, z: Array) -> Array:
         """The sum that attention or MLP adds to the stream x, from its input y and its output z."""

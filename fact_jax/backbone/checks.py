@@ -139,6 +139,8 @@ def _expected(kernel: tuple[int, ...], adaptation: Adaptation) -> Iterator[tuple
             yield f"{place}.up", f.up, (depth, None, d)
     for site, affine in adaptation.affines.items():
         yield f"{site}.scale", affine.scale, (depth, mlp if site == "fc1" else d)
+    for site, norms in adaptation.magnitudes.items():
+        yield f"{site}'s norms", norms, (depth, mlp if site == "fc1" else d)
     for name in ("patches", "final"):
         if (affine := getattr(adaptation, name)) is not None:
             yield f"{name}.scale", affine.scale, (d,)

@@ -14,6 +14,7 @@ from fact_jax.backbone.adaptation import (
     Affine,
     Bottleneck,
     Prompts,
+    magnitude_ratio,
     over_last,
     override,
 )
@@ -29,8 +30,8 @@ _READERS = {"before_attention": ("q", "k", "v"), "before_mlp": ("fc1", "gate")}
 def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any], Adaptation]:
     """Merges the part of an adaptation that can become weights.
 
-    Increments, scales and shifts, replaced weights and linear bypasses before a branch become
-    weights; prompts and the other bypasses remain. Products are taken in float32.
+    Increments, norms of columns, scales and shifts, replaced weights and linear bypasses before a
+    branch become weights; prompts and the other bypasses remain. Products are taken in float32.
 
     Returns:
       A changed copy of `base`, and the remaining changes.
@@ -55,6 +56,9 @@ def absorb(base: dict[str, Any], adaptation: Adaptation) -> tuple[dict[str, Any]
         dense = dict(blocks[module][layer])
         for pair in adaptation.site(site) if site in SITES else ():
             dense["kernel"] = dense["kernel"] + pair.increment().astype(dense["kernel"].dtype)
+        if (wanted := adaptation.magnitudes.get(site)) is not None:
+            ratio = over_last(magnitude_ratio(dense["kernel"], (), wanted), dense["kernel"])
+            dense["kernel"] = dense["kernel"] * ratio
         for place, readers in _READERS.items():
             several = adaptation.bypasses.get(place, ())
             for i in reversed(range(len(several))):  # the last one acts on the kernel first
@@ -93,10 +97,16 @@ def unmerge(base: dict[str, Any], adaptation: Adaptation) -> dict[str, Any]:
         NaN.
 
     Raises:
-      UserError: the adaptation does not merge, or it replaces weights, whose former values nothing
-        tells.
+      UserError: the adaptation does not merge, or it replaces weights or norms of columns, whose
+        former values nothing tells.
     """
     _check_base(base, adaptation)
+    if adaptation.magnitudes:
+        raise UserError(
+            "This adaptation sets the norms of the columns of kernels "
+            f"({', '.join(adaptation.magnitudes)}), and their former norms are not in the merged "
+            "weights. Load the base anew."
+        )
     if adaptation.weights:
         raise UserError(
             f"This adaptation replaces weights ({min(adaptation.weights)} is the first of "

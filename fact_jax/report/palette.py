@@ -36,6 +36,7 @@ _METHODS = (
     *("fact_tt", "fact_tk", "lora", "vpt_deep", "fact_cp", "adaptformer", "linear"),
     *("fact_shared", "noah", "adapter", "vpt_shallow", "convpass", "repadapter", "full"),
     *("ssf", "bitfit", "metatt", "metatt_heads", "lorta", "cara", "efft", "uni_lora"),
+    *("adapter_plus", "dora", "metatt_tasks"),
 )
 _SHADES = (0.0, 0.4, -0.35, 0.2)  # shades of one method's systems, towards white or black
 

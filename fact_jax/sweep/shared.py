@@ -12,6 +12,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.dictionary import Dictionary, read_dictionary
 from fact_jax.training.trial import Trainable
+from fact_jax.tuning import METHODS
 from fact_jax.tuning.method import Method, SharingMethod
 
 LEARN = "learn"
@@ -27,9 +28,10 @@ def check_shared(where: str, method: Method, candidates: int, run: dict[str, Any
     """
     shared = run["shared"]
     if not isinstance(method, SharingMethod):
+        sharing = ", ".join(name for name, kind in METHODS.items() if hasattr(kind, "shared"))
         raise UserError(
             f"{where}.shared is {shared!r}, and {type(method).__name__} has no factors that tasks "
-            "share: only fact_tt and fact_tk have. Leave it empty."
+            f"share; these methods have: {sharing}. Leave it empty."
         )
     if run["start_from"]:
         raise UserError(

@@ -1,11 +1,13 @@
 """Tuning methods: pure functions from a small pytree of factors to an `Adaptation`."""
 
 from fact_jax.tuning.adapter import Adapter
+from fact_jax.tuning.adapter_plus import AdapterPlus
 from fact_jax.tuning.adaptformer import AdaptFormer
 from fact_jax.tuning.bitfit import BitFit
 from fact_jax.tuning.cara import CaRA
 from fact_jax.tuning.combination import Combination
 from fact_jax.tuning.convpass import Convpass
+from fact_jax.tuning.dora import DoRA
 from fact_jax.tuning.efft import EFFT
 from fact_jax.tuning.fact_cp import FacTCP
 from fact_jax.tuning.fact_shared import FacTShared
@@ -16,6 +18,7 @@ from fact_jax.tuning.linear import Linear
 from fact_jax.tuning.lora import LoRA
 from fact_jax.tuning.lorta import LoRTA
 from fact_jax.tuning.metatt import MetaTT, MetaTTHeads
+from fact_jax.tuning.metatt_tasks import MetaTTTasks
 from fact_jax.tuning.method import Method, count_parameters
 from fact_jax.tuning.noah import NOAH, NOAHSubnet
 from fact_jax.tuning.repadapter import RepAdapter
@@ -30,6 +33,7 @@ METHODS: dict[str, type] = {
     "fact_shared": FacTShared,
     "metatt": MetaTT,
     "metatt_heads": MetaTTHeads,
+    "metatt_tasks": MetaTTTasks,
     "lorta": LoRTA,
     "cara": CaRA,
     "efft": EFFT,
@@ -40,8 +44,10 @@ METHODS: dict[str, type] = {
     "vpt_shallow": VPTShallow,
     "vpt_deep": VPTDeep,
     "adapter": Adapter,
+    "adapter_plus": AdapterPlus,
     "adaptformer": AdaptFormer,
     "lora": LoRA,
+    "dora": DoRA,
     "ssf": SSF,
     "convpass": Convpass,
     "repadapter": RepAdapter,
@@ -54,10 +60,12 @@ __all__ = [
     "METHODS",
     "AdaptFormer",
     "Adapter",
+    "AdapterPlus",
     "BitFit",
     "CaRA",
     "Combination",
     "Convpass",
+    "DoRA",
     "EFFT",
     "FacTCP",
     "FacTShared",
@@ -69,6 +77,7 @@ __all__ = [
     "LoRTA",
     "MetaTT",
     "MetaTTHeads",
+    "MetaTTTasks",
     "Method",
     "NOAH",
     "NOAHSubnet",

@@ -1,10 +1,10 @@
 """Adapters: bottlenecks behind the branches of a block, before the residual is added.
 
-Sources: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019 (behind
-attention and MLP); ZhangYuanhan-AI/NOAH, model/module/adapter_super.py (behind the MLP).
+Houlsby et al. put them behind attention and MLP, NOAH behind the MLP.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 _PLACES = {"noah": ("after_mlp",), "houlsby": ("after_attention", "after_mlp")}
@@ -30,6 +31,12 @@ class Adapter:
       scale: not used.
     """
 
+    about: ClassVar[About] = About(
+        "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, ICML 2019; on ViTs "
+        "Zhang, Zhou & Liu, Neural Prompt Search, 2022",
+        "ZhangYuanhan-AI/NOAH, model/module/adapter_super.py",
+        "code",
+    )
     width: int = setting(8, SIZE)
     placement: str = setting("noah", OneOf(_PLACES))
     scale: float = setting(1.0, SCALE, acts=False)

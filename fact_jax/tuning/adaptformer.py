@@ -1,10 +1,7 @@
-"""AdaptFormer: a bottleneck across the MLP, from the residual stream to the residual stream.
-
-Sources: Chen et al., "AdaptFormer", NeurIPS 2022, ShoufaChen/AdaptFormer, models/adapter.py; and
-JieShibo/PETL-ViT, binary_adapter/adaptformer.py.
-"""
+"""AdaptFormer: a bottleneck across the MLP, from the residual stream to the residual stream."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +10,7 @@ from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, SIZE, Flag, OneOf, OrNone, Real, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -30,6 +28,12 @@ class AdaptFormer:
         default). None takes the ViT's epsilon, as the factor files of earlier versions need it.
     """
 
+    about: ClassVar[About] = About(
+        "Chen et al., AdaptFormer, NeurIPS 2022",
+        "ShoufaChen/AdaptFormer, models/adapter.py; JieShibo/PETL-ViT, "
+        "binary_adapter/adaptformer.py",
+        "code",
+    )
     width: int = setting(8, SIZE)
     scale: float = setting(0.1, SCALE)
     form: str = setting("adaptformer", OneOf(("adaptformer", "petl")))

@@ -1,16 +1,14 @@
-"""BitFit: every bias of the ViT is trained, also in the norms and the patch embedding.
-
-Source: Ben Zaken et al., "BitFit", ACL 2022; on ViTs as in Jia et al., "Visual Prompt Tuning",
-ECCV 2022.
-"""
+"""BitFit: every bias of the ViT is trained, also in the norms and the patch embedding."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 
 
@@ -18,6 +16,12 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 class BitFit:
     """The biases, which start at the base's values. `scale` is not used."""
 
+    about: ClassVar[About] = About(
+        "Ben Zaken et al., BitFit, ACL 2022; on ViTs Jia et al., Visual Prompt Tuning, ECCV 2022",
+        "",
+        "formula",
+        ("The MLPs have no dropout, which VPT's network has.",),
+    )
     scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:

@@ -1,10 +1,10 @@
 """CaRA: two sums of r rank-one tensors, over the heads of attention and over all other slices.
 
-Source: "CaRA", ICML 2025; BonnBytes/CaRA, src/cara/cara.py: shapes, order of slices, initial values
-(with l_mu 1 and l_std 0). Its dropout of 0.1 falls on the dense increment, here on rank-r values.
+Shapes, order of slices and initial values (with l_mu 1 and l_std 0) are those of the authors' code.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Affine, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, mlp_slices
 
@@ -26,6 +27,12 @@ class CaRA:
     ``s sum_r R2 P1 P3 P2``, and biases of o, fc1 and fc2 are added, the same in all layers.
     """
 
+    about: ClassVar[About] = About(
+        "CaRA: Canonical Rank Adaptation, ICML 2025",
+        "BonnBytes/CaRA, src/cara/cara.py",
+        "code",
+        ("Dropout acts on the r values, in the source on the dense increment.",),
+    )
     rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)
 

@@ -1,11 +1,7 @@
-"""Convpass: bottlenecks with a 3 x 3 convolution over the patches, beside attention and MLP.
-
-Source: Jie & Deng, "Convolutional Bypasses Are Better Vision Transformer Adapters", 2022;
-JieShibo/PETL-ViT, convpass/vtab/convpass.py.
-"""
+"""Convpass: bottlenecks with a 3 x 3 convolution over the patches, beside attention and MLP."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +9,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, Flag, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import uniform, xavier
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -32,6 +29,11 @@ class Convpass:
       xavier: whether the convolution begins Xavier-uniform, instead of as the identity.
     """
 
+    about: ClassVar[About] = About(
+        "Jie & Deng, Convolutional Bypasses Are Better Vision Transformer Adapters, 2022",
+        "JieShibo/PETL-ViT, convpass/vtab/convpass.py",
+        "code",
+    )
     width: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE)
     attention_only: bool = setting(False, Flag())

@@ -1,10 +1,10 @@
 """EFFT: attention and MLP have one pair of factors each, and a core for each kind of layer.
 
-Source: arXiv 2311.06749 and its `methods/Set_EFFT.py`: all layers share the increments. The initial
-values are FacT-TT's, by analogy: the authors' code was not at hand.
+All layers share the increments. The initial values are FacT-TT's.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -25,6 +26,11 @@ class EFFT:
     ``s (U_mlp C_mlp[1] V_mlp)^T``: (3 d + m) r + 6 r^2 numbers for an MLP of width m.
     """
 
+    about: ClassVar[About] = About(
+        "EFFT: Effective Factor-Tuning, arXiv 2311.06749",
+        "",
+        "formula",
+    )
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 

@@ -1,10 +1,11 @@
 """FacT-CP: the increments of all slices as a sum of r rank-one tensors, ``s U diag(c[l, i]) V``.
 
-A relative of FacT-TT and FacT-TK (Jie & Deng, AAAI 2023) that its authors did not publish: the
-canonical polyadic decomposition of the same 12 L x d x d tensor, initial values by analogy.
+It is the canonical polyadic decomposition of FacT's 12 L x d x d tensor, with initial values by
+analogy.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
@@ -21,6 +23,11 @@ from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 class FacTCP:
     """Factors U [d, r], C [l, 12, r], uniform on +-1, and V [r, d]: 2 d r + 12 L r numbers."""
 
+    about: ClassVar[About] = About(
+        "a relative of FacT, Jie & Deng, by the canonical polyadic decomposition",
+        "",
+        "ours",
+    )
     rank: int = setting(32, SIZE)
     scale: float = setting(1.0, SCALE)
 

@@ -1,11 +1,11 @@
 """FacT-TT whose U and V are shared by fewer slices: by one layer's, or by one kind's.
 
-In FacT-TT (Jie & Deng, AAAI 2023) all slices share U and V; these variants measure how much that
-costs. They have the same initial values.
+In FacT-TT all slices share U and V; these variants measure how much that costs. They have the same
+initial values.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import block_diagonal, linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import mlp_slices, slices_per_block
@@ -30,6 +31,11 @@ class FacTShared:
         (all queries, ...), n = 12.
     """
 
+    about: ClassVar[About] = About(
+        "FacT-TT with less sharing, to measure what sharing costs",
+        "",
+        "ours",
+    )
     rank: int = setting(4, SIZE)
     scale: float = setting(1.0, SCALE)
     share: str = setting("layer", OneOf(("layer", "kind")))

@@ -1,7 +1,6 @@
 """FacT-TK: the increments of all slices as a Tucker decomposition, ``s * U @ (C P_i) @ V``.
 
-Source: Jie & Deng, AAAI 2023; initial values and the interleaved MLP cores as in the released code
-(JieShibo/PETL-ViT, FacT/fact_tk.py).
+The initial values and the interleaved cores of the MLP are those of the released code.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ from jaxtyping import Array, Shaped
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, OneOf, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
@@ -34,6 +34,12 @@ class FacTTK:
         have the same size.
     """
 
+    about: ClassVar[About] = About(
+        "Jie & Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI"
+        " 2023",
+        "JieShibo/PETL-ViT, FacT/fact_tk.py",
+        "code",
+    )
     shared: ClassVar[tuple[str, ...]] = ("U", "C", "V")
     rank: int = setting(32, SIZE)
     scale: float = setting(1.0, SCALE)

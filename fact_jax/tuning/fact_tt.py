@@ -1,7 +1,6 @@
 """FacT-TT: the increments of all slices as a tensor-train, ``s * U @ S[l, i] @ V``.
 
-Source: Jie & Deng, "FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer",
-AAAI 2023; initial values as in the released code (JieShibo/PETL-ViT, FacT/fact_tt.py).
+The initial values are those of the released code.
 """
 
 import dataclasses
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, mlp_slices, slices_per_block
 
@@ -26,6 +26,12 @@ class FacTTT:
       scale: the increments' strength s.
     """
 
+    about: ClassVar[About] = About(
+        "Jie & Deng, FacT: Factor-Tuning for Lightweight Adaptation on Vision Transformer, AAAI"
+        " 2023",
+        "JieShibo/PETL-ViT, FacT/fact_tt.py",
+        "code",
+    )
     shared: ClassVar[tuple[str, ...]] = ("U", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)

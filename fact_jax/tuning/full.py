@@ -1,15 +1,14 @@
-"""Full fine-tuning: every weight of the ViT is trained.
-
-Source of the published numbers: Jia et al., "Visual Prompt Tuning", ECCV 2022.
-"""
+"""Full fine-tuning: every weight of the ViT is trained."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 
 
@@ -17,6 +16,11 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked, from_base
 class Full:
     """The weights themselves, which start at the base's values. `scale` is not used."""
 
+    about: ClassVar[About] = About(
+        "Jia et al., Visual Prompt Tuning, ECCV 2022 (published numbers)",
+        "",
+        "formula",
+    )
     scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:

@@ -1,12 +1,11 @@
 """LoRA: a low-rank pair for each chosen dense layer.
 
-Source: Hu et al., "LoRA", ICLR 2022; on ViTs as in JieShibo/PETL-ViT, binary_adapter/lora.py
-(pairs of query and value, dropout between A and B), and ZhangYuanhan-AI/NOAH,
-model/supernet_vision_transformer_timm.py (one A for query, key and value).
+PETL-ViT has pairs of query and value with dropout between A and B, NOAH one A for query, key and
+value.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from fact_jax.backbone.adaptation import SITES, Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, SIZE, Flag, Text, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -32,6 +32,16 @@ class LoRA:
         drawing every Linear anew.
     """
 
+    about: ClassVar[About] = About(
+        "Hu et al., LoRA, ICLR 2022; on ViTs Zhang, Zhou & Liu, Neural Prompt Search, 2022",
+        "JieShibo/PETL-ViT, binary_adapter/lora.py; ZhangYuanhan-AI/NOAH, "
+        "model/supernet_vision_transformer_timm.py",
+        "code",
+        (
+            "NOAH drops entries of the input of A in training; here entries of its output are "
+            "dropped.",
+        ),
+    )
     rank: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE)
     sites: str = setting("q,v", Text())

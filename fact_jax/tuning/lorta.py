@@ -1,11 +1,11 @@
 """LoRTA: one sum of r rank-one tensors for all heads of query, key, value and output.
 
-Source: "LoRTA: Low Rank Tensor Adaptation of Large Language Models", arXiv 2410.04060: a canonical
-polyadic decomposition over (width, width of a head, heads, layers, 4). The initial values are ours,
-by analogy with LoRA: the authors' code was not at hand.
+It is a canonical polyadic decomposition over (width, width of a head, heads, layers, 4), with
+initial values by analogy with LoRA.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, Whole, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import linear, uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -25,6 +26,12 @@ class LoRTA:
     ``s A diag(G[l] M[m] H[j]) B^T``, [d, d / h]; that of the output projection by its transpose.
     """
 
+    about: ClassVar[About] = About(
+        "Hounie et al., LoRTA: Low Rank Tensor Adaptation of Large Language Models, arXiv "
+        "2410.04060",
+        "",
+        "formula",
+    )
     rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)
 

@@ -1,10 +1,7 @@
-"""MetaTT: one tensor-train of all slices with a core for the layer and one for the kind of slice.
-
-Source: "MetaTT", arXiv 2506.09105, whose abstract gives the trains with four and five modes. The
-initial values are FacT-TT's, by analogy: the authors' code was not at hand.
-"""
+"""MetaTT: one tensor-train of all slices, with cores for the layer and for the kind of slice."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +10,13 @@ from jaxtyping import Array, Float
 from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import linear
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
+
+PAPER = "Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter, arXiv 2506.09105"
+ABSTRACT = "Only the abstract was at hand; FacT-TT's initial values are taken."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class MetaTT:
     Slice i of layer l changes by ``s U G[l] M[i] V``.
     """
 
+    about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
@@ -50,6 +52,7 @@ class MetaTTHeads:
     d r + (d / h) r + (L + 12 + h) r^2 numbers.
     """
 
+    about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 

@@ -52,8 +52,11 @@ class SharingMethod(Method, Protocol):
     The other factors are its cores: its increments are linear in them, and zero if they are.
     """
 
-    rank: int
-    shared: ClassVar[tuple[str, ...]]
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def shared(self) -> tuple[str, ...]: ...
 
 
 @runtime_checkable

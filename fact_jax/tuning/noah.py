@@ -2,10 +2,7 @@
 
 `NOAH` is the supernet: one set of factors, whose first tokens, columns and hidden values serve
 every width up to the largest. `NOAHSubnet` is one architecture, stored without the rest.
-Source: Zhang, Zhou & Liu, "Neural Prompt Search", 2022; ZhangYuanhan-AI/NOAH,
-model/supernet_vision_transformer_timm.py, model/module/adapter_super.py and
-supernet_engine_prompt.py. Its prompt at the input is replaced in the first block before anything
-reads it, and is left out here. Letters: `l` layer, `d` width of the ViT, `w` largest width.
+Letters: `l` layer, `d` width of the ViT, `w` largest width.
 """
 
 from __future__ import annotations
@@ -22,6 +19,7 @@ from fact_jax.backbone.adaptation import Adaptation, Bottleneck, LowRank, Prompt
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import RATE, SCALE, SIZE, Each, Real, Whole, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -86,6 +84,19 @@ def _prompts(tokens: Array, used: Bool[Array, "l w"]) -> Prompts:
     return Prompts(tokens, jnp.broadcast_to(~has[:, None], used.shape), ~seen)
 
 
+_ABOUT = About(
+    "Zhang, Zhou & Liu, Neural Prompt Search, 2022",
+    "ZhangYuanhan-AI/NOAH, model/supernet_vision_transformer_timm.py, "
+    "model/module/adapter_super.py, supernet_engine_prompt.py",
+    "code",
+    (
+        "The prompt at the input is left out: nothing reads it.",
+        "reads it.",
+        "NOAH drops entries of the input of A in training; here entries of its output are dropped.",
+    ),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class NOAH:
     """The supernet, and how it is searched; the settings have the names of the released code.
@@ -109,6 +120,7 @@ class NOAH:
       scale: not used.
     """
 
+    about: ClassVar[About] = _ABOUT
     families: ClassVar[tuple[str, ...]] = ("prompts", "lora", "adapters")
     widths: tuple[int, ...] = setting((1, 5, 10), Each(SIZE))
     depths: tuple[int, ...] = setting((), Each(SIZE, least=0))
@@ -184,6 +196,7 @@ class NOAHSubnet:
     Each factor is one array with the rows of all blocks, block 0 first. `scale` is not used.
     """
 
+    about: ClassVar[About] = _ABOUT
     prompts: tuple[int, ...] = _widths()
     lora: tuple[int, ...] = _widths()
     adapters: tuple[int, ...] = _widths()

@@ -1,10 +1,7 @@
-"""RepAdapter: linear bottlenecks before attention and MLP, which merge into the next dense layers.
-
-Source: Luo et al., "Towards Efficient Visual Adaption via Structural Re-parameterization", 2023;
-luogen1996/RepAdapter, repadapter.py.
-"""
+"""RepAdapter: linear bottlenecks before attention and MLP, which merge into their weights."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +10,7 @@ from fact_jax.backbone.adaptation import Adaptation, Bottleneck
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, SIZE, Flag, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import block_diagonal, xavier
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -30,6 +28,11 @@ class RepAdapter:
       attention_only: whether the bottleneck before the MLP is left out.
     """
 
+    about: ClassVar[About] = About(
+        "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, 2023",
+        "luogen1996/RepAdapter, repadapter.py",
+        "code",
+    )
     width: int = setting(8, SIZE)
     groups: int = setting(2, SIZE)
     scale: float = setting(1.0, SCALE)

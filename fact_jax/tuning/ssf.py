@@ -1,10 +1,7 @@
-"""SSF: a scale and a shift of every operation's output; both merge into the weights.
-
-Source: Lian et al., "Scaling & Shifting Your Features", NeurIPS 2022; dongzelian/SSF,
-models/vision_transformer.py.
-"""
+"""SSF: a scale and a shift of every operation's output; both merge into the weights."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +9,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import NORMS, SITES, Adaptation, Affine
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
@@ -23,6 +21,11 @@ class SSF:
     one shift each. `scale` is not used.
     """
 
+    about: ClassVar[About] = About(
+        "Lian et al., Scaling & Shifting Your Features, NeurIPS 2022",
+        "dongzelian/SSF, models/vision_transformer.py",
+        "code",
+    )
     scale: float = setting(1.0, SCALE, acts=False)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,10 @@ TRAITS: dict[str, Callable[[ViTConfig], bool]] = {
     "attention pooling": lambda vit: vit.pooling == "attention",
     "missing biases": lambda vit: not (vit.key_bias and vit.patch_bias),
 }
-_SQUARE = ("fact_tt", "fact_tk", "fact_cp", "fact_shared", "metatt", "metatt_heads", "cara")
+_SQUARE = (
+    *("fact_tt", "fact_tk", "fact_cp", "fact_shared"),
+    *("metatt", "metatt_heads", "metatt_tasks", "cara"),
+)
 _PROMPTS = ("vpt_shallow", "vpt_deep", "noah", "noah_subnet")
 
 
@@ -54,7 +57,7 @@ RULES = (
         "something else.",
     ),
     Rule(
-        ("lora", "ssf", "efft", "noah", "noah_subnet"),
+        ("lora", "dora", "ssf", "efft", "noah", "noah_subnet"),
         "gated MLPs",
         True,
         "The gate stays frozen: `fc1` is the up projection and `fc2` the down projection.",

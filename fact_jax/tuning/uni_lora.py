@@ -1,12 +1,11 @@
 """Uni-LoRA: all numbers of a LoRA are a fixed random projection of one short vector.
 
-Source: arXiv 2506.00799; huggingface/peft, src/peft/tuners/unilora, whose projection, order of
-numbers and initial values these are.
+The projection, the order of the numbers and the initial values are those of peft.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.ranges import SCALE, SIZE, Whole, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -37,6 +37,11 @@ class UniLoRA:
       seed: of the projection, which is drawn anew whenever it is needed.
     """
 
+    about: ClassVar[About] = About(
+        "Uni-LoRA, arXiv 2506.00799, NeurIPS 2025",
+        "huggingface/peft, src/peft/tuners/unilora",
+        "code",
+    )
     numbers: int = setting(1000, Whole(1, 2**24))
     rank: int = setting(4, SIZE)
     scale: float = setting(1.0, SCALE)

@@ -1,9 +1,7 @@
-"""Visual prompt tuning: learned tokens beside the image's, at the first block or at every one.
-
-Source: Jia et al., "Visual Prompt Tuning", ECCV 2022; KMnP/vpt, src/models/vit_prompt/vit.py.
-"""
+"""Visual prompt tuning: learned tokens beside the image's, at the first block or at every one."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.adaptation import Adaptation, Prompts
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, check_fields, setting
+from fact_jax.tuning.about import About
 from fact_jax.tuning.initial import uniform
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
@@ -35,6 +34,12 @@ class VPTShallow(_VPT):
     `scale` is not used. Dropout, if any, acts on the tokens.
     """
 
+    about: ClassVar[About] = About(
+        "Jia et al., Visual Prompt Tuning, ECCV 2022",
+        "KMnP/vpt, src/models/vit_prompt/vit.py",
+        "code",
+    )
+
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return self._init(key, config, 1)
 
@@ -51,6 +56,12 @@ class VPTDeep(_VPT):
 
     `scale` is not used. Dropout, if any, acts on the tokens.
     """
+
+    about: ClassVar[About] = About(
+        "Jia et al., Visual Prompt Tuning, ECCV 2022",
+        "KMnP/vpt, src/models/vit_prompt/vit.py",
+        "code",
+    )
 
     def init(self, key: jax.Array, config: ViTConfig, base: Base | None = None) -> Factors:
         return self._init(key, config, config.depth)

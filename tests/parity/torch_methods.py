@@ -151,6 +151,19 @@ class Adapter(TorchViT):
         return x + self.adapter(self.mlp_branch(self.norm2(x, i), i), "after_mlp", i, act)
 
 
+class AdapterPlus(TorchViT):
+    """visinf/adapter_plus, adapter_plus/vit_adapter.py (forward_post): behind the block, a drop
+    path of its own, then a scale for each channel."""
+
+    def block(self, x: Tensor, i: int) -> Tensor:
+        x = super().block(x, i)
+        down, down_bias, up, up_bias, channels = (
+            self.factor(name, i) for name in ("down", "down_bias", "up", "up_bias", "channel_scale")
+        )
+        z = self.path(linear(self.drop(F.gelu(linear(x, down, down_bias))), up, up_bias))
+        return x + z * channels
+
+
 class AdaptFormer(TorchViT):
     """ShoufaChen/AdaptFormer, models/custom_modules.py (ffn_option 'parallel') and adapter.py there
     (adapter_layernorm_option 'none' or 'in'); PETL-ViT, binary_adapter/adaptformer.py."""
@@ -179,6 +192,19 @@ class LoRA(TorchViT):
             return y
         low = self.drop(linear(x, self.factor(f"A_{site}", i)))
         return y + linear(low, self.factor(f"B_{site}", i)) * self.method.scale
+
+
+class DoRA(TorchViT):
+    """peft, src/peft/tuners/lora/dora.py: no gradient through the norm (DoRA, section 4.3)."""
+
+    def dense(self, x: Tensor, site: str, i: int) -> Tensor:
+        if f"A_{site}" not in self.factors:
+            return super().dense(x, site, i)
+        increment = self.factor(f"A_{site}", i) @ self.factor(f"B_{site}", i)
+        adapted = self.weight(f"{SITES[site]}/kernel", i) + self.method.scale * increment
+        norm = torch.linalg.norm(adapted, dim=0).detach()
+        bias = self.weight(f"{SITES[site]}/bias", i)
+        return linear(x, adapted * (self.factor(f"norms_{site}", i) / norm), bias)
 
 
 class SharedLoRA(TorchViT):
@@ -314,16 +340,80 @@ class FacTShared(_Slices):
         return linear(linear(linear(x, f["U"][n]), f["S"][i, s]), f["V"][n])
 
 
+class MetaTT(_Slices):
+    """``U G_l T M_i H_j V``, T for the task and H for the head where there are such cores."""
+
+    def increment(self, x, i, s):
+        f = self.factors
+        z = linear(linear(x, f["U"]), f["G"][i])
+        z = linear(linear(z, f["T"]) if "T" in f else z, f["M"][s])
+        heads = [linear(z, head) for head in f["H"]] if "H" in f else [z]
+        return torch.cat([linear(z, f["V"]) for z in heads], dim=-1)
+
+
+class LoRTA(TorchViT):
+    """One CP tensor over (width, head's width, heads, layers, 4); o has its transpose."""
+
+    def dense(self, x: Tensor, site: str, i: int) -> Tensor:
+        if site not in "qkvo":
+            return super().dense(x, site, i)
+        f, kind = self.factors, "qkvo".index(site)
+        weights = f["G"][i] * f["M"][kind]
+        increment = torch.einsum("dr,hr,fr,r->dhf", f["A"], f["H"], f["B"], weights).flatten(1)
+        increment = increment.T if site == "o" else increment
+        return super().dense(x, site, i) + self.method.scale * linear(x, increment)
+
+
+class CaRA(_Slices):
+    """BonnBytes/CaRA, src/cara/cara.py: two CP tensors, and biases that all layers share."""
+
+    def increment(self, x, i, s):
+        f, depth = self.factors, self.config.depth
+        if s < 3:
+            weights = f["R1"] * f["A1"].unflatten(0, (depth, 3))[i, s]
+            heads = torch.einsum("r,dr,hr,fr->dhf", weights, f["A2"], f["A3"], f["A4"])
+            return linear(x, heads.flatten(1))
+        weights = f["R2"] * f["P1"].unflatten(0, (depth, -1))[i, s - 3]
+        stored = torch.einsum("r,ar,br->ab", weights, f["P2"], f["P3"])
+        last = 4 + self.config.mlp_dim // self.config.width
+        return linear(x, stored if s >= last else stored.T)
+
+    def dense(self, x: Tensor, site: str, i: int) -> Tensor:
+        y, bias = super().dense(x, site, i), self.factors.get(f"bias_{site}")
+        return y if bias is None else y + self.method.scale * bias
+
+
+class EFFT(TorchViT):
+    """``U C_i V`` for attention, ``U' C' V'`` for fc1 and its transpose for fc2, in all layers."""
+
+    def dense(self, x: Tensor, site: str, i: int) -> Tensor:
+        f, s = self.factors, (*SITES,).index(site)
+        if s < 4:
+            increment = f["U"] @ f["C"][s] @ f["V"]
+        else:
+            increment = f["U_mlp"] @ f["C_mlp"][s - 4] @ f["V_mlp"]
+        increment = increment.T if site == "fc2" else increment
+        return super().dense(x, site, i) + self.method.scale * linear(x, increment)
+
+
 MODELS = {
     "Adapter": Adapter,
+    "AdapterPlus": AdapterPlus,
     "AdaptFormer": AdaptFormer,
     "BitFit": Weights,
+    "CaRA": CaRA,
     "Convpass": Convpass,
+    "DoRA": DoRA,
+    "EFFT": EFFT,
     "FacTCP": FacTCP,
     "FacTShared": FacTShared,
     "Full": Weights,
     "Linear": TorchViT,
     "LoRA": LoRA,
+    "LoRTA": LoRTA,
+    "MetaTT": MetaTT,
+    "MetaTTHeads": MetaTT,
+    "MetaTTTasks": MetaTT,
     "RepAdapter": RepAdapter,
     "SSF": SSF,
     "VPTDeep": VPT,
@@ -360,7 +450,7 @@ _PEFT_NAMES = {
 
 
 def peft_outputs(method: Any, config: ViTConfig, base, factors, head, images, labels) -> dict:
-    """`outputs` of peft's LoRA on transformers' ViT; alpha / r is its scale."""
+    """`outputs` of peft's LoRA or DoRA on transformers' ViT; alpha / r is its scale."""
     import peft
 
     sites = method.sites.split(",")
@@ -369,6 +459,7 @@ def peft_outputs(method: Any, config: ViTConfig, base, factors, head, images, la
         r=method.rank,
         lora_alpha=method.scale * method.rank,  # type: ignore[arg-type]  # it takes any number
         target_modules=[_PEFT_NAMES[site].rpartition(".")[2] for site in sites],
+        use_dora="norms_q" in factors,
     )
     model = peft.get_peft_model(model, settings)
     trained = dict(model.named_parameters())
@@ -379,6 +470,11 @@ def peft_outputs(method: Any, config: ViTConfig, base, factors, head, images, la
                 (name,) = (n for n in trained if f"layers.{i}.{_PEFT_NAMES[site]}.lora_{side}" in n)
                 trained[name].data = torch.from_numpy(factors[f"{side}_{site}"][i].T.copy())
                 pairs[f"{side}_{site}", i] = trained[name]
+            if f"norms_{site}" in factors:
+                end = f"layers.{i}.{_PEFT_NAMES[site]}.lora_magnitude_vector"
+                (name,) = (n for n in trained if end in n)
+                trained[name].data = torch.from_numpy(factors[f"norms_{site}"][i].copy())
+                pairs[f"norms_{site}", i] = trained[name]
     assert len(pairs) == sum(p.requires_grad for p in trained.values())
     features = model.base_model.model.vit(nchw(images)).last_hidden_state[:, 0]
     loss(features, head, labels).backward()

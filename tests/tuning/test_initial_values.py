@@ -13,6 +13,8 @@ VIT_B16 = get_variant("vit_b16")
 
 
 NUMBERS = [  # what no config has; test_configs.py has the others
+    (tuning.MetaTTTasks(16), 30_720 + 256),
+    (tuning.MetaTTTasks(16, heads=True), 22_528 + 256),
     (tuning.Adapter(8, "houlsby"), 2 * 156_768),
     (tuning.AdaptFormer(8, layer_norm=True), 156_768 + 12 * 2 * 768),
     (tuning.LoRA(8, sites="q,k,v,o,fc1,fc2"), 12 * 8 * (4 * 2 * 768 + 2 * 5 * 768)),
@@ -81,6 +83,10 @@ FAN_IN, ZERO, NORMAL = (uniform, 768**-0.5), (constant, 0), (normal, 0.02)
 INITIAL = [
     (tuning.Adapter(8), bottleneck_of(NORMAL, NORMAL)),
     (tuning.Adapter(8, "houlsby"), bottleneck_of((cut_normal, 0.01), (cut_normal, 0.01))),
+    (
+        tuning.AdapterPlus(8),
+        bottleneck_of((cut_normal, 0.01), (cut_normal, 0.01), channel_scale=(constant, 1)),
+    ),
     (tuning.AdaptFormer(8, layer_norm=True), bottleneck_of(FAN_IN, ZERO, norm_scale=(constant, 1))),
     (tuning.AdaptFormer(8, form="petl"), {"down": FAN_IN, "up": ZERO}),
     (

@@ -30,14 +30,16 @@ every_method = pytest.mark.parametrize("name", ALL)
 TRAINED = [*CHANGES, "bitfit", "adaptformer_norm"]
 # All of them together: a program of half a minute.
 TOGETHER = pytest.param("everything", marks=pytest.mark.slow)
-FAMILY = ["metatt", "metatt_heads", "lorta", "cara", "efft"]
+FAMILY = ["metatt", "metatt_heads", "metatt_tasks", "lorta", "cara", "efft", "dora"]
 KEY_BIAS = "Transformer/encoderblock/MultiHeadDotProductAttention_1/key/bias"
 
 
 # --- Initial values
 
 
-@pytest.mark.parametrize("name", [*CHANGES, "lora_noah", "fact_tt", "fact_tk", *FAMILY])
+@pytest.mark.parametrize(
+    "name", [*CHANGES, "lora_noah", "adapter_plus", "fact_tt", "fact_tk", *FAMILY]
+)
 def test_the_effect_at_initialisation_is_the_source_s(name, small_vit, images):
     """None for most; SSF, prompts, and adapters and NOAH's LoRA (of random weights) have one."""
     model, base = small_vit
@@ -47,7 +49,7 @@ def test_the_effect_at_initialisation_is_the_source_s(name, small_vit, images):
     after = np.asarray(compiled(model)(base, images, adaptation))
     if name in ("ssf", "vpt_deep"):
         assert np.abs(after - before).max() > 0.05
-    elif name in ("adapter_houlsby", "lora_noah"):  # small numbers, twice
+    elif name in ("adapter_houlsby", "lora_noah", "adapter_plus"):  # small numbers, twice
         assert 1e-5 < np.abs(after - before).max() < 0.05
     else:
         np.testing.assert_allclose(after, before, atol=2e-6)
@@ -140,6 +142,7 @@ def test_randomness_is_the_key_s_and_acts_where_there_is_some(name, small_vit, i
         ("adapter_houlsby", True),  # behind stochastic depth: sees a zero
         ("adaptformer", True),  # no stochastic depth on the bypass
         ("convpass", False),  # one of its own
+        ("adapter_plus", False),  # one of its own
         ("repadapter", False),  # within the branch
         ("lora_all", False),
         ("ssf", False),

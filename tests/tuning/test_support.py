@@ -27,7 +27,16 @@ def plan(variant: str, method: str):
 
 
 def test_some_pairs_are_refused():
-    square = {"fact_tt", "fact_tk", "fact_cp", "fact_shared", "metatt", "metatt_heads", "cara"}
+    square = {
+        "fact_tt",
+        "fact_tk",
+        "fact_cp",
+        "fact_shared",
+        "metatt",
+        "metatt_heads",
+        "metatt_tasks",
+        "cara",
+    }
     assert {(name, "siglip2_so400m14") for name in square} == REFUSED
 
 
