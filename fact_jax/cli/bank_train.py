@@ -5,9 +5,9 @@
 
 Trains all tasks of the config at once, with one method, fact_tt, fact_tk or metatt_tasks, and one
 seed. U and V (of fact_tk, C, too; of metatt_tasks, all but T) are the same for all of them: after
-each step they are the mean of what the tasks have made of them. The tasks' own factor files and results are in the work directory, as those
-of any sweep. Run again, it resumes. A new task trains its cores and its head with the dictionary by
---config.fact_tt.shared=tasks.dictionary.
+each step they are the mean of what the tasks have made of them. The tasks' own factor files and
+results are in the work directory, as those of any sweep. Run again, it resumes. A new task trains
+its cores and its head with the dictionary by --config.fact_tt.shared=tasks.dictionary.
 """
 
 import os
