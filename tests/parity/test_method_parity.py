@@ -87,7 +87,7 @@ def random_factors(method, config, seed):
             return draw(shape, 0.2)
         if "conv" in name:
             return draw(shape, (9 * shape[-1]) ** -0.5)
-        if name in ("tokens", "C", "R1", "R2"):
+        if name in ("tokens", "C") or len(shape) == 1:
             return draw(shape)
         return draw(shape, shape[-2] ** -0.5)
 
