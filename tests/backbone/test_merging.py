@@ -17,6 +17,7 @@ from fact_jax.tuning import SSF, BitFit, Combination, FacTTT, LoRA, NOAHSubnet, 
 STAYS = {  # what does not merge, and where it stays
     "adapter_noah": "after_mlp",
     "adapter_houlsby": "after_attention, after_mlp",
+    "adapter_plus": "after_block",
     "adaptformer": "across_mlp",
     "adaptformer_norm": "across_mlp",
     "adaptformer_petl": "across_mlp",
@@ -96,9 +97,9 @@ def test_merged_weights_give_the_adapted_features(name, vit, images, request):
     seed=st.integers(0, 1000),
 )
 def test_merged_combinations_give_the_adapted_features(names, seed, small_vit, images):
-    """The parts may come in any order and be equal; only one may replace weights."""
+    """The parts may come in any order and be equal; only one may replace weights or norms."""
     model, base = small_vit
-    kept = [n for i, n in enumerate(names) if n not in ("full", "bitfit") or i == 0]
+    kept = [n for i, n in enumerate(names) if n not in ("full", "bitfit", "dora") or i == 0]
     adaptation = combine(
         [adaptation_of(MERGES[n], model.config, base, seed + i) for i, n in enumerate(kept)]
     )
@@ -122,7 +123,12 @@ def test_unmerge_is_the_inverse(name: str, vit: str, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("bitfit", "replaces weights"), ("vpt_deep", "does not merge")]
+    ("name", "words"),
+    [
+        ("bitfit", "replaces weights"),
+        ("dora", "sets the norms of the columns of kernels \\(q, v\\)"),
+        ("vpt_deep", "does not merge"),
+    ],
 )
 def test_what_cannot_be_unmerged_is_refused(name: str, words: str, small_vit):
     model, base = small_vit
@@ -239,3 +245,10 @@ def test_merging_under_jit_and_vmap(small_vit):
         alone = merge(base, method.adaptation(factors, model.config))
         for name, expected in named(alone).items():
             np.testing.assert_allclose(named(together)[name][t], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_two_methods_cannot_set_the_same_norms(small_vit):
+    model, base = small_vit
+    dora = adaptation_of(ALL["dora"], model.config, base)
+    with pytest.raises(UserError, match=r"train the same norms of columns \(q and others\)"):
+        combine([dora, dora])
