@@ -42,7 +42,9 @@ VARIANT, BATCH, NORMALISATION = "vit_mini", 64, "imagenet"
 def pixels(train: Examples, val: Examples) -> float:
     from sklearn.linear_model import LogisticRegression
 
-    flat = [e.images[..., 0].reshape(len(e.images), -1) / 255.0 for e in (train, val)]
+    grey = bool((train.images == train.images[..., :1]).all())  # one of three equal channels
+    kept = [e.images[..., :1] if grey else e.images for e in (train, val)]
+    flat = [images.reshape(len(images), -1) / 255.0 for images in kept]
     models = (LogisticRegression(C=c, max_iter=1000) for c in (1e-3, 1e-2, 0.1, 1, 10))
     return 100 * max(m.fit(flat[0], train.labels).score(flat[1], val.labels) for m in models)
 
@@ -58,6 +60,8 @@ class Trainer:
             self.model, self.base = load_vit(VARIANT, weights or None)
         self.args, self.mesh = args, make_mesh(BATCH)
         self._steps: dict = {}
+        # One size for the heads of all tasks, so that each method compiles once.
+        self.heads = max(get_task(name).num_classes for name in args.tasks.split(","))
 
     def _rate(self, epoch: int, peak: float) -> float:
         n = self.args.epochs
@@ -79,7 +83,7 @@ class Trainer:
         step = self._steps[method]
         n = task.num_classes
         data = train_set(train.images, train.labels, n)
-        state = step.init(self.args.seed, n, n)
+        state = step.init(self.args.seed, n, self.heads)
         for e in range(self.args.epochs):
             rates = (self.args.dropout_rate, self.args.drop_path_rate)
             hyper = Hyper(self._rate(e, numbers[-1]), 1e-4, scale, *rates)

@@ -5,9 +5,10 @@
     python -m experiments.data --export --format vtab-1k --tasks=dtd --data_dir=DIR --out=OUT
 
 Without --tasks, they are VTAB-1K's and the five few-shot sets at 16 shots (data that are ready for
-16 shots are ready for fewer). Prints one line a task. Exits with 0 if all the tasks are ready, with
-1 if one is not, with 2 for a wrong argument. Manual and dead sources: docs/data.md. --export writes
-OUT/vtab-1k/TASK for the programs that read that folder; it takes VTAB-1K's and the offline tasks.
+16 shots are ready for fewer). --tasks=offline are the ten tasks that come with the package. Prints
+one line a task. Exits with 0 if all the tasks are ready, with 1 if one is not, with 2 for a wrong
+argument. Manual and dead sources: docs/data.md. --export writes OUT/vtab-1k/TASK for the programs
+that read that folder; it takes VTAB-1K's and the offline tasks.
 """
 
 import sys
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from fact_jax.cli.terminal import Console
 from fact_jax.data import VTAB, DataSettings, Task, TaskData, get_task, open_task
-from fact_jax.data.catalog import open_files
+from fact_jax.data.catalog import expand_groups, open_files
 from fact_jax.data.sources import prepare, tfds, vtab1k
 from fact_jax.data.tables.fewshot import FEW_SHOT
 from fact_jax.errors import UserError
@@ -130,7 +131,7 @@ def export(tasks: Sequence[Task], data_dir: str | None, out: str | None) -> None
 def main() -> None:
     options = flags.FLAGS
     default = [*VTAB] if options.export else [*VTAB, *(f"{name}_16shot" for name in FEW_SHOT)]
-    tasks = [get_task(name) for name in options.tasks or default]
+    tasks = [get_task(name) for name in expand_groups(options.tasks or default)]
     if options.export:
         export(tasks, options.data_dir, options.out)
     elif not show(tasks, options.data_dir, options.prepare):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterable
 
 from fact_jax.data.reader import TaskData
 from fact_jax.data.settings import DataSettings
@@ -13,17 +14,32 @@ from fact_jax.data.sources.lists import ListsSource
 from fact_jax.data.sources.tfds import TfdsSource, open_tfds
 from fact_jax.data.sources.vtab1k import find_copy, read_copy
 from fact_jax.data.tables.fewshot import FEW_SHOT, PUBLISHED_SHOTS
-from fact_jax.data.tables.offline import OFFLINE
+from fact_jax.data.tables.offline import OFFLINE, OFFLINE_GROUPS
 from fact_jax.data.tables.vtab import VTAB
 from fact_jax.data.tasks import CSV, FEW_SHOT_STAGES, FOLDER, FOLDER_STAGES, FewShot, Task
 from fact_jax.errors import UserError
 
 _SHOTS_OF = (*FEW_SHOT, *OFFLINE)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "all": tuple(VTAB),
+    **{group: tuple(t.name for t in VTAB.values() if t.group == group) for group in OFFLINE_GROUPS},
+    "offline": tuple(OFFLINE),
+    **{f"offline_{group}": names for group, names in OFFLINE_GROUPS.items()},
+}
 
 
 def all_tasks() -> dict[str, Task]:
     """VTAB's tasks and the offline suite's, by name."""
     return {**VTAB, **OFFLINE}
+
+
+def expand_groups(names: Iterable[str]) -> list[str]:
+    """The names, each once, with the name of a group in `GROUPS` replaced by its tasks.
+
+    'all' are VTAB-1K's 19, 'natural', 'specialized' and 'structured' its groups, 'offline' the
+    offline suite, and 'offline_natural' and so on its groups.
+    """
+    return list(dict.fromkeys(task for name in names for task in GROUPS.get(name, (name,))))
 
 
 def get_task(name: str) -> Task:

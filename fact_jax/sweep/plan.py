@@ -12,8 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.backbone.config import ViTConfig, get_variant
-from fact_jax.data import VTAB, get_task
-from fact_jax.data.catalog import check_skipping
+from fact_jax.data import get_task
+from fact_jax.data.catalog import check_skipping, expand_groups
 from fact_jax.errors import UserError
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
@@ -120,9 +120,9 @@ class Cell:
 
 
 def task_names(tasks: str | Sequence[str], shots: Sequence[int] = ()) -> list[str]:
-    """The tasks that a config names, 'all' being VTAB-1K's 19; each at all of its `shots`, if it
-    has any. UserError on an unknown name."""
-    names = list(VTAB) if tasks == "all" else split_names(tasks)
+    """The tasks that a config names, groups such as 'all' (VTAB-1K's 19) or 'offline' among them;
+    each at all of its `shots`, if it has any. UserError on an unknown name."""
+    names = expand_groups(split_names(tasks))
     if shots:
         names = [f"{name}_{k}shot" for name in names for k in dict.fromkeys(shots)]
     for name in names:

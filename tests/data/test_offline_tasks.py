@@ -15,7 +15,10 @@ from fact_jax.data.sources.tfds import TfdsSource
 from fact_jax.data.tables.offline import OFFLINE
 from fact_jax.errors import UserError
 
-SIDES = {"digits": 8, "fashion": 28, "location": 64}
+SIDES = {
+    **{"digits": 8, "fashion": 28, "emoji": 48, "textile": 32, "script": 48, "location": 64},
+    **{"orientation": 64, "count": 64, "distance": 64, "azimuth": 64},
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +31,15 @@ def prepared():
     return found
 
 
-@pytest.mark.parametrize("name", ["digits", "location"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits", "location", "emoji", "azimuth"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("textile", "script", "count")),
+    ],
+)
 def test_tfds_gives_the_same_pixels_labels_order_and_fingerprint(prepared, name, tmp_path):
-    """It did so when these tasks were read through it."""
+    """It did so when the first three tasks were read through it."""
     task = OFFLINE[name]
     found = prepare.prepare(task, str(tmp_path))
     source = TfdsSource(task, found, mocked=False)

@@ -61,3 +61,38 @@ class OfflineSprites(_Offline):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._describe("https://github.com/deepmind/dsprites-dataset")
+
+
+class OfflineEmoji(_Offline):
+    """Emoji of Twemoji on white, 48 x 48 pixels, by the nine categories of Unicode."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://github.com/iamcal/emoji-data")
+
+
+class OfflineTextile(_Offline):
+    """Parts of simulated pictures of textile, 32 x 32 pixels: without fault, or with one of two."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://github.com/fmegahed/conformal-clip-data")
+
+
+class OfflineScript(_Offline):
+    """Single letters of ten scripts, 48 x 48 pixels; test fonts are not those of training."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://packages.debian.org/bookworm/fonts/")
+
+
+class OfflineScenes(_Offline):
+    """2,000 pictures of 3 to 10 solids on a floor, drawn after CLEVR."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://cs.stanford.edu/people/jcjohns/clevr/")
+
+
+class OfflineSolids(_Offline):
+    """2,000 pictures of 100 solids on a turntable, drawn after smallNORB."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe("https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/")

@@ -13,20 +13,32 @@ from types import SimpleNamespace
 
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from fact_jax.data.labels import Example
-from fact_jax.data.offline import sprites
+from fact_jax.data.offline import scenes, solids, sprites
 
 NUM_TRAIN, NUM_VAL = 800, 200
 VERSION = "1.0.0"
-DIGITS, FASHION = (Path(__file__).with_name(f"{name}.npz") for name in ("digits", "fashion"))
+DIGITS, FASHION, EMOJI, TEXTILE, SCRIPT = (
+    Path(__file__).with_name(f"{name}.npz")
+    for name in ("digits", "fashion", "emoji", "textile", "script")
+)
 _GARMENTS = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _DIGITS = [str(digit) for digit in range(10)]
+EMOJI_CATEGORIES = (
+    *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink"),
+    *("Travel & Places", "Activities", "Objects", "Symbols", "Flags"),
+)
+TEXTILES = ("nominal", "local", "global")
+SCRIPTS = (
+    *("Latin", "Greek", "Cyrillic", "Hebrew", "Arabic"),
+    *("Devanagari", "Thai", "Malayalam", "Hangul", "Kana"),
+)
 
 
 def _stored(path: Path) -> list[Example]:
@@ -36,11 +48,53 @@ def _stored(path: Path) -> list[Example]:
     return [{"image": image, "label": int(label)} for image, label in pairs]
 
 
+def _packed(path: Path) -> list[Example]:
+    """The pictures of a file of PNGs (`tools/packing.py`), uint8 [y, x, c], and their labels."""
+    with np.load(path, allow_pickle=False) as arrays:
+        files, labels = np.split(arrays["png"], arrays["ends"][:-1]), arrays["labels"]
+    images = map(_decoded, files)
+    return [
+        {"image": image.reshape(*image.shape[:2], -1), "label": int(label)}
+        for image, label in zip(images, labels, strict=True)
+    ]
+
+
+def _decoded(file: UInt8[np.ndarray, " bytes"]) -> UInt8[np.ndarray, "y x *c"]:
+    image = Image.open(io.BytesIO(file.tobytes()))
+    return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+
+
+def identities(path: Path) -> UInt16[np.ndarray, " n"]:
+    """The number of the thing on each picture of a file of PNGs, in the order of the splits."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["identities"])
+
+
 def _sprites() -> list[Example]:
     """2,000 sprites, of pixels 0 and 1, with their factors."""
     return [
         {"image": sprites.draw(**factors), **factors}
         for factors in map(sprites.latents, sprites.sample(2000, seed=0))
+    ]
+
+
+def _scenes() -> list[Example]:
+    """2,000 scenes, with the number of solids and the class of the nearest one's depth."""
+    return [
+        {
+            "image": scene.image,
+            "label_count": len(scene.solids) - scenes.LEAST,
+            "label_distance": scenes.distance_class(scene),
+        }
+        for scene in scenes.sample(2000, seed=0)
+    ]
+
+
+def _solids() -> list[Example]:
+    """20 pictures of each of 100 solids; the parts have 40, 10 and 50 of them."""
+    return [
+        {"image": picture.image, "label_azimuth": picture.azimuth, "label_kind": picture.kind}
+        for picture in solids.sample((8, 2, 10), seed=0)
     ]
 
 
@@ -74,10 +128,34 @@ SETS = {
         {factor: [str(i) for i in range(count)] for factor, count in sprites.FACTORS.items()},
         "8abb357399ce0a62",
     ),
+    "offline_emoji": Bundled(
+        functools.partial(_packed, EMOJI),
+        (48, 48, 3),
+        {"label": EMOJI_CATEGORIES},
+        "cad1638aace5178b",
+    ),
+    "offline_textile": Bundled(
+        functools.partial(_packed, TEXTILE), (32, 32, 1), {"label": TEXTILES}, "15cf704d6c246721"
+    ),
+    "offline_script": Bundled(
+        functools.partial(_packed, SCRIPT), (48, 48, 1), {"label": SCRIPTS}, "d29ed72f99de5a42"
+    ),
+    "offline_scenes": Bundled(
+        _scenes,
+        (scenes.SIDE, scenes.SIDE, 3),
+        {"label_count": scenes.COUNTS, "label_distance": scenes.DISTANCES},
+        "43d397e5cf691f32",
+    ),
+    "offline_solids": Bundled(
+        _solids,
+        (solids.SIDE, solids.SIDE, 1),
+        {"label_azimuth": solids.AZIMUTHS, "label_kind": solids.KINDS},
+        "55c252574396d5c2",
+    ),
 }
 
 
-@functools.lru_cache(maxsize=3)
+@functools.cache
 def splits_of(name: str) -> dict[str, list[tuple[int, Example]]]:
     """The examples of each split of a data set, with their numbers in the whole set."""
     numbered, stop = list(enumerate(SETS[name].examples())), NUM_TRAIN + NUM_VAL
@@ -132,7 +210,7 @@ def _place(split: str, row: tuple[int, Example]) -> bytes:
     return hashlib.md5(f"{split}{row[0]}".encode(), usedforsecurity=False).digest()
 
 
-def _png(image: UInt8[np.ndarray, "y x 1"]) -> bytes:
+def _png(image: UInt8[np.ndarray, "y x c"]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(buffer, "PNG")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
