@@ -5,6 +5,7 @@ import numpy as np
 
 from fact_jax import FacTTK, FacTTT
 from fact_jax.files.factors import to_bytes
+from fact_jax.tuning.method import factor_shapes
 
 METHODS = [FacTTT(5, 0.1), FacTTK(8, 10.0), FacTTK(6, 2.0), FacTTT(1, 1.0), FacTTK(1, 100.0)]
 
@@ -13,7 +14,8 @@ def trainable(method, config, classes=7, seed=0):
     """Factors and head of random numbers, V included."""
     rng = np.random.default_rng(seed)
     head = {"kernel": np.empty((config.width, classes)), "bias": np.empty(classes)}
-    tree = {"factors": method.init(jax.random.key(0), config), "head": head}
+    factors = {name: np.empty(shape) for name, shape in factor_shapes(method, config).items()}
+    tree = {"factors": factors, "head": head}
     return jax.tree.map(lambda x: rng.normal(size=x.shape).astype("float32"), tree)
 
 

@@ -1,8 +1,9 @@
-"""LoRA adapters in the form of Hugging Face's PEFT, read as trained tasks of our method `LoRA`.
+"""LoRA and DoRA adapters in the form of Hugging Face's PEFT, read as trained tasks of our methods.
 
 PEFT stores, for each dense layer, ``lora_A.weight`` [r, in] and ``lora_B.weight`` [out, r]; the
-increment is ``scaling * B @ A``. Layers may have ranks of their own, and some may have none: ours
-are stacked, so that they are padded with zeros. Letters: `d` width, `r` rank, `c` classes.
+increment is ``scaling * B @ A``. DoRA also has ``lora_magnitude_vector`` [out]. Layers may have
+ranks of their own, and some may have none: ours are stacked, so that they are padded with zeros.
+Letters: `d` width, `r` rank, `c` classes.
 """
 
 import contextlib
@@ -31,9 +32,9 @@ from fact_jax.files.peft_config import (
     read_config,
     scaling,
 )
-from fact_jax.files.peft_names import Naming, Place, find_naming
+from fact_jax.files.peft_names import Naming, Place, find_naming, stray
 from fact_jax.files.tensors import TensorFile, open_tensors
-from fact_jax.tuning.lora import LoRA
+from fact_jax.tuning import DoRA, LoRA
 
 TENSORS = ("adapter_model.safetensors", "adapter_model.bin")
 SOURCE = "a PEFT adapter"
@@ -41,13 +42,8 @@ PREFIX = "base_model.model."
 
 MAX_NUMBERS = 2**28  # after padding: a gigabyte; a ViT-H at rank 64 has 50 million
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_NORMS = re.compile(r"(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 _HEAD = re.compile(r"(classifier|head|score|fc)(?:\.modules_to_save)?(?:\.default)?\.(weight|bias)")
-_KINDS = {  # signs of other adapters in the names of their tensors
-    "lora_magnitude_vector": "DoRA, which also rescales the columns of the frozen weights",
-    "lora_E": "AdaLoRA",
-    "lora_embedding": "LoRA on embeddings",
-    "lora_B.bias": "LoRA with biases",
-}
 
 
 class Pair(NamedTuple):
@@ -58,12 +54,14 @@ class Pair(NamedTuple):
       place: its site and block.
       rank: r.
       scaling: what B A is multiplied by.
+      norms: the name of DoRA's norms of the columns, or None.
     """
 
     module: str
     place: Place
     rank: int
     scaling: float
+    norms: str | None = None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -109,14 +107,17 @@ class _Adapter:
     def of(cls, file: TensorFile, config: AdapterConfig) -> "_Adapter":
         modules: dict[str, str] = {}  # the layer's name -> the same as the file has it
         head: dict[str, str] = {}
+        norms: dict[str, str] = {}
         for name in file.shapes:
             plain = name[:MAX_NAME].removeprefix(PREFIX)
             if pair := _PAIR.fullmatch(plain):
                 modules[pair[1]] = name[: name.index(".lora_")]
+            elif norm := _NORMS.fullmatch(plain):
+                norms[norm[1]] = name
             elif found := _HEAD.fullmatch(plain):
                 head[found[2]] = name
             else:
-                raise ValueError(_stray(plain))
+                raise ValueError(stray(plain))
         naming, places = find_naming(modules)
         pairs = []
         for module, place in places.items():
@@ -127,7 +128,13 @@ class _Adapter:
                     f"{module} has lora_A {list(file.shapes[a])} and lora_B "
                     f"{list(file.shapes[b])}; expected [r, in] and [out, r]"
                 )
-            pairs.append(Pair(modules[module], place, rank, scaling(config, module, rank)))
+            strength = scaling(config, module, rank)
+            pairs.append(Pair(modules[module], place, rank, strength, norms.get(module)))
+        if (norms or config.get("use_dora")) and norms.keys() != places.keys():
+            raise ValueError(
+                f"it has norms of DoRA for {len(norms)} of its {len(places)} layers; expected them "
+                "for all or none"
+            )
         return cls(file, config, naming, tuple(pairs), head)
 
     def task(self, folder: Path) -> TrainedTask:
@@ -206,8 +213,8 @@ class _Adapter:
             weight = weight[:, :width]
         return {"kernel": np.ascontiguousarray(weight.T), "bias": bias}
 
-    def _factors(self, vit: dict[str, Any]) -> tuple[LoRA, dict[str, np.ndarray]]:
-        """Our method, and its arrays A [l, in, r] and B [l, r, out] of each site."""
+    def _factors(self, vit: dict[str, Any]) -> tuple[LoRA | DoRA, dict[str, np.ndarray]]:
+        """Our method, and A [l, in, r], B [l, r, out] and DoRA's norms [l, out] of each site."""
         scalings = {pair.scaling for pair in self.pairs}
         same = scalings.pop() if len(scalings) == 1 else None
         present = {pair.place.site for pair in self.pairs}
@@ -230,7 +237,22 @@ class _Adapter:
             for s, a, b in self._parts(pair):
                 factors[f"A_{s}"][pair.place.layer, :, : pair.rank] = a.T
                 factors[f"B_{s}"][pair.place.layer, : pair.rank] = strength * b.T
-        return LoRA(rank, 1.0 if same is None else same, ",".join(sites)), factors
+        settings = (rank, 1.0 if same is None else same, ",".join(sites))
+        if self.pairs[0].norms is None:
+            return LoRA(*settings), factors
+        norms = {f"norms_{s}": np.full((depth, columns[s]), np.nan, np.float32) for s in sites}
+        for pair in self.pairs:
+            parts = "qkv" if pair.place.site == "qkv" else (pair.place.site,)
+            total = sum(columns[s] for s in parts)
+            stored = self._floats(pair.norms or "", (total,))
+            for s, part in zip(parts, np.split(stored, len(parts)), strict=True):
+                norms[f"norms_{s}"][pair.place.layer] = part
+        if missing := [name for name, array in norms.items() if np.isnan(array).any()]:
+            raise ValueError(
+                f"its {missing[0]} are not those of all {depth} blocks; those of blocks without "
+                "DoRA are only in the base model"
+            )
+        return DoRA(*settings), factors | norms
 
     def _check(self, pair: Pair, width: int, mlp_dim: int) -> None:
         site = pair.place.site
@@ -276,15 +298,3 @@ def _names(file: TensorFile, module: str) -> tuple[str, str]:
             raise ValueError(f"{both[0][:100]} is missing")
         found.append(name)
     return found[0], found[1]
-
-
-def _stray(name: str) -> str:
-    """The reason why an adapter with this tensor is not read."""
-    for sign, what in _KINDS.items():
-        if sign in name:
-            return f"it is {what}; only LoRA's plain form is read here"
-    return (
-        f"it trains {name[:100]!r}, which is neither a LoRA pair of a dense layer nor the head. "
-        "Merge it in Python, model.merge_and_unload().save_pretrained('merged'), and give that "
-        "folder as --weights"
-    )

@@ -23,6 +23,7 @@ class AdapterConfig(TypedDict, total=False):
     r: Annotated[int, Between(1, 65_536)]
     lora_alpha: _Number | None
     use_rslora: bool | None
+    use_dora: bool | None
     alpha_pattern: dict[str, _Number] | None
     base_model_name_or_path: str | None
     init_lora_weights: Any
@@ -30,7 +31,6 @@ class AdapterConfig(TypedDict, total=False):
 
 # Entries that make of LoRA something else, unless they are absent, false or empty.
 _REFUSED: dict[str, str] = {
-    "use_dora": "DoRA, which also rescales the columns of the frozen weights",
     "lora_bias": "LoRA with biases",
     "alora_invocation_tokens": "activated LoRA",
     "use_qalora": "QALoRA, which pools the layers' inputs",
@@ -52,7 +52,8 @@ def read_config(folder: Path) -> AdapterConfig:
     """The config of an adapter directory.
 
     Raises:
-      UserError: it is damaged, or the adapter is not LoRA's plain form, which the message names.
+      UserError: it is damaged, or the adapter is neither LoRA nor DoRA in plain form; the message
+        says what it is.
     """
     path = folder / CONFIG
     config: dict[str, Any] = read_json(
@@ -68,7 +69,7 @@ def read_config(folder: Path) -> AdapterConfig:
         what = f"LoRA begun as {begun[:30]!r}, which changes the frozen weights, too"
     if what:
         raise UserError(
-            f"{path} is {what}; only LoRA's increments are read here. Merge it in Python, "
+            f"{path} is {what}; only LoRA and DoRA are read here. Merge it in Python, "
             "model.merge_and_unload().save_pretrained('merged'), and give that folder as --weights."
         )
     adapter: AdapterConfig = config  # type: ignore[assignment]

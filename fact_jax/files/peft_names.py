@@ -109,3 +109,22 @@ def _pattern(naming: Naming) -> re.Pattern[str]:
     return re.compile(
         rf"(?:(?:[\w.]+\.)?(?:{models})\.)?{re.escape(naming.block)}\.(\d{{1,3}})\.({modules})"
     )
+
+
+_KINDS = {  # signs of other adapters in the names of their tensors
+    "lora_E": "AdaLoRA",
+    "lora_embedding": "LoRA on embeddings",
+    "lora_B.bias": "LoRA with biases",
+}
+
+
+def stray(name: str) -> str:
+    """The reason why an adapter with a tensor of this name is not read."""
+    for sign, what in _KINDS.items():
+        if sign in name:
+            return f"it is {what}; only LoRA and DoRA are read here"
+    return (
+        f"it trains {name[:100]!r}, which is neither a LoRA pair of a dense layer nor the head. "
+        "Merge it in Python, model.merge_and_unload().save_pretrained('merged'), and give that "
+        "folder as --weights"
+    )

@@ -1,10 +1,12 @@
 """A trained task as an adapter of Hugging Face's PEFT, which `PeftModel.from_pretrained` opens.
 
-Every task whose changes are low-rank increments becomes LoRA: for each dense layer one pair, with
-all scales in B, so that PEFT's scaling is 1. FacT's pairs have FacT's own rank, because the slices
-of a layer share U or V. Letters: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups.
+Every task whose changes are low-rank increments becomes LoRA, and with norms of columns DoRA: for
+each dense layer one pair, with all scales in B, so that PEFT's scaling is 1. FacT's pairs have
+FacT's own rank, because the slices of a layer share U or V.
+Letters: `l` layer, `d` in width, `e` out width, `r` rank, `g` groups.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,7 @@ def adapter_files(
     """
     check_classes(str(task.path), task.num_classes)
     adaptation = task.method.adaptation(task.factors, config)
-    if parts := other_parts(adaptation):
+    if parts := other_parts(dataclasses.replace(adaptation, magnitudes={})):
         raise UserError(
             f"{task.path} has {', '.join(parts)}, which are no low-rank increments, so that PEFT's "
             "LoRA cannot hold them. Export the merged model with --format hf."
@@ -77,15 +79,17 @@ def adapter_files(
             f"{task.path} has no increments, only a head. Export the whole model with --format hf."
         )
     rank = max(a.shape[2] for a, _ in present.values())
+    norms = _norms(adaptation, list(present), str(task.path))
     tensors = {
         **_head(task, naming, model),
         **_tensors({site: _padded(pair, rank) for site, pair in present.items()}, naming),
+        **_norm_tensors(norms, naming),
     }
     metadata = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
     files = {
         CONFIG: json_bytes(
             _config(naming, model, list(present), rank)
-            | {"base_model_name_or_path": card.base_model}
+            | {"base_model_name_or_path": card.base_model, "use_dora": bool(norms)}
         ),
         TENSORS[0]: _file_bytes(tensors),
         OURS: json_bytes({**metadata, "vit": task.metadata["vit"], "method": card.method}),
@@ -150,6 +154,36 @@ def _tensors(pairs: dict[str, Arrays], naming: Naming) -> dict[str, np.ndarray]:
                 name = f"{PREFIX}{naming.module(site, layer)}.lora_{letter}.weight"
                 tensors[name] = np.ascontiguousarray(array.T, np.float32)
     return tensors
+
+
+def _norms(adaptation: Adaptation, sites: list[str], path: str) -> dict[str, np.ndarray]:
+    """DoRA's norms [l, e] of the columns of each layer of an adapter; empty for LoRA.
+
+    Raises:
+      UserError: some layers of the adapter have norms, and others have none.
+    """
+    given = adaptation.magnitudes
+    if not given:
+        return {}
+    parts = {site: _FUSED if site == "qkv" else (site,) for site in sites}
+    if set(given) != {name for names in parts.values() for name in names}:
+        raise UserError(
+            f"{path} sets the norms of the columns of {', '.join(given)}, and PEFT's DoRA sets "
+            f"those of all layers of the adapter, {', '.join(sites)}. Export the adapter with the "
+            "names of transformers, or the merged model with --format hf."
+        )
+    return {
+        site: np.concatenate([np.asarray(given[name], np.float32) for name in names], axis=1)
+        for site, names in parts.items()
+    }
+
+
+def _norm_tensors(norms: dict[str, np.ndarray], naming: Naming) -> dict[str, np.ndarray]:
+    return {
+        f"{PREFIX}{naming.module(site, layer)}.lora_magnitude_vector": row
+        for site, rows in norms.items()
+        for layer, row in enumerate(rows)
+    }
 
 
 def _padded(pair: Arrays, rank: int) -> Arrays:

@@ -17,6 +17,7 @@ from fact_jax.files.folder import write_folder
 from fact_jax.files.peft_config import base_preprocessing, base_variant, scaling
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.serving.folders import card_of
+from fact_jax.tuning import DoRA
 
 
 def adapter(tmp_path, method, names="transformers5", variant="vit_ti16", **metadata):
@@ -90,7 +91,7 @@ Q0 = "base_model.model.vit.layers.0.attention.q_proj"
     ("entries", "tensors", "words"),
     [
         ({"peft_type": "IA3"}, None, "'IA3'; only LORA"),
-        ({"use_dora": True}, None, "DoRA"),
+        ({"use_dora": True}, None, "norms of DoRA for 0 of its 18 layers"),
         ({"bias": "all"}, None, "trained biases"),
         ({"init_lora_weights": "pissa_niter_4"}, None, "pissa_niter_4.*changes the frozen weights"),
         ({"kasa_config": {"x": 1}}, None, "KaSA"),
@@ -102,7 +103,7 @@ Q0 = "base_model.model.vit.layers.0.attention.q_proj"
         ({}, renamed("vit.layers", "swin.encoder.layer"), "swin.encoder.layer.*no dense layer"),
         ({}, renamed("vit.layers", "model.layers"), "no dense layer of a model known here"),
         ({}, renamed("layers.2", "layers.700"), "701 blocks"),
-        ({}, with_one(f"{Q0}.lora_magnitude_vector", 192), "DoRA"),
+        ({}, with_one(f"{Q0}.lora_magnitude_vector", 192), "norms of DoRA for 1 of its 18 layers"),
         (
             {},
             with_one("base_model.model.vit.layernorm.weight", 192),
@@ -290,3 +291,20 @@ def test_a_task_of_cropped_pictures_says_both_sizes():
     assert stated["size"] == {"height": 256, "width": 256}
     assert (stated["do_center_crop"], stated["crop_size"]) == (True, {"height": 224, "width": 224})
     assert preprocessor({"image_size": 224}, 518)["size"] == {"height": 224, "width": 224}
+
+
+@pytest.mark.usefixtures("three_blocks")
+def test_dora_is_read_again_and_needs_the_norms_of_all_blocks(tmp_path):
+    task, folder = adapter(tmp_path, DoRA(4, 2.0), class_names=[*"abcdefg"])
+    again = load_factors(folder)
+    assert (again.method.rank, again.method.sites) == (4, "q,v")
+    np.testing.assert_array_equal(again.factors["norms_v"], task.factors["norms_v"])
+    changed(folder, without("layers.1."))
+    with pytest.raises(UserError, match="its norms_q are not those of all 3 blocks"):
+        load_factors(folder)
+
+
+@pytest.mark.usefixtures("three_blocks")
+def test_dora_of_some_of_timm_s_fused_layers_is_refused(tmp_path):
+    with pytest.raises(UserError, match="columns of q, v, and PEFT's DoRA sets .*, qkv. Export"):
+        adapter(tmp_path, DoRA(4), "timm")
