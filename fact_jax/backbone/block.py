@@ -29,8 +29,9 @@ from fact_jax.backbone.adaptation import (
 )
 from fact_jax.backbone.attention import attention
 from fact_jax.backbone.config import ViTConfig
-from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout
+from fact_jax.backbone.dense import RANK_VALUES, adapted_dense, dropout, increments
 from fact_jax.backbone.kinds import MLPS, POSITIONS
+from fact_jax.backbone.noise import IncrementNoise
 
 
 @flax.struct.dataclass
@@ -40,13 +41,15 @@ class Mode:
     Attributes:
       key: of the noise; None is off.
       dropout_rate, drop_path_rate: its rates, which may be traced; None is off.
-      merged: whether increments become part of the kernels where there is no dropout.
+      merged: whether increments become part of the kernels where nothing acts on them alone.
+      increment_noise: of increments and bottlenecks; None is off.
     """
 
     key: Array | None = None
     dropout_rate: float | Array | None = None
     drop_path_rate: float | Array | None = None
     merged: bool = flax.struct.field(pytree_node=False, default=True)
+    increment_noise: IncrementNoise | None = None
 
 
 def norm(
@@ -158,11 +161,22 @@ class Block:
         pairs = self.changes.qkv if len(sites) > 1 else self.changes.site(sites[0])
         key = self._keys.get("".join(sites))
         mode = self.mode
+<<<<<<< HEAD
         outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
         outputs = [
             self._with_magnitudes(name, layer, out)
             for name, layer, out in zip(sites, layers, outputs, strict=True)
         ]
+=======
+        if mode.increment_noise is not None and pairs:
+            outputs = adapted_dense(y, layers)
+            widths = [out.shape[-1] for out in outputs]
+            added = increments(y, widths, pairs, mode.dropout_rate, key)
+            added = [self._noisy(name, z) for name, z in zip(sites, added, strict=True)]
+            outputs = [out + z for out, z in zip(outputs, added, strict=True)]
+        else:
+            outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
+>>>>>>> cf4cd47 (PACE: consistency of logits under noise of the increments, in three forms)
         return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
 
     def _with_magnitudes(self, site: str, layer: dict[str, Any], y: Array) -> Array:
@@ -186,7 +200,8 @@ class Block:
     def _bypassed(self, place: str, z: Array, x: Array | None = None) -> Array:
         """Adds the bottlenecks of a place to z; their input is x, or else the sum so far."""
         for i, f in enumerate(self.changes.bypasses.get(place, ())):
-            z = z + self._bottleneck(f, z if x is None else x, f"{place} {i}")
+            name = f"{place} {i}"
+            z = z + self._noisy(name, self._bottleneck(f, z if x is None else x, name))
         return z
 
     def _bottleneck(self, f: Bottleneck, x: Array, name: str) -> Array:
@@ -229,6 +244,14 @@ class Block:
     def _dropout(self, name: str, z: Array) -> Array:
         rate = self.mode.dropout_rate
         return z if rate is None else dropout(z, rate, self._keys[name])
+
+    def _noisy(self, name: str, increment: Array) -> Array:
+        """An increment or a bottleneck's output, multiplied by the noise of this name, if any."""
+        noise = self.mode.increment_noise
+        if noise is None:
+            return increment
+        more = (f"{p} {i}" for p in BYPASSES for i in range(len(self.changes.bypasses.get(p, ()))))
+        return noise.times(increment, [*SITES, *more].index(name))
 
     def _drop_path(self, name: str, y: Array) -> Array:
         """Stochastic depth, which drops y for whole images."""

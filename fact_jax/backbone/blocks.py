@@ -63,7 +63,9 @@ class Blocks:
         if self.collect:
             return self._scan(x, 0, last + 1)
         if config.depth > 1:
-            x, _ = self._run(x, 0, self._of(0))
+            changes, mode = self._of(0)
+            mode = dataclasses.replace(mode, increment_noise=None)  # the first block's level is 0
+            x, _ = self._run(x, 0, (changes, mode))
         if config.depth > 2:
             x, _ = self._scan(x, 1, last)
         x, _ = self._run(x, last, self._of(last), class_only=config.pooling == "class")
@@ -112,7 +114,13 @@ def _run_block(
 
 
 def by_layer(mode: Mode, depth: int) -> Mode:
-    """The mode of each block: a key of its own, and a rate of stochastic depth that rises."""
+    """The mode of each block.
+
+    It has keys of its own, a rate of stochastic depth that rises, and noise that falls.
+    """
+    noise = mode.increment_noise
+    if noise is not None:
+        mode = dataclasses.replace(mode, increment_noise=noise.by_layer(depth))
     if mode.key is None:
         return mode
     rate, path = mode.dropout_rate, mode.drop_path_rate
@@ -121,4 +129,5 @@ def by_layer(mode: Mode, depth: int) -> Mode:
         None if rate is None else jnp.broadcast_to(rate, depth),
         None if path is None else jnp.linspace(0.0, 1.0, depth, dtype=jnp.float32) * path,
         mode.merged,
+        mode.increment_noise,
     )

@@ -1,7 +1,7 @@
 """The dense operation of an adapted layer, with its own rule of differentiation."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,11 +52,35 @@ def adapted_dense(
     else:
         widths = [layer["kernel"].shape[-1] for layer in layers]
         outputs = [x @ layer["kernel"].astype(x.dtype) for layer in layers]
-        for i, pair in enumerate(pairs):
-            pair_key = key if i == 0 or key is None else jax.random.fold_in(key, i)
-            increments = _low_rank(x, pair, widths, dropout_rate, pair_key)
-            outputs = [y + z for y, z in zip(outputs, increments, strict=True)]
+        for pair_outputs in _each_low_rank(x, pairs, widths, dropout_rate, key):
+            outputs = [y + z for y, z in zip(outputs, pair_outputs, strict=True)]
     return [y + over_last(layer["bias"], y) for y, layer in zip(outputs, layers, strict=True)]
+
+
+def increments(
+    x: Float[Array, "*b d"],
+    widths: Sequence[int],
+    pairs: LowRank | Sequence[LowRank],
+    dropout_rate: float | Array | None = None,
+    key: Array | None = None,
+) -> list[Float[Array, "*b e"]]:
+    """What the pairs' increments add to `adapted_dense`'s outputs of these widths, without bias."""
+    pairs = (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
+    each = _each_low_rank(x, pairs, widths, dropout_rate, key)
+    return [sum(terms[1:], terms[0]) for terms in zip(*each, strict=True)]
+
+
+def _each_low_rank(
+    x: Array,
+    pairs: Sequence[LowRank],
+    widths: Sequence[int],
+    rate: float | Array | None,
+    key: Array | None,
+) -> Iterator[list[Array]]:
+    """The outputs of each pair in pieces of these widths, with dropout of its own."""
+    for i, pair in enumerate(pairs):
+        pair_key = key if i == 0 or key is None else jax.random.fold_in(key, i)
+        yield _low_rank(x, pair, widths, rate, pair_key)
 
 
 def _cut(x: Array, widths: Sequence[int]) -> list[Array]:

@@ -7,6 +7,7 @@ paper's 12 L x d x d tensor; parameters.py describes all parameters. Letters: `b
 """
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any, TypedDict, Unpack
 
@@ -21,6 +22,7 @@ from fact_jax.backbone.block import Mode, norm
 from fact_jax.backbone.blocks import Blocks, by_layer
 from fact_jax.backbone.checks import check_adaptation, check_base, check_images, check_number
 from fact_jax.backbone.config import ViTConfig
+from fact_jax.backbone.noise import IncrementNoise
 from fact_jax.backbone.parameters import init_base as init_base
 from fact_jax.backbone.parameters import initial, shapes
 from fact_jax.backbone.pooling import pool
@@ -83,12 +85,19 @@ def _embed(config: ViTConfig, base: dict[str, Any], images: Array, changes: Adap
     return norm(config, base["Transformer"]["pre_norm"], x) if config.pre_norm else x
 
 
+class OfIncrements(TypedDict, total=False):
+    """Noise that acts on what the adaptation adds, and on nothing else."""
+
+    increment_noise: IncrementNoise | None
+
+
 class ViT(nn.Module):
     """The network; ``ViT(config).apply({"params": base}, images, adaptation)`` gives the features.
 
     With ``train=True`` dropout in rank space and stochastic depth act, at rates that may be traced
     numbers (None: off), and `rngs={"dropout": key}` is needed. Stochastic depth rises linearly from
-    0 in the first block to `drop_path_rate` in the last. `merged` is explained at `features`.
+    0 in the first block to `drop_path_rate` in the last. `merged` and `increment_noise` are
+    explained at `features`.
 
     ``apply(..., mutable="intermediates")`` also returns every block's outputs, ``["intermediates"]
     ["blocks"][0]``: "tokens" [l, b, n, d], the outputs of the six sites by name, and their inputs,
@@ -107,6 +116,7 @@ class ViT(nn.Module):
         drop_path_rate: float | Array | None = None,
         *,
         merged: bool = True,
+        **noise: Unpack[OfIncrements],
     ) -> Float[Array, "b d"]:
         """Features, float32 [b, d], of normalised images."""
         config = self.config
@@ -122,6 +132,7 @@ class ViT(nn.Module):
         mode = Mode(merged=merged)
         if train:
             mode = Mode(self.make_rng("dropout"), dropout_rate, drop_path_rate, merged)
+        mode = dataclasses.replace(mode, increment_noise=noise.get("increment_noise"))
         collect = self.is_mutable_collection("intermediates") and not self.is_initializing()
         x: Array
         with _precision(config):
@@ -138,7 +149,7 @@ def _precision(config: ViTConfig) -> Any:
     return jax.default_matmul_precision(config.precision)
 
 
-class Rates(TypedDict, total=False):
+class Rates(OfIncrements, total=False):
     """Rates of the noise of training, which may be traced; None leaves that noise out."""
 
     dropout_rate: float | Array | None
@@ -175,7 +186,8 @@ def features(
       key: switches on the noise of training, dropout and stochastic depth, each at its rate.
       **rates: `dropout_rate` of dropout in rank space, and `drop_path_rate` of stochastic depth in
         the last block (the blocks before have less). They may be traced. None, the default, leaves
-        that noise out of the program, which is cheaper without dropout.
+        that noise out of the program, which is cheaper without dropout. `increment_noise`
+        multiplies what the adaptation adds, by a key of its own, also where `key` is None.
 
     Raises:
       UserError: images, base or adaptation have shapes or types that do not fit the model, or a

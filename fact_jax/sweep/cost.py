@@ -47,7 +47,7 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
     its data, where these are not in the table; without them its images count as none.
 
     A training step takes two forward passes where the network is frozen, three where all of it
-    moves, and one where only the head does.
+    moves, and one where only the head does. With consistency 'full' it makes all of them twice.
     """
     task, runs = task or get_task(cell.task), _runs(cell)
     measured = [run for run in runs if run.stage != "supernet"]
@@ -61,6 +61,7 @@ def cell_cost(cell: Cell, config: ViTConfig, task: Task | None = None) -> Cost:
         more = -(-cell.settings.epochs // every) - 1  # evaluations before the last
         predicted += more * _size(task, runs[0], "eval_split")
     passes = {Full: 3, Linear: 1}.get(type(cell.method), 2)
+    passes *= 2 if cell.settings.consistency == "full" else 1
     flops = forward_flops(config) * (passes * trained + predicted)
     return Cost(len(runs), sum(run.epochs for run in runs), trained, predicted, flops)
 

@@ -129,6 +129,16 @@ class RunSettings:
     head_bits: int = recipe_setting(
         "head_bits", "of a number of the head's kernel; 0: float32", per_method=True, before=0
     )
+    # PACE: the logits under two draws of noise of the increments shall agree.
+    consistency: str = recipe_setting(
+        "consistency", "form of the loss of consistency; empty: none", per_method=True, before=""
+    )
+    consistency_weight: float = method_setting(
+        1.0, RATE, "of the loss of consistency beside the cross-entropy", before=1.0
+    )
+    consistency_noise: float = method_setting(
+        1.0, RATE, "deviation of consistency's noise in the first block that has it", before=1.0
+    )
     eval_every: int = method_setting(
         10, _EPOCHS, "epochs between protocol 'paper's test evaluations; 0: one"
     )

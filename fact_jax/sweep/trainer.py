@@ -92,9 +92,11 @@ class Trainer:
         images = max(map(self.feed.capacity, cells)) * (2 if settings.augment else 1)
         per_device = self.sweep.trials_per_device or most_per_device(
             config,
-            settings.batch_size,
+            settings.batch_size * (2 if settings.consistency == "full" else 1),
             # Factors, their two moments and their gradient.
-            state_bytes=images * settings.image_size**2 * 3 + 16 * count_parameters(factors),
+            state_bytes=images * settings.image_size**2 * 3
+            + 16 * count_parameters(factors)
+            + 4 * images * self.padded_classes * (settings.consistency == "fast"),
             base_bytes=sum(x.nbytes for x in jax.tree.leaves(self.base)),
             device=jax.local_devices()[0],
             num_prompts=prompts.tokens.shape[1] if prompts else 0,
@@ -240,15 +242,16 @@ class RunStack:
     def _fresh(self, run: Run) -> TrialState:
         trainer, cell = self._trainer, run.cell
         classes, padded = self._feed.task(cell.task).num_classes, trainer.padded_classes
+        capacity = self._data.images.shape[1]
         if cell.start is None:
-            state = self._step.init(cell.seed, classes, padded, trainer.base)
+            state = self._step.init(cell.seed, classes, padded, trainer.base, capacity=capacity)
             if (dictionary := trainer.dictionary(cell)) is None:
                 return state
             trainable = untrained(state.trainable, dictionary)
-            return TrialState(trainable, cell.recipe.init(trainable))
+            return self._step.begin(trainable, capacity)
         start = Start(trainer.model.config, trainer.weights_sha256, classes, padded)
         trainable = start.read(cell.start, cell.method, run.candidate.scale)
-        return TrialState(trainable, cell.recipe.init(trainable))
+        return self._step.begin(trainable, capacity)
 
     def _hyper(self, run: Run, e: int) -> Hyper:
         """The numbers of a run in epoch e."""
@@ -258,6 +261,10 @@ class RunStack:
         )
         rates = (s.dropout_rate or None, s.drop_path_rate or None)  # 0: left out
         numbers = Hyper(rate, run.candidate.weight_decay, run.candidate.scale, *rates)
+        if s.consistency:
+            numbers = numbers._replace(
+                consistency_noise=s.consistency_noise, consistency_weight=s.consistency_weight
+            )
         hyper: Hyper = jax.tree.map(np.float32, numbers)
         return hyper._replace(choice=_array(run.choice))
 

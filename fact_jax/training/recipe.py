@@ -7,9 +7,13 @@ import jax
 import optax
 
 from fact_jax.algebra.quantise import BITS, Bits
+from fact_jax.errors import UserError
 from fact_jax.ranges import SHARE, Flag, OneOf, Real, check_fields, setting
 
 OPTIMIZERS = ("adamw", "sgd")
+# 'full': two passes in each step. 'lazy': two passes of half the batch in every second step.
+# 'fast': one pass, compared with the logits of the example's last visit.
+CONSISTENCIES = ("full", "fast", "lazy")
 BETA = Real(0, 1000)  # past it every image is mixed half and half
 
 
@@ -26,6 +30,8 @@ class Recipe:
     factor_bits, head_bits: bits a number of the factors and of the head's kernel, if they are
       trained for a small file: each step computes with the quantised numbers. 0: float32, or 16
       bits if the other is set.
+    consistency: '' for none, or one of CONSISTENCIES: logits under two draws of
+      noise of the increments shall agree, as in PACE.
     """
 
     optimizer: str = setting("adamw", OneOf(OPTIMIZERS))
@@ -36,9 +42,17 @@ class Recipe:
     erasing: float = setting(0.0, Real(0, 1))
     factor_bits: int = setting(0, OneOf((0, *BITS)))
     head_bits: int = setting(0, OneOf((0, *BITS)))
+    consistency: str = setting("", OneOf(("", *CONSISTENCIES)))
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.consistency == "fast" and (self.mixup or self.cutmix):
+            name = "mixup" if self.mixup else "cutmix"
+            raise UserError(
+                f"consistency is 'fast' and {name} is {getattr(self, name):g}: 'fast' compares an "
+                "image with its last visit, and a mixed image has none. Set mixup and cutmix to "
+                "0, or consistency to 'full'."
+            )
 
     @property
     def bits(self) -> Bits | None:

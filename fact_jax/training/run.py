@@ -52,11 +52,13 @@ class _Progress:
         """The arrays of a checkpoint."""
         curves = {"losses": self.losses, "accuracies": self.accuracies}
         states = {"trainable": self.states.trainable, "moments": self.states.moments}
+        if self.states.memory is not None:
+            states["memory"] = self.states.memory
         return {**states, **put(curves, replicated(self.mesh))}
 
     def restore(self, content: dict[str, Any]) -> None:
         """Takes over the arrays of a checkpoint."""
-        self.take(TrialState(content["trainable"], content["moments"]))
+        self.take(TrialState(content["trainable"], content["moments"], content.get("memory")))
         self.losses, self.accuracies = (
             np.array(fetch(content[name])) for name in ("losses", "accuracies")
         )

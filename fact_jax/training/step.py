@@ -6,19 +6,19 @@ scale, rates, seed) is an argument, so that one executable serves all tasks.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fact_jax.algebra.quantise import rounded
-from fact_jax.backbone.vit import Rates, ViT, features
+from fact_jax.backbone.vit import ViT
+from fact_jax.errors import UserError
 from fact_jax.images.normalise import normalise
-from fact_jax.training.losses import multi_label_loss, weighted_mean
+from fact_jax.training.consistency import empty_memory, remember
 from fact_jax.training.mesh import trial_sharded
 from fact_jax.training.mixing import erase, mix, soft_labels, soft_targets
+from fact_jax.training.objective import ERASING, MIXING, Batch, Objective, Visit
 from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.training.trial import (
     Hyper,
@@ -27,16 +27,11 @@ from fact_jax.training.trial import (
     TrainSet,
     Trial,
     TrialState,
-    adaptation_of,
     init_head,
-    logits_of,
 )
-from fact_jax.tuning.method import Base, Method, SearchMethod
+from fact_jax.tuning.method import Base, Method
 
 TASKS = "tasks"  # the axis of trials that share factors
-
-# What a step's key is folded with for everything that draws besides the network's own noise.
-CHOICE, ERASING, MIXING = 1, 2, 3
 
 
 def epoch_key(seed: Integer, epoch: Integer) -> jax.Array:
@@ -45,18 +40,6 @@ def epoch_key(seed: Integer, epoch: Integer) -> jax.Array:
 
 
 Stepped = tuple[TrialState, jax.Array]  # and losses
-
-
-class Batch(NamedTuple):
-    """Normalised images [b, y, x, 3], targets, and which rows are examples of the split, bool [b].
-
-    Targets are classes int32 [b], or distributions [b, c] where the recipe asks for them, or the
-    labels [b, c] of a multi-label task.
-    """
-
-    images: jax.Array
-    targets: jax.Array
-    valid: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +65,42 @@ class TrainStep:
     multi_label: bool = False
 
     def init(
-        self, seed: int, num_classes: int, padded_classes: int, base: Base | None = None
+        self,
+        seed: int,
+        num_classes: int,
+        padded_classes: int,
+        base: Base | None = None,
+        *,
+        capacity: int = 0,
     ) -> TrialState:
-        """Fresh factors, head and optimiser moments of a trial; some methods need the `base`."""
+        """A fresh state of a trial.
+
+        Args:
+          seed: of the factors and the head.
+          num_classes: of the task.
+          padded_classes: columns of the head.
+          base: the frozen weights, which some methods need.
+          capacity: rows of the train split with its padding; needed for consistency 'fast' alone.
+        """
         key_factors, key_head = jax.random.split(jax.random.key(seed))
         config = self.model.config
         trainable = {
             "factors": self.method.init(key_factors, config, base),
             "head": init_head(key_head, config.width, num_classes, padded_classes),
         }
-        return TrialState(trainable, self.recipe.init(trainable))
+        return self.begin(trainable, capacity)
+
+    def begin(self, trainable: Trainable, capacity: int) -> TrialState:
+        """The state before the first step from these trained arrays; `capacity` as in `init`."""
+        memory = None
+        if self.recipe.consistency == "fast":
+            if not capacity:
+                raise UserError(
+                    "consistency 'fast' keeps logits of each training image: give init() the "
+                    "`capacity`, the rows of the train split with its padding."
+                )
+            memory = empty_memory(capacity, trainable["head"]["bias"].shape[0])
+        return TrialState(trainable, self.recipe.init(trainable), memory)
 
     def num_steps(self, num_examples: Integer) -> jax.Array:
         """Number of full batches of an epoch, at least 1; a short last batch is dropped."""
@@ -105,10 +114,14 @@ class TrainStep:
         order = jnp.argsort(jnp.where(real, draw, jnp.inf))
         return jnp.pad(order, (0, max(0, self.batch_size - capacity)))
 
+    def rows(self, order: jax.Array, start: jax.Array) -> jax.Array:
+        """The rows of a batch, of this order from `start` on."""
+        return jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
+
     def batch(self, data: TrainSet, order: jax.Array, i: jax.Array) -> Batch:
         """The i-th batch of this order. All rows are valid unless the split is smaller."""
         start = i * self.batch_size
-        rows = jax.lax.dynamic_slice(order, (start,), (self.batch_size,))
+        rows = self.rows(order, start)
         images, labels = data.images[rows], data.labels[rows]
         valid = start + jnp.arange(self.batch_size, dtype=jnp.int32) < data.num_examples
         if self.mesh.shape["data"] > 1:
@@ -132,44 +145,44 @@ class TrainStep:
             images, targets = mix(
                 key_mix, images, targets, valid, mixup=recipe.mixup, cutmix=recipe.cutmix
             )
-        return Batch(images, targets, valid)
+        return batch._replace(images=images, targets=targets)
+
+    @property
+    def objective(self) -> Objective:
+        """The loss that a step lowers."""
+        return Objective(self.model, self.method, self.recipe, self.sampled, self.multi_label)
 
     def loss(
         self, trainable: Trainable, base: Base, batch: Batch, trial: Trial, key: jax.Array
     ) -> jax.Array:
         """Mean cross-entropy of the valid rows, with the noise of training."""
-        hyper, config = trial.hyper, self.model.config
-        if self.recipe.bits is not None:
-            trainable = rounded(trainable, self.recipe.bits)
-        choice = hyper.choice
-        if self.sampled and isinstance(self.method, SearchMethod):
-            choice = self.method.sample(jax.random.fold_in(key, CHOICE), config)
-        factors = {**(trial.shared or {}), **trainable["factors"]}
-        adaptation = adaptation_of(self.method, factors, config, hyper.scale, choice)
-        rates: Rates = {"dropout_rate": hyper.dropout_rate, "drop_path_rate": hyper.drop_path_rate}
-        x = features(self.model, base, batch.images, adaptation, key=key, **rates)
-        logits = logits_of(trainable["head"], x, trial.data.num_classes)
-        weights, valid = trial.class_weights, batch.valid
-        if self.multi_label:
-            return multi_label_loss(logits, batch.targets, valid, trial.data.num_classes, weights)
-        if self.recipe.soft:
-            losses = optax.softmax_cross_entropy(logits, batch.targets)
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-        if weights is not None:
-            return weighted_mean(losses, batch.targets, valid, weights)
-        return jnp.where(valid, losses, 0).sum() / valid.sum().astype(jnp.float32)
+        return self.objective.loss(trainable, base, batch, trial, key)
 
     def update(
-        self, base: Base, state: TrialState, batch: Batch, trial: Trial, key: jax.Array
-    ) -> tuple[TrialState, jax.Array]:
-        """The state after a step of the optimiser, and the loss before it."""
+        self,
+        base: Base,
+        state: TrialState,
+        batch: Batch,
+        trial: Trial,
+        key: jax.Array,
+        visit: Visit | None = None,
+    ) -> tuple[TrialState, jax.Array, jax.Array | None]:
+        """A step of the optimiser; with a `visit` it also lowers the consistency's loss.
+
+        Returns:
+          The state after it, the loss before it, and the logits to remember, if there are any.
+        """
         hyper: Hyper = trial.hyper
-        loss, grads = jax.value_and_grad(self.loss)(state.trainable, base, batch, trial, key)
+        logits = None
+        if visit is None:
+            loss, grads = jax.value_and_grad(self.loss)(state.trainable, base, batch, trial, key)
+        else:
+            graded = jax.value_and_grad(self.objective.consistent_loss, has_aux=True)
+            (loss, logits), grads = graded(state.trainable, base, batch, trial, key, visit)
         trainable, moments = self.recipe.update(
             state.trainable, grads, state.moments, hyper.learning_rate, hyper.weight_decay
         )
-        return TrialState(trainable, moments), loss
+        return TrialState(trainable, moments), loss, logits
 
     def epoch_of_one(
         self, base: Base, state: TrialState, trial: Trial, number: jax.Array, steps: jax.Array
@@ -184,10 +197,17 @@ class TrainStep:
             key = jax.random.fold_in(key_steps, i)
             padded_classes = state.trainable["head"]["bias"].shape[0]
             batch = self.mixed(self.batch(data, order, i), data.num_classes, padded_classes, key)
-            state, loss = self.update(base, state, batch, trial, key)
+            visit, memory = None, state.memory
+            if self.recipe.consistency:
+                visit = Visit(number + i, self.rows(order, i * self.batch_size), memory)
+            state, loss, logits = self.update(base, state, batch, trial, key, visit)
             active = i < self.num_steps(data.num_examples)
             stepped = (state, losses.at[i].set(loss))
+            carry = (dataclasses.replace(carry[0], memory=None), carry[1])
             stepped = jax.tree.map(lambda new, old: jnp.where(active, new, old), stepped, carry)
+            if visit is not None and memory is not None and logits is not None:
+                memory = remember(memory, visit.rows, logits, batch.valid & active)
+                stepped = (dataclasses.replace(stepped[0], memory=memory), stepped[1])
             return (self._with_means(stepped[0], active), stepped[1]) if self.together else stepped
 
         losses = jnp.zeros((max(data.images.shape[0] // self.batch_size, 1),), jnp.float32)
@@ -204,7 +224,7 @@ class TrainStep:
             for name in self.together
         }
         trainable = {**state.trainable, "factors": {**factors, **means}}
-        return TrialState(trainable, state.moments)
+        return TrialState(trainable, state.moments, state.memory)
 
     def epoch(
         self, base: Base, states: TrialState, trials: Trial, number: jax.Array, steps: jax.Array

@@ -29,7 +29,9 @@ class Hyper(NamedTuple):
 
     A rate of None gives another program, without dropout or without stochastic depth; without
     dropout it is cheaper. `choice` is what a method's adaptation may depend on besides its factors
-    and scale (NOAH's widths); None for most.
+    and scale (NOAH's widths); None for most. `consistency_noise` is the deviation of the noise of
+    increments, and `consistency_weight` the weight of what it does to the logits; without
+    consistency both are None.
     """
 
     learning_rate: float | jax.Array
@@ -38,6 +40,8 @@ class Hyper(NamedTuple):
     dropout_rate: float | jax.Array | None = 0.1
     drop_path_rate: float | jax.Array | None = 0.1
     choice: Any = None
+    consistency_noise: float | jax.Array | None = None
+    consistency_weight: float | jax.Array | None = None
 
 
 class TrainSet(NamedTuple):
@@ -69,10 +73,15 @@ class Trial(NamedTuple):
 
 @flax.struct.dataclass
 class TrialState:
-    """State of a trial: the trained arrays, and the optimiser's moments of them."""
+    """State of a trial: the trained arrays, and the optimiser's moments of them.
+
+    `memory` [n, c] are the logits of each example's last visit, where the recipe compares with
+    them.
+    """
 
     trainable: Trainable
     moments: optax.OptState
+    memory: jax.Array | None = None
 
 
 def init_head(key: jax.Array, width: int, num_classes: int, padded_classes: int) -> Head:
@@ -88,8 +97,11 @@ def logits_of(head: Head, x: jax.Array, num_classes: Integer | None = None) -> j
     """float32 logits [b, c] of features x [b, d]; classes from num_classes on are masked."""
     logits = jnp.matmul(x, head["kernel"], precision="highest")
     logits = logits + over_last(head["bias"], logits)
-    if num_classes is None:
-        return logits
+    return logits if num_classes is None else masked(logits, num_classes)
+
+
+def masked(logits: jax.Array, num_classes: Integer) -> jax.Array:
+    """The logits [b, c], with a large negative number for classes from num_classes on."""
     real = jnp.arange(logits.shape[-1], dtype=jnp.int32) < num_classes
     return jnp.where(real[None], logits, _MASKED)
 

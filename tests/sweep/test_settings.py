@@ -78,6 +78,9 @@ WRONG = {
     "select_by": ("ece", 1),
     "factor_bits": (3, 32, True, "4", 4.0),
     "head_bits": (-1, 0.5),
+    "consistency": ("pace", True, 1),
+    "consistency_weight": (-1.0, NAN),
+    "consistency_noise": (-0.5, INF),
     "train_limit": (-1,),
     "eval_limit": (-1, 2.0),
 }
@@ -119,6 +122,7 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     values = dataclasses.asdict(cell.settings)
     before = {"start_from": "", "shared": "", "factor_bits": 0, "head_bits": 0}
     before |= {"class_weights": "", "select_by": ""}
+    before |= {"consistency": "", "consistency_weight": 1.0, "consistency_noise": 1.0}
     assert {**cell.settings.stored(), **before} == values
     assert not before.keys() & cell.settings.stored().keys()
     same, other = (dataclasses.replace(cell, settings=later(**values, noise=n)) for n in (0.0, 0.5))

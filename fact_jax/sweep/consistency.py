@@ -1,0 +1,47 @@
+"""Checks of the setting `consistency`, before a sweep begins."""
+
+import functools
+from collections.abc import Hashable
+from typing import Any, cast
+
+import jax
+
+from fact_jax.backbone.adaptation import Adaptation
+from fact_jax.backbone.config import ViTConfig
+from fact_jax.errors import UserError
+from fact_jax.sweep.settings import RunSettings
+from fact_jax.training.objective import check_noise
+from fact_jax.tuning.method import Method, factor_shapes
+
+
+def check_consistency(where: str, method: Method, vit: ViTConfig, settings: RunSettings) -> None:
+    """Raises UserError if a method, called `where` in the config, cannot train with consistency.
+
+    What the method changes decides, not its name: noise multiplies increments and bottlenecks.
+    """
+    form = settings.consistency
+    try:
+        check_noise(_adaptation(cast(Hashable, method), vit), method)
+    except UserError as error:
+        raise UserError(f"{where}.consistency is {form!r}: {error}") from error
+    mixing = {name: getattr(settings, name) for name in ("mixup", "cutmix")}
+    if form == "fast" and (mixed := [name for name, value in mixing.items() if value]):
+        raise UserError(
+            f"{where}.consistency is 'fast' and config.{mixed[0]} is {mixing[mixed[0]]:g}: 'fast' "
+            "compares an image with its last visit, and a mixed image has none. Set mixup and "
+            "cutmix to 0, or consistency to 'full'."
+        )
+    if form == "lazy" and settings.batch_size < 2:
+        raise UserError(
+            f"{where}.consistency is 'lazy', which trains every second step on half a batch, and "
+            "config.batch_size is 1. Set it to 2 or more, or consistency to 'full'."
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _adaptation(method: Any, vit: ViTConfig) -> Adaptation:
+    """The shapes of a method's adaptation."""
+    shapes = factor_shapes(method, vit)
+    factors = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    adaptation: Adaptation = jax.eval_shape(lambda given: method.adaptation(given, vit), factors)
+    return adaptation

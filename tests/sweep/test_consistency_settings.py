@@ -1,0 +1,54 @@
+"""The setting `consistency` in a sweep: which methods it is refused for, and what is stored."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import compare
+from fact_jax.errors import UserError
+from fact_jax.sweep.plan import make_plan
+
+
+def plan_of(method, **changes):
+    config = compare.get_config()
+    config.methods = method
+    config[method].update(changes)
+    return make_plan(config)
+
+
+@pytest.mark.parametrize("method", ["fact_tt", "fact_tk", "lora", "adapter", "convpass", "noah"])
+@pytest.mark.parametrize("form", ["full", "fast", "lazy"])
+def test_methods_with_increments_or_bottlenecks_train_with_it(method, form):
+    cell = plan_of(method, consistency=form, consistency_noise=1.2)[0]
+    assert cell.recipe.consistency == form
+    assert cell.all_settings["consistency_noise"] == 1.2
+    assert "consistency_weight" not in cell.all_settings
+
+
+@pytest.mark.parametrize("method", ["linear", "full", "bitfit", "vpt_shallow", "vpt_deep", "ssf"])
+def test_methods_with_neither_are_refused_before_anything_runs(method):
+    expected = f"config.{method}.consistency is 'full': .* has neither low-rank increments nor"
+    with pytest.raises(UserError, match=expected):
+        plan_of(method, consistency="full")
+
+
+def test_a_combination_is_judged_by_all_its_parts():
+    config = compare.get_config()
+    config.methods, config.consistency = "fact_tt+vpt_deep", "full"
+    config["fact_tt+vpt_deep"] = ConfigDict({"scales": (1.0,)})
+    assert make_plan(config)[0].recipe.consistency == "full"
+    config.methods = "ssf+vpt_deep"
+    config["ssf+vpt_deep"] = ConfigDict({"scales": (1.0,)})
+    with pytest.raises(UserError, match="neither low-rank increments nor bottlenecks"):
+        make_plan(config)
+
+
+def test_what_a_form_cannot_do_is_refused():
+    config = compare.get_config()
+    config.methods, config.consistency, config.mixup = "fact_tt", "fast", 0.2
+    with pytest.raises(UserError, match="config.mixup is 0.2: 'fast' compares an image with its"):
+        make_plan(config)
+    config.consistency = "full"
+    make_plan(config)
+    config.consistency, config.batch_size = "lazy", 1
+    with pytest.raises(UserError, match="half a batch, and config.batch_size is 1"):
+        make_plan(config)
