@@ -161,13 +161,6 @@ class Block:
         pairs = self.changes.qkv if len(sites) > 1 else self.changes.site(sites[0])
         key = self._keys.get("".join(sites))
         mode = self.mode
-<<<<<<< HEAD
-        outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
-        outputs = [
-            self._with_magnitudes(name, layer, out)
-            for name, layer, out in zip(sites, layers, outputs, strict=True)
-        ]
-=======
         if mode.increment_noise is not None and pairs:
             outputs = adapted_dense(y, layers)
             widths = [out.shape[-1] for out in outputs]
@@ -176,7 +169,10 @@ class Block:
             outputs = [out + z for out, z in zip(outputs, added, strict=True)]
         else:
             outputs = adapted_dense(y, layers, pairs, mode.dropout_rate, key, merged=mode.merged)
->>>>>>> cf4cd47 (PACE: consistency of logits under noise of the increments, in three forms)
+        outputs = [
+            self._with_magnitudes(name, layer, out)
+            for name, layer, out in zip(sites, layers, outputs, strict=True)
+        ]
         return [self._affine(name, out) for name, out in zip(sites, outputs, strict=True)]
 
     def _with_magnitudes(self, site: str, layer: dict[str, Any], y: Array) -> Array:
