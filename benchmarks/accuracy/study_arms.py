@@ -1,0 +1,160 @@
+"""The arms of the study, as its tables and its leaderboard read them from the record."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.accuracy.study_plan import PARTS
+from benchmarks.plots.plot_compare import NAMES
+from configs import study
+from fact_jax.data.tables.offline import OFFLINE_GROUPS
+from fact_jax.report.averages import Accuracies, Stat, average
+from fact_jax.report.statistics import Comparison, compare
+from fact_jax.sweep.plan import task_names
+from fact_jax.sweep.result import candidate_settings
+
+Cell = Mapping[str, Any]
+_TITLES = {
+    "metatt": "MetaTT",
+    "metatt_heads": "MetaTT, heads",
+    "lorta": "LoRTA",
+    "cara": "CaRA",
+    "efft": "EFFT",
+    "uni_lora": "Uni-LoRA",
+    "noah_subnet": "NOAH, no search",
+    "fact_tt_smallest": "FacT-TT, rank 2",
+    "fact_tk_smallest": "FacT-TK, rank 4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the study: a method as a form of the config has it.
+
+    Attributes:
+      name: the name in the record.
+      tasks: the tasks of the study.
+      cells: its cells in the record.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def title(self) -> str:
+        """The name in tables."""
+        return (NAMES | _TITLES).get(self.name, f"`{self.name}`")
+
+    @functools.cached_property
+    def by_task(self) -> dict[str, dict[int, float]]:
+        """Accuracy in % by task and seed, of all cells."""
+        values: dict[str, dict[int, float]] = {}
+        for cell in self.cells:
+            values.setdefault(cell["task"], {})[cell["seed"]] = cell["accuracy"]
+        return values
+
+    @functools.cached_property
+    def seeds(self) -> list[int]:
+        """The seeds that all tasks have; empty if a task has no cell."""
+        seeds = [set(self.by_task.get(task, ())) for task in self.tasks]
+        return sorted(set.intersection(*seeds)) if seeds else []
+
+    @functools.cached_property
+    def accuracies(self) -> Accuracies:
+        """Accuracy in % by task and seed, of the seeds that all tasks have."""
+        if not self.seeds:
+            return {}
+        return {task: {seed: self.by_task[task][seed] for seed in self.seeds} for task in self.tasks}
+
+    def mean(self, groups: Sequence[Sequence[str]]) -> Stat | None:
+        """Mean of the groups' means with its standard error over the seeds; None if incomplete."""
+        return average(self.accuracies, groups)
+
+    @property
+    def numbers(self) -> float:
+        """Numbers that a task stores, without the head."""
+        return statistics.fmean(cell["num_factors"] for cell in self.cells)
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of a task's file with its head, mean over the tasks."""
+        return statistics.fmean(cell["factor_file_bytes"] for cell in self.cells)
+
+    @property
+    def validation(self) -> float | None:
+        """Accuracy on val200 of the chosen rates, mean over the tasks; None if a task has none."""
+        best = {
+            cell["task"]: max(score for score in cell["selection"].values() if score is not None)
+            for cell in self.cells
+            if cell["selection"]
+        }
+        return statistics.fmean(best.values()) if best.keys() >= set(self.tasks) else None
+
+    @property
+    def at_the_edge(self) -> dict[str, int]:
+        """The number of tasks that took the lowest, and the highest rate of the grid."""
+        counts = {"lowest": 0, "highest": 0}
+        for cell in self.cells:
+            rates = [candidate_settings(label)["learning_rate"] for label in cell["selection"]]
+            if rates:
+                counts["lowest"] += cell["learning_rate"] == min(rates)
+                counts["highest"] += cell["learning_rate"] == max(rates)
+        return counts
+
+
+def groups_of(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """These tasks by their groups, groups without a task left out."""
+    tasks = list(tasks)
+    groups = {name: [t for t in members if t in tasks] for name, members in OFFLINE_GROUPS.items()}
+    return {name: members for name, members in groups.items() if members}
+
+
+def arms_of(record: Mapping[str, Any], part: str) -> dict[str, Arm]:
+    """The arms of a part that have cells, by their names, in the record's order."""
+    tasks = tuple(task_names(study.get_config(PARTS[part][0]).tasks))
+    cells: dict[str, list[Cell]] = {}
+    for cell in record["cells"]:
+        if cell["part"] == part and cell["task"] in tasks:
+            cells.setdefault(cell["arm"], []).append(cell)
+    return {name: Arm(name, tasks, tuple(some)) for name, some in cells.items()}
+
+
+def compared(a: Arm, b: Arm) -> Comparison | None:
+    """The first arm less the second, on the tasks and seeds that both have; None without any.
+
+    The p-values are those of this comparison alone.
+    """
+    groups = [*groups_of(a.tasks).values()]
+    if not (a.accuracies and b.accuracies):
+        return None
+    (pair,) = compare({a.name: a.accuracies, b.name: b.accuracies}, groups)
+    if pair.a == a.name:
+        return pair
+    low, high = pair.interval or (0.0, 0.0)
+    return pair._replace(
+        a=a.name,
+        b=b.name,
+        wins=sum(
+            statistics.fmean(a.accuracies[t].values()) > statistics.fmean(b.accuracies[t].values())
+            for t in a.tasks
+        ),
+        difference=-pair.difference,
+        interval=(-high, -low) if pair.interval else None,
+    )
+
+
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of the front, cheapest first: no other point costs at most as much and is better.
+
+    Args:
+      points: cost and value by name. Of equal points the first is on the front.
+    """
+    front, best = [], float("-inf")
+    for name, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if value > best:
+            front.append(name)
+            best = value
+    return front
