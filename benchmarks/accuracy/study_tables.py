@@ -1,7 +1,7 @@
 """The tables of docs/results.md, from the study's record, whole or in part."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from scipy.stats import rankdata
@@ -267,7 +267,3 @@ TABLES: dict[str, Table] = {
     "study_findings": findings,
 }
 
-
-def names() -> Sequence[str]:
-    """The marks of the page."""
-    return [*TABLES]
