@@ -14,19 +14,26 @@ from fact_jax.report.averages import Accuracies, Stat, average
 from fact_jax.report.statistics import Comparison, compare
 from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import candidate_settings
+from fact_jax.tuning import METHODS
 
 Cell = Mapping[str, Any]
+# Of arms that are called neither as in the comparison nor like their class.
 _TITLES = {
-    "metatt": "MetaTT",
     "metatt_heads": "MetaTT, heads",
-    "lorta": "LoRTA",
-    "cara": "CaRA",
-    "efft": "EFFT",
+    "metatt_tasks": "MetaTT, tasks",
     "uni_lora": "Uni-LoRA",
+    "adapter_plus": "Adapter+",
     "noah_subnet": "NOAH, no search",
     "fact_tt_smallest": "FacT-TT, rank 2",
     "fact_tk_smallest": "FacT-TK, rank 4",
 }
+
+
+def title_of(arm: str) -> str:
+    """The name of an arm in tables and pictures."""
+    if title := (NAMES | _TITLES).get(arm):
+        return title
+    return METHODS[arm].__name__ if arm in METHODS else arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Arm:
     @property
     def title(self) -> str:
         """The name in tables."""
-        return (NAMES | _TITLES).get(self.name, f"`{self.name}`")
+        return title_of(self.name)
 
     @functools.cached_property
     def by_task(self) -> dict[str, dict[int, float]]:
@@ -67,7 +74,9 @@ class Arm:
         """Accuracy in % by task and seed, of the seeds that all tasks have."""
         if not self.seeds:
             return {}
-        return {task: {seed: self.by_task[task][seed] for seed in self.seeds} for task in self.tasks}
+        return {
+            task: {seed: self.by_task[task][seed] for seed in self.seeds} for task in self.tasks
+        }
 
     def mean(self, groups: Sequence[Sequence[str]]) -> Stat | None:
         """Mean of the groups' means with its standard error over the seeds; None if incomplete."""

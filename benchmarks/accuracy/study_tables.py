@@ -1,8 +1,8 @@
-"""The tables of docs/results.md, from the study's record, whole or in part."""
+"""Tables of docs/results.md about all methods, from the study's record, whole or in part."""
 
 import statistics
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from scipy.stats import rankdata
 
@@ -16,29 +16,27 @@ from fact_jax.report.statistics import MIN_TASKS, Comparison, holm
 
 Record = Mapping[str, Any]
 BASELINE = "fact_tt"
-LEVEL = 0.05
-MARGIN = 1.0  # points; "on par" is a difference that is certainly smaller
 NONE = "–"
 
 
-def _stat(value: Stat | None) -> str:
+def stat_text(value: Stat | None) -> str:
     return NONE if value is None else value.text(1)
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
     if value is None:
         return NONE
     return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     return f"{value:+.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0").replace("-", "−")
 
 
-def _interval(pair: Comparison) -> str:
+def interval_text(pair: Comparison) -> str:
     if pair.interval is None:
         return NONE
-    return " to ".join(_signed(value) for value in pair.interval)
+    return " to ".join(signed(value) for value in pair.interval)
 
 
 def progress(record: Record) -> str:
@@ -83,9 +81,9 @@ def by_group(record: Record) -> str:
     ranks, rows, groups = mean_ranks(arms), [], {}
     for arm in _best_first(arms):
         groups = groups_of(arm.tasks)
-        means = [_stat(arm.mean([tasks])) for tasks in groups.values()]
+        means = [stat_text(arm.mean([tasks])) for tasks in groups.values()]
         rank = f"{ranks[arm.name]:.1f}" if arm.name in ranks else NONE
-        whole = _stat(arm.mean([*groups.values()]))
+        whole = stat_text(arm.mean([*groups.values()]))
         size = [numbers(arm.numbers), f"{arm.bytes:,.0f}"]
         rows.append([arm.title, *size, *means, whole, rank, str(len(arm.seeds))])
     head = ["method", "numbers", "bytes a task", *groups, "mean of groups", "mean rank", "seeds"]
@@ -99,7 +97,7 @@ def by_task(record: Record) -> str:
     rows = []
     for arm in _best_first(arms):
         values = [arm.by_task.get(task) for task in tasks]
-        texts = [_stat(stat([*some.values()])) if some else NONE for some in values]
+        texts = [stat_text(stat([*some.values()])) if some else NONE for some in values]
         rows.append([arm.title, *texts])
     return markdown(["method", *tasks], rows)
 
@@ -117,11 +115,11 @@ def against_baseline(record: Record) -> str:
     rows = [
         [
             arm.title,
-            _signed(pair.difference),
-            _interval(pair),
+            signed(pair.difference),
+            interval_text(pair),
             f"{pair.wins} of {pair.tasks}",
-            _p(seeds),
-            _p(tasks),
+            p_text(seeds),
+            p_text(tasks),
         ]
         for (arm, pair), seeds, tasks in zip(found, p_seeds, p_tasks, strict=True)
     ]
@@ -140,7 +138,9 @@ def what_tests_see(record: Record) -> str:
     halves = [(p.interval[1] - p.interval[0]) / 2 for p in pairs if p.interval]
     least = 2 / 2**tasks
     width = f"{statistics.median(halves):.1f}" if halves else NONE
-    power = "cannot be made" if tasks < MIN_TASKS else f"{least:.4f}, after Holm {count * least:.3f}"
+    power = (
+        "cannot be made" if tasks < MIN_TASKS else f"{least:.4f}, after Holm {count * least:.3f}"
+    )
     return markdown(
         ["measure", "value"],
         [
@@ -149,83 +149,6 @@ def what_tests_see(record: Record) -> str:
             ["half of the 95 % interval over seeds, points, median of the comparisons", width],
         ],
     )
-
-
-class Claim(NamedTuple):
-    """A claim of the paper about two arms; `on_par` if it claims no more than equality."""
-
-    text: str
-    arm: str
-    other: str
-    on_par: bool = False
-
-
-BEST_OTHER = "the best other"
-CLAIMS = (
-    Claim("FacT-TT is on par with the best other small method", "fact_tt", BEST_OTHER, True),
-    Claim("FacT-TT is on par with LoRA", "fact_tt", "lora", True),
-    Claim("FacT-TK is on par with LoRA", "fact_tk", "lora", True),
-    Claim("FacT-TT beats full fine-tuning", "fact_tt", "full"),
-    Claim("FacT-TT beats the linear probe", "fact_tt", "linear"),
-    Claim("the smallest FacT-TT beats full fine-tuning", "fact_tt_smallest", "full"),
-    Claim("the smallest FacT-TT beats VPT-deep", "fact_tt_smallest", "vpt_deep"),
-    Claim("the smallest FacT-TT beats VPT-shallow", "fact_tt_smallest", "vpt_shallow"),
-    Claim("the smallest FacT-TT beats BitFit", "fact_tt_smallest", "bitfit"),
-    Claim("the smallest FacT-TK beats full fine-tuning", "fact_tk_smallest", "full"),
-    Claim("the smallest FacT-TK beats VPT-deep", "fact_tk_smallest", "vpt_deep"),
-    Claim("the smallest FacT-TK beats BitFit", "fact_tk_smallest", "bitfit"),
-)
-
-
-def best_other(arms: Mapping[str, Arm]) -> Arm | None:
-    """The best on val200 of the methods that are neither FacT's nor move all weights."""
-    others = [
-        arm
-        for name, arm in arms.items()
-        if not name.startswith("fact_") and name != "full" and arm.validation is not None
-    ]
-    return max(others, key=lambda arm: arm.validation or 0.0, default=None)
-
-
-def answer(claim: Claim, pair: Comparison, p_seeds: float | None, p_tasks: float | None) -> str:
-    """What the tests say of a claim, in words."""
-    if claim.on_par:
-        if pair.interval is None:
-            return "open: one seed"
-        low, high = pair.interval
-        if low > -MARGIN:
-            return "yes, within a point" if high < MARGIN else "yes, or better"
-        return "no, it is worse" if high < -MARGIN else "open"
-    if p_seeds is None:
-        return "open: one seed"
-    sign = "yes" if pair.difference > 0 else "no, it is worse"
-    if p_seeds < LEVEL:
-        everywhere = p_tasks is not None and p_tasks < LEVEL
-        return sign if everywhere else f"{sign}, on these tasks"
-    return "open"
-
-
-def claims(record: Record) -> str:
-    """The claims of the paper, with the difference, the tests, and an answer."""
-    arms = arms_of(record, "main")
-    best = best_other(arms)
-    named = {**arms, **({BEST_OTHER: best} if best else {})}
-    found = []
-    for claim in CLAIMS:
-        if claim.arm in named and claim.other in named:
-            one, other = named[claim.arm], named[claim.other]
-            if pair := compared(one, other):
-                found.append((claim, one, other, pair))
-    p_seeds = holm([pair.p_seeds for *_, pair in found])
-    p_tasks = holm([pair.p_tasks for *_, pair in found])
-    rows = []
-    for (claim, one, other, pair), seeds, tasks in zip(found, p_seeds, p_tasks, strict=True):
-        said = f"{claim.text} ({other.title})" if claim.other == BEST_OTHER else claim.text
-        share = f"{100 * one.numbers / other.numbers:,.3g} %" if other.numbers else NONE
-        cells = [said, answer(claim, pair, seeds, tasks), _signed(pair.difference), _interval(pair)]
-        rows.append([*cells, f"{pair.wins} of {pair.tasks}", _p(seeds), _p(tasks), share])
-    head = ["claim", "answer", "difference, points", "95 % interval", "better on"]
-    return markdown([*head, "p, seeds", "p, tasks", "of its numbers"], rows, texts=2)
 
 
 def findings(record: Record) -> str:
@@ -249,21 +172,8 @@ def findings(record: Record) -> str:
     rows.append(["candidates with less than half of the best one's accuracy on val200", text])
     if probe := arms.get("linear"):
         pairs = [(arm, compared(arm, probe)) for arm in arms.values() if arm is not probe]
-        below = [f"{a.title} {_signed(p.difference)}" for a, p in pairs if p and p.difference < 0]
+        below = [f"{a.title} {signed(p.difference)}" for a, p in pairs if p and p.difference < 0]
         rows.append(["mean below the linear probe's, points", ", ".join(below) or "none"])
     failed = {failure["arm"] for failure in record["failures"]}
     rows.append(["methods with failed cells", ", ".join(sorted(failed)) or "none"])
     return markdown(["finding", "where"], rows, texts=2)
-
-
-Table = Callable[[Record], str]
-TABLES: dict[str, Table] = {
-    "study_progress": progress,
-    "study_groups": by_group,
-    "study_tasks": by_task,
-    "study_baseline": against_baseline,
-    "study_tests": what_tests_see,
-    "study_claims": claims,
-    "study_findings": findings,
-}
-

@@ -3,17 +3,21 @@
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from benchmarks.accuracy import study as program
-from benchmarks.accuracy import study_record
+from benchmarks.accuracy import study_claims, study_page, study_record, study_tables
 from benchmarks.accuracy.study import Study, configs_of, share_of
+from benchmarks.accuracy.study_arms import arms_of, pareto
 from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items
+from benchmarks.common import with_tables
 from configs import study
 from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import Result
 
+ROOT = Path(__file__).parents[2]
 ITEM = Item("main", "main", "fact_tt", "digits", 0)
 
 
@@ -125,3 +129,76 @@ def test_the_study_goes_on_from_its_record(tmp_path, monkeypatch, forms):
 def test_parts_are_forms_of_the_config():
     for forms in PARTS.values():
         assert all(study.get_config(form).methods for form in forms)
+
+
+# The page
+
+
+def made_up(part, num_items, forms, seeds=study.SEEDS):
+    """A record of the first items; the accuracy falls with the place of the arm."""
+    listed = [item for item in items(part, forms) if item.seed in seeds][:num_items]
+    arms = list(dict.fromkeys(item.arm for item in listed))
+    cells = []
+    for item in listed:
+        accuracy = 90.0 - 2 * arms.index(item.arm) + 0.1 * item.seed
+        selection = {"learning_rate=0.01": accuracy, "learning_rate=0.03": 10.0}
+        cells.append(
+            {
+                **dict(zip(("part", "arm", "task", "seed"), item.key, strict=True)),
+                **{"method": item.method, "form": item.form, "accuracy": accuracy},
+                **{"selection": selection if item.seed == 0 else {}, "learning_rate": 0.01},
+                **{"num_factors": 1000, "factor_file_bytes": 5000, "seconds": 36.0},
+            }
+        )
+    return {**study_record.read(study_record.RECORD), "cells": cells, "failures": []}
+
+
+@pytest.mark.parametrize("num_items", [0, 3, 25, 10**6])
+def test_the_page_can_be_made_of_any_part_of_the_record(forms, num_items):
+    record = made_up("main", num_items, forms)
+    tables = {mark: table(record) for mark, table in study_page.TABLES.items()}
+    assert f"| main | {min(num_items, len(record['cells']))} of " in tables["study_progress"]
+    page = "".join(f"<!-- {mark} -->\n" for mark in tables)
+    assert all(line[0] in "|<" for line in with_tables(page, tables).splitlines())
+
+
+def test_a_complete_record_answers_the_claims(forms):
+    record = made_up("main", 10**6, forms)
+    claims = study_claims.claims(record).splitlines()[2:]
+    answers = dict(line.strip("| ").split(" | ")[:2] for line in claims)
+    assert answers["FacT-TT is on par with LoRA"] == "yes, or better"  # it is six points better
+    everywhere = len(task_names(study.TASKS)) >= 10
+    better = "yes" if everywhere else "yes, on these tasks"
+    assert answers["FacT-TT beats full fine-tuning"] == better
+    assert answers["the smallest FacT-TT beats full fine-tuning"].startswith("no, it is worse")
+    groups = study_tables.by_group(record).splitlines()[2:]
+    assert groups[0].startswith("| FacT-TT | 1.0K | 5,000 | 90.1 ± 0.1 |")
+    assert groups[0].endswith("| 1.0 | 3 |")
+
+
+def test_means_are_over_the_seeds_that_all_tasks_have(forms):
+    cells = made_up("main", 10**6, forms)["cells"]
+    tasks = task_names(study.TASKS)
+    kept = [c for c in cells if c["arm"] == "lora" and (c["seed"] < 2 or c["task"] == tasks[0])]
+    arm = arms_of({"cells": kept}, "main")["lora"]
+    assert arm.seeds == [0, 1]
+    assert arm.mean([tasks]).seeds == 2
+    without = [c for c in kept if c["task"] != tasks[-1]]
+    assert arms_of({"cells": without}, "main")["lora"].mean([tasks]) is None
+
+
+def test_ranks_are_of_each_task(forms):
+    record = made_up("main", 10**6, forms)
+    ranks = study_tables.mean_ranks(arms_of(record, "main"))
+    assert [*ranks.values()] == list(range(1, len(ranks) + 1))
+
+
+def test_the_front_has_what_nothing_cheaper_beats():
+    points = {"a": (1, 5.0), "b": (2, 5.0), "c": (2, 7.0), "d": (3, 6.0), "e": (9, 9.0)}
+    assert pareto(points) == ["a", "c", "e"]
+
+
+def test_the_results_page_says_the_record(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = study_page.PAGE.read_text()
+    assert page == with_tables(page, study_page.tables())

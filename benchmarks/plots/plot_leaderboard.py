@@ -1,0 +1,103 @@
+"""docs/leaderboard.png, from benchmarks/results/study.json: accuracy against bytes of a task."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+from benchmarks.accuracy.leaderboard import Entry, entries
+from benchmarks.plots.drawing import command, plt
+from fact_jax.report.palette import GRID, INK, SOFT, styles
+
+# Places of a label beside its point, in points of the page; the first free one is taken.
+_OFFSETS = [
+    (x, y, "left" if x > 0 else "right" if x < 0 else "center")
+    for far in (1, 2, 3, 4.5)
+    for x, y in ((7, 0), (-7, 0), (5, 7 * far), (5, -7 * far), (-5, 7 * far), (-5, -7 * far))
+]
+
+
+def _size(value: float) -> str:
+    """'8 kB', '1.2 MB'."""
+    return f"{value / 1e3:.0f} kB" if value < 1e6 else f"{value / 1e6:.0f} MB"
+
+
+def _label(axes: Axes, entry: Entry, taken: list[Bbox]) -> None:
+    """Writes an entry's name where it covers nothing."""
+    figure, front = axes.figure, entry.front
+    renderer = figure.canvas.get_renderer()
+    style = {
+        "fontsize": 8 if front else 7,
+        "fontweight": "bold" if front else "normal",
+        "color": INK if front else SOFT,
+        "textcoords": "offset points",
+        "va": "center",
+    }
+    point = entry.arm.bytes, entry.accuracy.mean
+    for x, y, side in _OFFSETS:
+        text = axes.annotate(entry.arm.title, point, (x, y), ha=side, **style)
+        box = text.get_window_extent(renderer)
+        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        if inside and not any(box.overlaps(other) for other in taken):
+            if abs(y) > 8:
+                text.remove()
+                line = {"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "shrinkB": 3}
+                text = axes.annotate(
+                    entry.arm.title, point, (x, y), ha=side, arrowprops=line, **style
+                )
+            taken.append(box)
+            return
+        text.remove()
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Points with their errors over seeds, the front as a line of steps; nothing without points."""
+    board = entries(record)
+    if not board:
+        print(f"No arm has all tasks yet; {path} is left as it is.")
+        return
+    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    looks = styles(entry.arm.name for entry in board)
+    for entry, look in zip(board, looks, strict=True):
+        axes.errorbar(
+            entry.arm.bytes,
+            entry.accuracy.mean,
+            yerr=entry.accuracy.error or 0,
+            marker=look.marker,
+            color=look.color,
+            markersize=7 if entry.front else 5,
+            elinewidth=1,
+            linestyle="",
+        )
+    front = sorted((e.arm.bytes, e.accuracy.mean) for e in board if e.front)
+    sizes, values = zip(*front, strict=True)
+    axes.step(sizes, values, where="post", color=INK, linewidth=1, alpha=0.6, zorder=0)
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.08)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+    axes.set_xlabel("bytes of a task's file, with its head")
+    axes.set_ylabel("accuracy on test, %, mean of the groups of tasks")
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.canvas.draw()
+    taken = [_around(axes, entry) for entry in board]
+    for entry in itertools.chain((e for e in board if e.front), (e for e in board if not e.front)):
+        _label(axes, entry, taken)
+    figure.savefig(path, dpi=160)
+
+
+def _around(axes: Axes, entry: Entry) -> Bbox:
+    """The place of an entry's marker on the page."""
+    x, y = axes.transData.transform((entry.arm.bytes, entry.accuracy.mean))
+    return Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
+
+
+def main() -> None:
+    command(__doc__, draw, "study.json", "docs/leaderboard.png")
+
+
+if __name__ == "__main__":
+    main()
