@@ -21,8 +21,8 @@ from benchmarks.plots.plot_compare import numbers
 from fact_jax.report.averages import Stat
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
-SHORT = 6  # rows in README
-PARTS = ("main", "leaders")  # on the same tasks, from the same network
+SHORT = 5  # rows in README
+BOARD = ("main",)  # parts on the same tasks, from the same network
 
 
 class Entry(NamedTuple):
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 def entries(record: Mapping[str, Any]) -> list[Entry]:
     """The board, best first."""
-    arms = {name: arm for part in PARTS for name, arm in arms_of(record, part).items()}
+    arms = {name: arm for part in BOARD for name, arm in arms_of(record, part).items()}
     means = {name: arm.mean([*groups_of(arm.tasks).values()]) for name, arm in arms.items()}
     whole = {name: mean for name, mean in means.items() if mean is not None}
     front = pareto({name: (arms[name].bytes, mean.mean) for name, mean in whole.items()})

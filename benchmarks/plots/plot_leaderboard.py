@@ -1,6 +1,5 @@
 """docs/leaderboard.png, from benchmarks/results/study.json: accuracy against bytes of a task."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,8 @@ def _label(axes: Axes, entry: Entry, taken: list[Bbox]) -> None:
         text.remove()
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Points with their errors over seeds, the front as a line of steps; nothing without points."""
-    board = entries(record)
-    if not board:
-        print(f"No arm has all tasks yet; {path} is left as it is.")
-        return
-    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+def _points(axes: Axes, board: list[Entry]) -> None:
+    """Draws the points with their errors over seeds, and the front as a line of steps."""
     looks = styles(entry.arm.name for entry in board)
     for entry, look in zip(board, looks, strict=True):
         axes.errorbar(
@@ -75,17 +69,28 @@ def draw(record: dict[str, Any], path: Path) -> None:
     front = sorted((e.arm.bytes, e.accuracy.mean) for e in board if e.front)
     sizes, values = zip(*front, strict=True)
     axes.step(sizes, values, where="post", color=INK, linewidth=1, alpha=0.6, zorder=0)
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Draws the board; a picture that says so, if no arm has all tasks yet."""
+    board = entries(record)
+    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.08)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
     axes.set_xlabel("bytes of a task's file, with its head")
     axes.set_ylabel("accuracy on test, %, mean of the groups of tasks")
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.canvas.draw()
-    taken = [_around(axes, entry) for entry in board]
-    for entry in itertools.chain((e for e in board if e.front), (e for e in board if not e.front)):
-        _label(axes, entry, taken)
+    if board:
+        _points(axes, board)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+        figure.canvas.draw()
+        taken = [_around(axes, entry) for entry in board]
+        for entry in sorted(board, key=lambda e: not e.front):
+            _label(axes, entry, taken)
+    else:
+        middle = {"transform": axes.transAxes, "ha": "center", "color": SOFT}
+        axes.text(0.5, 0.5, "no method has all tasks yet", **middle)
     figure.savefig(path, dpi=160)
 
 

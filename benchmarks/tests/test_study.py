@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy import leaderboard, study_claims, study_page, study_record, study_tables
 from benchmarks.accuracy import study as program
-from benchmarks.accuracy import study_claims, study_page, study_record, study_tables
+from benchmarks.accuracy.leaderboard import entries, steps
 from benchmarks.accuracy.study import Study, configs_of, share_of
 from benchmarks.accuracy.study_arms import arms_of, pareto
 from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items
 from benchmarks.common import with_tables
+from benchmarks.plots import plot_leaderboard
 from configs import study
 from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import Result
@@ -202,3 +204,39 @@ def test_the_results_page_says_the_record(monkeypatch):
     monkeypatch.chdir(ROOT)
     page = study_page.PAGE.read_text()
     assert page == with_tables(page, study_page.tables())
+
+
+# The leaderboard
+
+
+def test_the_leaderboard_has_the_arms_with_all_tasks(forms, tmp_path):
+    record = made_up("main", 10**6, forms)
+    for number, cell in enumerate(record["cells"]):
+        cell["factor_file_bytes"] = 50_000 - 1_000 * (number // 90)  # less for worse ones
+    tasks = task_names(study.TASKS)
+    without = {"main", "lora", tasks[0]}
+    record["cells"] = [c for c in record["cells"] if not without <= {*map(str, c.values())}]
+    board = entries(record)
+    assert "lora" not in [entry.arm.name for entry in board]
+    assert [e.accuracy.mean for e in board] == sorted(e.accuracy.mean for e in board)[::-1]
+    front = [entry for entry in board if entry.front]
+    assert len(leaderboard.short_table(record).splitlines()) <= 2 + leaderboard.SHORT
+    assert [e.arm.name for e in steps(front, 2)] == [front[0].arm.name, front[-1].arm.name]
+    plot_leaderboard.draw(record, tmp_path / "board.png")
+    assert (tmp_path / "board.png").stat().st_size > 10_000
+
+
+def test_an_empty_leaderboard_is_no_table(forms, tmp_path):
+    record = made_up("main", 3, forms)
+    assert leaderboard.short_table(record) == leaderboard.whole_table(record) == ""
+    plot_leaderboard.draw(record, tmp_path / "board.png")
+    assert (tmp_path / "board.png").stat().st_size > 1_000
+
+
+def test_the_pages_have_the_leaderboard(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    record = study_record.read(study_record.RECORD)
+    tables = [leaderboard.short_table(record), leaderboard.whole_table(record)]
+    for path, table in zip((leaderboard.README, leaderboard.PAGE), tables, strict=True):
+        page = path.read_text()
+        assert page == with_tables(page, {"leaderboard": table})
