@@ -3,10 +3,13 @@
 import argparse
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 CLASSES = 100
+RESULTS = Path("benchmarks/results")
+Row = Sequence[str]
 OPTIONS: dict[str, dict[str, Any]] = {
     "variant": {"default": "vit_b16"},
     "image_size": {"type": int, "default": 0, "help": "0: the variant's"},
@@ -39,6 +42,14 @@ def store(args: argparse.Namespace, content: dict[str, Any], *without: str) -> N
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k not in ("out", *without)}
         write_json(args.out, {"settings": settings, **content})
+
+
+def markdown(head: Row, rows: Iterable[Row], texts: int = 1) -> str:
+    """A Markdown table; the first `texts` columns are aligned left, the others right."""
+    rule = [" --- " if i < texts else " --: " for i in range(len(head))]
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:

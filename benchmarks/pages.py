@@ -5,24 +5,15 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.rounding import TRAINED, mean_of
+from benchmarks.common import RESULTS, markdown
 from benchmarks.plots.plot_compare import NAMES
 
-RESULTS = Path("benchmarks/results")
 Record = dict[str, Any]
-Row = Sequence[str]
-
-
-def markdown(head: Row, rows: Iterable[Row], texts: int = 1) -> str:
-    """A Markdown table; the first `texts` columns are aligned left, the others right."""
-    rule = [" --- " if i < texts else " --: " for i in range(len(head))]
-    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "".join(f"{line}\n" for line in lines)
 
 
 def points(mean: float, error: float | None = None) -> str:

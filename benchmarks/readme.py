@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
-from benchmarks.common import write_tables
-from benchmarks.pages import RESULTS
+from benchmarks.common import RESULTS, write_tables
 
 PAGE = Path("benchmarks/README.md")
 # A table's row of a stored result: what goes before the last two columns, and the file.

@@ -8,6 +8,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 "$python" -m benchmarks.leaderboard
-"$python" -m benchmarks.plot_leaderboard
 "$python" -m benchmarks.study_page
 "$python" -m benchmarks.readme

@@ -1,7 +1,7 @@
-"""The leaderboard, accuracy against the bytes of a task, in README and docs, from the study.
+"""The leaderboard in README and docs: accuracy against the bytes of a task, from the study.
 
     bash runs/leaderboard.sh          # all pages and pictures of the study, with this program in it
-    python -m benchmarks.leaderboard  # the tables alone
+    python -m benchmarks.leaderboard  # the tables and the picture
 
 An arm is on the board if it has all tasks with at least one seed. It is on the Pareto front if no
 arm whose tasks take at most as many bytes is better. Accuracy is the mean of the groups' means on
@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.accuracy import study_record
 from benchmarks.accuracy.study_arms import Arm, arms_of, groups_of, pareto
-from benchmarks.common import write_tables
-from benchmarks.pages import markdown
+from benchmarks.common import markdown, write_tables
+from benchmarks.plots import plot_leaderboard
 from benchmarks.plots.plot_compare import numbers
 from fact_jax.report.averages import Stat
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
+PICTURE = Path("docs/leaderboard.png")
 SHORT = 5  # rows in README
 BOARD = ("main",)  # parts on the same tasks, from the same network
 
@@ -83,11 +84,21 @@ def whole_table(record: Mapping[str, Any]) -> str:
     return markdown(head, rows, texts=2) if rows else ""
 
 
+def points(record: Mapping[str, Any]) -> list[plot_leaderboard.Point]:
+    """The board as points of the picture."""
+    return [
+        plot_leaderboard.Point(arm.name, arm.title, arm.bytes, mean.mean, mean.error, front)
+        for arm, mean, front in entries(record)
+    ]
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     record = study_record.read(study_record.RECORD)
     write_tables(README, {"leaderboard": short_table(record)})
     write_tables(PAGE, {"leaderboard": whole_table(record)})
+    plot_leaderboard.draw(points(record), PICTURE)
+    print(f"Wrote {PICTURE}.")
 
 
 if __name__ == "__main__":

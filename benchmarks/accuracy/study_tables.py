@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from benchmarks.accuracy.study_arms import Arm, arms_of, compared, groups_of
 from benchmarks.accuracy.study_plan import PARTS, items
-from benchmarks.pages import markdown
+from benchmarks.common import markdown
 from benchmarks.plots.plot_compare import numbers
 from configs import study
 from fact_jax.report.averages import Stat, stat

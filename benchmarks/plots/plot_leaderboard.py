@@ -1,14 +1,13 @@
-"""docs/leaderboard.png, from benchmarks/results/study.json: accuracy against bytes of a task."""
+"""docs/leaderboard.png: accuracy against the bytes of a task; `python -m benchmarks.leaderboard`."""
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from benchmarks.accuracy.leaderboard import Entry, entries
-from benchmarks.plots.drawing import command, plt
+from benchmarks.plots.drawing import plt
 from fact_jax.report.palette import GRID, INK, SOFT, styles
 
 # Places of a label beside its point, in points of the page; the first free one is taken.
@@ -19,12 +18,28 @@ _OFFSETS = [
 ]
 
 
+class Point(NamedTuple):
+    """A point of the picture: a method by its name in the record and its title.
+
+    Attributes:
+      error: standard error of the accuracy in points; None where there is none.
+      front: whether it is on the Pareto front.
+    """
+
+    name: str
+    title: str
+    bytes: float
+    accuracy: float
+    error: float | None
+    front: bool
+
+
 def _size(value: float) -> str:
     """'8 kB', '1.2 MB'."""
     return f"{value / 1e3:.0f} kB" if value < 1e6 else f"{value / 1e6:.0f} MB"
 
 
-def _label(axes: Axes, entry: Entry, taken: list[Bbox]) -> None:
+def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
     """Writes an entry's name where it covers nothing."""
     figure, front = axes.figure, entry.front
     renderer = figure.canvas.get_renderer()
@@ -35,45 +50,42 @@ def _label(axes: Axes, entry: Entry, taken: list[Bbox]) -> None:
         "textcoords": "offset points",
         "va": "center",
     }
-    point = entry.arm.bytes, entry.accuracy.mean
+    point = entry.bytes, entry.accuracy
     for x, y, side in _OFFSETS:
-        text = axes.annotate(entry.arm.title, point, (x, y), ha=side, **style)
+        text = axes.annotate(entry.title, point, (x, y), ha=side, **style)
         box = text.get_window_extent(renderer)
         inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
         if inside and not any(box.overlaps(other) for other in taken):
             if abs(y) > 8:
                 text.remove()
                 line = {"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "shrinkB": 3}
-                text = axes.annotate(
-                    entry.arm.title, point, (x, y), ha=side, arrowprops=line, **style
-                )
+                text = axes.annotate(entry.title, point, (x, y), ha=side, arrowprops=line, **style)
             taken.append(box)
             return
         text.remove()
 
 
-def _points(axes: Axes, board: list[Entry]) -> None:
+def _points(axes: Axes, board: list[Point]) -> None:
     """Draws the points with their errors over seeds, and the front as a line of steps."""
-    looks = styles(entry.arm.name for entry in board)
+    looks = styles(entry.name for entry in board)
     for entry, look in zip(board, looks, strict=True):
         axes.errorbar(
-            entry.arm.bytes,
-            entry.accuracy.mean,
-            yerr=entry.accuracy.error or 0,
+            entry.bytes,
+            entry.accuracy,
+            yerr=entry.error or 0,
             marker=look.marker,
             color=look.color,
             markersize=7 if entry.front else 5,
             elinewidth=1,
             linestyle="",
         )
-    front = sorted((e.arm.bytes, e.accuracy.mean) for e in board if e.front)
+    front = sorted((e.bytes, e.accuracy) for e in board if e.front)
     sizes, values = zip(*front, strict=True)
     axes.step(sizes, values, where="post", color=INK, linewidth=1, alpha=0.6, zorder=0)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
+def draw(board: list[Point], path: Path) -> None:
     """Draws the board; a picture that says so, if no arm has all tasks yet."""
-    board = entries(record)
     figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.08)
@@ -94,15 +106,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _around(axes: Axes, entry: Entry) -> Bbox:
+def _around(axes: Axes, entry: Point) -> Bbox:
     """The place of an entry's marker on the page."""
-    x, y = axes.transData.transform((entry.arm.bytes, entry.accuracy.mean))
+    x, y = axes.transData.transform((entry.bytes, entry.accuracy))
     return Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
-
-
-def main() -> None:
-    command(__doc__, draw, "study.json", "docs/leaderboard.png")
-
-
-if __name__ == "__main__":
-    main()

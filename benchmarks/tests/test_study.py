@@ -222,14 +222,14 @@ def test_the_leaderboard_has_the_arms_with_all_tasks(forms, tmp_path):
     front = [entry for entry in board if entry.front]
     assert len(leaderboard.short_table(record).splitlines()) <= 2 + leaderboard.SHORT
     assert [e.arm.name for e in steps(front, 2)] == [front[0].arm.name, front[-1].arm.name]
-    plot_leaderboard.draw(record, tmp_path / "board.png")
+    plot_leaderboard.draw(leaderboard.points(record), tmp_path / "board.png")
     assert (tmp_path / "board.png").stat().st_size > 10_000
 
 
 def test_an_empty_leaderboard_is_no_table(forms, tmp_path):
     record = made_up("main", 3, forms)
     assert leaderboard.short_table(record) == leaderboard.whole_table(record) == ""
-    plot_leaderboard.draw(record, tmp_path / "board.png")
+    plot_leaderboard.draw(leaderboard.points(record), tmp_path / "board.png")
     assert (tmp_path / "board.png").stat().st_size > 1_000
 
 
