@@ -1,4 +1,4 @@
-"""docs/leaderboard.png: accuracy against the bytes of a task; `python -m benchmarks.leaderboard`."""
+"""docs/leaderboard.png, drawn by `python -m benchmarks.leaderboard`: accuracy against bytes."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -80,7 +80,6 @@ COMMANDS = (
         "numerics",
         "offline_val",
         "plot_compare",
-        "plot_leaderboard",
         "plot_performance",
         "plot_quickstart",
     ),
