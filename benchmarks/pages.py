@@ -239,6 +239,19 @@ def dictionary(record: Record, suite: str) -> str:
     return markdown([*columns, *heads], lines, texts=2)
 
 
+def suite(record: Record) -> str:
+    """Test accuracies on the offline suite, from chance to tuned ViTs."""
+    columns = {
+        **{"chance": "chance", "pixels": "pixels", "random": "random ViT", "probe": "regression"},
+        **{"linear": "linear probe", "full": "full fine-tuning", "fact_tt": "FacT-TT 16"},
+    }
+    lines = []
+    for row in record["rows"]:
+        scores = [f"{row[name]:.1f}" if name in row else "" for name in columns]
+        lines.append([row["task"], row["group"], str(row["classes"]), f"{row['test']:,}", *scores])
+    return markdown(["task", "group", "classes", "test images", *columns.values()], lines, texts=2)
+
+
 Table = Callable[[Record], str]
 # The pages, the marks in them, and the record that each table is made of.
 TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
@@ -252,6 +265,7 @@ TABLES: dict[Path, dict[str, tuple[str, Table]]] = {
         "dictionary_offline": ("dictionary.json", lambda record: dictionary(record, "offline")),
         "dictionary_pairs": ("dictionary.json", lambda record: dictionary(record, "pairs")),
     },
+    Path("docs/offline_suite.md"): {"suite": ("suite.json", suite)},
     Path("docs/exchange.md"): {"exchange": ("exchange.json", exchange)},
     Path("docs/files.md"): {"small_files": ("small_files.json", small_files)},
     Path("docs/benchmarks.md"): {

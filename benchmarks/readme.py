@@ -101,6 +101,14 @@ def _study(record: Record) -> str:
     )
 
 
+def _suite(record: Record) -> str:
+    names = ("chance", "pixels", "random", "probe")
+    means = [statistics.fmean(row[name] for row in record["rows"]) for name in names]
+    texts = ", ".join(f"{name} {mean:.1f} %" for name, mean in zip(names, means, strict=True))
+    dropped = sum(bool(row["drop"]) for row in record["rows"])
+    return f"means of {len(record['rows'])} tasks: {texts}; {dropped} to be dropped"
+
+
 def _numerics(record: Record) -> str:
     errors = {
         row["setting"]: row["features_merged"]
@@ -235,6 +243,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "step.json": _step,
     "step_alternatives.json": _alternatives,
     "study.json": _study,
+    "suite.json": _suite,
     "sweep.json": _sweep,
     "tpu_compile.json": _tpu,
 }

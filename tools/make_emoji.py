@@ -25,12 +25,12 @@ from tools.packing import Picture, check_source, unlike, write
 
 SHA256 = "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 _SIDE, _COLOURS = 48, 64
-# Marks of gender and direction, and people who differ by gender only: man, woman, person and so on.
-_MARKS = re.compile("-200D-(2640|2642|27A1)(-FE0F)?")
+# Marks of gender, direction and hair, and people who differ by gender or hair only.
+_MARKS = re.compile("-200D-(2640|2642|27A1|1F9B[0-3])(-FE0F)?")
 _PEOPLE = {
-    **dict.fromkeys(("1F468", "1F469", "1F9D1"), "adult"),
+    **dict.fromkeys(("1F468", "1F469", "1F9D1", "1F471", "1F9D4"), "adult"),
     **dict.fromkeys(("1F466", "1F467", "1F9D2"), "child"),
-    **dict.fromkeys(("1F474", "1F475", "1F9D3"), "elder"),
+    **dict.fromkeys(("1F474", "1F475", "1F9D3"), "adult"),
     **dict.fromkeys(("1F385", "1F936"), "adult-200D-1F384"),
     **dict.fromkeys(("1F934", "1F478"), "adult-200D-1F451"),
     **dict.fromkeys(("1F57A", "1F483"), "dancer"),
@@ -46,7 +46,13 @@ _NAMED_SERIES = tuple(
         r"mailbox.*",
         r"(closed|green|blue|orange)_book",
         r"earth_.*",
-        r".*_place_medal",
+        r".*_medal",
+        r"flag-(ro|td)",
+        r"snowman.*",
+        r"(open_)?file_folder",
+        r"(un)?lock",
+        r"mute|speaker|(loud_)?sound",
+        r"(page|newspaper|bookmark|notebook|mailbox|envelope|e-mail|email|incoming).*",
         r".*_umbrella.*|umbrella.*",
         r".*wards_(pushing_)?hand",
         r"point_.*",

@@ -1,7 +1,7 @@
 """Makes script.npz, the letters of the offline suite, from fonts of Debian 12.
 
     apt-get download $(cut -f 3 tools/script_fonts.tsv | tail -n +2 | sort -u)
-    for f in *.deb; do dpkg-deb -x $f fonts; done
+    for f in *.deb; do dpkg-deb -x $f fonts/${f%%_*}; done
     python -m tools.make_script fonts
 
 The packages are free, and none of them was used in the pre-training of vit_mini. Letters that two
@@ -69,15 +69,23 @@ class Family(NamedTuple):
 
 
 def read_table(folder: Path) -> list[Family]:
-    """The families, with their files under a folder; ends the program if one has none."""
+    """The families, with their files under a folder that has one of its own for each package.
+
+    Ends the program if a family has no file, or if two families share one.
+    """
     with TABLE.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines, delimiter="\t"))
-    families = []
+    families: list[Family] = []
+    taken: set[str] = set()
     for row in rows:
-        found = [p for p in folder.rglob(row["files"]) if p.suffix in (".ttf", ".otf", ".ttc")]
+        within = (folder / row["package"]).rglob(row["files"])
+        found = sorted(path for path in within if path.suffix in (".ttf", ".otf", ".ttc"))
         if not found:
-            sys.exit(f"{folder} has no {row['files']} of the package {row['package']}.")
-        families.append(Family(row["script"], row["part"], sorted(found)))
+            sys.exit(f"{folder / row['package']} has no file {row['files']}.")
+        if shared := taken & {path.name for path in found}:
+            sys.exit(f"Two families of the table have {', '.join(sorted(shared))}.")
+        taken |= {path.name for path in found}
+        families.append(Family(row["script"], row["part"], found))
     return families
 
 

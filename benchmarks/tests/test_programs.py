@@ -93,6 +93,7 @@ COMMANDS = (
         "step_worker",
         "study",
         "study_page",
+        "suite",
         "sweep",
     ),
     "tpu_compile",
@@ -325,6 +326,7 @@ SMALLEST = {
         "--methods linear --tasks digits --seeds 0,1 --epochs 1 --workdir {0}/work",
         study_goes_on,
     ),
+    "accuracy.suite": ("--tasks digits --study {0}/none.json", rows_have(task=("digits",))),
     "accuracy.fewshot": (
         "--methods linear --tasks digits --shots 1 --seeds 0,1 --epochs 1 --workdir {0}/work",
         few_shots_are_compared,

@@ -17,9 +17,9 @@ PIXELS = {
     "offline_digits": "b41ca9fd335466eee997366c2e6f6bbe0a1b4582afe091fc4eba35f4a254182f",
     "offline_fashion": "3ed04783e3307b3c261ee2f0dd3f59cc750f97498bd336f10a95e60f9aee1e6f",
     "offline_sprites": "b787eeff624561c04d052259060a965a894374ce71b1b43895b336e31022c65e",
-    "offline_emoji": "7e095a929a34030add687db916990193a14c553ef3c6a6c315a4ab1cd160b79e",
+    "offline_emoji": "3fe39156157032840d0427c576d8767a0fa89515207a94ccb65f947c64dba0ff",
     "offline_textile": "61ea264da560a7f90c6e8b7f2a8053efc31a55304a3371cdee47dbc198a67c93",
-    "offline_script": "b4f505b1ea47e34b4be9cd3d4b42c9ba0573467e5e5636d159bf9da919e6b4da",
+    "offline_script": "d3d79d7b9786b0dcc442bd22510db864332a039dcdf1b74afcd43ae0cf1471b1",
     "offline_scenes": "d299ac7d9ca9ddfffaf5a588d65b90ccbc936dbf7554531512f7663340435131",
     "offline_solids": "d15416debcdaeed8a588a29a94ae74ea7813304a669d3b1b9babf4178798c5fc",
 }

@@ -132,13 +132,13 @@ SETS = {
         functools.partial(_packed, EMOJI),
         (48, 48, 3),
         {"label": EMOJI_CATEGORIES},
-        "cad1638aace5178b",
+        "46e8764b7949034e",
     ),
     "offline_textile": Bundled(
         functools.partial(_packed, TEXTILE), (32, 32, 1), {"label": TEXTILES}, "15cf704d6c246721"
     ),
     "offline_script": Bundled(
-        functools.partial(_packed, SCRIPT), (48, 48, 1), {"label": SCRIPTS}, "d29ed72f99de5a42"
+        functools.partial(_packed, SCRIPT), (48, 48, 1), {"label": SCRIPTS}, "0fb44131dc4b2937"
     ),
     "offline_scenes": Bundled(
         _scenes,
