@@ -6,8 +6,8 @@ from typing import NamedTuple
 FIDELITY = {
     "code": "the authors' or peft's code was read, and the tests compare results with it or with "
     "a copy of its formula",
-    "formula": "the paper's formula and its numbers; initial values are ours, since no code was "
-    "at hand",
+    "formula": "the paper's formula and numbers, since no code was at hand; initial values that "
+    "it does not give are ours",
     "ours": "a variant of this library",
 }
 
