@@ -30,6 +30,7 @@ class EFFT:
         "EFFT: Effective Factor-Tuning, arXiv 2311.06749",
         "",
         "formula",
+        ("FacT-TT's initial values are taken.",),
     )
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)

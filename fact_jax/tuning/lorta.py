@@ -31,6 +31,7 @@ class LoRTA:
         "2410.04060",
         "",
         "formula",
+        ("The initial values are by analogy with LoRA.",),
     )
     rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)

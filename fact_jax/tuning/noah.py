@@ -91,7 +91,6 @@ _ABOUT = About(
     "code",
     (
         "The prompt at the input is left out: nothing reads it.",
-        "reads it.",
         "NOAH drops entries of the input of A in training; here entries of its output are dropped.",
     ),
 )

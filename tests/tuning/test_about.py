@@ -18,4 +18,4 @@ def test_every_method_says_where_it_comes_from(name):
     about = METHODS[name].about
     assert about.fidelity in FIDELITY
     assert (about.fidelity == "code") == bool(about.code)
-    assert all(text.endswith(".") for text in about.deviations)
+    assert all(text.endswith(".") and text[0].isupper() for text in about.deviations)
