@@ -11,8 +11,10 @@ from fact_jax.algebra.quantise import Bits
 from fact_jax.files.dictionary import Dictionary, read_dictionary
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.pack import Pack, pack_files
+from fact_jax.tuning import MetaTTTasks
 
 METHODS = [FacTTT(4, 2.0), FacTTK(3, 0.5), FacTTK(3, 0.5, "formula")]
+METHODS += [MetaTTTasks(3, 0.5), MetaTTTasks(2, heads=True)]
 WEIGHTS = {"variant": "tiny", "weights_sha256": "a" * 64}
 
 
@@ -35,7 +37,7 @@ def test_a_file_has_the_cores_alone_and_is_read_with_its_dictionary(tmp_path, sm
     for t, tree in enumerate(trees):
         path = tmp_path / f"task{t}.safetensors"
         stored = load_file(path)
-        (core,) = {"U", "C", "V", "S", "P"} & tree["factors"].keys() - dictionary.factors.keys()
+        (core,) = tree["factors"].keys() - dictionary.factors.keys()
         assert stored.keys() == {f"factors/{core}", "head/kernel", "head/bias"}
         task = load_factors(path)
         assert task.method == method

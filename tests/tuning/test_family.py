@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 from tried_methods import random_factors
 
-from fact_jax import UserError, get_variant
+from fact_jax import UserError, get_variant, merge
+from fact_jax.backbone.adaptation import SITES
 from fact_jax.tuning import (
     EFFT,
     CaRA,
+    DoRA,
     LoRTA,
     MetaTT,
     MetaTTHeads,
+    MetaTTTasks,
     UniLoRA,
     count_parameters,
 )
@@ -80,6 +83,33 @@ def test_metatt_heads_has_a_core_for_each_head(small_vit):
             for j, columns in enumerate(np.split(part, config.num_heads, axis=1)):
                 expected = 0.7 * f["U"] @ f["G"][layer] @ f["M"][i] @ f["H"][j] @ f["V"]
                 np.testing.assert_allclose(columns, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_metatt_tasks_has_a_core_for_the_task_behind_that_of_the_layer(heads, small_vit):
+    config, base = small_vit[0].config, small_vit[1]
+    found, f, _ = increments(MetaTTTasks(3, 0.7, heads), config, base)
+    for layer in range(config.depth):
+        for i, part in enumerate(slices(found, layer, config.width)):
+            left = 0.7 * f["U"] @ f["G"][layer] @ f["T"] @ f["M"][i]
+            columns = [left @ head @ f["V"] for head in f["H"]] if heads else [left @ f["V"]]
+            np.testing.assert_allclose(part, np.concatenate(columns, axis=1), atol=1e-5)
+
+
+def test_tasks_of_metatt_share_all_but_r_squared_numbers():
+    for method in (MetaTTTasks(16), MetaTTTasks(16, heads=True)):
+        own = {name: s for name, s in shapes(method).items() if name not in method.shared}
+        assert count_parameters(own) == 16**2
+
+
+def test_dora_brings_the_columns_to_its_norms(small_vit):
+    model, base = small_vit
+    factors = random_factors(DoRA(3, 0.7, "q,fc2"), model.config, base)
+    merged = merge(base, DoRA(3, 0.7, "q,fc2").adaptation(factors, model.config))
+    blocks = merged["Transformer"]["encoderblock"]
+    for site, (module, layer) in {s: SITES[s] for s in ("q", "fc2")}.items():
+        norms = np.linalg.norm(blocks[module][layer]["kernel"], axis=1)
+        np.testing.assert_allclose(norms, np.abs(factors[f"norms_{site}"]), rtol=1e-4)
 
 
 def test_lorta_is_a_sum_of_rank_one_tensors(small_vit):
