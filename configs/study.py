@@ -11,7 +11,15 @@ Ten epochs of batches of 32 are as many steps as the quickstart's 20 epochs of 6
 NOAH's search is left out, because it costs as much as ten other cells: its middle width in every
 block stands for it, as `noah_subnet`.
 `smallest`: the smallest FacT, of 800 and 1,864 numbers.
+`pace`, `bits4`, `bits1`, `rank4`: the same with PACE's loss, with factors and head of 4 or 1 bits,
+and FacT-TT of rank 4. `benchmarks.study` trains the leaders of `main` so, at the rate of `main`.
+`rounded8`, `rounded4`, `ensemble`, `together`: what it makes of trained tasks without training.
+`dinov2`: six methods on six tasks, from DINOv2-S at 98 pixels, five epochs, three seeds. There is
+no grid: each rate is half of the one that val200 chose in `compare:dinov2` on digits and location,
+where batches were twice as large.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -27,28 +35,65 @@ FIRST = (
     *("fact_tt", "linear", "full", "lora", "fact_tk", "fact_tt_smallest", "bitfit", "vpt_deep"),
     *("fact_tk_smallest", "adaptformer", "vpt_shallow"),
 )
+# Settings of a whole form. Those of PACE are the ones of its released command for CIFAR.
+FORMS: dict[str, dict[str, Any]] = {
+    "main": {},
+    "smallest": {},
+    "pace": {"consistency": "full", "consistency_weight": 1.0, "consistency_noise": 1.2},
+    "bits4": {"factor_bits": 4, "head_bits": 4},
+    "bits1": {"factor_bits": 1, "head_bits": 1},
+    "rank4": {},
+    "rounded8": {},
+    "rounded4": {},
+    "ensemble": {"seeds": (0,)},
+    "together": {},
+}
+AS_MAIN = ("pace", "bits4", "bits1")  # at the rate that `main` has chosen
+ONLY_TT = ("rounded8", "rounded4", "together")  # the last is named after it
+DINOV2 = {
+    "fact_tt": {"rank": 16, "learning_rate": 5e-3},
+    "linear": {"learning_rate": 1.5e-2},
+    "lora": {**compare.SMALL["lora"], "learning_rate": 1.7e-3},
+    "full": {"learning_rate": 5e-5},
+    "fact_tk": {**compare.SMALL["fact_tk"], "learning_rate": 5e-3},
+    "vpt_deep": {**compare.SMALL["vpt_deep"], "learning_rate": 1.7e-3},
+}
+DINOV2_TASKS = "fashion,emoji,textile,script,count,orientation"  # two of each group
 
 
-def _grid(config: ConfigDict, methods: dict[str, dict[str, object]]) -> ConfigDict:
-    """The config with these methods, each with compare's three rates."""
-    config.methods = ",".join(methods)
+def _grid(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of these methods, each with compare's three rates."""
+    grids = {}
     for name, settings in methods.items():
         share = 0.1 if name == "full" else 1.0
         rates = tuple(share * rate for rate in compare.RATES)
-        config[name] = base.method(name, **settings, learning_rates=rates)
-    return config
+        grids[name] = {**settings, "learning_rates": rates}
+    return grids
 
 
-def _methods() -> dict[str, dict[str, object]]:
-    """All methods of the comparison, NOAH without its search."""
+def _methods(form: str) -> dict[str, dict[str, Any]]:
+    """The methods of a form with their settings."""
+    if form == "dinov2":
+        return DINOV2
+    if form == "smallest":
+        return _grid(SMALLEST)
+    if form == "rank4":
+        return _grid({"fact_tt": {"rank": 4}})
     methods = compare.SMALL | compare.FAMILY
     del methods["noah"]
-    return methods | {"noah_subnet": dict.fromkeys(("prompts", "lora", "adapters"), MIDDLE)}
+    methods |= {"noah_subnet": dict.fromkeys(("prompts", "lora", "adapters"), MIDDLE)}
+    return _grid({"fact_tt": methods["fact_tt"]} if form in ONLY_TT else methods)
 
 
 def get_config(arg: str = "main") -> ConfigDict:
     config = base.get_config()
-    config.tasks, config.seeds = TASKS, SEEDS
-    config.variant, config.image_size = "vit_mini", 32
-    config.epochs, config.batch_size = EPOCHS, BATCH_SIZE
-    return _grid(config, base.form("study", arg, {"main": _methods(), "smallest": SMALLEST}))
+    config.tasks, config.seeds, config.batch_size = TASKS, SEEDS, BATCH_SIZE
+    config.variant, config.image_size, config.epochs = "vit_mini", 32, EPOCHS
+    config.update(base.form("study", arg, {**FORMS, "dinov2": {"image_size": 98, "epochs": 5}}))
+    if arg == "dinov2":
+        config.variant, config.tasks = "dinov2_s14", DINOV2_TASKS
+    methods = _methods(arg)
+    config.methods = ",".join(methods)
+    for name, settings in methods.items():
+        config[name] = base.method(name, **settings)
+    return config

@@ -1,6 +1,7 @@
 """All methods on the ten tasks of the offline suite, as a committed result that goes on.
 
-    python -m benchmarks.study [--part main] [--minutes M] [--share 1/2]
+    python -m benchmarks.study [--part main|leaders] [--minutes M] [--share 1/2]
+    python -m benchmarks.study --part dinov2 --weights dinov2_small_f16.safetensors
 
 Works through the cells of `configs/study.py` in an order that is useful wherever it is cut, and
 leaves out those that the record already has with the same settings, weights and pictures. The
@@ -9,26 +10,33 @@ another clone too, goes on from the record. A training that was under way goes o
 checkpoint in --workdir.
 
 For each method and task, the learning rate is chosen on val200 with the first seed alone, and kept
-for the other seeds. The test split is only measured on. Two processes with --share 1/2 and
+for the other seeds. The test split is only measured on. The part `leaders` needs the first seed of
+all methods: the leaders are the best by their means on val200. `all` is every part, but `dinov2`
+only with its --weights. Two processes with --share 1/2 and
 --share 2/2 divide the tasks of each method, and write into one record.
 """
 
 import argparse
+import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from benchmarks.accuracy import cells, study_record
-from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items
+from benchmarks.accuracy.rounding import Tested
+from benchmarks.accuracy.study_after import AFTER, checksum, sources
+from benchmarks.accuracy.study_arms import leaders_of
+from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, planned
 from benchmarks.common import option_parser
 from configs import study
 from fact_jax.cli.process import prepare_process
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.resolution import read_settings
-from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.result import Result
+from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Run
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
@@ -58,13 +66,19 @@ class Study:
 
     Attributes:
       command: what is written into the record's list of commands.
-      forms: the configs by their forms.
+      forms: the configs by their forms; for the leaders, also those of the main part.
+      leaders: the methods of the part of that name.
     """
 
     def __init__(
-        self, path: Path, workdir: Path, command: str, forms: dict[str, ConfigDict]
+        self,
+        path: Path,
+        workdir: Path,
+        command: str,
+        forms: dict[str, ConfigDict],
+        leaders: Sequence[str] = (),
     ) -> None:
-        self.command, self.forms = command, forms
+        self.command, self.forms, self.leaders = command, forms, leaders
         self._path, self._workdir, self._lines = path, workdir, Lines()
         self._trainers: dict[tuple[Any, ...], Trainer] = {}
         self._runners: dict[str, Runner] = {}
@@ -81,44 +95,83 @@ class Study:
         return self._runners[form]
 
     def _rate(self, item: Item, record: dict[str, Any]) -> float | None:
-        """The learning rate that the first seed has chosen; None for the first seed itself.
+        """The learning rate that the first seed has chosen, of the main part for `AS_MAIN`.
 
-        Raises LookupError if the first seed has no result.
+        None for a cell that chooses itself, or that has a rate of its own. Raises LookupError if
+        the first seed has no result.
         """
-        first = item._replace(seed=self.forms[item.form].seeds[0])
-        if item == first:
+        part, form = ("main", "main") if item.form in study.AS_MAIN else (item.part, item.form)
+        first = item._replace(part=part, form=form, seed=self.forms[form].seeds[0])
+        if item == first or not self.forms[form][item.method].get("learning_rates"):
             return None
         rate: float = study_record.by_key(record)[first.key]["learning_rate"]
         return rate
 
-    def todo(self, item: Item) -> tuple[Cell, str] | None:
-        """The cell of an item, and its checksum; None if the record has it, or cannot have it."""
+    def _sources(self, item: Item) -> list[Item]:
+        """The trained cells that an item is made of without training."""
+        return sources(item, self.leaders, self.forms["main"].seeds)
+
+    def todo(self, item: Item) -> tuple[Cell | None, str] | None:
+        """The cell of an item, and its checksum; None if the record has it, or cannot have it.
+
+        An item that is not trained has no cell.
+        """
         record = study_record.read(self._path)
+        there = study_record.by_key(record)
+        cell = None
         try:
-            rate = self._rate(item, record)
+            if item.form in AFTER:
+                made_of = [there[source.key]["digest"] for source in self._sources(item)]
+                made = checksum(item, made_of)
+            else:
+                cell = cell_of(item, self.forms[item.form], self._rate(item, record))
+                trainer = self.runner(item.form).trainer
+                fingerprint = str(trainer.feed.data(item.task).provenance["fingerprint"])
+                made = digest(cell, trainer.weights_sha256, fingerprint)
         except LookupError:
             return None
-        cell, trainer = cell_of(item, self.forms[item.form], rate), self.runner(item.form).trainer
-        fingerprint = str(trainer.feed.data(item.task).provenance["fingerprint"])
-        checksum = digest(cell, trainer.weights_sha256, fingerprint)
-        done = (study_record.by_key(record, of).get(item.key) for of in ("cells", "failures"))
-        if any(old is not None and old["digest"] == checksum for old in done):
+        done = (there.get(item.key), study_record.by_key(record, "failures").get(item.key))
+        if any(old is not None and old["digest"] == made for old in done):
             return None
-        return cell, checksum
+        return cell, made
+
+    def _train(self, item: Item, cell: Cell) -> Outcome:
+        """Trains a cell, or takes its result from the work directory."""
+        (outcome,) = self.runner(item.form).run([cell], {})
+        return outcome
+
+    def _derive(self, item: Item) -> Outcome:
+        """Makes an item of trained cells, which train again if the work directory lacks them."""
+        record, tested = study_record.read(self._path), []
+        for source in self._sources(item):
+            cell = cell_of(source, self.forms[source.form], self._rate(source, record))
+            outcome = self._train(source, cell)
+            if not isinstance(outcome, Result):
+                return outcome
+            tested.append(Tested.of(outcome, self._workdir / source.form))
+        began = time.monotonic()
+        made = AFTER[item.form](tested)
+        return dataclasses.replace(
+            tested[0].result,
+            accuracy=made.accuracy,
+            num_factors=made.numbers,
+            factor_file_bytes=made.bytes,
+            **{"selection": {}, "grid_size": 1, "seconds": {"cell": time.monotonic() - began}},
+        )
 
     def run(self, item: Item) -> str:
         """Runs an item if the record does not have it; a line about it, empty if it has."""
         if (todo := self.todo(item)) is None:
             return ""
-        cell, checksum = todo
-        (outcome,) = self.runner(item.form).run([cell], {})
+        cell, made = todo
+        outcome = self._derive(item) if cell is None else self._train(item, cell)
         with study_record.changed(self._path, self._workdir / "record.lock") as record:
             if self.command not in record["commands"]:
                 record["commands"].append(self.command)
             if isinstance(outcome, Failure):
-                study_record.add_failure(record, item, outcome.error, checksum)
+                study_record.add_failure(record, item, outcome.error, made)
                 return f"failed: {outcome.error}"
-            study_record.add_result(record, item, outcome, checksum)
+            study_record.add_result(record, item, outcome, made)
         rate = f"rate {outcome.learning_rate:g}"
         return f"{outcome.accuracy:5.1f} %, {rate}, {outcome.seconds['cell']:.0f} s"
 
@@ -131,42 +184,63 @@ def share_of(all_items: Iterable[Item], share: str) -> list[Item]:
     return [i for i in listed if tasks.index(i.task) % int(count) == int(number) - 1]
 
 
-def configs_of(part: str, args: argparse.Namespace) -> tuple[dict[str, ConfigDict], str]:
+def configs_of(
+    part: str, leaders: Sequence[str], args: argparse.Namespace
+) -> tuple[dict[str, ConfigDict], str]:
     """The configs of a part's forms, changed as the options say, and these as words."""
     forms, words = {}, ""
-    for form in PARTS[part]:
-        config = study.get_config(form)
+    for form, config in planned(part, leaders).items():
         known = config.methods.split(",")
-        words = cells.change(config, args, *CHANGES)
-        chosen = [name for name in config.methods.split(",") if name in known]
-        config.methods = ",".join(chosen)
-        if chosen:
+        words = cells.change(config, args, *CHANGES, *(["weights"] if part == "dinov2" else []))
+        config.methods = ",".join(name for name in config.methods.split(",") if name in known)
+        if config.methods:
             forms[form] = config
     return forms, words
 
 
-def main() -> None:
-    parser = option_parser(__doc__, out=study_record.RECORD)
-    parser.add_argument("--part", choices=list(PARTS), default="main")
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after them")
-    parser.add_argument("--share", default="1/1", help="such as 1/2: the first half of the tasks")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
-    cells.add_changes(parser, *CHANGES)
-    a = parser.parse_args()
-    prepare_process()
-    began = time.monotonic()
-    forms, words = configs_of(a.part, a)
-    work = Study(a.out, a.workdir, f"python -m benchmarks.study --part {a.part}{words}", forms)
-    wanted = share_of(items(a.part, forms), a.share)
+def run_part(part: str, args: argparse.Namespace, began: float) -> bool:
+    """Works through the cells of a part; whether it came to the end of them in time."""
+    leaders: list[str] = []
+    if part == "leaders":
+        methods = args.methods.split(",") if args.methods else None
+        leaders = methods or leaders_of(study_record.read(args.out))
+        if not leaders:
+            print("The leaders are not known before the main part has its first seed.")
+            return True
+    forms, words = configs_of(part, leaders, args)
+    wanted = share_of(items(part, forms), args.share)
+    if part == "leaders":
+        forms |= configs_of("main", (), args)[0]
+    command = f"python -m benchmarks.study --part {part}{words}"
+    work = Study(args.out, args.workdir, command, forms, leaders)
     for number, item in enumerate(wanted, 1):
         minutes = (time.monotonic() - began) / 60
-        if minutes > a.minutes:
+        if minutes > args.minutes:
             print(f"Stopped after {minutes:.0f} minutes. The same command goes on.")
-            return
+            return False
         if said := work.run(item):
             name = f"{item.arm} {item.task} seed {item.seed}"
             print(f"{minutes:6.1f} min [{number}/{len(wanted)}] {name}: {said}", flush=True)
-    print(f"The record has all {len(wanted)} cells of this share, but for failures: {a.out}.")
+    print(f"{part}: all {len(wanted)} cells of this share are in {args.out}, but for failures.")
+    return True
+
+
+def main() -> None:
+    parser = option_parser(__doc__, out=study_record.RECORD)
+    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after them")
+    parser.add_argument("--share", default="1/1", help="such as 1/2: the first half of the tasks")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
+    cells.add_changes(parser, *CHANGES, "weights")
+    a = parser.parse_args()
+    prepare_process()
+    began = time.monotonic()
+    parts = [part for part in PARTS if a.part == part]
+    if a.part == "all":
+        parts = [part for part in PARTS if part != "dinov2" or a.weights]
+    for part in parts:
+        if not run_part(part, a, began):
+            return
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.accuracy.study_plan import PARTS
+from benchmarks.accuracy.study_plan import NUM_LEADERS, PARTS
 from benchmarks.plots.plot_compare import NAMES
 from configs import study
 from fact_jax.data.tables.offline import OFFLINE_GROUPS
@@ -26,6 +26,17 @@ _TITLES = {
     "noah_subnet": "NOAH, no search",
     "fact_tt_smallest": "FacT-TT, rank 2",
     "fact_tk_smallest": "FacT-TK, rank 4",
+    "fact_tt_together": "the leaders together",
+}
+# What a form adds to the name of a method.
+_FORMS = {
+    "pace": "PACE",
+    "bits4": "4 bits",
+    "bits1": "1 bit",
+    "rank4": "rank 4",
+    "rounded8": "rounded to rank 8",
+    "rounded4": "rounded to rank 4",
+    "ensemble": "3 seeds together",
 }
 
 
@@ -33,6 +44,9 @@ def title_of(arm: str) -> str:
     """The name of an arm in tables and pictures."""
     if title := (NAMES | _TITLES).get(arm):
         return title
+    method, _, form = arm.rpartition("_")
+    if form in _FORMS:
+        return f"{title_of(method)}, {_FORMS[form]}"
     return METHODS[arm].__name__ if arm in METHODS else arm
 
 
@@ -129,6 +143,22 @@ def arms_of(record: Mapping[str, Any], part: str) -> dict[str, Arm]:
         if cell["part"] == part and cell["task"] in tasks:
             cells.setdefault(cell["arm"], []).append(cell)
     return {name: Arm(name, tasks, tuple(some)) for name, some in cells.items()}
+
+
+def leaders_of(record: Mapping[str, Any]) -> list[str]:
+    """The methods of the part `leaders`: FacT-TT, and the best others by their means on val200.
+
+    The linear probe and full fine-tuning do not count. Empty, if a method of the main part has no
+    validation accuracy on some task yet: the leaders might be others in the end.
+    """
+    arms = arms_of(record, "main")
+    methods = study.get_config("main").methods.split(",")
+    scores = {name: arms[name].validation if name in arms else None for name in methods}
+    if None in scores.values():
+        return []
+    others = [name for name in methods if name not in ("fact_tt", "linear", "full")]
+    others.sort(key=lambda name: -(scores[name] or 0.0))
+    return ["fact_tt", *others[: NUM_LEADERS - 1]]
 
 
 def compared(a: Arm, b: Arm) -> Comparison | None:

@@ -2,17 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import study
+from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell, make_plan, task_names
 from fact_jax.sweep.resolution import split_names
 
 # The forms of configs/study.py that a part consists of.
-PARTS: dict[str, tuple[str, ...]] = {"main": ("main", "smallest")}
+PARTS: dict[str, tuple[str, ...]] = {
+    "main": ("main", "smallest"),
+    "leaders": (
+        *("pace", "bits4", "bits1", "rank4", "rounded8", "rounded4", "ensemble", "together"),
+    ),
+    "dinov2": ("dinov2",),
+}
+NUM_LEADERS = 4
 
 
 class Item(NamedTuple):
@@ -63,6 +71,28 @@ def items(part: str, forms: dict[str, ConfigDict]) -> Iterator[Item]:
                 seeds = config.seeds[1:] if later else config.seeds[:1]
                 for task in task_names(config.tasks):
                     yield from (Item(part, form, method, task, seed) for seed in seeds)
+
+
+def planned(part: str, leaders: Sequence[str] = ()) -> dict[str, ConfigDict]:
+    """The configs of a part's forms. Those of the leaders have the methods among them that can do
+    what the form asks for; without `leaders` they have none."""
+    forms = {form: study.get_config(form) for form in PARTS[part]}
+    if part != "leaders":
+        return forms
+    for form, config in forms.items():
+        names = [name for name in leaders if name in split_names(config.methods)]
+        config.methods = ",".join(name for name in names if _possible(config, form, name))
+    return {form: config for form, config in forms.items() if config.methods}
+
+
+def _possible(config: ConfigDict, form: str, method: str) -> bool:
+    """Whether a method can do what a form asks for: noise needs increments, for instance."""
+    task = task_names(config.tasks)[0]
+    try:
+        cell_of(Item("leaders", form, method, task, config.seeds[0]), config)
+    except UserError:
+        return False
+    return True
 
 
 def cell_of(item: Item, config: ConfigDict, rate: float | None = None) -> Cell:

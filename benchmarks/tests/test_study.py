@@ -20,13 +20,13 @@ from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import Result
 
 ROOT = Path(__file__).parents[2]
+NO_CHANGES = argparse.Namespace(**dict.fromkeys((*program.CHANGES, "weights")))
 ITEM = Item("main", "main", "fact_tt", "digits", 0)
 
 
 @pytest.fixture
 def forms():
-    no_changes = argparse.Namespace(**dict.fromkeys(program.CHANGES))
-    return configs_of("main", no_changes)[0]
+    return configs_of("main", (), NO_CHANGES)[0]
 
 
 def result(item=ITEM, accuracy=90.0, rate=0.01):
