@@ -219,7 +219,7 @@ def test_the_table_of_docs_methods_has_every_method_and_its_published_mean():
     [
         *VTAB_CONFIGS,
         *("quickstart", "compare", "compare:vtab", "many_tasks:2,finish"),
-        *("study", "study:smallest"),
+        *("study", "study:smallest", "study:bits4", "study:dinov2"),
         *("fewshot:all", "fewshot:quickstart"),
     ],
 )

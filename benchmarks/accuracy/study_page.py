@@ -23,6 +23,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "study_tasks": study_tables.by_task,
     "study_baseline": study_tables.against_baseline,
     "study_tests": study_tables.what_tests_see,
+    "study_leaders": study_tables.leaders,
+    "study_dinov2": lambda record: study_tables.by_group(record, "dinov2"),
+    "study_dinov2_tasks": lambda record: study_tables.by_task(record, "dinov2"),
     "study_findings": study_tables.findings,
 }
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from scipy.stats import rankdata
 
-from benchmarks.accuracy.study_arms import Arm, arms_of, compared, groups_of
-from benchmarks.accuracy.study_plan import PARTS, items
+from benchmarks.accuracy.study_arms import Arm, arms_of, compared, groups_of, leaders_of
+from benchmarks.accuracy.study_plan import PARTS, items, planned
 from benchmarks.common import markdown
 from benchmarks.plots.plot_compare import numbers
-from configs import study
-from fact_jax.report.averages import Stat, stat
-from fact_jax.report.statistics import MIN_TASKS, Comparison, holm
+from fact_jax.report.averages import Stat, seed_averages, stat
+from fact_jax.report.statistics import MIN_TASKS, Comparison, holm, over_seeds
 
 Record = Mapping[str, Any]
 BASELINE = "fact_tt"
@@ -41,15 +40,15 @@ def interval_text(pair: Comparison) -> str:
 
 def progress(record: Record) -> str:
     """The number of cells that are there, of how many, by part."""
-    rows = []
-    for part, forms in PARTS.items():
-        wanted = {item.key for item in items(part, {f: study.get_config(f) for f in forms})}
+    rows, leaders = [], leaders_of(record)
+    for part in PARTS:
+        wanted = {item.key for item in items(part, planned(part, leaders))}
         there = {(c["part"], c["arm"], c["task"], c["seed"]) for c in record["cells"]} & wanted
         failed = sum(failure["part"] == part for failure in record["failures"])
         hours = sum(c["seconds"] for c in record["cells"] if c["part"] == part) / 3600
         complete = sum(bool(arm.seeds) for arm in arms_of(record, part).values())
         all_arms = len({arm for _, arm, _, _ in wanted})
-        share = f"{len(there):,} of {len(wanted):,}"
+        share = f"{len(there):,} of {len(wanted):,}" if wanted else "after the main part"
         rows.append([part, share, f"{complete} of {all_arms}", f"{failed}", f"{hours:.1f}"])
     head = ["part", "cells", "arms with all tasks", "failed cells", "hours of the cells"]
     return markdown(head, rows)
@@ -75,9 +74,9 @@ def mean_ranks(arms: Mapping[str, Arm]) -> dict[str, float]:
     return dict(zip(whole, map(float, ranks), strict=True))
 
 
-def by_group(record: Record) -> str:
-    """The means of each arm over the groups of tasks."""
-    arms = arms_of(record, "main")
+def by_group(record: Record, part: str = "main") -> str:
+    """The means of each arm of a part over the groups of tasks."""
+    arms = arms_of(record, part)
     ranks, rows, groups = mean_ranks(arms), [], {}
     for arm in _best_first(arms):
         groups = groups_of(arm.tasks)
@@ -90,9 +89,9 @@ def by_group(record: Record) -> str:
     return markdown(head, rows)
 
 
-def by_task(record: Record) -> str:
-    """The accuracy of each arm on each task, over all of its seeds."""
-    arms = arms_of(record, "main")
+def by_task(record: Record, part: str = "main") -> str:
+    """The accuracy of each arm of a part on each task, over all of its seeds."""
+    arms = arms_of(record, part)
     tasks = next(iter(arms.values())).tasks if arms else ()
     rows = []
     for arm in _best_first(arms):
@@ -127,15 +126,37 @@ def against_baseline(record: Record) -> str:
     return markdown(head, rows)
 
 
+def leaders(record: Record) -> str:
+    """The leaders with PACE, few bits, smaller ranks and together, beside their plain training."""
+    plain, found = arms_of(record, "main"), []
+    for arm in arms_of(record, "leaders").values():
+        other = plain.get(arm.cells[0]["method"])
+        if other is not None and (pair := compared(arm, other)):
+            found.append((arm, pair))
+    found.sort(key=lambda row: (row[0].cells[0]["method"], -row[1].difference))
+    p_seeds = holm([pair.p_seeds for _, pair in found])
+    p_tasks = holm([pair.p_tasks for _, pair in found])
+    rows = []
+    for (arm, pair), seeds, tasks in zip(found, p_seeds, p_tasks, strict=True):
+        accuracy = stat_text(arm.mean([*groups_of(arm.tasks).values()]))
+        size = [f"{arm.bytes:,.0f}", accuracy, signed(pair.difference), interval_text(pair)]
+        better = f"{pair.wins} of {pair.tasks}"
+        rows.append([arm.title, *size, better, p_text(seeds), p_text(tasks)])
+    head = ["method", "bytes a task", "accuracy, %", "points over the plain one"]
+    return markdown([*head, "95 % interval", "better on", "p, seeds", "p, tasks"], rows)
+
+
 def what_tests_see(record: Record) -> str:
     """The least p-value and the least difference that the tests of the table above can show."""
     arms = arms_of(record, "main")
     base = arms.get(BASELINE)
     if base is None:
         return ""
-    pairs = [p for a in arms.values() if a is not base and (p := compared(a, base))]
-    count, tasks = len(pairs), len(base.tasks)
-    halves = [(p.interval[1] - p.interval[0]) / 2 for p in pairs if p.interval]
+    groups, tasks = [*groups_of(base.tasks).values()], len(base.tasks)
+    others = [arm for arm in arms.values() if arm is not base and arm.seeds and base.seeds]
+    count, seeds = len(others), seed_averages(base.accuracies, groups) if others else []
+    tests = [over_seeds(seed_averages(arm.accuracies, groups), seeds) for arm in others]
+    halves = [(high - low) / 2 for test in tests if test for low, high in [test[1]]]
     least = 2 / 2**tasks
     width = f"{statistics.median(halves):.1f}" if halves else NONE
     power = (
@@ -171,8 +192,10 @@ def findings(record: Record) -> str:
     text = ", ".join(f"{title} {count}" for title, count in lost.items() if count)
     rows.append(["candidates with less than half of the best one's accuracy on val200", text])
     if probe := arms.get("linear"):
-        pairs = [(arm, compared(arm, probe)) for arm in arms.values() if arm is not probe]
-        below = [f"{a.title} {signed(p.difference)}" for a, p in pairs if p and p.difference < 0]
+        groups = [*groups_of(probe.tasks).values()]
+        least, means = probe.mean(groups), [(arm, arm.mean(groups)) for arm in arms.values()]
+        less = [(arm, m.mean - least.mean) for arm, m in means if m and least]
+        below = [f"{arm.title} {signed(points)}" for arm, points in less if points < 0]
         rows.append(["mean below the linear probe's, points", ", ".join(below) or "none"])
     failed = {failure["arm"] for failure in record["failures"]}
     rows.append(["methods with failed cells", ", ".join(sorted(failed)) or "none"])

@@ -11,8 +11,9 @@ from benchmarks.accuracy import leaderboard, study_claims, study_page, study_rec
 from benchmarks.accuracy import study as program
 from benchmarks.accuracy.leaderboard import entries, steps
 from benchmarks.accuracy.study import Study, configs_of, share_of
-from benchmarks.accuracy.study_arms import arms_of, pareto
-from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items
+from benchmarks.accuracy.study_after import checksum, sources
+from benchmarks.accuracy.study_arms import arms_of, leaders_of, pareto
+from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, planned
 from benchmarks.common import with_tables
 from benchmarks.plots import plot_leaderboard
 from configs import study
@@ -25,7 +26,7 @@ ITEM = Item("main", "main", "fact_tt", "digits", 0)
 
 
 @pytest.fixture
-def forms():
+def forms():  # of the main part
     return configs_of("main", (), NO_CHANGES)[0]
 
 
@@ -204,6 +205,65 @@ def test_the_results_page_says_the_record(monkeypatch):
     monkeypatch.chdir(ROOT)
     page = study_page.PAGE.read_text()
     assert page == with_tables(page, study_page.tables())
+
+
+def leaders_record(forms):
+    """A complete main part, and the leaders of it."""
+    record = made_up("main", 10**6, forms)
+    leaders = leaders_of(record)
+    others = made_up("leaders", 10**6, planned("leaders", leaders))
+    return {**record, "cells": record["cells"] + others["cells"]}, leaders
+
+
+def test_leaders_are_the_best_on_validation_images(forms):
+    record, leaders = leaders_record(forms)
+    assert leaders == ["fact_tt", "lora", "fact_tk", "bitfit"]  # full and linear do not count
+    for cell in record["cells"]:
+        if (cell["arm"], cell["seed"]) == ("ssf", 0):
+            cell["selection"] = {"learning_rate=0.01": 99.0}
+    assert leaders_of(record) == ["fact_tt", "ssf", "lora", "fact_tk"]
+    record["cells"] = [c for c in record["cells"] if c["arm"] != "dora"]
+    assert leaders_of(record) == []  # it might be one
+
+
+def test_leaders_are_only_asked_for_what_they_can_do(forms):
+    configs = planned("leaders", ["fact_tt", "bitfit"])
+    assert configs["pace"].methods == "fact_tt"  # BitFit has no increment for PACE's noise
+    assert configs["bits1"].methods == "fact_tt,bitfit"
+    assert configs["rounded4"].methods == configs["together"].methods == "fact_tt"
+    assert planned("leaders") == {}
+
+
+def test_leaders_are_compared_with_their_plain_training(forms):
+    record, leaders = leaders_record(forms)
+    rows = study_tables.leaders(record).splitlines()[2:]
+    arms = {cell["arm"] for cell in record["cells"] if cell["part"] == "leaders"}
+    assert len(rows) == len(arms)
+    assert any(row.startswith("| LoRA, 1 bit | 5,000 |") for row in rows)
+    assert "| leaders | " in study_tables.progress(record)
+
+
+def test_what_is_made_of_trained_tasks_depends_on_them():
+    item = Item("leaders", "ensemble", "lora", "digits", 0)
+    made_of = sources(item, ["fact_tt", "lora"], study.SEEDS)
+    assert [(i.part, i.method, i.seed) for i in made_of] == [
+        ("main", "lora", seed) for seed in study.SEEDS
+    ]
+    together = sources(item._replace(form="together", seed=2), ["fact_tt", "lora"], study.SEEDS)
+    assert [(i.method, i.seed) for i in together] == [("fact_tt", 2), ("lora", 2)]
+    assert checksum(item, ["a", "b"]) != checksum(item, ["a", "c"])
+
+
+def test_few_bits_take_the_rate_of_the_plain_training(tmp_path, monkeypatch, forms):
+    path, runner = tmp_path / "study.json", FakeRunner()
+    monkeypatch.setattr(Study, "runner", lambda self, form: runner)
+    configs = {**forms, **planned("leaders", ["fact_tt"])}
+    work = Study(path, tmp_path, "command", configs, ["fact_tt"])
+    bits = Item("leaders", "bits4", "fact_tt", "digits", 0)
+    assert work.run(bits) == ""  # the plain training comes first
+    assert "90.0 %" in work.run(ITEM)
+    assert "90.0 %" in work.run(bits)
+    assert runner.ran == [(0, 3), (0, 1)]
 
 
 # The leaderboard

@@ -79,6 +79,15 @@ def test_over_tasks_counts_differences_that_are_not_zero():
     assert over_tasks([*five, 6.0] + [0.0] * 13) is not None
 
 
+@pytest.mark.parametrize("step", [0.01, 1.0])
+def test_over_tasks_is_scipys_test(step):
+    """Also where some differences are equal."""
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        differences = step * np.round(rng.normal(0.5, 2, 9) / step)
+        assert over_tasks(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
+
+
 def test_over_seeds_is_welchs_test():
     """It needs two seeds each, and noise."""
     a, b = [75.0, 75.4, 75.2], [74.1, 74.9, 74.2]
