@@ -5,7 +5,7 @@
     python -m experiments.vtab --config configs/compare.py:dinov2 --config.weights=FILE \\
       --workdir runs/dinov2
 
-`quickstart` (the default): the three offline tasks, seeds 0, 1, 2, the bundled `vit_mini`, 20
+`quickstart` (the default): three offline tasks, seeds 0, 1, 2, the bundled `vit_mini`, 20
 epochs of AdamW. Every method chooses among three learning rates on val200, and nothing else: the
 same three, but a tenth of them where all weights move. Only NOAH also trains a supernet and
 searches among up to 30 architectures there, which the table's grid shows ("3 + 30"). Ranks, widths

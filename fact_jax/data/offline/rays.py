@@ -4,6 +4,7 @@ Float64 numbers are only added, multiplied, divided and rooted. IEEE 754 rounds 
 that every machine gets the same.
 """
 
+import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -51,7 +52,7 @@ def dot(a: Vector, b: Vector) -> float:
 
 def unit(a: Vector) -> Vector:
     """The vector of this direction and of length 1."""
-    length = dot(a, a) ** 0.5
+    length = math.sqrt(dot(a, a))
     return (a[0] / length, a[1] / length, a[2] / length)
 
 

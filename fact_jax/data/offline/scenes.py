@@ -6,6 +6,7 @@ takes square roots in float64, so that every machine draws the same pixels.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +33,8 @@ _COLOURS = (
     *((129, 74, 25), (129, 38, 192), (41, 208, 208), (255, 238, 51)),
 )
 _MEET = (rays.meet_cube, rays.meet_sphere, rays.meet_cylinder)
-_BOUND = (3**0.5, 1.0, 2**0.5)  # from a solid's centre to its farthest point, in half heights
-_AXIS = (2**0.5, 1.0, 1.0)  # from a solid's axis to its farthest point, in half heights
+# Half heights from a solid's centre, and from its axis, to its farthest point.
+_BOUND, _AXIS = (math.sqrt(3), 1.0, math.sqrt(2)), (math.sqrt(2), 1.0, 1.0)
 
 
 class Solid(NamedTuple):
@@ -122,7 +123,7 @@ def _random_solid(random: np.random.RandomState) -> Solid:
     x, y = (_AREA * (2 * random.random_sample() - 1) for _ in range(2))
     half = 0.4142 * (2 * random.random_sample() - 1)  # tangent of half an angle up to 45 degrees
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
-    size = size / 2**0.5 if shape == 0 else size
+    size = size / math.sqrt(2) if shape == 0 else size
     return Solid(shape, size, x, y, cos, sin, _below(random, 8), _below(random, 2) == 1)
 
 
