@@ -135,14 +135,15 @@ def main() -> None:
     for name in task_names(args.tasks):
         task = get_task(name)
         if args.again and name in rows:
-            measured = {key: rows[name][key] for key in FLOORS}
+            measured, commit = {key: rows[name][key] for key in FLOORS}, rows[name]["commit"]
         else:
             measured = floors(open_task(task, DataSettings(image_size=SIDE)), networks)
+            commit = environment()["commit"]
         scores = {**measured, **tuned(study, name)}
         group = next(g for g, names in OFFLINE_GROUPS.items() if name in names)
         sizes = {"classes": task.num_classes, "test": task.test_size}
         row = {"task": name, "group": group, **sizes, **scores, "drop": verdict(scores)}
-        rows[name] = {**row, "commit": environment()["commit"]}
+        rows[name] = {**row, "commit": commit}
         print(f"{name:12}", *(f"{key} {score:.1f}" for key, score in scores.items()), flush=True)
         ordered = [rows[task] for task in OFFLINE if task in rows]
         content = {"command": "python -m benchmarks.suite", "rows": ordered}
