@@ -11,6 +11,7 @@ from benchmarks.common import CLASSES
 from fact_jax import ViT, ViTConfig, get_variant
 from fact_jax.backbone.vit import init_base
 from fact_jax.training.mesh import make_mesh, put, replicated, stack
+from fact_jax.training.recipe import PLAIN, Recipe
 from fact_jax.training.step import TrainStep
 from fact_jax.training.trial import Hyper, Trial, train_set
 from fact_jax.tuning.method import Method
@@ -40,6 +41,7 @@ def training(
     steps: int = 1,
     rate: float | None = None,
     base: Any = None,
+    recipe: Recipe = PLAIN,
 ) -> tuple[Any, list[Any]]:
     """The training program of a sweep, and the arguments of its first epoch.
 
@@ -50,6 +52,7 @@ def training(
       steps: of the epoch.
       rate: of dropout and stochastic depth; without either if None.
       base: frozen weights, or their shapes; by default random ones.
+      recipe: with a consistency, its noise has deviation 1 and its weight is 1.
 
     Returns:
       The jitted program, and [base, states, trials, number of the epoch, steps]. It
@@ -59,12 +62,15 @@ def training(
     images = np.tile(random_images(batch, model.config.image_size), (steps, 1, 1, 1))
     labels = np.tile(np.arange(batch, dtype=np.int32) % CLASSES, steps)
     hyper = jax.tree.map(np.float32, Hyper(1e-3, 1e-4, 1.0, rate, rate))
+    if recipe.consistency:
+        one = np.float32(1)
+        hyper = hyper._replace(consistency_noise=one, consistency_weight=one)
     step, data = (
-        TrainStep(model, method, "imagenet", batch, mesh),
+        TrainStep(model, method, "imagenet", batch, mesh, recipe),
         train_set(images, labels, CLASSES),
     )
     stacks = (
-        [step.init(t, CLASSES, CLASSES) for t in range(trials)],
+        [step.init(t, CLASSES, CLASSES, capacity=len(images)) for t in range(trials)],
         [Trial(data, hyper, np.int32(t)) for t in range(trials)],
     )
     if base is None:
