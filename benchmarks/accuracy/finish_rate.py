@@ -25,6 +25,7 @@ from fact_jax.algebra.rounding import round_to
 from fact_jax.sweep.plan import Cell, make_plan
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runs import Run, Trained
+from fact_jax.sweep.stacks import RunStack
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.sweep.versions import environment
 
@@ -69,7 +70,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     for cell in make_plan(config):
         run = Run(cell, "selection", cell.candidates[0])
         checkpoints = epath.Path(workdir / "checkpoints" / cell.name)
-        (trained,) = trainer.train([run], 1, checkpoints)
+        (trained,) = RunStack(trainer, [run], 1).train(checkpoints)
         rounded(trainer, cell, trained, workdir / "rounded")
         rows.append({"task": cell.task, "trained": trained.accuracies[-1], "finished": {}})
     changes = {"start_from": str(workdir / "rounded"), "fact_tt.rank": RANK, "epochs": 3}
@@ -78,7 +79,9 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
             candidate = cell.candidates[0]
             candidate = candidate._replace(learning_rate=share * candidate.learning_rate)
             checkpoints = epath.Path(workdir / "checkpoints" / f"{cell.name}-{share}")
-            (finished,) = trainer.train([Run(cell, "selection", candidate)], 1, checkpoints)
+            (finished,) = RunStack(trainer, [Run(cell, "selection", candidate)], 1).train(
+                checkpoints
+            )
             row["finished"][str(share)] = finished.accuracies[-1]
     return rows
 

@@ -123,6 +123,11 @@ NAMES = tuple(name for name, kind in METHODS.items() if kind in _FORMS)
 """Names of the methods that increments can be rounded to."""
 
 
+def has_form(method: Method) -> bool:
+    """Whether increments can be rounded to a method of this kind."""
+    return type(method) in _FORMS
+
+
 def _form(method: Method) -> _Form:
     form = _FORMS.get(type(method))
     if form is None:

@@ -12,7 +12,10 @@ from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import absolute
 
 # Settings of a run that tell rows of one method apart where the method's own do not.
-_TELLING = ("start_from", "shared", "factor_bits", "head_bits", "consistency", "epochs")
+_TELLING = (
+    *("start_from", "shared", "factor_bits", "head_bits"),
+    *("consistency", "start_ranks", "epochs"),
+)
 _OF_A_CELL = ("seed", "start_sha256")  # differ between the cells of a row
 _CHOSEN = (*GRID, *GRID.values())  # may differ between tasks
 

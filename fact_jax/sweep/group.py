@@ -16,6 +16,7 @@ from fact_jax.sweep.plan import Candidate, Cell
 from fact_jax.sweep.record import store_result
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Failure, Run, Trained, candidates
+from fact_jax.sweep.stacks import RunStack
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.training.mesh import make_mesh
@@ -130,7 +131,7 @@ class Group:
 
     def _train(self, runs: list[Run]) -> Iterator[Trained]:
         for part in batches(runs, self.size):
-            yield from self.trainer.train(part, self.size, self._directory(part))
+            yield from RunStack(self.trainer, part, self.size).train(self._directory(part))
 
     def _search(self, trained: Trained) -> dict[str, Any]:
         """The best architecture of a trained supernet, and how it was found. The directory holds

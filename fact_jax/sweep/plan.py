@@ -16,6 +16,7 @@ from fact_jax.data import get_task
 from fact_jax.data.catalog import check_skipping, expand_groups
 from fact_jax.errors import UserError
 from fact_jax.sweep.consistency import check_consistency
+from fact_jax.sweep.ranks import check_ranks
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
 from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
 from fact_jax.sweep.shared import LEARN, check_shared, shared_sha256
@@ -248,6 +249,8 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
         check_shared(f"config.{name}", method, len(candidates), run)
     if run["consistency"]:
         check_consistency(f"config.{name}", method, vit, RunSettings(**run))
+    if run["start_ranks"] or run["round_epochs"]:
+        check_ranks(f"config.{name}", method, RunSettings(**run))
     if run["start_from"]:
         check_start(f"config.{name}", method, len(candidates))
     return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)

@@ -14,6 +14,7 @@ from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import to_bytes
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import Cell
+from fact_jax.sweep.ranks import phases
 from fact_jax.sweep.result import VERSION, Examples, Result, Search
 from fact_jax.sweep.runs import Failure, Trained
 from fact_jax.sweep.shared import without_shared
@@ -143,10 +144,17 @@ def _metadata(trainer: Trainer, cell: Cell) -> dict[str, Any]:
         "normalisation": settings.normalisation,
         "jpeg_quality": data.provenance["jpeg_quality"],
         "protocol": settings.protocol,
+        **({"trained_ranks": ranks_of(cell)} if settings.start_ranks else {}),
         # Only where they are not what files of earlier versions mean.
         **({"multi_label": True} if data.task.multi_label else {}),
         **({"resize": settings.resize} if settings.resize != "square" else {}),
     }
+
+
+def ranks_of(cell: Cell) -> list[dict[str, int]]:
+    """The ranks of a cell's training, each with the epoch that it began with."""
+    several = phases(cell.method, cell.settings)
+    return [{"epoch": start, "rank": getattr(method, "rank", 0)} for start, method in several]
 
 
 def _store_examples(store: Store, trained: Trained) -> Examples | None:

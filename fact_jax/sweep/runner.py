@@ -78,7 +78,7 @@ def _kind(cell: Cell, multi_label: bool = False) -> Kind:
     # Tasks that learn a dictionary train with each other and with nobody else.
     shared = (cell.together, cell.seed) if cell.together else bool(s.shared)
     program = cell.method, cell.recipe, left_out, shared, s.class_weights, multi_label
-    return *program, s.epochs, s.eval_every, s.augment
+    return *program, s.epochs, s.eval_every, s.augment, s.start_ranks, s.round_epochs
 
 
 class Runner:

@@ -16,6 +16,7 @@ from fact_jax.images.preprocessing import preprocessing_of
 from fact_jax.ranges import (
     RATE,
     SHARE,
+    SIZE,
     Each,
     Flag,
     Names,
@@ -139,6 +140,13 @@ class RunSettings:
     consistency_noise: float = method_setting(
         1.0, RATE, "deviation of consistency's noise in the first block that has it", before=1.0
     )
+    # Rank-adaptive training: the ranks before the method's own.
+    start_ranks: tuple[int, ...] = method_setting(
+        (), Each(SIZE, least=0), "ranks that training begins with, such as (32, 24)", before=()
+    )
+    round_epochs: tuple[int, ...] = method_setting(
+        (), Each(_EPOCHS, least=0), "epochs after which the next rank begins", before=()
+    )
     eval_every: int = method_setting(
         10, _EPOCHS, "epochs between protocol 'paper's test evaluations; 0: one"
     )
@@ -150,6 +158,8 @@ class RunSettings:
         if self.warmup_epochs is None:
             tenth = min(WARMUP_EPOCHS, self.epochs // WARMUP_EPOCHS)
             object.__setattr__(self, "warmup_epochs", tenth)
+        for name in ("start_ranks", "round_epochs"):  # lists, as JSON has them
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.image_size is None:
             own = preprocessing_of(self.variant).image_size
             object.__setattr__(self, "image_size", own)

@@ -86,6 +86,8 @@ class Training:
         `eval_every` epochs and after the last.
       on_epoch: ``on_epoch(done, losses, accuracies)`` is called after every epoch; a resumed run
         first calls it again for the epochs that it finds done.
+      like: ``like(e)`` gives states with the shapes and places that they have after epoch e, where
+        these are not always those of the first states.
     """
 
     epoch: Callable[[TrialState, int], tuple[TrialState, jax.Array]]
@@ -95,6 +97,7 @@ class Training:
     evaluate: Callable[[int, Trainable], float] | None = None
     eval_every: int = 0
     on_epoch: Callable[[int, list[float], list[float]], None] = lambda *measured: None
+    like: Callable[[int], TrialState] | None = None
 
     def run(self, states: TrialState, directory: epath.Path) -> Outcome:
         """Trains, from the checkpoint in the directory if there is one.
@@ -132,8 +135,10 @@ class Training:
 
     def _resume(self, progress: _Progress, checkpoint: Checkpoint) -> int:
         """Goes on from a checkpoint; gives the epoch to begin with."""
-        progress.restore(checkpoint.load(progress.content))
         first = min(checkpoint.step + 1, self.epochs)
+        if self.like is not None:
+            progress.states = self.like(first - 1)
+        progress.restore(checkpoint.load(progress.content))
         for t in range(len(self.steps)):  # a trial that failed before the stop stays failed
             bad = np.flatnonzero(~np.isfinite(progress.losses[t, :first]))
             if bad.size or not progress.finite(t):

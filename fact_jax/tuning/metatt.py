@@ -27,6 +27,7 @@ class MetaTT:
     """
 
     about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
+    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
@@ -53,6 +54,7 @@ class MetaTTHeads:
     """
 
     about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
+    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "H", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 

@@ -60,6 +60,18 @@ class SharingMethod(Method, Protocol):
 
 
 @runtime_checkable
+class ChainMethod(Method, Protocol):
+    """A method whose increments are products of all its factors, one after the other.
+
+    `chain` names the factors in the order of the product, which is a tensor-train: the first is a
+    matrix [d, r], the last one [r, e], and those between are stacks of matrices [n, r, r].
+    """
+
+    rank: int
+    chain: ClassVar[tuple[str, ...]]
+
+
+@runtime_checkable
 class SearchMethod(Method, Protocol):
     """A method whose architecture, widths [families, l], is searched for.
 

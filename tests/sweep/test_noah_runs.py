@@ -15,6 +15,7 @@ from fact_jax.backbone.vit import init_base
 from fact_jax.cli import local
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep import trainer as trainer_module
+from fact_jax.sweep.stacks import RunStack
 from fact_jax.tuning import NOAHSubnet, count_parameters
 
 SEARCH = dict(
@@ -44,18 +45,18 @@ def config(tmp_path_factory, small_config):
 def whole(config, tmp_path_factory):
     """(work directory, result, what was trained, whether programs sample) of a sweep."""
     trained, programs, workdir = [], [], tmp_path_factory.mktemp("whole")
-    train, step = trainer_module.Trainer.train, trainer_module.Trainer.step
+    begin, step = RunStack.__init__, trainer_module.Trainer.step
 
-    def train_spied(self, runs, size, directory):
+    def begin_spied(self, trainer, runs, size):
         trained.extend(runs)
-        return train(self, runs, size, directory)
+        begin(self, trainer, runs, size)
 
-    def step_spied(self, cell, mesh, sampled):
+    def step_spied(self, cell, mesh, sampled, method):
         programs.append(sampled)
-        return step(self, cell, mesh, sampled)
+        return step(self, cell, mesh, sampled, method)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "train", train_spied)
+        patch.setattr(RunStack, "__init__", begin_spied)
         patch.setattr(trainer_module.Trainer, "step", step_spied)
         (result,) = sweep(config, workdir)
     return workdir, result, trained, programs

@@ -78,6 +78,8 @@ WRONG = {
     "select_by": ("ece", 1),
     "factor_bits": (3, 32, True, "4", 4.0),
     "head_bits": (-1, 0.5),
+    "start_ranks": ((0,), (1.5,), 8),
+    "round_epochs": ((-1,), ("1",), 5),
     "consistency": ("pace", True, 1),
     "consistency_weight": (-1.0, NAN),
     "consistency_noise": (-0.5, INF),
@@ -122,6 +124,7 @@ def test_a_later_setting_is_stored_where_it_is_not_what_earlier_versions_did():
     values = dataclasses.asdict(cell.settings)
     before = {"start_from": "", "shared": "", "factor_bits": 0, "head_bits": 0}
     before |= {"class_weights": "", "select_by": ""}
+    before |= {"start_ranks": (), "round_epochs": ()}
     before |= {"consistency": "", "consistency_weight": 1.0, "consistency_noise": 1.0}
     assert {**cell.settings.stored(), **before} == values
     assert not before.keys() & cell.settings.stored().keys()
