@@ -6,6 +6,7 @@ import fact_jax.cli.early as _early  # noqa: F401  (first: signals while the res
 from fact_jax.backbone.adaptation import Adaptation, LowRank, combine
 from fact_jax.backbone.config import VARIANTS, ViTConfig, get_variant
 from fact_jax.backbone.merging import absorb, merge, unmerge
+from fact_jax.backbone.noise import IncrementNoise
 from fact_jax.backbone.vit import ViT, features
 from fact_jax.errors import UserError
 from fact_jax.files.factors import check_fits, save_factors
@@ -70,6 +71,7 @@ __all__ = [
     "FacTTK",
     "FacTTT",
     "Full",
+    "IncrementNoise",
     "Linear",
     "LoRA",
     "LoRTA",

@@ -88,7 +88,16 @@ def test_every_method_of_the_table_and_every_vtab_config_is_here():
     methods = {load(spec)[0].methods for spec in VTAB_CONFIGS}
     assert methods == METHODS.keys()
     files = {path.stem for path in CONFIGS.glob("*.py")}
-    others = {"__init__", "base", "compare", "many_tasks", "pace", "quickstart", "rank_adaptive", "study"}
+    others = {
+        "__init__",
+        "base",
+        "compare",
+        "many_tasks",
+        "pace",
+        "quickstart",
+        "rank_adaptive",
+        "study",
+    }
     here = {spec.split(":")[0] for spec in VTAB_CONFIGS}
     assert files - others - here == {name for name in files if name.startswith("fewshot")}
 
