@@ -61,7 +61,7 @@ docs: $(DOCS_READY)
 docs-serve: $(DOCS_READY)
 	$(BIN)/mkdocs serve --livereload
 
-# What benchmarks/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
+# What benchmarks/devices/gpu.sh takes along to a machine with Python 3.12, jax, and neither network nor
 # .git: wheels, and the name of the commit.
 gpu-packages:
 	rm -rf .gpu_packages

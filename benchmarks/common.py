@@ -10,6 +10,24 @@ from typing import Any
 CLASSES = 100
 RESULTS = Path("benchmarks/results")
 Row = Sequence[str]
+NAMES = {  # of the methods of the first comparison
+    "full": "Full fine-tuning",
+    "linear": "Linear probe",
+    "bitfit": "BitFit",
+    "vpt_shallow": "VPT-shallow",
+    "vpt_deep": "VPT-deep",
+    "adapter": "Adapter",
+    "adaptformer": "AdaptFormer",
+    "lora": "LoRA",
+    "ssf": "SSF",
+    "convpass": "Convpass",
+    "repadapter": "RepAdapter",
+    "noah": "NOAH",
+    "fact_tt": "FacT-TT",
+    "fact_tk": "FacT-TK",
+    "fact_cp": "FacT, CP",
+    "fact_shared": "FacT, shared",
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "variant": {"default": "vit_b16"},
     "image_size": {"type": int, "default": 0, "help": "0: the variant's"},
@@ -42,6 +60,15 @@ def store(args: argparse.Namespace, content: dict[str, Any], *without: str) -> N
     if args.out:
         settings = {k: v for k, v in vars(args).items() if k not in ("out", *without)}
         write_json(args.out, {"settings": settings, **content})
+
+
+def numbers(value: float) -> str:
+    """'0', '8.4K', '1.2M'."""
+    if value < 1000:
+        return f"{value:.0f}"
+    if value < 99_950:
+        return f"{value / 1e3:.1f}K"
+    return f"{value / 1e3:.0f}K" if value < 999_500 else f"{value / 1e6:.1f}M"
 
 
 def markdown(head: Row, rows: Iterable[Row], texts: int = 1) -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.rounding import TRAINED, mean_of
-from benchmarks.common import RESULTS, markdown
-from benchmarks.plots.plot_compare import NAMES
+from benchmarks.common import NAMES, RESULTS, markdown
 
 Record = dict[str, Any]
 

@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write_tables
-from benchmarks.plots.plot_compare import NAMES, numbers
+from benchmarks.common import NAMES, numbers, write_tables
 from fact_jax.report.averages import average, stat
 
 SEEDS = (0, 1, 2)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.accuracy import study_record
 from benchmarks.accuracy.study_arms import Arm, arms_of, groups_of, pareto
-from benchmarks.common import markdown, write_tables
+from benchmarks.common import markdown, numbers, write_tables
 from benchmarks.plots import plot_leaderboard
-from benchmarks.plots.plot_compare import numbers
 from fact_jax.report.averages import Stat
 
 README, PAGE = Path("README.md"), Path("docs/leaderboard.md")

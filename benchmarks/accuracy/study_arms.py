@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.study_plan import NUM_LEADERS, PARTS
-from benchmarks.plots.plot_compare import NAMES
+from benchmarks.common import NAMES
 from configs import study
 from fact_jax.data.tables.offline import OFFLINE_GROUPS
 from fact_jax.report.averages import Accuracies, Stat, average

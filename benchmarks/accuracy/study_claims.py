@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.accuracy.study_arms import Arm, arms_of, compared
 from benchmarks.accuracy.study_tables import NONE, interval_text, p_text, signed
-from benchmarks.common import RESULTS, markdown
-from benchmarks.plots.plot_compare import NAMES
+from benchmarks.common import NAMES, RESULTS, markdown
 from fact_jax.report.statistics import Comparison, compare, holm
 
 Record = Mapping[str, Any]

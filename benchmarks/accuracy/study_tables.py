@@ -8,8 +8,7 @@ from scipy.stats import rankdata
 
 from benchmarks.accuracy.study_arms import Arm, arms_of, compared, groups_of, leaders_of
 from benchmarks.accuracy.study_plan import PARTS, items, planned
-from benchmarks.common import markdown
-from benchmarks.plots.plot_compare import numbers
+from benchmarks.common import markdown, numbers
 from fact_jax.report.averages import Stat, seed_averages, stat
 from fact_jax.report.statistics import MIN_TASKS, Comparison, holm, over_seeds
 

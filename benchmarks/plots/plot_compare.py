@@ -6,36 +6,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.common import NAMES, numbers
 from benchmarks.plots.drawing import command, plt
 from fact_jax.report.palette import GRID, INK, SOFT, styles
-
-NAMES = {
-    "full": "Full fine-tuning",
-    "linear": "Linear probe",
-    "bitfit": "BitFit",
-    "vpt_shallow": "VPT-shallow",
-    "vpt_deep": "VPT-deep",
-    "adapter": "Adapter",
-    "adaptformer": "AdaptFormer",
-    "lora": "LoRA",
-    "ssf": "SSF",
-    "convpass": "Convpass",
-    "repadapter": "RepAdapter",
-    "noah": "NOAH",
-    "fact_tt": "FacT-TT",
-    "fact_tk": "FacT-TK",
-    "fact_cp": "FacT, CP",
-    "fact_shared": "FacT, shared",
-}
-
-
-def numbers(value: float) -> str:
-    """'0', '8.4K', '1.2M'."""
-    if value < 1000:
-        return f"{value:.0f}"
-    if value < 99_950:
-        return f"{value / 1e3:.1f}K"
-    return f"{value / 1e3:.0f}K" if value < 999_500 else f"{value / 1e6:.1f}M"
 
 
 def _names(axes: Axes, methods: list[str], sizes: dict[str, float]) -> None:

@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # The benchmarks on one GPU, each call in under 9 minutes, without TensorFlow or network:
 #
-#     bash benchmarks/gpu.sh OUT_FOLDER          # numbers against the CPU's, then all, a short sweep
-#     bash benchmarks/gpu.sh OUT_FOLDER check    # numbers against the CPU's alone, in a minute
-#     bash benchmarks/gpu.sh OUT_FOLDER sweep    # the whole sweep, its wall time; takes more options
-#                                                # of benchmarks.sweep, such as --attention cudnn
+#     gpu=benchmarks/devices/gpu.sh
+#     bash $gpu OUT_FOLDER          # numbers against the CPU's, then step, scaling and a short sweep
+#     bash $gpu OUT_FOLDER more     # the bank of many tasks, and a part of the study
+#     bash $gpu OUT_FOLDER check    # numbers against the CPU's alone, in a minute
+#     bash $gpu OUT_FOLDER sweep    # the whole sweep, its wall time; takes more options of
+#                                   # benchmarks.sweep, such as --attention cudnn
+#     bash $gpu OUT_FOLDER study    # the study alone; takes more options of benchmarks.study, such as
+#                                   # --part dinov2 --weights FILE
 #
+# RECORD=FILE: a record of the study that an earlier call has left, to go on from it.
 # Where .gpu_packages is there (`make gpu-packages`: wheels for Python 3.12), they are installed
 # first, beside the jax that the machine has. Every part has a limit of its own, so that what is late
 # costs only itself; of a part that is cut off, what it had measured is kept (of scaling whole
 # variables, of evaluate and ceiling nothing). SMOKE=1 tries the script on a tiny network.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-out=${1:?usage: gpu.sh OUT_FOLDER [check|sweep [OPTIONS]]}
+cd "$(dirname "$0")/../.."
+out=${1:?usage: gpu.sh OUT_FOLDER [more|check|sweep [OPTIONS]|study [OPTIONS]]}
 mode=${2:-all}
 shift $(($# < 2 ? $# : 2))
 mkdir -p "$out"
@@ -45,6 +50,8 @@ ceiling=() check=(--variant vit_b16)
 scaling=(--batch 64 --rounds 2 --only "trials;rank")
 evaluate=(--images 1024 --rounds 1)
 short=(--epochs 2 --test_fraction 0.05) whole=()
+bank=(--batch 16 --stored 2000 --rounds 3 --methods "fact_tt,fact_tk,lora" --variant vit_b16)
+study=(--workdir "$scratch/study")
 if [ -n "${SMOKE:-}" ]; then
     network=(--variant vit_mini --image_size 32 --dtype float32)
     step=(--batch 2 --rounds 1 --steps 1 --only "ours: linear")
@@ -53,11 +60,24 @@ if [ -n "${SMOKE:-}" ]; then
     evaluate=(--images 8 --batch 4 --rounds 1)
     short=(--epochs 1 --tasks "dtd,kitti" --train_limit 8 --batch 8 --test_fraction 0.001)
     whole=("${short[@]}")
+    bank=(--variant vit_mini --image_size 32 --batch 2 --stored 20 --rounds 1 --methods fact_tt)
+    study+=(--methods linear --tasks digits --seeds "0,1" --epochs 1)
 fi
-# The limits, with 30 seconds for pip: 535 seconds in all, and 585 for the whole sweep, which when it
+# The limits, with 30 seconds for pip: 535 seconds in all, 530 for `more`, 570 for the study, and 585 for the whole sweep, which when it
 # is told to end writes what it has finished.
+study_part() { # seconds, minutes after which no cell begins, and more options
+    local limit=$1 minutes=$2
+    shift 2
+    if [ -n "${RECORD:-}" ]; then cp "$RECORD" "$out/study_gpu.json"; fi
+    part "$limit" study_gpu benchmarks.study --minutes "$minutes" "${study[@]}" "$@"
+}
 case $mode in
 check) part 90 check_device benchmarks.check_device "${check[@]}" ;;
+more)
+    part 170 bank_gpu benchmarks.bank "${bank[@]}"
+    study_part 330 4 --part main
+    ;;
+study) study_part 540 7.5 "$@" ;;
 sweep) part 540 sweep_gpu benchmarks.sweep "${network[@]}" "${whole[@]}" "$@" ;;
 all)
     part 75 check_device benchmarks.check_device "${check[@]}"
@@ -68,7 +88,7 @@ all)
     part 100 sweep_short_gpu benchmarks.sweep "${network[@]}" "${short[@]}"
     ;;
 *)
-    echo "unknown mode $mode: check, sweep, or nothing" >&2
+    echo "unknown mode $mode: more, check, sweep, study, or nothing" >&2
     exit 2
     ;;
 esac
