@@ -9,7 +9,7 @@ TPU_OUT ?= benchmarks/results/tpu_compile.json
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 GPU_PACKAGES = flax==0.12.12 optax==0.2.8 orbax-checkpoint==0.12.8 ml-collections==1.1.0 absl-py \
-	aiofiles etils fsspec humanize importlib-resources jaxtyping markdown-it-py mdurl msgpack \
+	aiofiles etils filelock fsspec humanize importlib-resources jaxtyping markdown-it-py mdurl msgpack \
 	Pillow prometheus-client protobuf psutil pygments pyyaml rich safetensors simplejson tensorstore \
 	treescope typing-extensions wadler-lindig zipp
 
