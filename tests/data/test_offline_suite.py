@@ -46,12 +46,11 @@ def test_names_of_groups_stand_for_their_tasks_once():
 
 
 @pytest.mark.parametrize("name", PIXELS)
-def test_pixels_are_the_same_on_every_machine(name):
-    pixels = hashlib.sha256()
-    for row in _rows(name):
-        assert row["image"].shape == bundled.SETS[name].shape
-        pixels.update(row["image"].tobytes())
-    assert pixels.hexdigest() == PIXELS[name]
+def test_pictures_all_differ_and_are_the_same_on_every_machine(name):
+    pictures = [row["image"] for row in _rows(name)]
+    assert {picture.shape for picture in pictures} == {bundled.SETS[name].shape}
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)  # all differ
+    assert hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest() == PIXELS[name]
 
 
 def test_what_is_stored_is_small():
@@ -84,6 +83,8 @@ def test_no_solid_is_in_two_splits():
 def test_no_class_is_rare_and_none_is_most_of_the_task(name):
     task = OFFLINE[name]
     splits = bundled.splits_of(task.builder)
+    sizes = {split: len(rows) for split, rows in splits.items()}
+    assert sizes == {"train": 800, "validation": 200, "test": task.test_size}
     for split in ("train", "test"):
         counts = Counter(task.label(row) for _, row in splits[split])
         assert set(counts) == set(range(task.num_classes))

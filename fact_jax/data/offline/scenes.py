@@ -21,13 +21,12 @@ LEAST, MOST = 3, 10  # solids of a scene
 COUNTS = tuple(str(count) for count in range(LEAST, MOST + 1))
 DISTANCES = ("below 8", "8 to 8.5", "8.5 to 9", "9 to 9.5", "9.5 to 10", "above 10")
 _SIZES = (0.45, 0.8)  # half heights; CLEVR's 0.35 and 0.7 are too small for 32 pixels
-_AREA, _GAP = 3.0, 0.25  # half width of the square of centres, least gap between two objects
+_AREA, _GAP = 3.0, 0.25  # half width of the square of centres, least gap between two solids
 _CAMERA, _JITTER = (7.36, -6.93, 4.96), 0.5
 _LENS = (1.3, 1.3 * 1.4)  # focal lengths; CLEVR: 35 / 32, and pictures of 3:2 squeezed to squares
 _LIGHT = (0.36, -0.48, 0.8)  # the direction to the light
-_ALL = (slice(None), slice(None))
-_VISIBLE = 10  # pixels that each object shows at least
-_TRIES = 50  # places of an object before the scene is drawn anew
+_VISIBLE = 10  # pixels that each solid shows at least
+_TRIES = 50  # places of a solid before the scene is drawn anew
 _COLOURS = (
     *((87, 87, 87), (173, 35, 35), (42, 75, 215), (29, 105, 20)),
     *((129, 74, 25), (129, 38, 192), (41, 208, 208), (255, 238, 51)),
@@ -141,13 +140,14 @@ def draw(
     view: View, solids: list[Solid]
 ) -> tuple[UInt8[np.ndarray, "64 64 3"], Int[np.ndarray, " n"]]:
     """The picture, one ray a pixel, and how many pixels each solid shows."""
-    floor = _floor(view, _rays(view, _ALL), solids)
+    directions = _rays(view)
+    floor = _floor(view, directions, solids)
     image = np.stack([_levels(floor * share) for share in (0.92, 0.92, 0.9)], -1)
     depth = np.full((SIDE, SIDE), np.inf)
     owner = np.full((SIDE, SIDE), len(solids))
     for number, solid in enumerate(solids):
         box = _box(view, solid)
-        hits = _meet(view, _rays(view, box), solid)
+        hits = _meet(view, Rays(*(plane[box] for plane in directions)), solid)
         nearer = hits.far < depth[box]
         np.copyto(depth[box], hits.far, where=nearer)
         np.copyto(owner[box], number, where=nearer)
@@ -155,10 +155,10 @@ def draw(
     return image, np.bincount(owner.ravel(), minlength=len(solids))[:-1]
 
 
-def _rays(view: View, box: tuple[slice, slice]) -> Rays:
-    """Rays through the pixels of a part of the picture."""
+def _rays(view: View) -> Rays:
+    """Rays through the pixels."""
     across = (np.arange(SIDE) + 0.5) / SIDE - 0.5
-    v, u = -across[box[0], None] / _LENS[1], across[None, box[1]] / _LENS[0]
+    v, u = -across[:, None] / _LENS[1], across[None, :] / _LENS[0]
     axes = zip(view.forward, view.right, view.up, strict=True)
     return Rays(*(f + u * r + v * w for f, r, w in axes))
 
