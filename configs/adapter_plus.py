@@ -2,8 +2,9 @@
 
     python -m experiments.vtab --config adapter_plus
 
-No published numbers are stored. AdamW at 1e-3, weight decay 1e-4, 100 epochs of which 10 warm up,
-stochastic depth of 0.1 in the network and behind the bottleneck, no dropout; nothing to choose.
+No published numbers are stored. AdamW at 1e-3, weight decay 1e-4 but not on biases and channels'
+scales, 100 epochs of which 10 warm up, stochastic depth up to 0.1 in the network and behind the
+bottleneck, no dropout; nothing to choose.
 Source: visinf/adapter_plus, conf/experiment/vtab/adapter_plus_dim8.yaml, conf/train/default.yaml.
 """
 
@@ -13,4 +14,4 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-    return base.vtab("adapter_plus", width=8, dropout_rate=0.0)
+    return base.vtab("adapter_plus", width=8, dropout_rate=0.0, decay_vectors=False)

@@ -77,7 +77,7 @@ def read_peft(folder: Path) -> TrainedTask:
 
     Raises:
       UserError: it is damaged, no adapter of a ViT that is known here, has no head, or is another
-        kind of adapter than LoRA's plain form.
+        kind of adapter than LoRA or DoRA in plain form.
     """
     config = read_config(folder)
     path = next((folder / name for name in TENSORS if (folder / name).is_file()), None)
@@ -113,6 +113,8 @@ class _Adapter:
             if pair := _PAIR.fullmatch(plain):
                 modules[pair[1]] = name[: name.index(".lora_")]
             elif norm := _NORMS.fullmatch(plain):
+                if norm[1] in norms:
+                    raise ValueError(f"it has the norms of DoRA of {norm[1][:100]} twice")
                 norms[norm[1]] = name
             elif found := _HEAD.fullmatch(plain):
                 head[found[2]] = name
@@ -131,10 +133,10 @@ class _Adapter:
             strength = scaling(config, module, rank)
             pairs.append(Pair(modules[module], place, rank, strength, norms.get(module)))
         if (norms or config.get("use_dora")) and norms.keys() != places.keys():
-            raise ValueError(
-                f"it has norms of DoRA for {len(norms)} of its {len(places)} layers; expected them "
-                "for all or none"
-            )
+            layer = min(norms.keys() ^ places.keys())
+            both = ("norms of DoRA", "lora_A and lora_B")
+            has, lacks = both if layer in norms else reversed(both)
+            raise ValueError(f"{layer[:100]} has {has} and no {lacks}; expected both or neither")
         return cls(file, config, naming, tuple(pairs), head)
 
     def task(self, folder: Path) -> TrainedTask:
@@ -259,6 +261,11 @@ class _Adapter:
         inputs, outputs = {"fc2": mlp_dim}, {"fc1": mlp_dim, "qkv": 3 * width}
         expected = [(pair.rank, inputs.get(site, width)), (outputs.get(site, width), pair.rank)]
         stored = [self.file.shapes[name] for name in _names(self.file, pair.module)]
+        if pair.norms and self.file.shapes[pair.norms] != expected[1][:1]:
+            raise ValueError(
+                f"{pair.norms[:150]} is {list(self.file.shapes[pair.norms])}; expected "
+                f"{list(expected[1][:1])}"
+            )
         if stored != expected:
             raise ValueError(
                 f"{pair.module[:100]} has lora_A {list(stored[0])} and lora_B {list(stored[1])}; "

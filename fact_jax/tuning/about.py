@@ -8,6 +8,7 @@ FIDELITY = {
     "a copy of its formula",
     "formula": "the paper's formula and numbers, since no code was at hand; initial values that "
     "it does not give are ours",
+    "abstract": "the formula is read from the paper's abstract alone",
     "ours": "a variant of this library",
 }
 

@@ -28,6 +28,12 @@ class AdapterPlus:
         "Steitz & Roth, Adapters Strike Back, CVPR 2024",
         "visinf/adapter_plus, adapter_plus/vit_adapter.py, conf/adapter/adapter_plus.yaml",
         "code",
+        (
+            "The bottleneck's stochastic depth rises from block to block as the network's; the "
+            "source has the same rate of 0.1 in all blocks.",
+            "The schedule is FacT's; the source's begins at a hundredth and ends at a thousandth "
+            "of the rate.",
+        ),
     )
     width: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE, acts=False)

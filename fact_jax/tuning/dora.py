@@ -30,7 +30,11 @@ class DoRA:
         "Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, ICML 2024",
         "huggingface/peft, src/peft/tuners/lora/dora.py",
         "code",
-        ("By default query and value, as LoRA here; the paper adapts language models.",),
+        (
+            "By default query and value, as LoRA here; the paper adapts language models.",
+            "In training peft drops entries of a layer's input; here entries of A's output are "
+            "dropped.",
+        ),
     )
     rank: int = setting(8, SIZE)
     scale: float = setting(1.0, SCALE)

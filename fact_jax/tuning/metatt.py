@@ -16,7 +16,7 @@ from fact_jax.tuning.method import Base, Factors, Scale, checked
 from fact_jax.tuning.slices import assemble, init_uv, slices_per_block
 
 PAPER = "Lopez-Piqueres et al., MetaTT: A Global Tensor-Train Adapter, arXiv 2506.09105"
-ABSTRACT = "Only the abstract was at hand; FacT-TT's initial values are taken."
+INITIAL = "FacT-TT's initial values are taken."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,12 @@ class MetaTT:
     Slice i of layer l changes by ``s U G[l] M[i] V``.
     """
 
+<<<<<<< HEAD
     about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
     chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "V")
+=======
+    about: ClassVar[About] = About(PAPER, "", "abstract", (INITIAL,))
+>>>>>>> c29dc20 (Review: DoRA's norms of one layer, shapes and twins; deviations of Adapter+ and DoRA; MetaTT's fidelity; a test of DoRA's gradient)
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
@@ -53,8 +57,12 @@ class MetaTTHeads:
     d r + (d / h) r + (L + 12 + h) r^2 numbers.
     """
 
+<<<<<<< HEAD
     about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
     chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "H", "V")
+=======
+    about: ClassVar[About] = About(PAPER, "", "abstract", (INITIAL,))
+>>>>>>> c29dc20 (Review: DoRA's norms of one layer, shapes and twins; deviations of Adapter+ and DoRA; MetaTT's fidelity; a test of DoRA's gradient)
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 

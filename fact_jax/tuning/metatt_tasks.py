@@ -10,7 +10,7 @@ from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.ranges import SCALE, SIZE, Flag, check_fields, setting
 from fact_jax.tuning.about import About
-from fact_jax.tuning.metatt import ABSTRACT, PAPER, MetaTT, MetaTTHeads
+from fact_jax.tuning.metatt import INITIAL, PAPER, MetaTT, MetaTTHeads
 from fact_jax.tuning.method import Base, Factors, Scale, checked
 
 
@@ -25,8 +25,8 @@ class MetaTTTasks:
     about: ClassVar[About] = About(
         PAPER,
         "",
-        "formula",
-        (ABSTRACT, "The place of the core for tasks, before that of the kind, is ours."),
+        "abstract",
+        (INITIAL, "The place of the core for tasks, before that of the kind, is ours."),
     )
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)

@@ -91,7 +91,7 @@ Q0 = "base_model.model.vit.layers.0.attention.q_proj"
     ("entries", "tensors", "words"),
     [
         ({"peft_type": "IA3"}, None, "'IA3'; only LORA"),
-        ({"use_dora": True}, None, "norms of DoRA for 0 of its 18 layers"),
+        ({"use_dora": True}, None, "has lora_A and lora_B and no norms of DoRA; expected both"),
         ({"bias": "all"}, None, "trained biases"),
         ({"init_lora_weights": "pissa_niter_4"}, None, "pissa_niter_4.*changes the frozen weights"),
         ({"kasa_config": {"x": 1}}, None, "KaSA"),
@@ -103,7 +103,11 @@ Q0 = "base_model.model.vit.layers.0.attention.q_proj"
         ({}, renamed("vit.layers", "swin.encoder.layer"), "swin.encoder.layer.*no dense layer"),
         ({}, renamed("vit.layers", "model.layers"), "no dense layer of a model known here"),
         ({}, renamed("layers.2", "layers.700"), "701 blocks"),
-        ({}, with_one(f"{Q0}.lora_magnitude_vector", 192), "norms of DoRA for 1 of its 18 layers"),
+        (
+            {},
+            with_one(f"{Q0}.lora_magnitude_vector", 192),
+            "has lora_A and lora_B and no norms of DoRA",
+        ),
         (
             {},
             with_one("base_model.model.vit.layernorm.weight", 192),
@@ -308,3 +312,23 @@ def test_dora_is_read_again_and_needs_the_norms_of_all_blocks(tmp_path):
 def test_dora_of_some_of_timm_s_fused_layers_is_refused(tmp_path):
     with pytest.raises(UserError, match="columns of q, v, and PEFT's DoRA sets .*, qkv. Export"):
         adapter(tmp_path, DoRA(4), "timm")
+
+
+@pytest.mark.usefixtures("three_blocks")
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (with_one(f"{Q0}.lora_magnitude_vector", 191), r"is \[191\]; expected \[192\]"),
+        (with_one(f"{Q0}.lora_magnitude_vector.default.weight", 192), "layers.0.* twice"),
+        (without("q_proj.lora_magnitude"), "q_proj has lora_A and lora_B and no norms"),
+        (
+            with_one(f"{Q0.replace('q_proj', 'k_proj')}.lora_magnitude_vector", 192),
+            "k_proj has norms of DoRA and no lora_A",
+        ),
+    ],
+)
+def test_damaged_norms_of_dora_are_refused(tmp_path, tensors, words):
+    _, folder = adapter(tmp_path, DoRA(4), class_names=[*"abcdefg"])
+    changed(folder, tensors)
+    with pytest.raises(UserError, match=words):
+        load_factors(folder)

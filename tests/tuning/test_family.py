@@ -6,7 +6,7 @@ import pytest
 from tried_methods import random_factors
 
 from fact_jax import UserError, get_variant, merge
-from fact_jax.backbone.adaptation import SITES
+from fact_jax.backbone.adaptation import SITES, magnitude_ratio
 from fact_jax.tuning import (
     EFFT,
     CaRA,
@@ -182,3 +182,22 @@ def test_a_small_file_cannot_ask_for_all_memory():
     for kind in (LoRTA, CaRA):
         with pytest.raises(UserError, match="rank is 1025; expected a whole number from 1 to 1024"):
             kind(1025)
+
+
+def test_no_gradient_goes_through_the_norms_that_dora_divides_by(small_vit):
+    """The gradient by A is that of increments with fixed ratios (DoRA, section 4.3)."""
+    model, base = small_vit
+    method, kernel = DoRA(3, sites="q"), ("MultiHeadDotProductAttention_1", "query")
+    factors = random_factors(method, model.config, base)
+    adaptation = method.adaptation(factors, model.config)
+    w = base["Transformer"]["encoderblock"][kernel[0]][kernel[1]]["kernel"]
+    direction = np.random.default_rng(0).normal(size=w.shape).astype("float32")
+
+    def change(pair, ratio=None):
+        adapted = w + pair.increment()
+        found = magnitude_ratio(w, (pair,), adaptation.magnitudes["q"])
+        return (adapted * (found if ratio is None else ratio)[:, None] * direction).sum()
+
+    fixed = magnitude_ratio(w, (adaptation.q,), adaptation.magnitudes["q"])
+    ours, expected = (jax.grad(change)(adaptation.q, r).a for r in (None, fixed))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
