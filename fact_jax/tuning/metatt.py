@@ -26,12 +26,8 @@ class MetaTT:
     Slice i of layer l changes by ``s U G[l] M[i] V``.
     """
 
-<<<<<<< HEAD
-    about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
-    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "V")
-=======
     about: ClassVar[About] = About(PAPER, "", "abstract", (INITIAL,))
->>>>>>> c29dc20 (Review: DoRA's norms of one layer, shapes and twins; deviations of Adapter+ and DoRA; MetaTT's fidelity; a test of DoRA's gradient)
+    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
@@ -57,12 +53,8 @@ class MetaTTHeads:
     d r + (d / h) r + (L + 12 + h) r^2 numbers.
     """
 
-<<<<<<< HEAD
-    about: ClassVar[About] = About(PAPER, "", "formula", (ABSTRACT,))
-    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "H", "V")
-=======
     about: ClassVar[About] = About(PAPER, "", "abstract", (INITIAL,))
->>>>>>> c29dc20 (Review: DoRA's norms of one layer, shapes and twins; deviations of Adapter+ and DoRA; MetaTT's fidelity; a test of DoRA's gradient)
+    chain: ClassVar[tuple[str, ...]] = ("U", "G", "M", "H", "V")
     rank: int = setting(16, SIZE)
     scale: float = setting(1.0, SCALE)
 
