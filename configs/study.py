@@ -11,8 +11,9 @@ Ten epochs of batches of 32 are as many steps as the quickstart's 20 epochs of 6
 NOAH's search is left out, because it costs as much as ten other cells: its middle width in every
 block stands for it, as `noah_subnet`.
 `smallest`: the smallest FacT, of 800 and 1,864 numbers.
-`pace`, `bits4`, `bits1`, `rank4`: the same with PACE's loss, with factors and head of 4 or 1 bits,
-and FacT-TT of rank 4. `benchmarks.study` trains the leaders of `main` so, at the rate of `main`.
+`pace`, `bits4`, `bits1`: the same with PACE's loss, and with factors and head of 4 or 1 bits.
+`benchmarks.study` trains the leaders of `main` so, at the rate of `main`.
+`rank4`, `adaptive`: FacT-TT of rank 4 from the start, and rounded to it while it trains.
 `rounded8`, `rounded4`, `ensemble`, `together`: what it makes of trained tasks without training.
 `dinov2`: six methods on six tasks, from DINOv2-S at 98 pixels, five epochs, three seeds. There is
 no grid: each rate is half of the one that val200 chose in `compare:dinov2` on digits and location,
@@ -43,12 +44,17 @@ FORMS: dict[str, dict[str, Any]] = {
     "bits4": {"factor_bits": 4, "head_bits": 4},
     "bits1": {"factor_bits": 1, "head_bits": 1},
     "rank4": {},
+    "adaptive": {},
     "rounded8": {},
     "rounded4": {},
     "ensemble": {"seeds": (0,)},
     "together": {},
 }
 AS_MAIN = ("pace", "bits4", "bits1")  # at the rate that `main` has chosen
+RANK4: dict[str, dict[str, Any]] = {  # from the start, and as configs/rank_adaptive.py has it
+    "rank4": {},
+    "adaptive": {"start_ranks": (16, 8), "round_epochs": (4, 7)},
+}
 ONLY_TT = ("rounded8", "rounded4", "together")  # the last is named after it
 DINOV2 = {
     "fact_tt": {"rank": 16, "learning_rate": 5e-3},
@@ -77,8 +83,8 @@ def _methods(form: str) -> dict[str, dict[str, Any]]:
         return DINOV2
     if form == "smallest":
         return _grid(SMALLEST)
-    if form == "rank4":
-        return _grid({"fact_tt": {"rank": 4}})
+    if form in RANK4:
+        return _grid({"fact_tt": {"rank": 4, **RANK4[form]}})
     methods = compare.SMALL | compare.FAMILY
     del methods["noah"]
     methods |= {"noah_subnet": dict.fromkeys(("prompts", "lora", "adapters"), MIDDLE)}

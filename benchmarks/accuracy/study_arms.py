@@ -34,6 +34,7 @@ _FORMS = {
     "bits4": "4 bits",
     "bits1": "1 bit",
     "rank4": "rank 4",
+    "adaptive": "ranks 16, 8, 4",
     "rounded8": "rounded to rank 8",
     "rounded4": "rounded to rank 4",
     "ensemble": "3 seeds together",

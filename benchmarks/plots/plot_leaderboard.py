@@ -51,12 +51,14 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
         "va": "center",
     }
     point = entry.bytes, entry.accuracy
-    for x, y, side in _OFFSETS:
+    # The line comes to a point of the front from below, and leaves it to the right.
+    offsets = [(0, 10, "center"), *_OFFSETS] if front else _OFFSETS
+    for x, y, side in offsets:
         text = axes.annotate(entry.title, point, (x, y), ha=side, **style)
         box = text.get_window_extent(renderer)
         inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
         if inside and not any(box.overlaps(other) for other in taken):
-            if abs(y) > 8:
+            if abs(y) > 10:
                 text.remove()
                 line = {"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "shrinkB": 3}
                 text = axes.annotate(entry.title, point, (x, y), ha=side, arrowprops=line, **style)
