@@ -1,11 +1,14 @@
 """The setting `consistency` in a sweep: which methods it is refused for, and what is stored."""
 
+from types import SimpleNamespace
+
 import pytest
 from ml_collections import ConfigDict
 
 from configs import compare
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.stacks import RunStack
 
 
 def plan_of(method, **changes):
@@ -52,3 +55,12 @@ def test_what_a_form_cannot_do_is_refused():
     config.consistency, config.batch_size = "lazy", 1
     with pytest.raises(UserError, match="half a batch, and config.batch_size is 1"):
         make_plan(config)
+
+
+def test_the_training_gets_noise_and_weight_each_in_its_place():
+    cell = plan_of("fact_tt", consistency="full", consistency_noise=1.2, consistency_weight=0.3)[0]
+    run = SimpleNamespace(
+        cell=cell, peak_rate=0.1, epochs=4, choice=None, candidate=cell.candidates[0]
+    )
+    hyper = RunStack._hyper(None, run, 2)
+    assert (hyper.consistency_noise, hyper.consistency_weight) == pytest.approx((1.2, 0.3))

@@ -85,6 +85,16 @@ def test_what_moves_costs_passes():
     assert flops("full") - flops("fact_tt") == pytest.approx(trained)
 
 
+def test_consistency_full_makes_every_pass_twice():
+    def cost(form):
+        _, (cell, _) = plan(methods="fact_tt", epochs=100, consistency=form)
+        return cell_cost(cell, get_variant("vit_mini")).flops
+
+    trained = 100 * 1000 * forward_flops(get_variant("vit_mini"))
+    assert cost("full") - cost("") == pytest.approx(2 * trained)
+    assert cost("fast") == cost("lazy") == cost("")
+
+
 @pytest.fixture(autouse=True)
 def speed(monkeypatch):
     """Nothing is timed: the machine is said to do 2 TFLOP/s on each of 4 devices."""

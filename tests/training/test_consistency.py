@@ -188,17 +188,17 @@ def epochs(vit, form, trials, programs, directory, *, stop=None):
     step = programs.setdefault((form, len(trials)), step_of(vit, form, trials=len(trials)))
     stacked = stack(trials, step.mesh)
     states = stack([step.init(int(t.seed), CLASSES, PADDED, capacity=8) for t in trials], step.mesh)
-    kept = {}
+    steps, kept = [int(step.num_steps(t.data.num_examples)) for t in trials], {}
+    most = np.int32(max(steps))
 
     def epoch(states, e):
-        kept["states"], losses = step.program(vit[1], states, stacked, np.int32(e), np.int32(2))
+        kept["states"], losses = step.program(vit[1], states, stacked, np.int32(e), most)
         return kept["states"], losses
 
     def on_epoch(done, *_):
         if done == stop:
             raise KeyboardInterrupt
 
-    steps = [int(step.num_steps(t.data.num_examples)) for t in trials]
     training = Training(epoch, 3, steps, [{}] * len(trials), on_epoch=on_epoch)
     out = training.run(states, directory)
     return out, kept["states"].memory
