@@ -142,7 +142,7 @@ _TINY = float(np.finfo(np.float32).tiny)
 def magnitude_ratio(
     kernel: Float[Array, "*l d e"], pairs: Sequence[LowRank], wanted: Float[Array, "*l e"]
 ) -> Float[Array, "*l e"]:
-    """What brings the columns of a kernel with increments to the wanted norms, float32.
+    """Factors that bring the columns of a kernel with increments to the wanted norms, float32.
 
     The norms that they have are taken for constants in a gradient (DoRA, section 4.3).
     """

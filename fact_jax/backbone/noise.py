@@ -1,4 +1,4 @@
-"""Noise that multiplies what an adaptation adds to the frozen network, as PACE has it.
+"""Noise that multiplies the increments and bottlenecks of an adaptation, as PACE has it.
 
 Source: Ni, Zhang and Koniusz, "PACE: Marrying generalization in PArameter-efficient fine-tuning
 with Consistency rEgularization", NeurIPS 2024; the formula and the levels by depth are those of the

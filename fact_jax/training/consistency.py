@@ -1,9 +1,7 @@
 """The consistency of logits under noise of the increments: PACE's loss in its three forms.
 
-Source: the released code of PACE (MaxwellYaoNi/PACE, Vision/pace/pace_ops.py). Three things are
-ours: an example's first visit adds nothing to the loss of 'fast', where the released code compares
-with zeros; dropout in rank space has the same mask in both passes, as stochastic depth; and rows
-and classes of padding count as nothing.
+Source: the released code of PACE (MaxwellYaoNi/PACE, Vision/pace/pace_ops.py). docs/training.md
+lists what differs. Rows and classes of padding count as nothing.
 Letters: `b` images of a batch, `n` of the split, `c` classes (padded).
 """
 

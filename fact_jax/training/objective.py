@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """What the consistency of a step depends on besides its batch.
+    """A step's place in the training, on which its consistency depends besides the batch.
 
     Attributes:
       number: of the step, counted from the epoch's number; 'lazy' acts where it is even.
@@ -55,7 +55,7 @@ class Visit(NamedTuple):
 
 
 class _Passing(NamedTuple):
-    """What the passes of a step have in common besides the images."""
+    """The arguments that the passes of a step have in common besides the images."""
 
     head: Head
     adaptation: Adaptation

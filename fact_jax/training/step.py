@@ -247,7 +247,7 @@ class TrainStep:
         which is split over the mesh's axis `trial`; `mesh.stack` makes such stacks. All randomness
         of a trial comes from its seed and the epoch's `number`. `steps` is the largest number of
         batches of any trial (`num_steps`); a trial with fewer keeps its state in the other steps.
-        `losses` [t, n // batch_size] holds each step's mean cross-entropy, 0 for steps not taken.
+        `losses` [t, n // batch_size] holds each step's loss, 0 for steps not taken.
         `states` is donated.
         """
         # Trials are split by hand, so that the compiler cannot make them wait for each other. Their

@@ -14,7 +14,7 @@ FIDELITY = {
 
 
 class About(NamedTuple):
-    """What docs/methods.md says of a method.
+    """The entries of a method in docs/methods.md's table of sources.
 
     Attributes:
       source: the publication.
