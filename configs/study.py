@@ -16,8 +16,8 @@ block stands for it, as `noah_subnet`.
 `rank4`, `adaptive`: FacT-TT of rank 4 from the start, and rounded to it while it trains.
 `rounded8`, `rounded4`, `ensemble`, `together`: what it makes of trained tasks without training.
 `dinov2`: six methods on six tasks, from DINOv2-S at 98 pixels, seven epochs, three seeds: about
-seven hours of two cores. There is no grid: each rate is half of the one that val200 chose in `compare:dinov2` on digits and location,
-where batches were twice as large.
+seven hours of two cores. There is no grid: each rate is half of the one that val200 chose in
+`compare:dinov2` on digits and location, where batches were twice as large.
 """
 
 from typing import Any
