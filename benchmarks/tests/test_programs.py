@@ -64,6 +64,7 @@ COMMANDS = (
         "check_device",
         "compare",
         "comparison",
+        "consistency",
         "dictionary",
         "evaluate",
         "exchange",
@@ -308,7 +309,18 @@ def a_rate_is_chosen(content, out, tmp_path):
     assert list(content["means"]) == ["1.0", "0.5", "0.25", "0.1"]
 
 
+def forms_are_compared(content, out, tmp_path):
+    (forms,) = content["forms"].values()
+    assert list(forms) == ["plain", "full", "fast", "lazy"]
+    assert forms["plain"]["time_ratio"] == 1
+    assert all(row["time_ratio"] > 0 for row in forms.values())
+
+
 SMALLEST = {
+    "speed.consistency": (
+        f"{TINY} --batch 2 --rank 2 --rates dropout",
+        forms_are_compared,
+    ),
     "speed.step": (
         f"{TINY} --batch 2 --steps 1 --only 'ours: linear;ours: evaluation;torch: full'",
         step_measures,
