@@ -48,7 +48,7 @@ def test_the_readme_says_the_stored_results(monkeypatch):
     assert sorted(rows) == sorted(readme.RESULT)
     assert set(rows) == {path.name for path in readme.RESULTS.glob("*.json")}
     programs = re.findall(r"^\| \[(\w+)\]\((.*?)\).*?`python -m benchmarks\.(\w+)", page, re.M)
-    assert len(programs) == 27
+    assert len(programs) == 28
     for name, path, command in programs:
         assert name == command
         assert (readme.PAGE.parent / path).stem == name
