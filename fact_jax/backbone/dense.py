@@ -64,7 +64,7 @@ def increments(
     dropout_rate: float | Array | None = None,
     key: Array | None = None,
 ) -> list[Float[Array, "*b e"]]:
-    """The share of the pairs' increments in `adapted_dense`'s outputs of these widths, without bias."""
+    """The pairs' share of `adapted_dense`'s outputs of these widths, without bias."""
     pairs = (pairs,) if isinstance(pairs, LowRank) else tuple(pairs)
     each = _each_low_rank(x, pairs, widths, dropout_rate, key)
     return [sum(terms[1:], terms[0]) for terms in zip(*each, strict=True)]
