@@ -52,7 +52,7 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
     }
     point = entry.bytes, entry.accuracy
     # The line comes to a point of the front from below, and leaves it to the right.
-    offsets = [(0, 10, "center"), *_OFFSETS] if front else _OFFSETS
+    offsets = [(4, 10, "right"), (0, 10, "center"), *_OFFSETS] if front else _OFFSETS
     for x, y, side in offsets:
         text = axes.annotate(entry.title, point, (x, y), ha=side, **style)
         box = text.get_window_extent(renderer)
@@ -90,7 +90,7 @@ def draw(board: list[Point], path: Path) -> None:
     """Draws the board; a picture that says so, if no arm has all tasks yet."""
     figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
     axes.set_xscale("log")
-    axes.margins(x=0.12, y=0.08)
+    axes.margins(x=0.2, y=0.08)
     axes.set_xlabel("bytes of a task's file, with its head")
     axes.set_ylabel("accuracy on test, %, mean of the groups of tasks")
     axes.grid(color=GRID, linewidth=0.6)
