@@ -87,6 +87,7 @@ def _methods(form: str) -> dict[str, dict[str, Any]]:
         return _grid({"fact_tt": {"rank": 4, **RANK4[form]}})
     methods = compare.SMALL | compare.FAMILY
     del methods["noah"]
+    del methods["metatt_tasks"]  # alone, a task has what MetaTT has
     methods |= {"noah_subnet": dict.fromkeys(("prompts", "lora", "adapters"), MIDDLE)}
     return _grid({"fact_tt": methods["fact_tt"]} if form in ONLY_TT else methods)
 

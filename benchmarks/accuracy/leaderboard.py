@@ -3,7 +3,8 @@
     bash runs/leaderboard.sh          # all pages and pictures of the study, with this program in it
     python -m benchmarks.leaderboard  # the tables and the picture
 
-An arm is on the board if it has all tasks with at least one seed. It is on the Pareto front if no
+An arm is on the board if it has all tasks with at least one seed, and if a prediction takes one
+pass: ensembles are left out. It is on the Pareto front if no
 arm whose tasks take at most as many bytes is better. Accuracy is the mean of the groups' means on
 test in %, with the standard error over the seeds; bytes are those of a task's file with its head.
 """
@@ -23,6 +24,7 @@ README, PAGE = Path("README.md"), Path("docs/leaderboard.md")
 PICTURE = Path("docs/leaderboard.png")
 SHORT = 5  # rows in README
 BOARD = ("main", "leaders")  # parts on the same tasks, from the same network
+ENSEMBLES = ("ensemble", "together")  # forms of several passes for a picture
 
 
 class Entry(NamedTuple):
@@ -39,7 +41,12 @@ class Entry(NamedTuple):
 
 def entries(record: Mapping[str, Any]) -> list[Entry]:
     """The board, best first."""
-    arms = {name: arm for part in BOARD for name, arm in arms_of(record, part).items()}
+    arms = {
+        name: arm
+        for part in BOARD
+        for name, arm in arms_of(record, part).items()
+        if not {cell["form"] for cell in arm.cells} & {*ENSEMBLES}
+    }
     means = {name: arm.mean([*groups_of(arm.tasks).values()]) for name, arm in arms.items()}
     whole = {name: mean for name, mean in means.items() if mean is not None}
     front = pareto({name: (arms[name].bytes, mean.mean) for name, mean in whole.items()})

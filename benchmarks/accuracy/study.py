@@ -101,7 +101,7 @@ class Study:
         the first seed has no result.
         """
         part, form = ("main", "main") if item.form in study.AS_MAIN else (item.part, item.form)
-        first = item._replace(part=part, form=form, seed=self.forms[form].seeds[0])
+        first = item._replace(part=part, form=form, seed=study.SEEDS[0])
         if item == first or not self.forms[form][item.method].get("learning_rates"):
             return None
         rate: float = study_record.by_key(record)[first.key]["learning_rate"]
@@ -165,7 +165,7 @@ class Study:
             return ""
         cell, made = todo
         outcome = self._derive(item) if cell is None else self._train(item, cell)
-        with study_record.changed(self._path, self._workdir / "record.lock") as record:
+        with study_record.changed(self._path) as record:
             if self.command not in record["commands"]:
                 record["commands"].append(self.command)
             if isinstance(outcome, Failure):
@@ -177,8 +177,14 @@ class Study:
 
 
 def share_of(all_items: Iterable[Item], share: str) -> list[Item]:
-    """The items of the tasks that a share such as "1/2" has: every second task of each method."""
+    """The items of the tasks that a share such as "1/2" has: every second task of each method.
+
+    Raises:
+      SystemExit: the share is not one of so many.
+    """
     number, _, count = share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SystemExit(f"--share is {share!r}; expected one such as 1/2 or 2/2.")
     listed = list(all_items)
     tasks = list(dict.fromkeys(item.task for item in listed))
     return [i for i in listed if tasks.index(i.task) % int(count) == int(number) - 1]
@@ -187,14 +193,23 @@ def share_of(all_items: Iterable[Item], share: str) -> list[Item]:
 def configs_of(
     part: str, leaders: Sequence[str], args: argparse.Namespace
 ) -> tuple[dict[str, ConfigDict], str]:
-    """The configs of a part's forms, changed as the options say, and these as words."""
-    forms, words = {}, ""
+    """The configs of a part's forms, changed as the options say, and these as words.
+
+    Raises:
+      SystemExit: an option names a method that the part does not have.
+    """
+    forms, words, all_known = {}, "", set()
     for form, config in planned(part, leaders).items():
         known = config.methods.split(",")
+        all_known |= set(known)
         words = cells.change(config, args, *CHANGES, *(["weights"] if part == "dinov2" else []))
         config.methods = ",".join(name for name in config.methods.split(",") if name in known)
         if config.methods:
             forms[form] = config
+    if unknown := sorted({*(args.methods or "").split(",")} - {"", *all_known}):
+        raise SystemExit(
+            f"--methods has {', '.join(unknown)}; part {part} has {', '.join(sorted(all_known))}."
+        )
     return forms, words
 
 
@@ -221,7 +236,9 @@ def run_part(part: str, args: argparse.Namespace, began: float) -> bool:
         if said := work.run(item):
             name = f"{item.arm} {item.task} seed {item.seed}"
             print(f"{minutes:6.1f} min [{number}/{len(wanted)}] {name}: {said}", flush=True)
-    print(f"{part}: all {len(wanted)} cells of this share are in {args.out}, but for failures.")
+    there = study_record.by_key(study_record.read(args.out))
+    found = sum(item.key in there for item in wanted)
+    print(f"{part}: {found} of the {len(wanted)} cells asked for are in {args.out}.")
     return True
 
 
@@ -233,6 +250,10 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
     cells.add_changes(parser, *CHANGES, "weights")
     a = parser.parse_args()
+    if (a.epochs or a.seeds) and a.out == study_record.RECORD:
+        parser.error(
+            "--epochs and --seeds make other cells than the committed record's: give --out"
+        )
     prepare_process()
     began = time.monotonic()
     parts = [part for part in PARTS if a.part == part]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -124,8 +125,8 @@ class Arm:
         for cell in self.cells:
             rates = [candidate_settings(label)["learning_rate"] for label in cell["selection"]]
             if rates:
-                counts["lowest"] += cell["learning_rate"] == min(rates)
-                counts["highest"] += cell["learning_rate"] == max(rates)
+                counts["lowest"] += math.isclose(cell["learning_rate"], min(rates))
+                counts["highest"] += math.isclose(cell["learning_rate"], max(rates))
         return counts
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,10 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def changed(path: Path, lock: Path) -> Iterator[dict[str, Any]]:
-    """The record, to be changed: it is written at the end. Other processes wait on the lock."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+def changed(path: Path) -> Iterator[dict[str, Any]]:
+    """The record, to be changed: it is written at the end. Other processes wait meanwhile."""
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"fact-jax-record-{place}.lock"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         record = read(path)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from benchmarks.accuracy import study as program
 from benchmarks.accuracy.leaderboard import entries, steps
 from benchmarks.accuracy.study import Study, configs_of, share_of
 from benchmarks.accuracy.study_after import checksum, sources
-from benchmarks.accuracy.study_arms import arms_of, leaders_of, pareto
+from benchmarks.accuracy.study_arms import Arm, arms_of, leaders_of, pareto
 from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, planned
 from benchmarks.common import with_tables
 from benchmarks.plots import plot_leaderboard
@@ -75,11 +76,11 @@ def test_the_checksum_tells_settings_weights_and_pictures_apart(forms):
 
 
 def test_a_record_is_written_whole_and_read_again(tmp_path):
-    path, lock = tmp_path / "study.json", tmp_path / "work" / "lock"
-    with study_record.changed(path, lock) as record:
+    path = tmp_path / "study.json"
+    with study_record.changed(path) as record:
         study_record.add_failure(record, ITEM, ValueError("too\nhot"), "a")
         study_record.add_result(record, ITEM._replace(seed=1), result(), "b")
-    with study_record.changed(path, lock) as record:
+    with study_record.changed(path) as record:
         study_record.add_result(record, ITEM, result(accuracy=91.0), "c")
     record = study_record.read(path)
     assert record["failures"] == []
@@ -94,9 +95,9 @@ def test_a_record_is_written_whole_and_read_again(tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_record(tmp_path):
-    path, lock = tmp_path / "study.json", tmp_path / "lock"
+    path = tmp_path / "study.json"
     study_record.write(path, study_record.read(path))
-    with pytest.raises(TypeError), study_record.changed(path, lock) as record:
+    with pytest.raises(TypeError), study_record.changed(path) as record:
         record["cells"] = [{"part": object()}]
     assert study_record.read(path)["cells"] == []
 
@@ -281,9 +282,19 @@ def test_the_leaderboard_has_the_arms_with_all_tasks(forms, tmp_path):
     assert [e.accuracy.mean for e in board] == sorted(e.accuracy.mean for e in board)[::-1]
     front = [entry for entry in board if entry.front]
     assert len(leaderboard.short_table(record).splitlines()) <= 2 + leaderboard.SHORT
-    assert [e.arm.name for e in steps(front, 2)] == [front[0].arm.name, front[-1].arm.name]
+    assert steps(front, 2) == [front[0], front[-1]]
+    gains = [a.accuracy.mean - b.accuracy.mean for a, b in itertools.pairwise(front[1:])]
+    assert steps(front, 3)[1] == front[1 + gains.index(max(gains))]
     plot_leaderboard.draw(leaderboard.points(record), tmp_path / "board.png")
     assert (tmp_path / "board.png").stat().st_size > 10_000
+
+
+def test_ensembles_are_not_on_the_board(forms):
+    record = made_up("main", 10**6, forms)
+    assert "fact_tt" in [entry.arm.name for entry in entries(record)]
+    for cell in record["cells"]:
+        cell["form"] = "ensemble" if cell["arm"] == "fact_tt" else cell["form"]
+    assert "fact_tt" not in [entry.arm.name for entry in entries(record)]
 
 
 def test_an_empty_leaderboard_is_no_table(forms, tmp_path):
@@ -300,3 +311,24 @@ def test_the_pages_have_the_leaderboard(monkeypatch):
     for path, table in zip((leaderboard.README, leaderboard.PAGE), tables, strict=True):
         page = path.read_text()
         assert page == with_tables(page, {"leaderboard": table})
+
+
+@pytest.mark.parametrize("share", ["3/2", "0/2", "x", "1"])
+def test_a_share_that_is_none_is_refused(forms, share):
+    with pytest.raises(SystemExit, match="expected one such as 1/2"):
+        share_of(items("main", forms), share)
+
+
+def test_a_method_that_the_part_does_not_have_is_named():
+    args = argparse.Namespace(**{**vars(NO_CHANGES), "methods": "fact_ttt,lora"})
+    with pytest.raises(SystemExit, match="--methods has fact_ttt; part main has adapter"):
+        configs_of("main", (), args)
+
+
+def test_the_lowest_rate_of_full_is_found_though_it_is_rounded_in_its_label():
+    cell = {
+        "task": "digits",
+        "learning_rate": 0.1 * 0.003,
+        "selection": {"learning_rate=0.0003": 9.0, "learning_rate=0.001": 8.0},
+    }
+    assert Arm("full", ("digits",), (cell,)).at_the_edge == {"lowest": 1, "highest": 0}
