@@ -1,4 +1,4 @@
-"""All methods in one sweep.
+"""Sixteen methods in one sweep.
 
     python -m experiments.vtab --config configs/compare.py --workdir runs/compare
     python -m experiments.vtab --config configs/compare.py:vtab --workdir runs/vtab

@@ -5,6 +5,7 @@
 A row is a class, with its name in front. Tasks of more than ten classes have two blocks of rows.
 """
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def draw(examples: Examples, names: list[str]) -> Image.Image:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for task in OFFLINE.values():
         data = open_task(task, DataSettings(image_size=_SIDE))

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from fact_jax.data.offline.bundled import EMOJI, EMOJI_CATEGORIES, NUM_TRAIN, NUM_VAL
-from tools.packing import Picture, check_source, unlike, write
+from tools.packing import Picture, argument, check_source, unlike, write
 
 SHA256 = "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 _SIDE, _COLOURS = 48, 64
@@ -131,4 +131,4 @@ def make(package: Path, target: Path = EMOJI) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(argument(__doc__, "package"))

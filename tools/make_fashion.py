@@ -9,12 +9,12 @@ dataset-fashion-mnist.
 from __future__ import annotations
 
 import gzip
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from fact_jax.data.offline.bundled import FASHION
+from tools.packing import argument
 
 _PER_PART = 1000
 
@@ -34,4 +34,4 @@ def make(folder: Path, target: Path = FASHION) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(argument(__doc__, "folder"))

@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fact_jax.data.offline.bundled import NUM_TRAIN, NUM_VAL, SCRIPT, SCRIPTS
-from tools.packing import Picture, write
+from tools.packing import Picture, argument, write
 
 SIDE = 48  # pixels of a picture
 TABLE = Path(__file__).with_name("script_fonts.tsv")
@@ -137,4 +137,4 @@ def make(folder: Path, target: Path = SCRIPT) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(argument(__doc__, "folder"))

@@ -9,7 +9,6 @@ would vanish in 32 x 32 pixels, so that the data set holds a part of that size o
 """
 
 import io
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from fact_jax.data.offline.bundled import TEXTILE, TEXTILES
-from tools.packing import Picture, check_source, write
+from tools.packing import Picture, argument, check_source, write
 
 SHA256 = "00144ccc179a887dbea15923be8cf236d0c0f49bf7fb6f7bb288e40b53fb1bcb"
 SIDE = 32
@@ -82,4 +81,4 @@ def make(package: Path, target: Path = TEXTILE) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(argument(__doc__, "package"))

@@ -1,5 +1,6 @@
 """Writing the data sets that `fact_jax/data/offline/` holds: small PNGs, one after the other."""
 
+import argparse
 import hashlib
 import io
 import sys
@@ -24,6 +25,18 @@ class Picture(NamedTuple):
     image: UInt8[np.ndarray, "y x *c"]
     label: int
     identity: int
+
+
+def argument(doc: str, name: str) -> Path:
+    """The only argument of a program that makes a data set; --help shows its documentation."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(name, type=Path)
+    path: Path = vars(parser.parse_args())[name]
+    if not path.exists():
+        parser.error(f"{path} does not exist.")
+    return path
 
 
 def check_source(path: Path, sha256: str) -> None:

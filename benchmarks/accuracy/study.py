@@ -33,6 +33,7 @@ from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, 
 from benchmarks.common import option_parser
 from configs import study
 from fact_jax.cli.process import prepare_process
+from fact_jax.errors import UserError
 from fact_jax.sweep.plan import Cell
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
@@ -244,10 +245,11 @@ def run_part(part: str, args: argparse.Namespace, began: float) -> bool:
 
 def main() -> None:
     parser = option_parser(__doc__, out=study_record.RECORD)
-    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--part", choices=[*PARTS, "all"], default="all", help="default: all")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after them")
     parser.add_argument("--share", default="1/1", help="such as 1/2: the first half of the tasks")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/study"))
+    where = "checkpoints and factor files; default: runs/study"
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help=where)
     cells.add_changes(parser, *CHANGES, "weights")
     a = parser.parse_args()
     if (a.epochs or a.seeds) and a.out == study_record.RECORD:
@@ -259,9 +261,12 @@ def main() -> None:
     parts = [part for part in PARTS if a.part == part]
     if a.part == "all":
         parts = [part for part in PARTS if part != "dinov2" or a.weights]
-    for part in parts:
-        if not run_part(part, a, began):
-            return
+    try:
+        for part in parts:
+            if not run_part(part, a, began):
+                return
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,13 @@ Key = tuple[str, str, str, int]
 def read(path: Path) -> dict[str, Any]:
     """The record at `path`, or an empty one."""
     if path.exists():
-        content: dict[str, Any] = json.loads(path.read_text())
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise SystemExit(
+                f"{path} is no record ({error}). Take the committed one, `git checkout {path}`, or "
+                "move it away to begin anew."
+            ) from error
         return content
     return {"commands": [], "seconds": 0.0, "environments": [], "failures": [], "cells": []}
 

@@ -332,3 +332,9 @@ def test_the_lowest_rate_of_full_is_found_though_it_is_rounded_in_its_label():
         "selection": {"learning_rate=0.0003": 9.0, "learning_rate=0.001": 8.0},
     }
     assert Arm("full", ("digits",), (cell,)).at_the_edge == {"lowest": 1, "highest": 0}
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(SystemExit, match="study.json is no record"):
+        study_record.read(tmp_path / "study.json")

@@ -59,13 +59,13 @@ def get_task(name: str) -> Task:
             "Rename it, or make a link of such a name to it."
         )
     published = [f"{name}_{shots}shot" for name in _SHOTS_OF for shots in PUBLISHED_SHOTS]
-    near = difflib.get_close_matches(name, [*tasks, *published], n=1)
+    near = difflib.get_close_matches(name, [*tasks, *published, *GROUPS], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UserError(
-        f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; and NAME_Kshot, K at "
-        f"least 1, where NAME is one of {', '.join(_SHOTS_OF)}; and folder_NAME (and "
-        "folder_NAME_Kshot) for a folder of pictures in the data directory, and csv_NAME for its "
-        "file NAME.csv."
+        f"There is no task {name!r}.{hint} The tasks are: {', '.join(tasks)}; groups of them: "
+        f"{', '.join(GROUPS)}; and NAME_Kshot, K at least 1, where NAME is one of "
+        f"{', '.join(_SHOTS_OF)}; and folder_NAME (and folder_NAME_Kshot) for a folder of pictures "
+        "in the data directory, and csv_NAME for its file NAME.csv."
     )
 
 

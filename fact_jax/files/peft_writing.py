@@ -68,7 +68,8 @@ def adapter_files(
     if parts := other_parts(dataclasses.replace(adaptation, magnitudes={})):
         raise UserError(
             f"{task.path} has {', '.join(parts)}, which are no low-rank increments, so that PEFT's "
-            "LoRA cannot hold them. Export the merged model with --format hf."
+            "LoRA cannot hold them. If they merge into the weights, export the merged model with "
+            "--format hf; else predict and serve the factor file as it is."
         )
     naming = naming_of(names, config)
     model = None if names == "timm" else hf_model(config)

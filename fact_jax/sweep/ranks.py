@@ -79,8 +79,8 @@ def check_ranks(where: str, method: Method, settings: RunSettings) -> None:
     if not reducible(method):
         raise UserError(
             f"{where}.start_ranks is {ranks}, and {type(method).__name__} cannot be rounded to a "
-            "smaller rank while it trains: FacT-TT, FacT-TK, FacT-CP, LoRA without shared_input "
-            "and MetaTT can. Leave start_ranks empty."
+            "smaller rank while it trains: FacT-TT, FacT-TK, FacT-CP, MetaTT and LoRA with "
+            "shared_input=False can. Leave start_ranks empty."
         )
     own = cast(Any, method).rank
     every = [*ranks, own]
@@ -93,7 +93,8 @@ def check_ranks(where: str, method: Method, settings: RunSettings) -> None:
     if any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
         raise UserError(
             f"{where}.round_epochs is {epochs}; expected epochs that become larger, from 1 to "
-            f"{settings.epochs - 1} in a training of {settings.epochs}."
+            f"{settings.epochs - 1} in a training of {settings.epochs}. Set {where}.round_epochs, "
+            "or train for more epochs."
         )
     if settings.shared or settings.start_from:
         name = "shared" if settings.shared else "start_from"

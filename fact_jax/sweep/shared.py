@@ -42,8 +42,9 @@ def check_shared(where: str, method: Method, candidates: int, run: dict[str, Any
         return
     if candidates > 1:
         raise UserError(
-            f"{where}.shared is 'learn', and there are {candidates} candidates to choose from: all "
-            "tasks would need the same one. Give one."
+            f"{where} has {candidates} candidates to choose from on validation data, and tasks "
+            "that learn a dictionary together need the same one. Give learning_rates, scales and "
+            f"weight_decays of one value each, such as --{where}.learning_rates='(0.01,)'."
         )
     if run["factor_bits"]:
         raise UserError(

@@ -80,7 +80,10 @@ def test_a_new_task_trains_its_cores_and_leaves_the_dictionary(learnt, tmp_path)
     [
         ({"shared": "learn", "methods": "linear"}, "Linear has no factors that tasks share"),
         ({"shared": "learn", "start_from": "x"}, "both set"),
-        ({"shared": "learn", "fact_tk.scales": (1.0, 2.0)}, "there are 2 candidates"),
+        (
+            {"shared": "learn", "fact_tk.scales": (1.0, 2.0)},
+            "has 2 candidates .* --config.fact_tk.learning_rates",
+        ),
         ({"shared": "learn", "factor_bits": 4}, "a dictionary is stored in float32"),
     ],
 )
