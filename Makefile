@@ -39,7 +39,7 @@ test-slow: $(READY)
 
 # Against PyTorch, timm and transformers; prints the measured errors.
 parity: $(PARITY_READY)
-	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m "not slow" tests/parity
+	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -n 2 -m "not slow" tests/parity
 
 parity-slow: $(PARITY_READY)
 	FACT_JAX_TESTS=optimised $(BIN)/python -m pytest -m slow tests/parity
