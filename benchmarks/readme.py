@@ -38,6 +38,12 @@ def _alternatives(record: Record) -> str:
     return f"of {len(ratios) - 1} alternatives the slowest, {worst}, takes {ratios[worst]:.2f} ×"
 
 
+def _consistency(record: Record) -> str:
+    forms = record["forms"]["dropout"]
+    ratios = ", ".join(f"{n} {row['time_ratio']:.2f} ×" for n, row in forms.items() if n != "plain")
+    return f"CPU time of a step with dropout, beside the plain one: {ratios}"
+
+
 def _evaluate(record: Record) -> str:
     rate = record["stages"]["streamed"]["images_per_s"]
     return f"{rate:.0f} images/s; no prediction under way in {record['idle_share']:.1%} of the time"
@@ -225,6 +231,7 @@ RESULT: dict[str, Callable[[Record], str]] = {
     "bank.json": _bank,
     "compare_dinov2.json": _methods,
     "compare_quickstart.json": _methods,
+    "consistency.json": _consistency,
     "dictionary.json": _dictionary,
     "evaluate.json": _evaluate,
     "exchange.json": _exchange,
