@@ -1,6 +1,7 @@
 """Groups of cells that train together, and what becomes of the others when some fail."""
 
 import errno
+import functools
 import itertools
 import json
 import threading
@@ -83,6 +84,16 @@ class Fake:
         return Trained(run, {}, [0.0], [scale if scale <= 10 else 0.0], error, 1, 1, {})
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_trained(monkeypatch):
+    """A stack of runs asks the stand-in."""
+
+    def stack(trainer, runs, size):
+        return SimpleNamespace(train=functools.partial(trainer.train, runs, size))
+
+    monkeypatch.setattr(group_module, "RunStack", stack)
+
+
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """``sweep(trainer, seeds, only)``: ({seed: result}, {seed: error}, notes, work directory)."""
@@ -157,7 +168,7 @@ def test_runs_that_want_different_cells_of_a_group_train_it_one_after_the_other(
 
     thread = threading.Thread(target=lambda: sweep(Slow(), only=(0,)))
     thread.start()
-    first.wait()
+    assert first.wait(60)
     done, *_ = sweep(Slow(), only=(1,))
     thread.join()
     assert 1 in done

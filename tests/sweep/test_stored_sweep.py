@@ -8,7 +8,7 @@ from rich.console import Console
 from configs import quickstart
 from fact_jax import load_factors
 from fact_jax.cli.local import run_sweep
-from fact_jax.sweep.trainer import Trainer
+from fact_jax.sweep import group
 
 STORED = ROOT / "tests" / "stored" / "sweep"
 
@@ -19,7 +19,7 @@ def test_its_cells_are_finished_and_its_table_is_the_same(tmp_path, monkeypatch)
     config.update(train_limit=32, eval_limit=32, batch_size=16, eval_batch_size=32)
     config.fact_tt.update({"rank": 2, "scales": (0.1, 1.0)})
     workdir = shutil.copytree(STORED, tmp_path / "work")
-    monkeypatch.setattr(Trainer, "train", None)  # nothing is left to train
+    monkeypatch.setattr(group, "RunStack", None)  # nothing is left to train
     results = run_sweep(config, str(workdir), Console(quiet=True))
     assert [result["cell"] for result in results] == ["digits-linear-seed0", "digits-fact_tt-seed0"]
     # config.json is that of the last run, which has more settings today.
