@@ -106,8 +106,11 @@ def deal(pictures: list[Picture], random: np.random.RandomState) -> list[Picture
     """The pictures in the order train, validation, test, with no identity in two of them.
 
     Classes have the same shares in all parts. Identities of a class are dealt out in random order:
-    to each part until it is full, or to the next one if they do not fit.
+    to each part until it is full, or to the next one if they do not fit. The program ends if an
+    identity has pictures of two classes.
     """
+    if len({(p.identity, p.label) for p in pictures}) > len({p.identity for p in pictures}):
+        sys.exit("An identity has pictures of two categories; mend the patterns of identity_of.")
     shares = np.bincount([picture.label for picture in pictures]) / len(pictures)
     parts: list[list[Picture]] = [[], [], []]
     ends = np.rint(np.cumsum(shares)[:, None] * [NUM_TRAIN, NUM_VAL]).astype(int)

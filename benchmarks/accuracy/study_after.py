@@ -1,4 +1,4 @@
-"""What the study makes of trained tasks without training: smaller ranks, and ensembles."""
+"""Smaller ranks and ensembles, which the study makes of trained tasks without training."""
 
 import hashlib
 from collections.abc import Callable, Sequence

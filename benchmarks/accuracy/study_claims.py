@@ -51,7 +51,7 @@ def best_other(arms: Mapping[str, Arm]) -> Arm | None:
 
 
 def answer(claim: Claim, pair: Comparison, p_seeds: float | None, p_tasks: float | None) -> str:
-    """What the tests say of a claim, in words."""
+    """The tests' answer to a claim, in words."""
     if claim.on_par:
         if pair.interval is None:
             return "open: one seed"

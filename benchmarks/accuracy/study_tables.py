@@ -172,7 +172,7 @@ def what_tests_see(record: Record) -> str:
 
 
 def findings(record: Record) -> str:
-    """What went badly: edges of the grid, diverged candidates, arms below the probe, failures."""
+    """The negative findings: edges of the grid, divergence, arms below the probe, failures."""
     arms = arms_of(record, "main")
     rows = []
     for arm in arms.values():

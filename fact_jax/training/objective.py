@@ -154,7 +154,7 @@ class Objective:
     def _passing(
         self, trainable: Trainable, base: Base, trial: Trial, key: jax.Array
     ) -> "_Passing":
-        """All that the passes of this step have in common."""
+        """Makes the arguments that all passes of this step have in common."""
         hyper, config = trial.hyper, self.model.config
         if self.recipe.bits is not None:
             trainable = rounded(trainable, self.recipe.bits)

@@ -47,6 +47,12 @@ def test_emoji_are_dealt_so_that_no_identity_is_in_two_parts():
         assert np.mean([p.label for p in part]) == pytest.approx(0.5, abs=0.05)
 
 
+def test_an_identity_of_two_categories_ends_the_program():
+    one, other = _pictures(2, 1)[0], _pictures(2, 1)[1]
+    with pytest.raises(SystemExit, match="two categories"):
+        deal([one._replace(identity=1, label=0), other._replace(identity=1, label=1)], None)
+
+
 def test_pictures_are_packed_and_read_again_and_equal_ones_are_left_out(tmp_path):
     random = np.random.default_rng(0)
     few, many = (random.integers(0, top, (8, 8, 3)).astype(np.uint8) for top in (3, 255))
