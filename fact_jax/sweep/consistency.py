@@ -10,7 +10,8 @@ from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.sweep.settings import RunSettings
-from fact_jax.training.objective import check_noise
+from fact_jax.training.objective import check_halves, check_noise
+from fact_jax.training.recipe import check_mixing
 from fact_jax.tuning.method import Method, factor_shapes
 
 
@@ -22,20 +23,10 @@ def check_consistency(where: str, method: Method, vit: ViTConfig, settings: RunS
     form = settings.consistency
     try:
         check_noise(_adaptation(cast(Hashable, method), vit), method)
+        check_mixing(form, settings.mixup, settings.cutmix)
+        check_halves(form, settings.batch_size)
     except UserError as error:
-        raise UserError(f"{where}.consistency is {form!r}: {error}") from error
-    mixing = {name: getattr(settings, name) for name in ("mixup", "cutmix")}
-    if form == "fast" and (mixed := [name for name, value in mixing.items() if value]):
-        raise UserError(
-            f"{where}.consistency is 'fast' and config.{mixed[0]} is {mixing[mixed[0]]:g}: 'fast' "
-            "compares an image with its last visit, and a mixed image has none. Set mixup and "
-            "cutmix to 0, or consistency to 'full'."
-        )
-    if form == "lazy" and settings.batch_size < 2:
-        raise UserError(
-            f"{where}.consistency is 'lazy', which trains every second step on half a batch, and "
-            "config.batch_size is 1. Set it to 2 or more, or consistency to 'full'."
-        )
+        raise UserError(f"{where}: {error}") from error
 
 
 @functools.lru_cache(maxsize=256)

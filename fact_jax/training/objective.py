@@ -73,6 +73,15 @@ def check_noise(adaptation: Adaptation, method: Method) -> None:
         )
 
 
+def check_halves(consistency: str, batch_size: int) -> None:
+    """Raises UserError for batches that cannot be halved, if the consistency halves them."""
+    if consistency == "lazy" and batch_size < 2:
+        raise UserError(
+            "consistency 'lazy' trains every second step on half a batch, and the batch size is "
+            f"{batch_size}. Set a batch size of 2 or more, or consistency to 'full'."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The loss that a training step of one trial lowers.
@@ -118,11 +127,7 @@ class Objective:
             return self._total(logits, last, batch, trial), jax.lax.stop_gradient(logits)
         if self.recipe.consistency == "full":
             return self._two_passes(passing, batch), None
-        if batch.valid.shape[0] < 2:
-            raise UserError(
-                "consistency 'lazy' trains every second step on half a batch, and the batch size "
-                "is 1. Set a batch size of 2 or more, or consistency to 'full'."
-            )
+        check_halves(self.recipe.consistency, batch.valid.shape[0])
         even = visit.number % 2 == 0
         return jax.lax.cond(even, self._half, self._one_pass, passing, batch), None
 

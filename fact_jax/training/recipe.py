@@ -46,13 +46,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.consistency == "fast" and (self.mixup or self.cutmix):
-            name = "mixup" if self.mixup else "cutmix"
-            raise UserError(
-                f"consistency is 'fast' and {name} is {getattr(self, name):g}: 'fast' compares an "
-                "image with its last visit, and a mixed image has none. Set mixup and cutmix to "
-                "0, or consistency to 'full'."
-            )
+        check_mixing(self.consistency, self.mixup, self.cutmix)
 
     @property
     def bits(self) -> Bits | None:
@@ -92,6 +86,16 @@ class Recipe:
             updates, moments = self.optimiser(rate, decay).update(grads, moments, trainable)
         trained: dict[str, Any] = optax.apply_updates(trainable, updates)
         return trained, moments
+
+
+def check_mixing(consistency: str, mixup: float, cutmix: float) -> None:
+    """Raises UserError for mixed images under a consistency that follows each image."""
+    if consistency == "fast" and (mixup or cutmix):
+        name, value = ("mixup", mixup) if mixup else ("cutmix", cutmix)
+        raise UserError(
+            "consistency 'fast' compares an image with its last visit, and a mixed image has "
+            f"none: {name} is {value:g}. Set mixup and cutmix to 0, or consistency to 'full'."
+        )
 
 
 def _matrices(trainable: dict[str, Any]) -> Any:
