@@ -93,7 +93,9 @@ def whole_table(record: Mapping[str, Any]) -> str:
 def points(record: Mapping[str, Any]) -> list[plot_leaderboard.Point]:
     """The board as points of the picture."""
     return [
-        plot_leaderboard.Point(arm.name, arm.title, arm.bytes, mean.mean, mean.error, front)
+        plot_leaderboard.Point(
+            arm.cells[0]["method"], arm.title, arm.bytes, mean.mean, mean.error, front
+        )
         for arm, mean, front in entries(record)
     ]
 

@@ -19,14 +19,15 @@ _OFFSETS = [
 
 
 class Point(NamedTuple):
-    """A point of the picture: a method by its name in the record and its title.
+    """A point of the picture: an arm of the study by its title.
 
     Attributes:
+      method: the name of its method, which chooses the look.
       error: standard error of the accuracy in points; None where there is none.
       front: whether it is on the Pareto front.
     """
 
-    name: str
+    method: str
     title: str
     bytes: float
     accuracy: float
@@ -69,7 +70,7 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
 
 def _points(axes: Axes, board: list[Point]) -> None:
     """Draws the points with their errors over seeds, and the front as a line of steps."""
-    looks = styles(entry.name for entry in board)
+    looks = styles(entry.method for entry in board)
     for entry, look in zip(board, looks, strict=True):
         axes.errorbar(
             entry.bytes,
