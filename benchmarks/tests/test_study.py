@@ -191,6 +191,16 @@ def test_means_are_over_the_seeds_that_all_tasks_have(forms):
     assert arms_of({"cells": without}, "main")["lora"].mean([tasks]) is None
 
 
+def test_a_seed_that_broke_down_is_a_finding(forms):
+    record = made_up("main", 10**6, forms)
+    row = "| seeds with less than half of the best one's accuracy | none |"
+    assert row in study_tables.findings(record)
+    broken = next(c for c in record["cells"] if (c["arm"], c["seed"]) == ("lora", 2))
+    broken["accuracy"] = 5.94
+    found = f"LoRA on {broken['task']}, seed 2: 5.9 %"
+    assert row.replace("none", found) in study_tables.findings(record)
+
+
 def test_ranks_are_of_each_task(forms):
     record = made_up("main", 10**6, forms)
     ranks = study_tables.mean_ranks(arms_of(record, "main"))
