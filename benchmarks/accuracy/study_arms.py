@@ -108,15 +108,21 @@ class Arm:
         """Bytes of a task's file with its head, mean over the tasks."""
         return statistics.fmean(cell["factor_file_bytes"] for cell in self.cells)
 
-    @property
-    def validation(self) -> float | None:
-        """Accuracy on val200 of the chosen rates, mean over the tasks; None if a task has none."""
-        best = {
+    @functools.cached_property
+    def chosen(self) -> dict[str, float]:
+        """Accuracy on val200 of the chosen rate, by task, of the tasks that have chosen."""
+        return {
             cell["task"]: max(score for score in cell["selection"].values() if score is not None)
             for cell in self.cells
             if cell["selection"]
         }
-        return statistics.fmean(best.values()) if best.keys() >= set(self.tasks) else None
+
+    @property
+    def validation(self) -> float | None:
+        """Mean of `chosen` over the tasks; None if a task has none."""
+        if not self.chosen.keys() >= set(self.tasks):
+            return None
+        return statistics.fmean(self.chosen.values())
 
     @property
     def at_the_edge(self) -> dict[str, int]:

@@ -191,9 +191,9 @@ def test_means_are_over_the_seeds_that_all_tasks_have(forms):
     assert arms_of({"cells": without}, "main")["lora"].mean([tasks]) is None
 
 
-def test_a_seed_that_broke_down_is_a_finding(forms):
+def test_a_training_that_broke_down_is_a_finding(forms):
     record = made_up("main", 10**6, forms)
-    row = "| seeds with less than half of the best one's accuracy | none |"
+    row = "| trainings with less than half of the accuracy on val200 that chose their rate | none |"
     assert row in study_tables.findings(record)
     broken = next(c for c in record["cells"] if (c["arm"], c["seed"]) == ("lora", 2))
     broken["accuracy"] = 5.94
