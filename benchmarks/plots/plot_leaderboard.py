@@ -16,6 +16,7 @@ _OFFSETS = [
     for far in (1, 2, 3, 4.5)
     for x, y in ((7, 0), (-7, 0), (5, 7 * far), (5, -7 * far), (-5, 7 * far), (-5, -7 * far))
 ]
+FAR = 1.5  # points below the front's cheap end, where the picture ends
 
 
 class Point(NamedTuple):
@@ -87,16 +88,31 @@ def _points(axes: Axes, board: list[Point]) -> None:
     axes.step(sizes, values, where="post", color=INK, linewidth=1, alpha=0.6, zorder=0)
 
 
+def at_the_foot(board: list[Point]) -> list[Point]:
+    """The board with what is far below the front's cheap end at the foot, its value in its title.
+
+    One training that broke down would else press all others together.
+    """
+    foot = min(entry.accuracy for entry in board if entry.front) - FAR
+    return [
+        entry
+        if entry.accuracy >= foot
+        else entry._replace(accuracy=foot, error=None, title=f"{entry.title}: {entry.accuracy:.1f}")
+        for entry in board
+    ]
+
+
 def draw(board: list[Point], path: Path) -> None:
     """Draws the board; a picture that says so, if no arm has all tasks yet."""
-    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
     axes.set_xscale("log")
-    axes.margins(x=0.2, y=0.08)
+    axes.margins(x=0.15, y=0.08)
     axes.set_xlabel("bytes of a task's file, with its head")
     axes.set_ylabel("accuracy on test, %, mean of the groups of tasks")
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if board:
+        board = at_the_foot(board)
         _points(axes, board)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
         figure.canvas.draw()
