@@ -16,8 +16,8 @@ from fact_jax.sweep.resolution import split_names
 PARTS: dict[str, tuple[str, ...]] = {
     "main": ("main", "smallest"),
     "leaders": (
-        *("pace", "bits4", "bits1", "rank4", "adaptive", "rounded8", "rounded4"),
-        *("ensemble", "together"),
+        *("pace", "bits4", "bits1", "rank4", "rounded8", "rounded4", "ensemble", "together"),
+        "adaptive",
     ),
     "dinov2": ("dinov2",),
 }
