@@ -16,7 +16,7 @@ _OFFSETS = [
     for far in (1, 2, 3, 4.5)
     for x, y in ((7, 0), (-7, 0), (5, 7 * far), (5, -7 * far), (-5, 7 * far), (-5, -7 * far))
 ]
-FAR = 1.5  # points below the front's cheap end, where the picture ends
+FAR = 2.0  # points below the front and the linear probe, where the picture ends
 
 
 class Point(NamedTuple):
@@ -58,7 +58,7 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
     for x, y, side in offsets:
         text = axes.annotate(entry.title, point, (x, y), ha=side, **style)
         box = text.get_window_extent(renderer)
-        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+        inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0
         if inside and not any(box.overlaps(other) for other in taken):
             if abs(y) > 10:
                 text.remove()
@@ -89,11 +89,11 @@ def _points(axes: Axes, board: list[Point]) -> None:
 
 
 def at_the_foot(board: list[Point]) -> list[Point]:
-    """The board with what is far below the front's cheap end at the foot, its value in its title.
+    """The board with what is far below front and probe at the foot, its value in its title.
 
     One training that broke down would else press all others together.
     """
-    foot = min(entry.accuracy for entry in board if entry.front) - FAR
+    foot = min(e.accuracy for e in board if e.front or e.method == "linear") - FAR
     return [
         entry
         if entry.accuracy >= foot
@@ -104,7 +104,7 @@ def at_the_foot(board: list[Point]) -> list[Point]:
 
 def draw(board: list[Point], path: Path) -> None:
     """Draws the board; a picture that says so, if no arm has all tasks yet."""
-    figure, axes = plt.subplots(figsize=(8, 5.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 6.4), layout="constrained")
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.08)
     axes.set_xlabel("bytes of a task's file, with its head")

@@ -300,12 +300,13 @@ def test_the_leaderboard_has_the_arms_with_all_tasks(forms, tmp_path):
 
 
 def test_a_point_far_below_the_front_is_drawn_at_its_foot():
-    probe = plot_leaderboard.Point("linear", "Linear probe", 6e3, 60.0, 0.2, front=True)
-    near = probe._replace(title="VPT", accuracy=58.6, front=False)
-    far = probe._replace(title="MetaTT", accuracy=50.28, front=False)
-    drawn = plot_leaderboard.at_the_foot([probe, near, far])
-    assert drawn[:2] == [probe, near]
-    assert drawn[2] == far._replace(title="MetaTT: 50.3", accuracy=58.5, error=None)
+    best = plot_leaderboard.Point("fact_tt", "FacT-TT", 4e3, 70.0, 0.2, front=True)
+    probe = best._replace(method="linear", accuracy=60.0, front=False)
+    near = best._replace(title="VPT", accuracy=58.1, front=False)
+    far = best._replace(title="MetaTT", accuracy=50.28, front=False)
+    drawn = plot_leaderboard.at_the_foot([best, probe, near, far])
+    assert drawn[:3] == [best, probe, near]
+    assert drawn[3] == far._replace(title="MetaTT: 50.3", accuracy=58.0, error=None)
 
 
 def test_ensembles_are_not_on_the_board(forms):
