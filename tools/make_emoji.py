@@ -67,7 +67,7 @@ _NAMED_SERIES = tuple(
 
 
 def identity_of(entry: dict[str, Any]) -> str:
-    """What an emoji shows, without gender and direction; all of a series are one identity."""
+    """The identity of an emoji: what it shows, whatever its gender and direction, or its series."""
     if entry["subcategory"] in _SERIES:
         return str(entry["subcategory"])
     for pattern in _NAMED_SERIES:

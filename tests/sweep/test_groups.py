@@ -302,7 +302,7 @@ def test_memory_that_does_not_suffice_halves_the_stack_for_good(sweep):
 
 
 def test_tasks_that_learn_a_dictionary_are_not_split_for_want_of_memory(tmp_path):
-    """In parts they would learn other dictionaries."""
+    """The tasks learn one dictionary, and parts of them would learn others."""
     config = quickstart.get_config()
     config.update(tasks="digits,fashion", methods="fact_tt")
     config.fact_tt = ConfigDict({"rank": 4, "shared": "learn"})
