@@ -39,6 +39,7 @@ from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Run
+from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 
@@ -95,18 +96,21 @@ class Study:
             self._runners[form] = Runner(sweep, store, self._lines, trainer=trainer)
         return self._runners[form]
 
-    def _rate(self, item: Item, record: dict[str, Any]) -> float | None:
-        """The learning rate that the first seed has chosen, of the main part for `AS_MAIN`.
+    def _chosen(self, item: Item, record: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+        """What the first seed has chosen, by the names of the lists that it chose from.
 
-        None for a cell that chooses itself, or that has a rate of its own. Raises LookupError if
-        the first seed has no result.
+        The forms of `AS_MAIN` have the learning rate of the main part. Without what the cell
+        chooses itself. Raises LookupError if the first seed has no result.
         """
-        part, form = ("main", "main") if item.form in study.AS_MAIN else (item.part, item.form)
-        first = item._replace(part=part, form=form, seed=study.SEEDS[0])
-        if item == first or not self.forms[form][item.method].get("learning_rates"):
-            return None
-        rate: float = study_record.by_key(record)[first.key]["learning_rate"]
-        return rate
+        there, chosen = study_record.by_key(record), {}
+        first = item._replace(seed=study.SEEDS[0])
+        for several, name in GRID.items():
+            source = first
+            if name == "learning_rate" and item.form in study.AS_MAIN:
+                source = first._replace(part="main", form="main")
+            if item != source and self.forms[source.form][item.method].get(several):
+                chosen[several] = (there[source.key][name],)
+        return chosen
 
     def _sources(self, item: Item) -> list[Item]:
         """The trained cells that an item is made of without training."""
@@ -125,7 +129,7 @@ class Study:
                 made_of = [there[source.key]["digest"] for source in self._sources(item)]
                 made = checksum(item, made_of)
             else:
-                cell = cell_of(item, self.forms[item.form], self._rate(item, record))
+                cell = cell_of(item, self.forms[item.form], self._chosen(item, record))
                 trainer = self.runner(item.form).trainer
                 fingerprint = str(trainer.feed.data(item.task).provenance["fingerprint"])
                 made = digest(cell, trainer.weights_sha256, fingerprint)
@@ -145,7 +149,7 @@ class Study:
         """Makes an item of trained cells, which train again if the work directory lacks them."""
         record, tested = study_record.read(self._path), []
         for source in self._sources(item):
-            cell = cell_of(source, self.forms[source.form], self._rate(source, record))
+            cell = cell_of(source, self.forms[source.form], self._chosen(source, record))
             outcome = self._train(source, cell)
             if not isinstance(outcome, Result):
                 return outcome

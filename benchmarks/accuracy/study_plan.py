@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -96,12 +96,13 @@ def _possible(config: ConfigDict, form: str, method: str) -> bool:
     return True
 
 
-def cell_of(item: Item, config: ConfigDict, rate: float | None = None) -> Cell:
-    """The sweep's cell of an item; with the learning rate that was chosen, if one was."""
+def cell_of(
+    item: Item, config: ConfigDict, chosen: Mapping[str, tuple[float, ...]] | None = None
+) -> Cell:
+    """The sweep's cell of an item; `chosen` stand in the place of its lists of candidates."""
     alone = ConfigDict(config.to_dict())
     alone.tasks, alone.methods, alone.seeds = item.task, item.method, (item.seed,)
-    if rate is not None:
-        alone[item.method].learning_rates = (rate,)
+    alone[item.method].update(chosen or {})
     (cell,) = make_plan(alone)
     return cell
 

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.accuracy.study_plan import Item
 from fact_jax.files.atomic import write_atomically
 from fact_jax.sweep.result import Result
+from fact_jax.sweep.settings import CONSISTENCY_NUMBERS
 
 RECORD = Path("benchmarks/results/study.json")
 _KEPT = (
@@ -93,6 +94,11 @@ def add_result(record: dict[str, Any], item: Item, result: Result, digest: str) 
         **_names(item),
         **{"method": item.method, "form": item.form},
         **{name: getattr(result, name) for name in _KEPT},
+        **{
+            name: value
+            for name in CONSISTENCY_NUMBERS
+            if (value := getattr(result, name)) is not None
+        },
         "seconds": round(result.seconds["cell"], 1),
         "digest": digest,
         "environment": environments.index(result.environment),

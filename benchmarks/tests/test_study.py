@@ -61,7 +61,7 @@ def test_shares_divide_the_tasks(forms):
 
 def test_later_seeds_keep_the_rate_of_the_first(forms):
     first = cell_of(ITEM, forms["main"])
-    later = cell_of(ITEM._replace(seed=1), forms["main"], rate=0.03)
+    later = cell_of(ITEM._replace(seed=1), forms["main"], {"learning_rates": (0.03,)})
     assert len(first.candidates) == 3
     assert [c.learning_rate for c in later.candidates] == [0.03]
     assert later.method == first.method
@@ -275,6 +275,26 @@ def test_few_bits_take_the_rate_of_the_plain_training(tmp_path, monkeypatch, for
     assert "90.0 %" in work.run(ITEM)
     assert "90.0 %" in work.run(bits)
     assert runner.ran == [(0, 3), (0, 1)]
+
+
+def test_later_seeds_keep_every_choice_of_the_first(tmp_path, forms):
+    """The rate of the main part, and what the form itself has chosen."""
+    configs = {**forms, **planned("leaders", ["fact_tt"])}
+    configs["pace"].fact_tt.consistency_weights = (0.1, 1.0)
+    work = Study(tmp_path / "study.json", tmp_path, "command", configs, ["fact_tt"])
+    first = Item("leaders", "pace", "fact_tt", "digits", 0)
+    with study_record.changed(tmp_path / "study.json") as record:
+        study_record.add_result(record, ITEM, result(rate=0.03), "a")
+        chosen = dataclasses.replace(result(rate=0.03), consistency_weight=0.1)
+        study_record.add_result(record, first, chosen, "b")
+    assert work._chosen(ITEM, record) == {}
+    assert work._chosen(first, record) == {"learning_rates": (0.03,)}
+    later = work._chosen(first._replace(seed=1), record)
+    assert later == {"learning_rates": (0.03,), "consistency_weights": (0.1,)}
+    candidate, *others = cell_of(first._replace(seed=1), configs["pace"], later).candidates
+    assert (candidate.consistency_weight, candidate.learning_rate, others) == (0.1, 0.03, [])
+    with pytest.raises(LookupError):
+        work._chosen(first._replace(task="fashion"), record)
 
 
 # The leaderboard

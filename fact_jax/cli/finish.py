@@ -17,7 +17,7 @@ from fact_jax.files.factors import TrainedTask
 from fact_jax.files.load import load_factors
 from fact_jax.report.records import read_config
 from fact_jax.sweep.result import Result
-from fact_jax.sweep.settings import RUN_SETTINGS, SETTINGS, SweepSettings
+from fact_jax.sweep.settings import CONSISTENCY_NUMBERS, RUN_SETTINGS, SETTINGS, SweepSettings
 from fact_jax.sweep.store import Store
 from fact_jax.tuning.registry import describe
 
@@ -70,6 +70,8 @@ class Origin(NamedTuple):
             config.update(values)
         rate = RATE_SHARE * (result.learning_rate or 0.0)  # `of` refuses a result without one
         numbers = {"learning_rate": rate, "weight_decay": result.weight_decay}
+        chosen = {name: getattr(result, name) for name in CONSISTENCY_NUMBERS}
+        numbers |= {name: value for name, value in chosen.items() if value is not None}
         config[method] = ConfigDict({**settings, **numbers})
         return config
 

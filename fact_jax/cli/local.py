@@ -23,6 +23,7 @@ from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.runner import Outcome, Runner
 from fact_jax.sweep.runs import Failure, Progress
+from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
 from fact_jax.tuning import count_parameters
@@ -191,10 +192,10 @@ def failures_error(failures: list[Failure], workdir: str) -> UserError:
 
 def _print_result(console: Console, number: str, result: Result, how: str) -> None:
     chosen = [f"scale {result.scale:g}"]
-    if "learning_rate=" in "".join(result.selection):
-        chosen.append(f"learning rate {result.learning_rate:g}")
-    if "weight_decay=" in "".join(result.selection):
-        chosen.append(f"weight decay {result.weight_decay:g}")
+    labels = ", ".join(result.selection)
+    for name in GRID.values():
+        if name != "scale" and f"{name}=" in labels:
+            chosen.append(f"{name.replace('_', ' ')} {getattr(result, name):g}")
     accuracy = f"{result.accuracy:5.1f} %"
     console.print(f"{number} {result.cell}: {accuracy}  {', '.join(chosen)}  ({how})")
     if result.search:

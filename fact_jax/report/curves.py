@@ -12,6 +12,7 @@ from fact_jax.report.measures import MEASURES
 from fact_jax.report.sections import Section, short_name
 from fact_jax.report.study import System
 from fact_jax.sweep.result import Result, candidate_settings
+from fact_jax.sweep.settings import GRID
 
 _MOST_POINTS = 60  # of a curve
 _Curve = Callable[[Sequence[Result]], list[Point]]  # of the results of all seeds
@@ -106,10 +107,10 @@ def _chosen_by(systems: Sequence[System], section: Section) -> str:
 
 
 def selection_curves(systems: Sequence[System], section: Section) -> list[Figure]:
-    """Figures of accuracy on validation data against scale, learning rate and weight decay, each if
-    it was chosen."""
+    """Figures of accuracy on validation data against scale, learning rate and so on, each if it was
+    chosen."""
     figures, measure = [], _chosen_by(systems, section)
-    for setting in ("scale", "learning_rate", "weight_decay"):
+    for setting in GRID.values():
         words = setting.replace("_", " ")
         caption = (
             f"The {measure} on **validation** data against the {words} that it was chosen by, mean "

@@ -174,7 +174,7 @@ class Group:
                     **cell.stored_settings(self.trainer.weights_sha256),
                     "used_version": provenance["used_version"],
                     "fingerprint": provenance["fingerprint"],
-                    **{"stage": stage, "candidate": candidate, "choice": choice},
+                    **{"stage": stage, "candidate": candidate.given, "choice": choice},
                 }
             )
         text = json.dumps(made_with, sort_keys=True)

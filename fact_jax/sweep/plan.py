@@ -18,7 +18,13 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.consistency import check_consistency
 from fact_jax.sweep.ranks import check_ranks
 from fact_jax.sweep.resolution import read_settings, resolve, split_names, tasks_with_settings
-from fact_jax.sweep.settings import GRID, METHOD_SETTINGS, SETTINGS, RunSettings
+from fact_jax.sweep.settings import (
+    CONSISTENCY_NUMBERS,
+    GRID,
+    METHOD_SETTINGS,
+    SETTINGS,
+    RunSettings,
+)
 from fact_jax.sweep.shared import LEARN, check_shared, shared_sha256
 from fact_jax.sweep.start import check_start, start_sha256
 from fact_jax.training.recipe import Recipe
@@ -36,11 +42,21 @@ NEAR_PEAK = 0.75
 
 
 class Candidate(NamedTuple):
-    """The numbers that are chosen on validation data, where there is a choice."""
+    """The numbers that are chosen on validation data, where there is a choice.
+
+    Those of consistency are None in a training without it.
+    """
 
     scale: float
     learning_rate: float
     weight_decay: float
+    consistency_weight: float | None = None
+    consistency_noise: float | None = None
+
+    @property
+    def given(self) -> list[float]:
+        """The numbers that the training has."""
+        return [number for number in self if number is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +88,24 @@ class Cell:
             **{"task": self.task, "method": self.method_name, **self.method_settings},
             **{"seed": self.seed, **self.settings.stored()},
             **({"together": list(self.together)} if self.together else {}),
-            **{
-                several: list(dict.fromkeys(getattr(c, name) for c in self.candidates))
-                for several, name in GRID.items()
-            },
+            **self._lists,
         }
+
+    @property
+    def _lists(self) -> dict[str, list[float]]:
+        """The values of the candidates, by the lists' names in a config.
+
+        Earlier versions had no lists for the numbers of consistency; those are left out where they
+        say no more than the run's settings.
+        """
+        lists = {
+            several: list(dict.fromkeys(getattr(c, name) for c in self.candidates))
+            for several, name in GRID.items()
+        }
+        for name in CONSISTENCY_NUMBERS:
+            if lists[f"{name}s"] in ([None], [getattr(self.settings, name)]):
+                del lists[f"{name}s"]
+        return lists
 
     @property
     def as_stored(self) -> dict[str, Any]:
@@ -237,6 +266,8 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
         else (default[field],)
         for several, field in GRID.items()
     }
+    if not run["consistency"]:
+        grid |= dict.fromkeys(CONSISTENCY_NUMBERS, (None,))
     candidates = tuple(Candidate(*values) for values in itertools.product(*grid.values()))
     if run["protocol"] == "paper" and len(candidates) > 1:
         varied = next(several for several, field in GRID.items() if len(grid[field]) > 1)

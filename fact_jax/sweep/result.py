@@ -111,6 +111,8 @@ class Result:
     scale: float | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    consistency_weight: float | None = None
+    consistency_noise: float | None = None
     selection: dict[str, float | None] = dataclasses.field(default_factory=dict)
     grid_size: Annotated[int, Between(1, 10**6)] | None = None
     search: Search | None = None

@@ -135,10 +135,14 @@ class RunSettings:
         "consistency", "form of the loss of consistency; empty: none", per_method=True, before=""
     )
     consistency_weight: float = method_setting(
-        1.0, RATE, "of the loss of consistency beside the cross-entropy", before=1.0
+        1.0, RATE, "of the loss of consistency beside the cross-entropy", grid=True, before=1.0
     )
     consistency_noise: float = method_setting(
-        1.0, RATE, "deviation of consistency's noise in the first block that has it", before=1.0
+        1.0,
+        RATE,
+        "deviation of consistency's noise in the first block that has it",
+        grid=True,
+        before=1.0,
     )
     # Rank-adaptive training: the ranks before the method's own.
     start_ranks: tuple[int, ...] = method_setting(
@@ -246,6 +250,8 @@ COLUMNS = tuple(sorted(_PLACES, key=_PLACES.__getitem__))
 # Lists of candidates in a method's settings, and what they are candidates for: numbers of the run,
 # and the scale, which each method has.
 GRID = {f"{name}s": name for name in ("scale", *(f.name for f in _RUN if f.metadata.get("grid")))}
+# Without sense in a training without consistency.
+CONSISTENCY_NUMBERS = ("consistency_weight", "consistency_noise")
 # All that a config has, by name, but for the methods' settings.
 SETTINGS = {
     f.name: f for f in (*dataclasses.fields(SweepSettings), *_RUN) if "allowed" in f.metadata

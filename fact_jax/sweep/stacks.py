@@ -133,7 +133,8 @@ class RunStack:
         numbers = Hyper(rate, run.candidate.weight_decay, run.candidate.scale, *rates)
         if s.consistency:
             numbers = numbers._replace(
-                consistency_noise=s.consistency_noise, consistency_weight=s.consistency_weight
+                consistency_noise=run.candidate.consistency_noise,
+                consistency_weight=run.candidate.consistency_weight,
             )
         hyper: Hyper = jax.tree.map(np.float32, numbers)
         return hyper._replace(choice=as_array(run.choice))

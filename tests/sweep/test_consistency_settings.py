@@ -64,3 +64,28 @@ def test_the_training_gets_noise_and_weight_each_in_its_place():
     )
     hyper = RunStack._hyper(None, run, 2)
     assert (hyper.consistency_noise, hyper.consistency_weight) == pytest.approx((1.2, 0.3))
+
+
+GRID = {"consistency_weights": (0.1, 1.0), "consistency_noises": (0.3, 1.2)}
+
+
+def test_weight_and_noise_may_have_candidates():
+    cell = plan_of("lora", consistency="full", learning_rates=(0.01,), **GRID)[0]
+    numbers = [(c.consistency_weight, c.consistency_noise) for c in cell.candidates]
+    assert numbers == [(0.1, 0.3), (0.1, 1.2), (1.0, 0.3), (1.0, 1.2)]
+    assert cell.label(cell.candidates[1]) == "consistency_weight=0.1, consistency_noise=1.2"
+    assert {name: tuple(cell.as_stored[name]) for name in GRID} == GRID
+
+
+def test_without_consistency_they_are_no_candidates():
+    cell = plan_of("lora", learning_rates=(0.01,), **GRID)[0]
+    assert [c[3:] for c in cell.candidates] == [(None, None)]
+    assert not GRID.keys() & cell.all_settings.keys()
+
+
+def test_without_candidates_a_result_is_stored_as_before_there_could_be_any():
+    cell = plan_of("lora", consistency="full", consistency_noise=1.2)[0]
+    assert not GRID.keys() & cell.all_settings.keys()
+    one = plan_of("lora", consistency="full", consistency_noises=(1.2,))[0]
+    assert one.all_settings["consistency_noises"] == [1.2]
+    assert [c.consistency_noise for c in (*cell.candidates, *one.candidates)] == [1.2] * 6

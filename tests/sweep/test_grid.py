@@ -188,6 +188,26 @@ def test_candidates_reach_the_program(tiny, tmp_path):
     assert set(grid["selection"]) == {"learning_rate=0", "learning_rate=0.02"}
 
 
+def test_the_weight_of_consistency_is_chosen_on_validation_data(tiny, tmp_path):
+    """The final training is that of the choice alone, and the result says which it was."""
+    rule = {"rank": 2, "consistency": "full", "consistency_noise": 1.5}
+
+    def trained(name, **settings):
+        config = tiny("fact_tt", fact_tt=ConfigDict({**rule, **settings}))
+        return sweep(config, tmp_path / name)[0]
+
+    grid = trained("grid", consistency_weights=(0.0, 30.0))
+    labels = {f"consistency_weight={w:g}": w for w in (0.0, 30.0)}
+    assert set(grid.selection) == set(labels)
+    chosen = labels[max(grid.selection, key=grid.selection.__getitem__)]
+    assert (grid.consistency_weight, grid.consistency_noise) == (chosen, 1.5)
+    alone, other = (trained(f"{w:g}", consistency_weight=w) for w in (chosen, 30.0 - chosen))
+    assert grid.losses == pytest.approx(alone.losses, rel=1e-4)
+    assert grid.losses != pytest.approx(other.losses, rel=1e-2)
+    plain = trained("plain", consistency="")
+    assert (plain.consistency_weight, plain.consistency_noise) == (None, None)
+
+
 def test_a_combination_from_the_plan_to_the_predictor(tiny, tmp_path):
     config = tiny(
         "fact_tt+vpt_deep",

@@ -39,7 +39,9 @@ def record(config):
     """Digests of the config, as DIR/config.json has it, and of the plan; its first cell in full."""
     content = json.dumps(config.to_dict(), sort_keys=True)
     texts = [
-        json.dumps([c.name, c.task, repr(c.method), c.seed, c.candidates, c.as_stored])
+        json.dumps(
+            [c.name, c.task, repr(c.method), c.seed, [n.given for n in c.candidates], c.as_stored]
+        )
         for c in (make_plan(config) if config.methods else ())
     ]
     return {
