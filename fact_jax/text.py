@@ -47,6 +47,11 @@ def first_ten(parts: Sequence[str]) -> str:
     return "; ".join(printable_line(part[:500]) for part in parts[:10]) + more
 
 
+def count_of(number: int, noun: str) -> str:
+    """ "1 cell", "2 cells", "1,000 cells"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def say(text: str, error: bool = False) -> None:
     """Prints one message to stdout, or to stderr if it is an `error`, and flushes it."""
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)

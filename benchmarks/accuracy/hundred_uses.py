@@ -173,7 +173,7 @@ class _Server:
         said = []
         for line in self._process.stdout:
             said.append(line)
-            if address := re.search(r"tasks at http://127\.0\.0\.1:(\d+)/", line):
+            if address := re.search(r"tasks? at http://127\.0\.0\.1:(\d+)/", line):
                 return int(address[1])
         raise SystemExit(f"The server has not started:\n{''.join(said)}")
 

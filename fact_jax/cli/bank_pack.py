@@ -18,6 +18,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
 from fact_jax.files.pack import SUFFIX, pack_files
 from fact_jax.serving.outputs import prepare_output
+from fact_jax.text import count_of
 
 
 def define_flags() -> None:
@@ -48,6 +49,6 @@ def main() -> None:
     write_atomically(out, content)
     before = sum(path.stat().st_size for path in files)
     Console().print(
-        f"Wrote {out}: {len(files):,} tasks in {len(content):,} bytes, "
+        f"Wrote {out}: {count_of(len(files), 'task')} in {len(content):,} bytes, "
         f"{len(content) // len(files):,} a task; their files have {before:,}."
     )

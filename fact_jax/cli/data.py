@@ -26,7 +26,7 @@ from fact_jax.data.sources import prepare, tfds, vtab1k
 from fact_jax.data.tables.fewshot import FEW_SHOT
 from fact_jax.errors import UserError
 from fact_jax.report.terminal import print_table
-from fact_jax.text import first_ten
+from fact_jax.text import count_of, first_ten
 
 COLOURS = {"ready": "green", "missing": "yellow", "manual": "magenta"}
 
@@ -76,7 +76,9 @@ def _inspect_files(data: TaskData) -> tuple[str, str, str, str]:
     task, record = data.task, data.provenance
     if damaged := data.damaged():
         shown = first_ten([f"{path}: {why}" for path, why in damaged.items()])
-        words = f"{len(damaged)} pictures cannot be decoded: {shown}. {data.source.remedy}"
+        words = (
+            f"{count_of(len(damaged), 'picture')} cannot be decoded: {shown}. {data.source.remedy}"
+        )
         return "wrong", "-" if task.folder else record["used_version"], "-", words
     if not task.folder:
         words = f"read from the lists in {record['data_dir']}"

@@ -18,6 +18,7 @@ from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import RunSettings, SweepSettings
 from fact_jax.sweep.speed import measure_speed
 from fact_jax.sweep.store import Store
+from fact_jax.text import count_of
 
 
 def show_plan(
@@ -46,7 +47,7 @@ def show_plan(
     }
     left = [cost for cost, result in zip(costs, results, strict=True) if result is None]
     rate, source = _rate(sweep.run, [*finished.values()], left, elsewhere)
-    table = Table(title=f"{len(cells)} cells in {store.workdir}", title_justify="left")
+    table = Table(title=f"{count_of(len(cells), 'cell')} in {store.workdir}", title_justify="left")
     table.add_column("cell")
     for name in ("trainings", "epochs", "images", "TFLOP", "time"):
         table.add_column(name, justify="right")
@@ -59,7 +60,7 @@ def show_plan(
     for name, some in (("all", costs), ("left", left)):
         table.add_section()
         total = Cost(*map(sum, zip(Cost(0, 0, 0, 0, 0), *some, strict=True)))
-        table.add_row(f"{name}: {len(some)} cells", *_texts(total, rate), "")
+        table.add_row(f"{name}: {count_of(len(some), 'cell')}", *_texts(total, rate), "")
     print_table(console, table)
     for name, task in tasks.items():
         if task.folder and not task.num_classes:

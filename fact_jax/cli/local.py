@@ -26,6 +26,7 @@ from fact_jax.sweep.runs import Failure, Progress
 from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
+from fact_jax.text import count_of
 from fact_jax.tuning import count_parameters
 from fact_jax.tuning.registry import describe
 
@@ -183,10 +184,9 @@ def failures_error(failures: list[Failure], workdir: str) -> UserError:
     texts = [f"{failure.cell}: {failure.error}" for failure in failures[:10]]
     if len(failures) > 10:
         texts.append(f"and {len(failures) - 10} more")
-    cells = "1 cell" if len(failures) == 1 else f"{len(failures)} cells"
     return UserError(
-        f"{cells} failed; what is known of each is in {workdir}/failures. The same command runs "
-        "them again.\n" + "\n".join(texts)
+        f"{count_of(len(failures), 'cell')} failed; what is known of each is in "
+        f"{workdir}/failures. The same command runs them again.\n" + "\n".join(texts)
     )
 
 

@@ -31,7 +31,7 @@ from fact_jax.files.weights import checksum, load_vit
 from fact_jax.ranges import SCALE, Range, Whole, check
 from fact_jax.serving import inputs, outputs
 from fact_jax.serving.predict import Predictor, affordable_batch
-from fact_jax.text import printable_line
+from fact_jax.text import count_of, printable_line
 
 
 def define_flags() -> None:
@@ -136,7 +136,8 @@ def main() -> None:
     if options.out:
         suffix = Path(options.out).suffix
         write_atomically(options.out, outputs.logits_bytes(suffix, logits, names, classes))
-        notes.print(f"Logits of {len(names)} images and {len(classes)} classes: {options.out}")
+        what = f"{count_of(len(names), 'image')} and {len(classes)} classes"
+        notes.print(f"Logits of {what}: {options.out}")
     topk = options.topk or (None if options.out else 5)
     if topk:
         first = "row" if options.images.endswith(".npy") else "file"

@@ -31,7 +31,7 @@ from fact_jax.serving.bank import Bank
 from fact_jax.serving.predict import affordable_batch
 from fact_jax.serving.server.limits import Limits
 from fact_jax.serving.stack import DTYPES
-from fact_jax.text import printable_line, say
+from fact_jax.text import count_of, printable_line, say
 
 MODULES = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
 _MARGIN = 8.0  # seconds of the process's end after the last answer
@@ -168,7 +168,8 @@ def main() -> None:
                 error=True,
             )
         bound.listen(limits.max_connections)  # whoever reads the next line may connect
-        say(f"{len(bank.names)} tasks at {address}/, API below {address}/v1/tasks and /v2.")
+        tasks = count_of(len(bank.names), "task")
+        say(f"{tasks} at {address}/, API below {address}/v1/tasks and /v2.")
         app = build_app(service, token, hosts)
         serve(app, bound, limits, lambda: STOPPING.number is not None, service.drain, options.grace)
     say("Ended: every request that was accepted has its answer.")

@@ -349,7 +349,7 @@ def started(tmp_path: Path, small_config: Any) -> Iterator[Started]:
     )
     assert process.stdout is not None
     line = process.stdout.readline()
-    found = re.match(r"1 tasks at http://127\.0\.0\.1:(\d+)/", line)
+    found = re.match(r"1 task at http://127\.0\.0\.1:(\d+)/", line)
     try:
         assert found, line + process.stdout.read()
         yield Started(process, int(found[1]))

@@ -123,7 +123,7 @@ def test_a_dry_run_needs_no_data_and_no_weights_and_writes_nothing(tmp_path, mon
 def test_a_dry_run_shows_the_cells_that_are_asked_for(tmp_path):
     config, (_, second) = plan()
     text = shown(config, tmp_path, only=[second.name])
-    assert "1 cells in" in text
+    assert "1 cell in" in text
     assert second.name in text
     with pytest.raises(UserError, match="--cells: 'foo' is not a cell of this sweep, which has di"):
         shown(config, tmp_path, only=["foo", second.name])
