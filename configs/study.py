@@ -11,7 +11,9 @@ Ten epochs of batches of 32 are as many steps as the quickstart's 20 epochs of 6
 NOAH's search is left out, because it costs as much as ten other cells: its middle width in every
 block stands for it, as `noah_subnet`.
 `smallest`: the smallest FacT, of 800 and 1,864 numbers.
-`pace`, `bits4`, `bits1`: the same with PACE's loss, and with factors and head of 4 or 1 bits.
+`pacegrid`, `pace`: the same with PACE's loss; its weight and noise are chosen on val200, with the
+first seed, or are those of its released command for CIFAR, with one seed only.
+`bits4`, `bits1`: the same with factors and head of 4 or 1 bits.
 `benchmarks.study` trains the leaders of `main` so, at the rate of `main`.
 `rank4`, `adaptive`: FacT-TT of rank 4 from the start, and rounded to it while it trains.
 `rounded8`, `rounded4`, `ensemble`, `together`: what it makes of trained tasks without training.
@@ -36,11 +38,12 @@ FIRST = (
     *("fact_tt", "linear", "full", "lora", "fact_tk", "fact_tt_smallest", "bitfit", "vpt_deep"),
     *("fact_tk_smallest", "adaptformer", "vpt_shallow"),
 )
-# Settings of a whole form. Those of PACE are the ones of its released command for CIFAR.
+# Settings of a whole form.
 FORMS: dict[str, dict[str, Any]] = {
     "main": {},
     "smallest": {},
-    "pace": {"consistency": "full", "consistency_weight": 1.0, "consistency_noise": 1.2},
+    "pace": {"consistency": "full", "consistency_noise": 1.2, "seeds": (0,)},
+    "pacegrid": {"consistency": "full"},
     "bits4": {"factor_bits": 4, "head_bits": 4},
     "bits1": {"factor_bits": 1, "head_bits": 1},
     "rank4": {},
@@ -50,7 +53,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "ensemble": {"seeds": (0,)},
     "together": {},
 }
-AS_MAIN = ("pace", "bits4", "bits1")  # at the rate that `main` has chosen
+PACE = {"consistency_weights": (0.1, 1.0), "consistency_noises": (0.3, 1.2)}  # of `pacegrid`
+AS_MAIN = ("pace", "pacegrid", "bits4", "bits1")  # at the rate that `main` has chosen
 RANK4: dict[str, dict[str, Any]] = {  # from the start, and as configs/rank_adaptive.py has it
     "rank4": {},
     "adaptive": {"start_ranks": (16, 8), "round_epochs": (4, 7)},
@@ -89,6 +93,8 @@ def _methods(form: str) -> dict[str, dict[str, Any]]:
     del methods["noah"]
     del methods["metatt_tasks"]  # alone, a task has what MetaTT has
     methods |= {"noah_subnet": dict.fromkeys(("prompts", "lora", "adapters"), MIDDLE)}
+    if form == "pacegrid":
+        methods = {name: {**settings, **PACE} for name, settings in methods.items()}
     return _grid({"fact_tt": methods["fact_tt"]} if form in ONLY_TT else methods)
 
 

@@ -31,7 +31,8 @@ _TITLES = {
 }
 # What a form adds to the name of a method.
 _FORMS = {
-    "pace": "PACE",
+    "pace": "PACE as for CIFAR",
+    "pacegrid": "PACE",
     "bits4": "4 bits",
     "bits1": "1 bit",
     "rank4": "rank 4",

@@ -17,7 +17,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "main": ("main", "smallest"),
     "leaders": (
         *("pace", "bits4", "bits1", "rank4", "rounded8", "rounded4", "ensemble", "together"),
-        "adaptive",
+        *("adaptive", "pacegrid"),
     ),
     "dinov2": ("dinov2",),
 }

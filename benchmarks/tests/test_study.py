@@ -18,7 +18,7 @@ from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, 
 from benchmarks.common import with_tables
 from benchmarks.plots import plot_leaderboard
 from configs import study
-from fact_jax.sweep.plan import task_names
+from fact_jax.sweep.plan import Candidate, task_names
 from fact_jax.sweep.result import Result
 
 ROOT = Path(__file__).parents[2]
@@ -280,19 +280,24 @@ def test_few_bits_take_the_rate_of_the_plain_training(tmp_path, monkeypatch, for
 def test_later_seeds_keep_every_choice_of_the_first(tmp_path, forms):
     """The rate of the main part, and what the form itself has chosen."""
     configs = {**forms, **planned("leaders", ["fact_tt"])}
-    configs["pace"].fact_tt.consistency_weights = (0.1, 1.0)
     work = Study(tmp_path / "study.json", tmp_path, "command", configs, ["fact_tt"])
-    first = Item("leaders", "pace", "fact_tt", "digits", 0)
+    first = Item("leaders", "pacegrid", "fact_tt", "digits", 0)
     with study_record.changed(tmp_path / "study.json") as record:
         study_record.add_result(record, ITEM, result(rate=0.03), "a")
-        chosen = dataclasses.replace(result(rate=0.03), consistency_weight=0.1)
+        pace = {"consistency_weight": 0.1, "consistency_noise": 1.2}
+        chosen = dataclasses.replace(result(rate=0.03), **pace)
         study_record.add_result(record, first, chosen, "b")
     assert work._chosen(ITEM, record) == {}
     assert work._chosen(first, record) == {"learning_rates": (0.03,)}
     later = work._chosen(first._replace(seed=1), record)
-    assert later == {"learning_rates": (0.03,), "consistency_weights": (0.1,)}
-    candidate, *others = cell_of(first._replace(seed=1), configs["pace"], later).candidates
-    assert (candidate.consistency_weight, candidate.learning_rate, others) == (0.1, 0.03, [])
+    assert later == {
+        "learning_rates": (0.03,),
+        "consistency_weights": (0.1,),
+        "consistency_noises": (1.2,),
+    }
+    candidate, *others = cell_of(first._replace(seed=1), configs["pacegrid"], later).candidates
+    assert (candidate, others) == (Candidate(1.0, 0.03, 1e-4, 0.1, 1.2), [])
+    assert len(cell_of(first, configs["pacegrid"], work._chosen(first, record)).candidates) == 4
     with pytest.raises(LookupError):
         work._chosen(first._replace(task="fashion"), record)
 
