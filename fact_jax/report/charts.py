@@ -150,10 +150,14 @@ def bars(systems: Sequence[System], section: Section) -> Figure:
         _bars_figure(drawn, systems, published, size) for size in ((columns, WIDE), (1, NARROW))
     )
     shown = [average(s.accuracies, groups) for s in systems for groups in parts.values()]
-    caption = f"{section.title}: accuracy on test in %; longer is better.{_bars_said(shown)}"
+    caption = (
+        f"{section.title}: {section.measure} on test in %; longer is better.{_bars_said(shown)}"
+    )
     if published:
         caption += " Diamonds: the published row of the method (the first of the table's)."
-    alt = f"Bars of accuracy by method for {', '.join(parts)}; the numbers are in the table."
+    alt = (
+        f"Bars of {section.measure} by method for {', '.join(parts)}; the numbers are in the table."
+    )
     return Figure(f"{section.name}-bars", wide, alt, caption, narrow)
 
 
@@ -195,9 +199,12 @@ def _bars_figure(
     return figure
 
 
-def accuracy_against_rank(systems: Sequence[System]) -> Figure | None:
+def accuracy_against_rank(systems: Sequence[System], measure: str = "accuracy") -> Figure | None:
     """Figure of the mean over the tasks that all ranks of a curve have; None if no curve has two
-    ranks. Rounded and finished factors, and those of few bits, have curves of their own."""
+    ranks. Rounded and finished factors, and those of few bits, have curves of their own.
+
+    `measure` is what the numbers are, such as "accuracy".
+    """
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
     for system in systems:
         rank, *others = [r.settings.get("rank") for r in system.results]
@@ -215,12 +222,13 @@ def accuracy_against_rank(systems: Sequence[System]) -> Figure | None:
         return None
     values = [value for _, _, curve in curves for _, value in curve]
     caption = (
-        "Accuracy on test against the rank: where the line is flat, a larger rank buys nothing. A "
-        "point is a row of the table; the tasks are those that all ranks of the line have."
+        f"The {measure} on test against the rank: where the line is flat, a larger rank buys "
+        "nothing. A point is a row of the table; the tasks are those that all ranks of the line "
+        "have."
         f"{_bars_said(values)}"
     )
     looks = {label: line_look(system.style) for label, system, _ in curves}
     lines = [Line([Point(k, *v[:2]) for k, v in curve], looks[name]) for name, _, curve in curves]
-    drawing = LineFigure({"": lines}, ("rank", "accuracy on test, %"), looks, "x")
-    alt = "Accuracy against rank by method."
+    drawing = LineFigure({"": lines}, ("rank", f"{measure} on test, %"), looks, "x")
+    alt = f"The {measure} against the rank by method."
     return Figure("rank", drawing.wide(), alt, caption, drawing.narrow())

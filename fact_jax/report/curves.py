@@ -60,7 +60,8 @@ def _measured(results: Sequence[Result]) -> list[Point]:
 
 
 def learning_curves(systems: Sequence[System], section: Section) -> list[Figure]:
-    """Figures by epoch: training loss and, if it was measured more than once, accuracy on test."""
+    """Figures by epoch: training loss and, if it was measured more than once, the measure on
+    test."""
     losses = _panels(systems, section, partial(_by_epoch, key="losses"), marker=False)
     tests = _panels(systems, section, _measured)
     fallen = (
@@ -68,12 +69,15 @@ def learning_curves(systems: Sequence[System], section: Section) -> list[Figure]
         "gain from more epochs."
     )
     risen = (
-        "Accuracy on test where it was measured on the way, mean over the seeds: a line that "
-        "falls towards its end has trained too long. With protocol `val` nothing was chosen by it."
+        f"The {section.measure} on test where it was measured on the way, mean over the seeds: a "
+        "line that falls towards its end has trained too long. With protocol `val` nothing was "
+        "chosen by it."
     )
     return [
         *_figure(f"{section.name}-loss", losses, ("epoch", "training loss"), "y", fallen),
-        *_figure(f"{section.name}-test", tests, ("epoch", "accuracy on test, %"), "", risen),
+        *_figure(
+            f"{section.name}-test", tests, ("epoch", f"{section.measure} on test, %"), "", risen
+        ),
     ]
 
 

@@ -28,7 +28,7 @@ from fact_jax.report.fewshot import few_shot_figure, few_shot_table
 from fact_jax.report.figures import figure_bytes, on_white
 from fact_jax.report.folder import file_name, replace_report
 from fact_jax.report.records import csv_text
-from fact_jax.report.sections import Section, few_shot_section, sections
+from fact_jax.report.sections import Section, few_shot_section, measure_of, sections
 from fact_jax.report.study import Study, read_study
 from fact_jax.report.tables import COSTS, published_rows, result_table, systems_of
 from fact_jax.report.writers import markdown, page
@@ -128,7 +128,7 @@ def _tables(study: Study, section: Section) -> Iterator[Block]:
     numbers, *costs = COSTS
     if section.averages:
         yield table.select(["method", numbers, *section.averages, *costs])
-        caption = f"{section.title}, task by task: top-1 accuracy on test, %."
+        caption = f"{section.title}, task by task: {section.full_measure} on test, %."
         yield table.select(["method", *section.tasks], caption)
     else:
         yield table
@@ -157,7 +157,7 @@ def _figures(study: Study, parts: Sequence[Section]) -> list[Block]:
     for part in parts:
         drawn += [accuracy_against_size(study.systems, part), bars(study.systems, part)]
         drawn += change_figures(study.systems, part)
-    drawn.append(accuracy_against_rank(study.systems))
+    drawn.append(accuracy_against_rank(study.systems, measure_of(study.tasks)))
     return [figure for figure in drawn if figure is not None]
 
 

@@ -25,7 +25,8 @@ class Section(NamedTuple):
     """Tasks that have a table, an average and figures together.
 
     The headline average, named `headline`, is the mean of the means of the `groups`. `whole` says
-    whether these are all of VTAB's 19 tasks.
+    whether these are all of VTAB's 19 tasks. `measure` is what the numbers are, as `measure_of`
+    has it.
     """
 
     name: str
@@ -33,10 +34,16 @@ class Section(NamedTuple):
     groups: dict[str, list[str]]
     headline: str
     whole: bool = False
+    measure: str = "accuracy"
 
     @property
     def tasks(self) -> list[str]:
         return [task for group in self.groups.values() for task in group]
+
+    @property
+    def full_measure(self) -> str:
+        """The measure as tables have it."""
+        return self.measure.replace("accuracy", "top-1 accuracy")
 
     @property
     def digits(self) -> int:
@@ -58,6 +65,14 @@ class Section(NamedTuple):
         return columns
 
 
+def measure_of(tasks: Sequence[Task]) -> str:
+    """What the numbers of these tasks are: "accuracy", "mAP" where an image has several labels, or
+    "accuracy or mAP"."""
+    several = {task.multi_label for task in tasks}
+    names = [name for kind, name in ((False, "accuracy"), (True, "mAP")) if kind in several]
+    return " or ".join(names)
+
+
 def sections(tasks: Sequence[Task]) -> list[Section]:
     """Sections of all tasks but few-shot tasks, which have `few_shot_section`."""
     parts = []
@@ -66,8 +81,8 @@ def sections(tasks: Sequence[Task]) -> list[Section]:
         whole = len(names) == len(VTAB)
         parts.append(vtab_section() if whole else plain_section("vtab", title, names))
     for name, title in (("offline", "Offline suite (not VTAB-1K)"), ("own", "Own data sets")):
-        if names := [t.name for t in tasks if t.group == name]:
-            parts.append(plain_section(name, title, names))
+        if some := [t for t in tasks if t.group == name]:
+            parts.append(plain_section(name, title, [t.name for t in some], measure_of(some)))
     return parts
 
 
@@ -77,10 +92,10 @@ def vtab_section() -> Section:
     return Section("vtab", "VTAB-1K", groups, "group mean", whole=True)
 
 
-def plain_section(name: str, title: str, tasks: list[str]) -> Section:
+def plain_section(name: str, title: str, tasks: list[str], measure: str = "accuracy") -> Section:
     """A section without groups."""
-    headline = f"mean of {len(tasks)}" if len(tasks) > 1 else f"accuracy on {tasks[0]}"
-    return Section(name, title, {"": tasks}, headline)
+    headline = f"mean of {len(tasks)}" if len(tasks) > 1 else f"{measure} on {tasks[0]}"
+    return Section(name, title, {"": tasks}, headline, measure=measure)
 
 
 def few_shot_section(tasks: Sequence[Task]) -> Section | None:

@@ -138,6 +138,7 @@ def read_study(*workdirs: str | os.PathLike[str]) -> Study:
     task_order |= {t: None for _, tasks, _ in plans.values() for t in tasks}
     task_order |= {r.task: None for r in results}
     present = {r.task for r in results}
+    labelled = {r.task for r in results if r.label_precision is not None}
     done = {(r.workdir, r.cell) for r in results}
     done |= {(f["workdir"], f["cell"]) for f in failures}
     missing = [
@@ -150,7 +151,10 @@ def read_study(*workdirs: str | os.PathLike[str]) -> Study:
         tuple(dict.fromkeys(os.fspath(w) for w in workdirs)),
         tuple(results),
         tuple(systems),
-        tuple(_sorted([get_task(t) for t in task_order if t in present])),
+        tuple(
+            dataclasses.replace(task, multi_label=task.name in labelled)
+            for task in _sorted([get_task(t) for t in task_order if t in present])
+        ),
         tuple(failures),
         tuple(missing) if plans else None,
         tuple(duplicates),

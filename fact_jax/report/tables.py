@@ -82,7 +82,8 @@ def result_table(systems: Sequence[System], section: Section) -> Table:
         rows += [_published_row(p, digits) for of, p in published if of is system]
     stats = [value for row in values for value in row.values() if value is not None]
     caption = (
-        f"{section.title}: top-1 accuracy on test, %. {seeds_said(stats)}; bold: the best of ours."
+        f"{section.title}: {section.full_measure} on test, %. {seeds_said(stats)}; bold: the best "
+        "of ours."
     )
     if several := _with_several_labels(systems, section.tasks):
         caption += f" {' and '.join(several)}: mean average precision, images have several labels."
@@ -169,6 +170,8 @@ def terminal_table(
     table = result_table(systems, section)
     several = _with_several_labels(systems, section.tasks)
     title = TITLE + "".join(f"; {task}: mAP" for task in several)
+    if set(several) == set(section.tasks):
+        title = "mAP on test, %"
     if few:
         names = ["method", *section.tasks, *(averages if vtab else ()), *_SHORT_COSTS]
         groups = [group.capitalize() for group in GROUPS]

@@ -289,6 +289,18 @@ def test_a_sweep_of_which_only_failures_are_left(tmp_path):
             ["train800", "1,000 images", "Group mean", "the order is"],
         ),
         (
+            [
+                result("folder_pets", m, label_precision=[80.0, None], per_class_accuracy=None)
+                for m in ("fact_tt", "lora")
+            ],
+            [
+                "mAP on folder_pets",
+                "Own data sets: mAP on test in %",
+                "where an image has several labels, their mean average precision",
+            ],
+            ["top-1 accuracy", "Accuracy on test"],
+        ),
+        (
             [result(t, m) for t in ("dtd", "svhn") for m in ("fact_tt", "lora")],
             [
                 "train800 and val200",
@@ -303,7 +315,7 @@ def test_a_sweep_of_which_only_failures_are_left(tmp_path):
         ),
         ([result("digits_4shot")], ["K images a class"], ["1,000 images"]),
     ],
-    ids=["own", "a part of VTAB", "few-shot"],
+    ids=["own", "several labels", "a part of VTAB", "few-shot"],
 )
 def test_what_was_trained_on_is_said_by_kind_of_task(tmp_path, results, said, unsaid):
     _, page = reported(tmp_path, results)
