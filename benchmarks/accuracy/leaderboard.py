@@ -71,7 +71,7 @@ def short_table(record: Mapping[str, Any]) -> str:
         [e.arm.title, e.accuracy.text(1), f"{e.arm.bytes:,.0f}", numbers(e.arm.numbers)]
         for e in steps(front, SHORT)
     ]
-    head = ["method", "accuracy on test, %", "bytes a task", "trained numbers"]
+    head = ["method", "accuracy on test, %", "bytes a task", "numbers"]
     return markdown(head, rows) if rows else ""
 
 
@@ -86,7 +86,7 @@ def whole_table(record: Mapping[str, Any]) -> str:
         ]
         for place, e in enumerate(entries(record), 1)
     ]
-    head = ["place", "method", "accuracy on test, %", "bytes a task", "trained numbers", "seeds"]
+    head = ["place", "method", "accuracy on test, %", "bytes a task", "numbers", "seeds"]
     return markdown(head, rows, texts=2) if rows else ""
 
 

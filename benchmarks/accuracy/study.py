@@ -42,6 +42,7 @@ from fact_jax.sweep.runs import Failure, Run
 from fact_jax.sweep.settings import GRID
 from fact_jax.sweep.store import Store
 from fact_jax.sweep.trainer import Trainer
+from fact_jax.sweep.versions import environment
 
 CHANGES = ("tasks", "methods", "seeds", "epochs")
 
@@ -119,14 +120,17 @@ class Study:
     def todo(self, item: Item) -> tuple[Cell | None, str] | None:
         """The cell of an item, and its checksum; None if the record has it, or cannot have it.
 
-        An item that is not trained has no cell.
+        An item that is not trained has no cell. It waits until its sources are up to date.
         """
         record = study_record.read(self._path)
         there = study_record.by_key(record)
         cell = None
         try:
             if item.form in AFTER:
-                made_of = [there[source.key]["digest"] for source in self._sources(item)]
+                of = self._sources(item)
+                if any(self.todo(source) for source in of):
+                    return None
+                made_of = [there[source.key]["digest"] for source in of]
                 made = checksum(item, made_of)
             else:
                 cell = cell_of(item, self.forms[item.form], self._chosen(item, record))
@@ -161,6 +165,7 @@ class Study:
             accuracy=made.accuracy,
             num_factors=made.numbers,
             factor_file_bytes=made.bytes,
+            environment=environment(),
             **{"selection": {}, "grid_size": 1, "seconds": {"cell": time.monotonic() - began}},
         )
 
@@ -222,8 +227,7 @@ def run_part(part: str, args: argparse.Namespace, began: float) -> bool:
     """Works through the cells of a part; whether it came to the end of them in time."""
     leaders: list[str] = []
     if part == "leaders":
-        methods = args.methods.split(",") if args.methods else None
-        leaders = methods or leaders_of(study_record.read(args.out))
+        leaders = leaders_of(study_record.read(args.out))
         if not leaders:
             print("The leaders are not known before the main part has its first seed.")
             return True

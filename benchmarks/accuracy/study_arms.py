@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accuracy.study_plan import NUM_LEADERS, PARTS
 from benchmarks.common import NAMES
 from configs import study
+from fact_jax.data import get_task
 from fact_jax.data.tables.offline import OFFLINE_GROUPS
 from fact_jax.report.averages import Accuracies, Stat, average
 from fact_jax.report.statistics import Comparison, compare
@@ -126,6 +127,22 @@ class Arm:
         return statistics.fmean(self.chosen.values())
 
     @property
+    def sampling_error(self) -> float:
+        """Standard error of the mean of the groups by the drawing of the test images, in points.
+
+        As if the images of all tasks were drawn one by one; of the seeds' mean accuracies.
+        """
+        groups = groups_of(self.tasks).values()
+        images = {cell["task"]: cell["num_test"] for cell in self.cells}
+        variance = 0.0
+        for group in groups:
+            for task in group:
+                mean = statistics.fmean(self.accuracies[task].values())
+                share = 1 / (len(groups) * len(group))
+                variance += share**2 * mean * (100 - mean) / images[task]
+        return math.sqrt(variance)
+
+    @property
     def at_the_edge(self) -> dict[str, int]:
         """The number of tasks that took the lowest, and the highest rate of the grid."""
         counts = {"lowest": 0, "highest": 0}
@@ -170,15 +187,27 @@ def leaders_of(record: Mapping[str, Any]) -> list[str]:
     return ["fact_tt", *others[: NUM_LEADERS - 1]]
 
 
+def units_of(tasks: Iterable[str]) -> list[list[str]]:
+    """The tasks by their pictures: two tasks on the same pictures are no two draws of a task."""
+    units: dict[str, list[str]] = {}
+    for task in tasks:
+        units.setdefault(get_task(task).builder, []).append(task)
+    return [*units.values()]
+
+
 def compared(a: Arm, b: Arm) -> Comparison | None:
     """The first arm less the second, on the tasks and seeds that both have; None without any.
 
-    The p-values are those of this comparison alone.
+    An ensemble is made of all seeds, and is compared with all. The p-values are those of this
+    comparison alone; Wilcoxon's test counts `units_of` the tasks.
     """
-    groups = [*groups_of(a.tasks).values()]
-    if not (a.accuracies and b.accuracies):
+    groups, one, other = [*groups_of(a.tasks).values()], a.accuracies, b.accuracies
+    if "ensemble" not in {cell["form"] for cell in (*a.cells, *b.cells)}:
+        common = {*a.seeds} & {*b.seeds}
+        one, other = (_of_seeds(accuracies, common) for accuracies in (one, other))
+    if not (one and other):
         return None
-    (pair,) = compare({a.name: a.accuracies, b.name: b.accuracies}, groups)
+    (pair,) = compare({a.name: one, b.name: other}, groups, units_of(a.tasks))
     if pair.a == a.name:
         return pair
     low, high = pair.interval or (0.0, 0.0)
@@ -186,12 +215,19 @@ def compared(a: Arm, b: Arm) -> Comparison | None:
         a=a.name,
         b=b.name,
         wins=sum(
-            statistics.fmean(a.accuracies[t].values()) > statistics.fmean(b.accuracies[t].values())
-            for t in a.tasks
+            statistics.fmean(one[task].values()) > statistics.fmean(other[task].values())
+            for task in a.tasks
         ),
         difference=-pair.difference,
         interval=(-high, -low) if pair.interval else None,
     )
+
+
+def _of_seeds(accuracies: Accuracies, seeds: Collection[int]) -> Accuracies:
+    """The accuracies of these seeds; empty without any."""
+    if not seeds:
+        return {}
+    return {task: {seed: of[seed] for seed in seeds} for task, of in accuracies.items()}
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:

@@ -6,11 +6,18 @@ from typing import Any
 
 from scipy.stats import rankdata
 
-from benchmarks.accuracy.study_arms import Arm, arms_of, compared, groups_of, leaders_of
+from benchmarks.accuracy.study_arms import (
+    Arm,
+    arms_of,
+    compared,
+    groups_of,
+    leaders_of,
+    units_of,
+)
 from benchmarks.accuracy.study_plan import PARTS, items, planned
 from benchmarks.common import markdown, numbers
-from fact_jax.report.averages import Stat, seed_averages, stat
-from fact_jax.report.statistics import MIN_TASKS, Comparison, holm, over_seeds
+from fact_jax.report.averages import Stat, stat
+from fact_jax.report.statistics import MIN_TASKS, Comparison, holm
 
 Record = Mapping[str, Any]
 BASELINE = "fact_tt"
@@ -151,45 +158,43 @@ def what_tests_see(record: Record) -> str:
     base = arms.get(BASELINE)
     if base is None:
         return ""
-    groups, tasks = [*groups_of(base.tasks).values()], len(base.tasks)
+    units = len(units_of(base.tasks))
     others = [arm for arm in arms.values() if arm is not base and arm.seeds and base.seeds]
-    count, seeds = len(others), seed_averages(base.accuracies, groups) if others else []
-    tests = [over_seeds(seed_averages(arm.accuracies, groups), seeds) for arm in others]
-    halves = [(high - low) / 2 for test in tests if test for low, high in [test[1]]]
-    least = 2 / 2**tasks
+    count, pairs = len(others), [compared(arm, base) for arm in others]
+    halves = [(p.interval[1] - p.interval[0]) / 2 for p in pairs if p and p.interval]
+    least = 2 / 2**units
     width = f"{statistics.median(halves):.1f}" if halves else NONE
-    power = (
-        "cannot be made" if tasks < MIN_TASKS else f"{least:.4f}, after Holm {count * least:.3f}"
-    )
+    power = "cannot be made"
+    if units >= MIN_TASKS:
+        power = f"{least:.4f}, after Holm {min(1.0, count * least):.3f}"
+    drawn = f"{base.sampling_error:.1f}" if base.seeds else NONE
     return markdown(
         ["measure", "value"],
         [
-            ["comparisons with FacT-TT", str(count)],
-            [f"least p of Wilcoxon's test on {tasks} tasks", power],
+            ["comparisons with FacT-TT; of them with an interval", f"{count}; {len(halves)}"],
+            [f"least p of Wilcoxon's test on {units} sets of pictures", power],
             ["half of the 95 % interval over seeds, points, median of the comparisons", width],
+            ["standard error of FacT-TT's mean by the drawing of the test images, points", drawn],
         ],
     )
 
 
 def findings(record: Record) -> str:
     """The negative findings: edges of the grid, divergence, arms below the probe, failures."""
-    arms = arms_of(record, "main")
-    rows = []
-    for arm in arms.values():
-        tasks = len({cell["task"] for cell in arm.cells if cell["selection"]})
-        for edge, count in arm.at_the_edge.items():
-            if tasks and count > tasks / 2:
-                rows.append([f"{arm.title} took the {edge} rate", f"{count} of {tasks} tasks"])
-    lost = {
-        arm.title: sum(
-            score is None or score < max(s for s in cell["selection"].values() if s) / 2
-            for cell in arm.cells
-            for score in cell["selection"].values()
-        )
+    arms, rows = arms_of(record, "main"), []
+    edges = [
+        f"{arm.title}, the {edge} on {count} of {tasks} tasks"
         for arm in arms.values()
-    }
-    text = ", ".join(f"{title} {count}" for title, count in lost.items() if count)
-    rows.append(["candidates with less than half of the best one's accuracy on val200", text])
+        for edge, count in arm.at_the_edge.items()
+        if (tasks := len(arm.chosen)) and count > tasks / 2
+    ]
+    rows.append(["rates at an edge of the grid on most tasks", "; ".join(edges) or "none"])
+    rows.append(
+        [
+            "candidates with less than half of the best one's accuracy on val200",
+            ", ".join(text for arm in arms.values() if (text := _lost(arm))) or "none",
+        ]
+    )
     if probe := arms.get("linear"):
         groups = [*groups_of(probe.tasks).values()]
         least, means = probe.mean(groups), [(arm, arm.mean(groups)) for arm in arms.values()]
@@ -199,7 +204,7 @@ def findings(record: Record) -> str:
     rows.append(
         [
             "trainings with less than half of the accuracy on val200 that chose their rate",
-            _broken(arms.values()),
+            _broken(arms, arms_of(record, "leaders").values()),
         ]
     )
     failed = {failure["arm"] for failure in record["failures"]}
@@ -207,13 +212,31 @@ def findings(record: Record) -> str:
     return markdown(["finding", "where"], rows, texts=2)
 
 
-def _broken(arms: Iterable[Arm]) -> str:
-    """The trainings that broke down at a rate that had done well on val200."""
+def _lost(arm: Arm) -> str:
+    """How many of an arm's candidates were far behind the best one; empty without any."""
+    scores = [list(cell["selection"].values()) for cell in arm.cells]
+    lost = [
+        score is None or score < max(s for s in several if s) / 2
+        for several in scores
+        for score in several
+    ]
+    return f"{arm.title} {sum(lost)} of {len(lost)}" if any(lost) else ""
+
+
+def _broken(arms: Mapping[str, Arm], leaders: Iterable[Arm]) -> str:
+    """The trainings that broke down at a rate that had done well on val200.
+
+    Most leaders take the rate of the plain training, and have no choice of their own.
+    """
+    with_choice = [(arm, arm.chosen) for arm in arms.values()]
+    for arm in leaders:
+        plain = arms.get(arm.cells[0]["method"])
+        with_choice.append((arm, arm.chosen or (plain.chosen if plain else {})))
     broken = [
         f"{arm.title} on {task}, seed {seed}: {accuracy:.1f} %"
-        for arm in arms
+        for arm, chosen in with_choice
         for task, by_seed in arm.by_task.items()
         for seed, accuracy in by_seed.items()
-        if accuracy < arm.chosen.get(task, 0.0) / 2
+        if accuracy < chosen.get(task, 0.0) / 2
     ]
     return "; ".join(broken) or "none"
