@@ -198,6 +198,11 @@ def _print_result(console: Console, number: str, result: Result, how: str) -> No
             chosen.append(f"{name.replace('_', ' ')} {getattr(result, name):g}")
     accuracy = f"{result.accuracy:5.1f} %"
     console.print(f"{number} {result.cell}: {accuracy}  {', '.join(chosen)}  ({how})")
+    if result.broke_down:
+        console.print(
+            f"{result.cell} broke down: its training loss ended no lower than guessing has it. A "
+            "smaller learning rate may mend that."
+        )
     if result.search:
         console.print(architecture_text(result.search))
 

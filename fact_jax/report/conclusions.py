@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from fact_jax.report.averages import Stat
 from fact_jax.report.blocks import Answer, Block, Details, Fact, Heading, Items, Text
-from fact_jax.report.prose import count, paragraphs
+from fact_jax.report.prose import paragraphs
 from fact_jax.report.sections import Section
 from fact_jax.report.statistics import Comparison, compare
 from fact_jax.report.study import Study, System
 from fact_jax.report.table import MISSING, Cell, Column, Row, Table, name_cell, number_cell
 from fact_jax.report.tables import COSTS, cost_cells, headline, published_rows, systems_of
+from fact_jax.text import count_of
 
 ALPHA = 0.05
 
@@ -95,7 +96,7 @@ class Findings:
             return Fact("How sure", "one seed", text)
         if pair is None:
             text = "There is no other method to compare with."
-            return Fact("How sure", count(self.seeds, "seed"), text)
+            return Fact("How sure", count_of(self.seeds, "seed"), text)
         if pair.p_seeds is None:
             return Fact("How sure", "not tested", "A test needs two seeds of each method.")
         what = f"{'more than' if _sure(pair.p_seeds) else 'may be'} the noise of training"

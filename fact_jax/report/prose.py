@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fact_jax.text import printable_line
+from fact_jax.text import count_of, printable_line
 
 
 def environment(
@@ -29,10 +29,5 @@ def paragraphs(name: str, **facts: Any) -> list[str]:
 
     Texts from results stay on their line; the writers escape them.
     """
-    template = environment(printable_line, count=count).get_template(f"{name}.txt")
+    template = environment(printable_line, count=count_of).get_template(f"{name}.txt")
     return [line for line in template.render(**facts).split("\n") if line.strip()]
-
-
-def count(number: int, word: str) -> str:
-    """The number with its word, in the plural where it is not one."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -5,10 +5,11 @@ from collections import Counter
 from typing import Any
 
 from fact_jax.report.blocks import Block, Code, Details, Notice, Text
-from fact_jax.report.prose import count, paragraphs
+from fact_jax.report.prose import paragraphs
 from fact_jax.report.rows import settings_text
 from fact_jax.report.study import Study, mixed_settings
 from fact_jax.report.table import Cell, Column, Row, Table
+from fact_jax.text import count_of
 
 
 def opening(study: Study) -> Text:
@@ -19,9 +20,10 @@ def opening(study: Study) -> Text:
     variants = ", ".join(sorted({str(r.variant) for r in results}))
     sizes = ", ".join(f"{v} px" for v in study.values("image_size") if v)
     protocols = " and ".join(f"`{protocol}`" for protocol in study.protocols)
+    methods = {s.method for s in study.systems}
     return Text(
-        f"{count(len(results), 'run')}: {count(len({s.method for s in study.systems}), 'method')} "
-        f"on {count(len(study.tasks), 'task')} with {count(len(study.seeds), 'seed')} "
+        f"{count_of(len(results), 'run')}: {count_of(len(methods), 'method')} "
+        f"on {count_of(len(study.tasks), 'task')} with {count_of(len(study.seeds), 'seed')} "
         f"({', '.join(map(str, study.seeds))}), from {variants} at {sizes or 'unknown size'}, "
         f"protocol {protocols}. Read from {', '.join(f'`{w}`' for w in study.workdirs)}."
     )
@@ -51,6 +53,7 @@ def notices(study: Study) -> list[Notice]:
         synthetic=any(r.synthetic for r in results),
         mock=any(r.settings.get("mock_data") or r.data.get("mock") for r in results),
         others=sorted({str(r.variant) for r in results} - {"vit_b16"}),
+        broken=[r.cell for r in results if r.broke_down],
         replaced={r.task: r.data for r in results if r.data.get("mapped")},
         environments={key: _environments(study, key) for key in ("commit", "device", "jax")},
         uncommitted=any(c.endswith("+changes") for c in _environments(study, "commit")),
@@ -91,7 +94,7 @@ def _versions(study: Study) -> Table:
     environments = [json.loads(text) for text, _ in combos]
     keys = list(dict.fromkeys(k for e in environments for k in e))
     columns = [Column("what", numeric=False)]
-    columns += [Column(count(n, "cell"), numeric=False) for _, n in combos]
+    columns += [Column(count_of(n, "cell"), numeric=False) for _, n in combos]
     rows = [Row([Cell(k), *(Cell(str(e.get(k) or "")) for e in environments)]) for k in keys]
     return Table("Versions, device and commit.", columns, rows, sortable=False)
 

@@ -182,6 +182,19 @@ class Result:
             self.search["history"][-1]["tried"] if self.search else 0,
         )
 
+    @property
+    def broke_down(self) -> bool:
+        """Whether the training loss ended no lower than guessing has it, log(number of classes).
+
+        False where that says nothing: for random data, several labels, weighted classes, one epoch,
+        and consistency, whose loss is more than the cross-entropy.
+        """
+        classes, losses = len(self.per_class_accuracy or ()), self.losses or ()
+        others = ("mock_data", "class_weights", "consistency")
+        if not classes or len(losses) < 2 or any(self.settings.get(name) for name in others):
+            return False
+        return losses[-1] is not None and losses[-1] >= math.log(classes)
+
     def check_complete(self) -> None:
         """Raises ValueError if a field is missing that sweeps of this version write and show."""
         missing = [name for name in _COMPLETE if getattr(self, name) is None]

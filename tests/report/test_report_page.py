@@ -246,6 +246,11 @@ def test_missing_and_broken_pictures_are_said(tmp_path, content):
         ({"settings": {"epochs": 9}}, "error", "different settings: lora"),
         ({"settings": {"dtype": "bfloat16"}}, "error", "dtype: None, bfloat16"),
         ({"environment": {"commit": "c1"}}, "warning", "several commits: c0, c1"),
+        (
+            {"losses": [3.0, 2.5, 2.31], "per_class_accuracy": [10.0] * 10},
+            "warning",
+            "1 training broke down, with a loss at the end that is no lower than guessing",
+        ),
         ({"environment": {"commit": "c1+changes"}}, "warning", "uncommitted changes"),
         (
             {"data": {"mapped": True, "used_version": "4.0.0", "note": "other boxes"}},

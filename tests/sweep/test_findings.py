@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fact_jax.sweep.findings import MOST, TILE, Findings
+from fact_jax.sweep.result import Result
 
 
 def stream(number=500, classes=4, seed=0):
@@ -111,3 +112,26 @@ def test_of_several_labels_there_are_measures_alone():
     assert findings.score() == findings.measures["map"] == 100
     assert findings.label_precision == [100, 100, 100]
     assert findings.confusion == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "classes", "settings", "broke_down"),
+    [
+        ([3.0, 2.31], 10, {}, True),  # log 10 is 2.303
+        ([3.0, 2.29], 10, {}, False),
+        ([3.0, None], 10, {}, False),
+        ([2.31], 10, {}, False),  # an epoch alone begins there
+        ([3.0, 2.31], 0, {}, False),  # several labels
+        ([3.0, 2.31], 10, {"consistency": "full"}, False),
+        ([3.0, 2.31], 10, {"mock_data": True}, False),
+        ([3.0, 2.31], 10, {"class_weights": "balanced"}, False),
+    ],
+)
+def test_a_loss_no_lower_than_guessing_means_that_training_broke_down(
+    losses, classes, settings, broke_down
+):
+    result = Result(
+        **{"cell": "c", "method": "lora", "task": "digits", "seed": 0, "accuracy": 10.0},
+        **{"losses": losses, "per_class_accuracy": [10.0] * classes, "settings": settings},
+    )
+    assert result.broke_down == broke_down
