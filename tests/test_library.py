@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxprs import arrays_of_type
+from places import ROOT
 from tried_methods import ALL, CHANGES
 
 import fact_jax
@@ -427,3 +429,12 @@ def test_what_could_not_be_read_again_is_not_saved(factors, tmp_path, change, te
     with pytest.raises(UserError, match=text):
         fact_jax.save_factors(path, **values)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_methods_of_the_reference_are_imported_from_the_package():
+    page = (ROOT / "docs" / "api" / "index.md").read_text()
+    section = page.split("## Tuning methods")[1].split("\n## ")[0]
+    named = re.findall(r"\[`(\w+)`\]\[fact_jax\.tuning\.(?!method\.)", section)
+    assert len(named) > 20
+    assert set(named) <= set(fact_jax.__all__)
+    assert all(hasattr(fact_jax, name) for name in fact_jax.__all__)
