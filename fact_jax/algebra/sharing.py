@@ -89,12 +89,14 @@ def _tucker(method: FacTTK, joint: Joint, norms: list[float], config: ViTConfig)
 def conditioned(method: Method, factors: Factors) -> Factors:
     """The same increments by shared factors of unit size, as `share` gives them.
 
+    Methods besides FacT-TT and FacT-TK keep their factors.
+
     FacT-TT's U and V get orthonormal columns and rows by QR decompositions, whose triangles go into
     the cores. FacT-TK's U, C and V are divided by numbers that P takes: its released order of cores
     does not commute with triangles. They have the norm sqrt(r) then, as r orthonormal columns.
 
     Args:
-      method: `FacTTT` or `FacTTK`.
+      method: one whose factors tasks can share.
       factors: trained ones; those of tasks that share U and V (and C) have them in common after
         this, too.
     """

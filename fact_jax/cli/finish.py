@@ -62,6 +62,7 @@ class Origin(NamedTuple):
         values |= {name: result.settings[name] for name in RUN_SETTINGS if name in result.settings}
         values |= {"tasks": result.task, "methods": method, "seeds": (result.seed,), "shots": ()}
         values |= {"epochs": epochs, "warmup_epochs": 0, "start_from": str(start)}
+        values |= {"start_ranks": (), "round_epochs": (), "shared": ""}  # of the whole training
         values |= {
             "factor_bits": bits.factors if bits else 0,
             "head_bits": bits.head if bits else 0,
@@ -72,6 +73,8 @@ class Origin(NamedTuple):
         numbers = {"learning_rate": rate, "weight_decay": result.weight_decay}
         chosen = {name: getattr(result, name) for name in CONSISTENCY_NUMBERS}
         numbers |= {name: value for name, value in chosen.items() if value is not None}
+        for part in method.split("+") if "+" in method else ():
+            config[part] = ConfigDict(settings.pop(part))
         config[method] = ConfigDict({**settings, **numbers})
         return config
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from fact_jax.errors import UserError
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import Given, resolve
-from fact_jax.sweep.settings import GRID, METHOD_SETTINGS
+from fact_jax.sweep.settings import CONSISTENCY_NUMBERS, GRID, METHOD_SETTINGS
 from fact_jax.tuning import METHODS, Method
 
 _LISTS = {one: several for several, one in GRID.items()}
@@ -39,6 +39,11 @@ def overridden(sweep_config: ConfigDict, given: Mapping[str, Any]) -> list[str]:
             idle = "protocol 'val' tests the last epoch only"
         if leaf in ("scale", "scales") and first in METHODS and not _has_scale(METHODS[first]):
             idle = f"{first} has no scale"
+        of_method = [c for c in cells if not rest or c.method_name == first]
+        if GRID.get(leaf, leaf) in CONSISTENCY_NUMBERS and not any(
+            cell.settings.consistency for cell in of_method
+        ):
+            idle = "config.consistency is empty"
         if idle:
             notes.append(f"{line} changes nothing: {idle}.")
         if not rest and first not in METHOD_SETTINGS:  # nothing but the command line sets it again

@@ -1,18 +1,11 @@
 """Checks of the setting `consistency`, before a sweep begins."""
 
-import functools
-from collections.abc import Hashable
-from typing import Any, cast
-
-import jax
-
-from fact_jax.backbone.adaptation import Adaptation
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.sweep.settings import RunSettings
 from fact_jax.training.objective import check_halves, check_noise
 from fact_jax.training.recipe import check_mixing
-from fact_jax.tuning.method import Method, factor_shapes
+from fact_jax.tuning.method import Method, adaptation_shapes
 
 
 def check_consistency(where: str, method: Method, vit: ViTConfig, settings: RunSettings) -> None:
@@ -22,17 +15,8 @@ def check_consistency(where: str, method: Method, vit: ViTConfig, settings: RunS
     """
     form = settings.consistency
     try:
-        check_noise(_adaptation(cast(Hashable, method), vit), method)
+        check_noise(adaptation_shapes(method, vit), method)
         check_mixing(form, settings.mixup, settings.cutmix)
         check_halves(form, settings.batch_size)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-
-
-@functools.lru_cache(maxsize=256)
-def _adaptation(method: Any, vit: ViTConfig) -> Adaptation:
-    """The shapes of a method's adaptation."""
-    shapes = factor_shapes(method, vit)
-    factors = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
-    adaptation: Adaptation = jax.eval_shape(lambda given: method.adaptation(given, vit), factors)
-    return adaptation

@@ -97,7 +97,8 @@ class Feed:
             number = task.expected_size(task.train_split(0, final=True))
             return 1 << ((min(number, limit) if limit else number) - 1).bit_length()
         number = max(task.sizes[task.train_split(0, final)] for final in (False, True))
-        return limit or max(number, VTAB_TRAIN_SIZE)
+        number = max(number, VTAB_TRAIN_SIZE)
+        return min(limit, number) if limit else number
 
 
 def _padded(items: list[T], size: int) -> list[T]:

@@ -90,15 +90,15 @@ class Group:
 
     def _with_architectures(self, finals: list[Run]) -> list[Run]:
         """The final runs with the best architecture that is found in each cell's supernet."""
-        chosen, found = {run.cell.name: run for run in finals}, []
+        chosen, with_choice = {run.cell.name: run for run in finals}, []
         for trained in self._train([run._replace(stage="supernet") for run in finals]):
             name = trained.run.cell.name
             if trained.error is None:
                 self._searches[name] = self._search(trained)
-                found.append(chosen[name]._replace(choice=self._searches[name]["best"]))
+                with_choice.append(chosen[name]._replace(choice=self._searches[name]["best"]))
             else:
                 self._errors[name] = trained.error
-        return found
+        return with_choice
 
     def _failures(self, finished: Collection[str]) -> Iterator[Failure]:
         """Yields the errors of cells that have no final run."""

@@ -30,7 +30,7 @@ from fact_jax.sweep.start import check_start, start_sha256
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.schedule import highest_share
 from fact_jax.tuning import METHODS, Method
-from fact_jax.tuning.method import SearchMethod
+from fact_jax.tuning.method import SearchMethod, adaptation_shapes
 from fact_jax.tuning.registry import UnknownSetting, build
 from fact_jax.tuning.support import check_supported
 
@@ -269,22 +269,46 @@ def _cell(sweep_config: ConfigDict, task: str, name: str, seed: int) -> Cell:
     if not run["consistency"]:
         grid |= dict.fromkeys(CONSISTENCY_NUMBERS, (None,))
     candidates = tuple(Candidate(*values) for values in itertools.product(*grid.values()))
-    if run["protocol"] == "paper" and len(candidates) > 1:
-        varied = next(several for several, field in GRID.items() if len(grid[field]) > 1)
+    settings = RunSettings(**run)
+    _check_run(f"config.{name}", method, vit, settings, grid)
+    return Cell(task, name, method, candidates, seed, settings, method_settings)
+
+
+def _check_run(
+    where: str,
+    method: Method,
+    vit: ViTConfig,
+    settings: RunSettings,
+    grid: dict[str, tuple[float, ...]],
+) -> None:
+    """UserError if a method, called `where` in the config, cannot train with these settings."""
+    try:
+        adaptation_shapes(method, vit)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    varied = {several: grid[field] for several, field in GRID.items() if len(grid[field]) > 1}
+    if settings.protocol == "paper":
+        for several, values in varied.items():
+            raise UserError(
+                f"{where}.{several} has {len(values)} candidates, but protocol 'paper' chooses "
+                "nothing on validation data: set one, such as "
+                f"--{where}.{several}=({values[0]:g},)."
+            )
+    if settings.shared:
+        check_shared(where, method, varied, settings)
+    if settings.consistency:
+        check_consistency(where, method, vit, settings)
+    if settings.start_ranks or settings.round_epochs:
+        check_ranks(where, method, settings, grid)
+    if settings.start_from:
+        check_start(where, method, varied)
+    if settings.factor_bits and isinstance(method, SearchMethod):
         raise UserError(
-            f"config.{name}.{varied} has {len(grid[GRID[varied]])} candidates, but protocol "
-            f"'paper' chooses nothing on validation data: set one, such as "
-            f"--config.{name}.{varied}=({grid[GRID[varied]][0]:g},)."
+            f"{where}.factor_bits is {settings.factor_bits}, and {type(method).__name__} trains "
+            "more numbers than its file has, so few bits would not be those that were measured. "
+            f"Set {where}.factor_bits to 0, or train the architecture that was found, as "
+            "noah_subnet."
         )
-    if run["shared"]:
-        check_shared(f"config.{name}", method, len(candidates), run)
-    if run["consistency"]:
-        check_consistency(f"config.{name}", method, vit, RunSettings(**run))
-    if run["start_ranks"] or run["round_epochs"]:
-        check_ranks(f"config.{name}", method, RunSettings(**run))
-    if run["start_from"]:
-        check_start(f"config.{name}", method, len(candidates))
-    return Cell(task, name, method, candidates, seed, RunSettings(**run), method_settings)
 
 
 def _check_search(where: str, method: SearchMethod, vit: ViTConfig) -> None:

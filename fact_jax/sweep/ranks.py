@@ -67,8 +67,13 @@ def rounded_to(
     return {**trainable, "factors": jax.tree.map(np.asarray, result.factors)}, result.error
 
 
-def check_ranks(where: str, method: Method, settings: RunSettings) -> None:
-    """Raises UserError if a method, called `where` in the config, cannot train at these ranks."""
+def check_ranks(
+    where: str, method: Method, settings: RunSettings, grid: Mapping[str, Sequence[float | None]]
+) -> None:
+    """Raises UserError if a method, called `where` in the config, cannot train at these ranks.
+
+    `grid` has the values of the candidates.
+    """
     ranks, epochs = settings.start_ranks, settings.round_epochs
     if len(ranks) != len(epochs):
         raise UserError(
@@ -82,11 +87,11 @@ def check_ranks(where: str, method: Method, settings: RunSettings) -> None:
             "smaller rank while it trains: FacT-TT, FacT-TK, FacT-CP, MetaTT and LoRA with "
             "shared_input=False can. Leave start_ranks empty."
         )
-    own = cast(Any, method).rank
-    every = [*ranks, own]
+    rank = cast(Any, method).rank
+    every = [*ranks, rank]
     if any(a <= b for a, b in zip(every, every[1:], strict=False)):
         raise UserError(
-            f"{where}.start_ranks is {ranks}, and the method's rank is {own}; expected ranks that "
+            f"{where}.start_ranks is {ranks}, and the method's rank is {rank}; expected ranks that "
             "become smaller, all above the method's."
         )
     ends = [0, *epochs, settings.epochs]
@@ -96,6 +101,12 @@ def check_ranks(where: str, method: Method, settings: RunSettings) -> None:
             f"{settings.epochs - 1} in a training of {settings.epochs}. Set {where}.round_epochs, "
             "or train for more epochs."
         )
+    for name in ("scale", "learning_rate"):
+        if 0 in grid[name]:
+            raise UserError(
+                f"{where}.start_ranks is set, and {where}.{name} is 0, or one of its candidates: "
+                "without increments there is nothing to round. Give larger ones."
+            )
     if settings.shared or settings.start_from:
         name = "shared" if settings.shared else "start_from"
         raise UserError(

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import math
 import traceback
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -38,13 +39,12 @@ def store_result(
     """Writes a cell's factors, pictures and, last, its result, which makes it finished.
 
     Args:
-      selection: the accuracy in % on the validation split of each candidate, by its label.
+      selection: the measure in % on the validation split of each candidate, by its label.
       searched: the architecture that was chosen and how, if the method searches for one.
       seconds: what the cell took.
     """
     cell, data = trained.run.cell, trainer.feed.data(trained.run.cell.task)
     accuracies, settings = trained.accuracies, cell.settings
-    measured, last = [a for a in accuracies if not math.isnan(a)], accuracies[-1]
     file = _file(trainer, trained)
     result = Result(
         version=VERSION,
@@ -55,9 +55,8 @@ def store_result(
         variant=settings.variant,
         group=data.task.group,
         seed=cell.seed,
-        # 'paper' reports the best of its test evaluations, as the published numbers do.
-        accuracy=max(measured) if settings.protocol == "paper" else last,
-        accuracy_last_epoch=last,
+        accuracy=reported(cell, accuracies),
+        accuracy_last_epoch=accuracies[-1],
         **trained.run.candidate._asdict(),
         selection=selection,
         grid_size=len(cell.candidates),
@@ -70,7 +69,7 @@ def store_result(
         losses=list(trained.losses),
         test_accuracies=[None if math.isnan(a) else a for a in accuracies],
         class_names=data.class_names,
-        **_found(trained.findings),
+        **_fields_of(trained.findings),
         examples=_store_examples(store, trained),
         **{**trained.details, "seconds": {**trained.details["seconds"], "cell": seconds}},
         settings=cell.stored_settings(trainer.weights_sha256),
@@ -86,7 +85,19 @@ def store_result(
     return result
 
 
-def _found(findings: Findings | None) -> dict[str, Any]:
+def reported(cell: Cell, accuracies: Sequence[float]) -> float:
+    """The accuracy that counts, of those by epoch, which are NaN where nothing was measured.
+
+    With 'paper' it is the best, as in the published numbers; of a training at several ranks, the
+    best at the last one, because the others are of larger models than the one that is stored.
+    """
+    if cell.settings.protocol != "paper":
+        return accuracies[-1]
+    first = phases(cell.method, cell.settings)[-1].start
+    return max(a for a in accuracies[first:] if not math.isnan(a))
+
+
+def _fields_of(findings: Findings | None) -> dict[str, Any]:
     """The fields of a result that are findings of the last epoch, of the task's kind."""
     if findings is None:
         return {}
@@ -112,7 +123,7 @@ def _file(trainer: Trainer, trained: Trained) -> _File:
     method, trainable = _as_stored(trained, trainer.feed.data(cell.task).task.num_classes)
     metadata, dictionary = _metadata(trainer, cell), trainer.dictionary(cell)
     if cell.together and isinstance(method, SharingMethod):
-        # A learning rate of the cores then means the same with every dictionary.
+        # For FacT, a learning rate of the cores then means the same with every dictionary.
         trainable = {**trainable, "factors": conditioned(method, trainable["factors"])}
         stated = {name: metadata[name] for name in ("variant", "weights_sha256")}
         dictionary = Dictionary.of(method, trainable["factors"], config, stated)

@@ -3,7 +3,7 @@
 import gc
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,23 @@ def _kind(cell: Cell, multi_label: bool = False) -> Kind:
     shared = (cell.together, cell.seed) if cell.together else bool(s.shared)
     program = cell.method, cell.recipe, left_out, shared, s.class_weights, multi_label
     return *program, s.epochs, s.eval_every, s.augment, s.start_ranks, s.round_epochs
+
+
+def _check_together(kinds: Sequence[Sequence[Cell]]) -> None:
+    """Raises UserError if tasks that are to learn a dictionary together cannot train together."""
+    first: dict[Any, Cell] = {}
+    for cells in kinds:
+        cell = cells[0]
+        if not cell.together:
+            continue
+        other = first.setdefault((cell.method_name, cell.seed), cell)
+        if other is not cell:
+            raise UserError(
+                f"{other.name} and {cell.name} are to learn a dictionary together, and train in "
+                "different ways: one has several labels an image, or other settings by task "
+                f"(config.{cell.method_name}.per_task). Give them the same settings, or one "
+                "dictionary each."
+            )
 
 
 class Runner:
@@ -157,11 +174,13 @@ class Runner:
         kinds: dict[Kind, list[int]] = {}
         for i, cell in enumerate(cells):
             kinds.setdefault(self._kind(cell), []).append(i)
+        _check_together([[cells[i] for i in members] for members in kinds.values()])
         groups = []
         for members in kinds.values():
             of_kind = [cells[i] for i in members]
             if of_kind[0].together:
                 size = len(of_kind)
+                self.trainer.check_devices(of_kind[0].settings.batch_size, size)
             else:
                 stages = [len(candidates(of_kind)), len(of_kind)]
                 size = self.trainer.group_size(stages, of_kind)
@@ -190,6 +209,8 @@ class Runner:
         done |= {cell.name for cell, out in zip(cells, missing, strict=True) if not out}
         if only:
             done |= {cell.name for cell in cells if cell.name not in only}
+        if done.issuperset(cell.name for cell in cells):
+            return  # without a look at the data, which may be gone
         failed_before = {c.name: self.store.failed_at(c.name) for c in cells if c.name not in done}
         waiting = self.groups(cells)
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:

@@ -70,7 +70,7 @@ class Trained(NamedTuple):
     num_train: int
     num_eval: int
     details: dict[str, Any]
-    findings: Findings | None = None  # of the last evaluation on test
+    findings: Findings | None = None  # of the last evaluation
 
 
 class Failure(NamedTuple):

@@ -165,14 +165,18 @@ class RunSettings:
         for name in ("start_ranks", "round_epochs"):  # lists, as JSON has them
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.image_size is None:
-            own = preprocessing_of(self.variant).image_size
-            object.__setattr__(self, "image_size", own)
+            size = preprocessing_of(self.variant).image_size
+            object.__setattr__(self, "image_size", size)
 
     def stored(self) -> dict[str, Any]:
-        """The settings as a result has them, without those that are as they were `before`."""
+        """The settings as a result has them, without those that are as they were `before`, and
+        without numbers of a consistency that there is none of."""
         values, fields = dataclasses.asdict(self), dataclasses.fields(self)
         before = {f.name: f.metadata["before"] for f in fields if "before" in f.metadata}
-        return {k: v for k, v in values.items() if k not in before or v != before[k]}
+        idle = () if self.consistency else CONSISTENCY_NUMBERS
+        return {
+            k: v for k, v in values.items() if k not in idle and (k not in before or v != before[k])
+        }
 
     @property
     def network(self) -> dict[str, Any]:

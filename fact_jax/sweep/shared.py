@@ -2,8 +2,8 @@
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
 from fact_jax.files.dictionary import Dictionary, read_dictionary
+from fact_jax.sweep.settings import RunSettings
 from fact_jax.training.trial import Trainable
 from fact_jax.tuning import METHODS
 from fact_jax.tuning.method import Method, SharingMethod
@@ -19,36 +20,38 @@ LEARN = "learn"
 """The setting `shared` of cells whose tasks learn a dictionary together."""
 
 
-def check_shared(where: str, method: Method, candidates: int, run: dict[str, Any]) -> None:
+def check_shared(
+    where: str, method: Method, varied: Mapping[str, Sequence[float]], settings: RunSettings
+) -> None:
     """Raises UserError if a method, called `where` in the config, cannot share factors.
 
     Args:
-      candidates: the number of settings that it chooses from on validation data.
-      run: the settings of the run.
+      varied: the lists of candidates to choose from on validation data, by their names.
+      settings: those of the run.
     """
-    shared = run["shared"]
+    shared = settings.shared
     if not isinstance(method, SharingMethod):
         sharing = ", ".join(name for name, kind in METHODS.items() if hasattr(kind, "shared"))
         raise UserError(
             f"{where}.shared is {shared!r}, and {type(method).__name__} has no factors that tasks "
             f"share; these methods have: {sharing}. Leave it empty."
         )
-    if run["start_from"]:
+    if settings.start_from:
         raise UserError(
             f"{where}.shared and {where}.start_from are both set; factors come from one of them. "
             "Leave one empty."
         )
     if shared != LEARN:
         return
-    if candidates > 1:
+    for several, values in varied.items():
         raise UserError(
-            f"{where} has {candidates} candidates to choose from on validation data, and tasks "
-            "that learn a dictionary together need the same one. Give learning_rates, scales and "
-            f"weight_decays of one value each, such as --{where}.learning_rates='(0.01,)'."
+            f"{where}.{several} has {len(values)} candidates to choose from on validation data, "
+            "and tasks that learn a dictionary together need the same one. Give one, such as "
+            f"--{where}.{several}='({values[0]:g},)'."
         )
-    if run["factor_bits"]:
+    if settings.factor_bits:
         raise UserError(
-            f"{where}.shared is 'learn', and {where}.factor_bits is {run['factor_bits']}: a "
+            f"{where}.shared is 'learn', and {where}.factor_bits is {settings.factor_bits}: a "
             "dictionary is stored in float32. Learn it first, and train tasks for few bits with it."
         )
 

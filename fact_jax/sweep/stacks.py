@@ -111,8 +111,8 @@ class RunStack:
         step, config = self._train_steps[number], self._trainer.model.config
         host, fresh, errors = agree(fetch(states.trainable)), [], []
         for t, run in enumerate(self._stacked):
-            own = jax.tree.map(lambda x, t=t: np.asarray(x[t]), host)
-            trainable, error = rounded_to(phase, before, own, run.candidate.scale, config)
+            trained = jax.tree.map(lambda x, t=t: np.asarray(x[t]), host)
+            trainable, error = rounded_to(phase, before, trained, run.candidate.scale, config)
             fresh.append(TrialState(trainable, step.recipe.init(trainable)))
             errors.append(error)
         ranks = [getattr(p.method, "rank", 0) for p in (before, phase)]

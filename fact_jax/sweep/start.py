@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,20 +16,21 @@ from fact_jax.training.trial import Trainable
 from fact_jax.tuning.method import Method, SearchMethod
 
 
-def check_start(where: str, method: Method, candidates: int) -> None:
+def check_start(where: str, method: Method, varied: Mapping[str, Sequence[float]]) -> None:
     """Raises UserError if a method, called `where` in the config, cannot go on from factors.
 
-    `candidates` is the number of settings that it chooses from on validation data.
+    `varied` are the lists of candidates to choose from on validation data, by their names.
     """
     if isinstance(method, SearchMethod):
         raise UserError(
             f"{where}.start_from: {type(method).__name__} searches for an architecture, and a "
             "factor file has only the one that was found. Leave it empty."
         )
-    if candidates > 1:
+    for several, values in varied.items():
         raise UserError(
-            f"{where}.start_from is set, and there are {candidates} candidates to choose from on "
-            "validation images. The factors were trained on these images. Give one candidate."
+            f"{where}.start_from is set, and {where}.{several} has {len(values)} candidates to "
+            "choose from on validation images. The factors were trained on these images. Give one, "
+            f"such as --{where}.{several}='({values[0]:g},)'."
         )
 
 

@@ -99,13 +99,17 @@ class Trainer:
         )
         devices, batch_size = len(jax.devices()), settings.batch_size
         size = group_size(stages, devices, batch_size, int(agree(per_device)))
-        used = make_mesh(batch_size, num_trials=size).size
+        self.check_devices(batch_size, size)
+        return size
+
+    def check_devices(self, batch_size: int, size: int) -> None:
+        """UserError if stacks of this size leave devices idle where several processes need all."""
+        devices, used = len(jax.devices()), make_mesh(batch_size, num_trials=size).size
         if used < devices and jax.process_count() > 1:
             raise UserError(
                 f"Batches of {batch_size} use {used} of the {devices} devices; with several "
                 "processes all are needed. Choose another --config.batch_size."
             )
-        return size
 
     def step(self, cell: Cell, mesh: Mesh, sampled: bool, method: Method) -> TrainStep:
         """The training step of a cell with its method, maybe at another rank.

@@ -57,7 +57,8 @@ def balanced_weights(
     """Weights that make classes count alike, from the labels [n] or [n, c] of the train split.
 
     A class of n_c images of n has n / (classes * n_c), as scikit-learn's 'balanced'. A label of a
-    multi-label task has (n - n_c) / n_c. Classes without an image, and padding, have 1.
+    multi-label task has (n - n_c) / n_c. Classes without an image, labels that all images have, and
+    padding have 1.
     """
     if labels.ndim == 2:
         counts = labels.sum(axis=0)

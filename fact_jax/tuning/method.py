@@ -169,6 +169,19 @@ def _shapes(method: Any, config: ViTConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in factors.items()}
 
 
+def adaptation_shapes(method: Method, config: ViTConfig) -> Adaptation:
+    """The shapes of a method's adaptation. Raises UserError for a ViT that it cannot adapt."""
+    return _adaptation_shapes(cast(Hashable, method), config)
+
+
+@functools.lru_cache(maxsize=256)
+def _adaptation_shapes(method: Any, config: ViTConfig) -> Adaptation:
+    shapes = factor_shapes(method, config)
+    factors = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
+    adaptation: Adaptation = jax.eval_shape(lambda given: method.adaptation(given, config), factors)
+    return adaptation
+
+
 def count_parameters(tree: Any) -> int:
     """Numbers in a pytree of arrays or shape structs."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from fact_jax.backbone.adaptation import Adaptation, LowRank
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
+from fact_jax.tuning.initial import linear
 
 SQUARE = "FacT cuts the MLP into square slices, so mlp_dim must be a multiple of width"
 
@@ -55,6 +56,5 @@ def assemble(
 
 def init_uv(key: Array, config: ViTConfig, rank: int) -> dict[str, jax.Array]:
     """U [d, r] uniform +-1/sqrt(d), PyTorch's Linear default; V [r, d] zero: no increment yet."""
-    bound = config.width**-0.5
-    u = jax.random.uniform(key, (config.width, rank), jnp.float32, minval=-bound, maxval=bound)
+    u = linear(key, (config.width, rank))
     return {"U": u, "V": jnp.zeros((rank, config.width), jnp.float32)}

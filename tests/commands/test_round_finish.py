@@ -1,15 +1,18 @@
 """`round --bits --finish_epochs` on the factors of a sweep, in this process."""
 
+import dataclasses
+
 import pytest
 
 from configs import quickstart
-from fact_jax import UserError, load_factors
+from fact_jax import Combination, FacTTT, UserError, VPTDeep, load_factors
 from fact_jax.algebra.quantise import Bits
 from fact_jax.cli.finish import RATE_SHARE, Origin, finish
 from fact_jax.cli.local import run_sweep
 from fact_jax.cli.round import bits_of
 from fact_jax.cli.terminal import Console
 from fact_jax.serving.rounding import Target, round_task
+from fact_jax.sweep.plan import make_plan
 
 CELL = "digits-fact_tt-seed0"
 
@@ -36,6 +39,28 @@ def test_rounded_factors_are_trained_with_the_settings_of_their_sweep(workdir, t
     names = ("train_limit", "eval_limit", "batch_size", "normalisation", "drop_path_rate")
     assert {n: result.settings[n] for n in names} == {n: before.settings[n] for n in names}
     assert result.learning_rate == RATE_SHARE * before.learning_rate
+
+
+def test_a_finish_has_one_rank_and_factors_of_its_own(workdir, tmp_path):
+    """Whatever the training had: phases of larger ranks, or a dictionary."""
+    path = workdir / "factors" / f"{CELL}.safetensors"
+    origin = Origin.of(path)
+    settings = {**origin.result.settings, "start_ranks": [8], "round_epochs": [1]}
+    settings |= {"shared": "learn", "epochs": 2}
+    origin = origin._replace(result=dataclasses.replace(origin.result, settings=settings))
+    (cell,) = make_plan(origin.sweep(load_factors(path), 3, None, tmp_path))
+    assert (cell.settings.start_ranks, cell.settings.round_epochs) == ((), ())
+    assert (cell.settings.shared, cell.settings.start_from) == ("", str(tmp_path))
+
+
+def test_a_combination_is_finished_with_all_its_parts(workdir, tmp_path):
+    path = workdir / "factors" / f"{CELL}.safetensors"
+    both = Combination((("fact_tt", FacTTT(4)), ("vpt_deep", VPTDeep(2))), scale=0.5)
+    task = load_factors(path)._replace(method=both)
+    (cell,) = make_plan(Origin.of(path).sweep(task, 3, Bits(4, 1), tmp_path))
+    assert cell.method.parts == both.parts
+    assert cell.candidates[0].scale == 0.5
+    assert cell.recipe.bits == Bits(4, 1)
 
 
 def test_a_file_outside_of_a_work_directory_has_no_settings_to_go_on_with(workdir, tmp_path):

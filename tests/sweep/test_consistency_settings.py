@@ -78,9 +78,9 @@ def test_weight_and_noise_may_have_candidates():
 
 
 def test_without_consistency_they_are_no_candidates():
-    cell = plan_of("lora", learning_rates=(0.01,), **GRID)[0]
+    cell = plan_of("lora", learning_rates=(0.01,), consistency_noise=1.2, **GRID)[0]
     assert [c[3:] for c in cell.candidates] == [(None, None)]
-    assert not GRID.keys() & cell.all_settings.keys()
+    assert not {*GRID, "consistency_noise"} & cell.all_settings.keys()
 
 
 def test_without_candidates_a_result_is_stored_as_before_there_could_be_any():

@@ -156,6 +156,7 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
         ("fact_tt", {}, {"optimizer": "adam"}, "optimizer is 'adam'; expected 'adamw' or 'sgd'"),
         ("fact_tt+vpt", {}, {}, "Unknown method 'vpt'"),
         ("fact_tt+fact_tt", {}, {}, "names a method twice"),
+        ("full+bitfit", {}, {}, "config.full.bitfit: Two of the combined methods train the same"),
         ("fact_tt+lora", {"scales": (0.1, 1.0)}, {}, "one, such as --config.fact_tt.scales=0.1,"),
         ("fact_tt+lora", {"ranks": 3}, {}, "has no setting 'ranks'"),
     ],

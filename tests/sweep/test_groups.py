@@ -59,6 +59,9 @@ class Fake:
     def feed(self):
         return self
 
+    def check_devices(self, batch_size, size):
+        pass
+
     def group_size(self, stages, cells):
         return self.size
 
@@ -177,6 +180,12 @@ def test_runs_that_want_different_cells_of_a_group_train_it_one_after_the_other(
 
 def checkpoints(workdir):
     return [p for p in (workdir / "checkpoints").glob("*/*") if "unreadable" not in p.name]
+
+
+def test_a_sweep_that_is_done_does_not_look_at_its_data(sweep, monkeypatch):
+    assert sweep(Fake())[0] == [0, 1, 2, 3]
+    monkeypatch.setattr(Runner, "groups", lambda self, cells: pytest.fail("looked at the data"))
+    assert sweep(Fake())[:2] == ([], {})
 
 
 def test_groups_train_together_and_leave_no_checkpoints(sweep, monkeypatch):

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 from test_grid import predicted_accuracy, sweep, tiny_config
 
-from fact_jax import VARIANTS
+from fact_jax import VARIANTS, UserError
 from fact_jax.backbone.vit import init_base
 from fact_jax.cli import local
 from fact_jax.files.weights import write_npz
 from fact_jax.sweep import trainer as trainer_module
+from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.stacks import RunStack
 from fact_jax.tuning import NOAHSubnet, count_parameters
 
@@ -60,6 +61,13 @@ def whole(config, tmp_path_factory):
         patch.setattr(trainer_module.Trainer, "step", step_spied)
         (result,) = sweep(config, workdir)
     return workdir, result, trained, programs
+
+
+def test_a_search_cannot_measure_the_few_bits_of_its_file(config):
+    few = ConfigDict({**config.to_dict(), "factor_bits": 4})
+    with pytest.raises(UserError, match=r"config.noah.factor_bits is 4, and NOAH .*noah_subnet"):
+        make_plan(few)
+    make_plan(ConfigDict({**config.to_dict(), "head_bits": 1}))
 
 
 def test_three_stages_in_order_on_their_splits(whole):

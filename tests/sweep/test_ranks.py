@@ -1,6 +1,7 @@
 """Rank-adaptive training: what is refused, what is stored, and a run that was stopped."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from fact_jax.cli.terminal import Console
 from fact_jax.sweep.findings import Findings
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.ranks import Phase, phase_at, phases, rounded_to, trained_method
+from fact_jax.sweep.record import reported
 from fact_jax.sweep.resolution import read_settings
 from fact_jax.sweep.runs import Run
 from fact_jax.sweep.stacks import RunStack
@@ -43,6 +45,8 @@ def config(method="fact_tt", **changes):
         ({"fact_tt.round_epochs": (2, 4)}, "from 1 to 3 in a training of 4"),
         ({"fact_tt.start_from": "x"}, "start_ranks and .*start_from are both set"),
         ({"fact_tt.shared": "learn"}, "start_ranks and .*shared are both set"),
+        ({"fact_tt.scales": (0.0, 1.0)}, "fact_tt.scale is 0, or one of its candidates"),
+        ({"fact_tt.learning_rate": 0.0}, "fact_tt.learning_rate is 0, or one of its candidates"),
     ],
 )
 def test_ranks_that_make_no_sense_are_refused(changes, words):
@@ -137,3 +141,16 @@ def test_a_sweep_ends_at_the_method_s_rank(tiny, tmp_path):
     task = load_factors(tmp_path / "factors" / f"{cell.name}.safetensors")
     assert task.method == cell.method
     assert task.metadata["trained_ranks"] == [{"epoch": 0, "rank": 4}, {"epoch": 1, "rank": 2}]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "accuracies", "accuracy"),
+    [
+        ("paper", [90.0, 80.0, 60.0, 50.0], 60.0),  # ranks 4, 3, 2, 2
+        ("paper", [90.0, math.nan, math.nan, 50.0], 50.0),
+        ("val", [math.nan, math.nan, math.nan, 50.0], 50.0),
+    ],
+)
+def test_the_accuracy_is_that_of_the_rank_that_is_stored(protocol, accuracies, accuracy):
+    (cell,) = make_plan(config(protocol=protocol))
+    assert reported(cell, accuracies) == accuracy

@@ -319,6 +319,8 @@ def test_what_acts_in_some_cells_is_said():
         ({"linear.scale": 5.0}, "--config.linear.scale=5.0 changes nothing: linear has no scale"),
         ({"eval_every": 3}, "changes nothing: protocol 'val' tests the last epoch only"),
         ({"linear.eval_every": 3}, "changes nothing: protocol 'val' tests the last epoch only"),
+        ({"consistency_noise": 1.2}, "changes nothing: config.consistency is empty"),
+        ({"fact_tt.consistency_weights": (0.1, 1.0)}, "nothing: config.consistency is empty"),
     ],
 )
 def test_what_has_no_effect_is_said(changes, words):

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import quickstart
 from fact_jax import Predictor, UserError, load_factors, load_vit, normalise
@@ -82,7 +83,7 @@ def test_a_new_task_trains_its_cores_and_leaves_the_dictionary(learnt, tmp_path)
         ({"shared": "learn", "start_from": "x"}, "both set"),
         (
             {"shared": "learn", "fact_tk.scales": (1.0, 2.0)},
-            "has 2 candidates .* --config.fact_tk.learning_rates",
+            r"fact_tk.scales has 2 candidates .* --config.fact_tk.scales='\(1,\)'",
         ),
         ({"shared": "learn", "factor_bits": 4}, "a dictionary is stored in float32"),
     ],
@@ -90,6 +91,14 @@ def test_a_new_task_trains_its_cores_and_leaves_the_dictionary(learnt, tmp_path)
 def test_settings_that_do_not_go_together_are_refused_in_the_plan(changes, words):
     with pytest.raises(UserError, match=words):
         make_plan(config("digits", **changes))
+
+
+def test_tasks_that_cannot_train_together_cannot_learn_together(tmp_path):
+    sweep = config("digits,location", shared="learn")
+    sweep.fact_tk.per_task = ConfigDict({"location": {"epochs": 5}})
+    words = "digits-fact_tk-seed0 and location-fact_tk-seed0 are to learn a dictionary together"
+    with pytest.raises(UserError, match=words):
+        run(sweep, tmp_path)
 
 
 def test_a_dictionary_that_does_not_fit_is_refused_before_training(learnt, tmp_path):

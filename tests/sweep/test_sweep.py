@@ -216,6 +216,15 @@ def test_prompts_and_long_lists_count_in_the_memory(spied, monkeypatch):
     assert step_bytes(vit, 64, 200) > 2 * step_bytes(vit, 64)
 
 
+def test_a_limit_beyond_the_data_pads_no_further(spied):
+    make, _ = spied
+    sizes = {}
+    for limit in (0, 300, 50_000):
+        runner, (cell, *_) = make(train_limit=limit)
+        sizes[limit] = runner.trainer.feed.capacity(cell)
+    assert sizes == {0: 1000, 300: 300, 50_000: 1000}
+
+
 def test_augmented_runs_keep_their_own_lists_only(spied):
     make, _ = spied
     runner, cells = make(tasks="digits_1shot,digits_2shot", seeds=(0, 1), augment=True)
