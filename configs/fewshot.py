@@ -49,7 +49,7 @@ def _quickstart() -> ConfigDict:
     config.shots, config.seeds = SHOTS, SEEDS
     config.noah.supernet_epochs = 3 * config.epochs  # as above
     config.decay_vectors = False
-    for name in compare.SMALL:
+    for name in compare.SMALL | compare.FAMILY:
         rates = config[name].learning_rates
         config[name].learning_rates = (rates[len(rates) // 2],)
     return config

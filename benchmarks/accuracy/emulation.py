@@ -20,7 +20,8 @@ _INLINE = (
     *("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
 )
-_PRODUCTS = ("dot_general", "conv_general_dilated")
+_OF_FACTORS = "factor_product"  # of fact_jax/backbone/dense.py, whose precision is a word
+_PRODUCTS = ("dot_general", "conv_general_dilated", _OF_FACTORS)
 
 
 def _rounded(x: jax.Array, mantissa_bits: int) -> jax.Array:
@@ -96,10 +97,12 @@ def _apply(equation: JaxprEqn, values: list, way: Callable) -> Sequence:
 
 
 def _product(primitive, params, x, y, way):
-    is_default = params["precision"] in (None, Precision.DEFAULT, (Precision.DEFAULT,) * 2)
+    defaults = (None, "default", Precision.DEFAULT, (Precision.DEFAULT,) * 2)
+    is_default = params["precision"] in defaults
     if not (is_default and x.dtype == y.dtype == jnp.float32):
         return primitive.bind(x, y, **params)
-    exact = {**params, "precision": (Precision.HIGHEST,) * 2}
+    highest = "highest" if primitive.name == _OF_FACTORS else (Precision.HIGHEST,) * 2
+    exact = {**params, "precision": highest}
     return way(lambda a, b: primitive.bind(a, b, **exact), x, y)
 
 

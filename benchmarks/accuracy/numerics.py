@@ -4,8 +4,8 @@
 
 1. errors: features and factor gradients in each setting against float32 with 'highest'.
 2. increments: how much of a small increment's effect is left where weights are rounded.
-3. accuracy (`numerics_accuracy.py`): FacT-TT trained and evaluated in each setting on
-   the offline suite; needs TFDS with TensorFlow, and is left out with a line where there is none.
+3. accuracy (`numerics_accuracy.py`): FacT-TT trained and evaluated in each setting on the tasks of
+   the quickstart.
 
 On a CPU every float32 product is a true float32 product, so the defaults of a TPU (one pass of
 bfloat16 numbers), its 'high' (three) and of a GPU (TensorFloat-32) are emulated there by rounding
@@ -14,7 +14,6 @@ only TensorFloat-32 is emulated, next to what the device does. Without --dinov2 
 model are left out.
 """
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fact_jax.data.offline
+from benchmarks.accuracy import numerics_accuracy
 from benchmarks.accuracy.emulation import (
     BFLOAT16,
     REFERENCE,
@@ -116,7 +116,7 @@ def outputs(case: Case, setting: Setting):
     def run(base, trainable, images, labels):
         adaptation = METHOD.adaptation(trainable["factors"], config)
         merged = features(model, merge(base, adaptation), images)
-        two_path = features(model, base, images, adaptation, key=key)
+        two_path = features(model, base, images, adaptation, merged=False)
 
         def loss(factors):
             x = features(
@@ -180,7 +180,7 @@ def measure_increments(case: Case) -> list[dict[str, Any]]:
             none = jax.tree.map(jnp.zeros_like, adaptation)
 
             def two_path(a):
-                return features(model, base, case.images, a, key=jax.random.key(0))
+                return features(model, base, case.images, a, merged=False)
 
             def merged(a):
                 return features(model, merge(base, a), case.images)
@@ -253,12 +253,7 @@ def main() -> None:
         if "increments" in parts and "224" not in case.name:
             record["increments"] += measure_increments(case)
     console.print(error_table(record["errors"]), increment_table(record["increments"]))
-    missing = [m for m in ("tensorflow", "tensorflow_datasets") if not importlib.util.find_spec(m)]
-    if "accuracy" in parts and missing:
-        console.print(f"No accuracy: {', '.join(missing)} is not installed, the tasks need it.")
-    elif "accuracy" in parts:
-        from benchmarks.accuracy import numerics_accuracy  # needs TensorFlow
-
+    if "accuracy" in parts:
         seeds = [int(seed) for seed in args.seeds.split(",")]
         record["accuracy"] = numerics_accuracy.measure(seeds, args.dinov2, console)
         console.print(numerics_accuracy.table(record["accuracy"]))

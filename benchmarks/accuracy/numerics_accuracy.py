@@ -87,7 +87,7 @@ class Trainer:
         def two_path(base, trainable, num_classes, images):
             adaptation = method.adaptation(trainable["factors"], model.config)
             x = normalise(images, self.normalisation)
-            x = features(model, base, x, adaptation, key=jax.random.key(0))  # rates 0
+            x = features(model, base, x, adaptation, merged=False)
             return jnp.argmax(logits_of(trainable["head"], x, num_classes), axis=-1)
 
         name, classes = (setting, merge), np.int32(get_task(cell.task).num_classes)

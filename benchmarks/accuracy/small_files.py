@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--bits", default="8/8,4/4,4/1,2/1,1/1", help="factors/head")
     parser.add_argument("--ways", default="finished,trained", help="besides rounded")
-    parser.add_argument("--tasks", default="", help="empty: the offline suite")
+    parser.add_argument("--tasks", default="", help="empty: the quickstart's")
     parser.add_argument("--epochs", type=int, default=0, help="0: the quickstart's")
     parser.add_argument("--finish_epochs", type=int, default=10)
     parser.add_argument("--workdir", default="runs/small_files")

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.accuracy.study_plan import NUM_LEADERS, PARTS
 from benchmarks.common import NAMES
 from configs import study
-from fact_jax.data import get_task
 from fact_jax.data.tables.offline import OFFLINE_GROUPS
 from fact_jax.report.averages import Accuracies, Stat, average
+from fact_jax.report.sections import units_of
 from fact_jax.report.statistics import Comparison, compare
 from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import candidate_settings
@@ -185,14 +185,6 @@ def leaders_of(record: Mapping[str, Any]) -> list[str]:
     others = [name for name in methods if name not in ("fact_tt", "linear", "full")]
     others.sort(key=lambda name: -(scores[name] or 0.0))
     return ["fact_tt", *others[: NUM_LEADERS - 1]]
-
-
-def units_of(tasks: Iterable[str]) -> list[list[str]]:
-    """The tasks by their pictures: two tasks on the same pictures are no two draws of a task."""
-    units: dict[str, list[str]] = {}
-    for task in tasks:
-        units.setdefault(get_task(task).builder, []).append(task)
-    return [*units.values()]
 
 
 def compared(a: Arm, b: Arm) -> Comparison | None:

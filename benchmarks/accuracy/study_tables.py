@@ -12,11 +12,11 @@ from benchmarks.accuracy.study_arms import (
     compared,
     groups_of,
     leaders_of,
-    units_of,
 )
 from benchmarks.accuracy.study_plan import PARTS, items, planned
 from benchmarks.common import markdown, numbers
 from fact_jax.report.averages import Stat, stat
+from fact_jax.report.sections import units_of
 from fact_jax.report.statistics import MIN_TASKS, Comparison, holm
 
 Record = Mapping[str, Any]

@@ -183,12 +183,16 @@ def test_three_passes_of_bfloat16_are_nearly_float32():
     assert error("bf16_x3") < 2e-5 < 2e-4 < error("tf32") < 1e-3 < error("bf16") < 1e-2
 
 
+HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
+
+
 def products(jaxpr):
     """Precisions of all matrix products, and the number of roundings to bfloat16."""
     precisions, roundings = [], 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            precisions.append(equation.params["precision"])
+        name, precision = equation.primitive.name, equation.params.get("precision")
+        if name in ("dot_general", "conv_general_dilated", "factor_product"):
+            precisions.append(HIGHEST if precision == "highest" else precision)
         # Rematerialisation has such equations of its own, of all 23 bits.
         roundings += equation.params.get("mantissa_bits") == 7
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
@@ -202,11 +206,10 @@ SMALL = ViTConfig(width=24, depth=3, num_heads=3, mlp_dim=96, patch_size=4, imag
 
 def test_emulation_reaches_every_default_product_of_a_training_epoch():
     program, arguments = network.training(ViT(SMALL), FacTTT(4), 4, rate=0.1)
-    highest = (jax.lax.Precision.HIGHEST,) * 2
     emulated, roundings = products(jax.make_jaxpr(emulate(program, "bf16"))(*arguments).jaxpr)
-    assert set(emulated) == {highest}
+    assert set(emulated) == {HIGHEST}
     plain, none = products(jax.make_jaxpr(program)(*arguments).jaxpr)
-    assert roundings == 2 * sum(p != highest for p in plain) > none == 0
+    assert roundings == 2 * sum(p != HIGHEST for p in plain) > none == 0
 
 
 def test_increments_have_the_ratio_asked_for():

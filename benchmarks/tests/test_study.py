@@ -15,11 +15,12 @@ from benchmarks.accuracy import study as program
 from benchmarks.accuracy.leaderboard import entries, steps
 from benchmarks.accuracy.study import Study, configs_of, share_of
 from benchmarks.accuracy.study_after import checksum, sources
-from benchmarks.accuracy.study_arms import Arm, arms_of, compared, leaders_of, pareto, units_of
+from benchmarks.accuracy.study_arms import Arm, arms_of, compared, leaders_of, pareto
 from benchmarks.accuracy.study_plan import PARTS, Item, cell_of, digest, items, planned
 from benchmarks.common import with_tables
 from benchmarks.plots import plot_leaderboard
 from configs import study
+from fact_jax.report.sections import units_of
 from fact_jax.sweep.plan import Candidate, task_names
 from fact_jax.sweep.result import Result
 

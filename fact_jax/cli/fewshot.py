@@ -10,13 +10,18 @@ Where matplotlib is installed, it draws them with the published points: DIR/fews
 from importlib.util import find_spec
 
 import jax
+from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.cli import sweep
 from fact_jax.cli.terminal import Console
+from fact_jax.command_line import command
+from fact_jax.data import get_task
+from fact_jax.errors import UserError
 from fact_jax.report.fewshot import draw_few_shot, terminal_few_shot_table
 from fact_jax.report.terminal import print_table
+from fact_jax.sweep.plan import task_names
 from fact_jax.sweep.result import Result
 
 
@@ -38,4 +43,11 @@ def _finish(
 
 
 def main() -> None:
+    config = flags.FLAGS.config
+    names = task_names(config.tasks, config.get("shots", ()))
+    if not any(get_task(name).few_shot for name in names):
+        raise UserError(
+            f"No task of this config is a few-shot task ({', '.join(names[:3])}). Say how many "
+            f"images a class, such as --config.shots=1,2,4, or use `{command('vtab')}`."
+        )
     sweep.command(_finish)

@@ -1,5 +1,6 @@
 """Figures of averages: accuracy against size, bars by group or task, accuracy against rank."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from fact_jax.report.figures import NARROW, WIDE, figure_text, legend, new_figur
 from fact_jax.report.lines import Line, LineFigure, Point, line_look
 from fact_jax.report.palette import INK, PAPER, SOFT
 from fact_jax.report.published import PublishedRow
+from fact_jax.report.records import method_settings
 from fact_jax.report.rows import curve_label
 from fact_jax.report.sections import GROUPS, Section, short_name
 from fact_jax.report.study import System
@@ -206,10 +208,20 @@ def accuracy_against_rank(systems: Sequence[System], measure: str = "accuracy") 
     `measure` is what the numbers are, such as "accuracy".
     """
     ranks: dict[str, dict[float, System]] = defaultdict(dict)
+    values_of: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for system in systems:
+        for name, value in method_settings(system.results[0]).items():
+            if name != "rank":
+                values_of[system.method, name].add(json.dumps(value))
     for system in systems:
         rank, *others = [r.settings.get("rank") for r in system.results]
         if isinstance(rank, int | float) and 0 < rank < 1e6 and all(r == rank for r in others):
-            ranks[curve_label(system.results[0], rank)].setdefault(rank, system)
+            differing = [
+                name
+                for (method, name), values in values_of.items()
+                if method == system.method and len(values) > 1
+            ]
+            ranks[curve_label(system.results[0], rank, differing)].setdefault(rank, system)
     curves: list[tuple[str, System, list[tuple[float, Stat]]]] = []
     for name, by_rank in ranks.items():
         tasks = sorted(set.intersection(*(set(s.accuracies) for s in by_rank.values())))

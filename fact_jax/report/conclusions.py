@@ -98,23 +98,28 @@ class Findings:
             text = "There is no other method to compare with."
             return Fact("How sure", count_of(self.seeds, "seed"), text)
         if pair.p_seeds is None:
-            return Fact("How sure", "not tested", "A test needs two seeds of each method.")
+            text = "A test needs two seeds of each method, the same on all tasks."
+            return Fact("How sure", "not tested", text)
         what = f"{'more than' if _sure(pair.p_seeds) else 'may be'} the noise of training"
         other = "also better" if _sure(pair.p_tasks) else "not shown to be better"
         p = f"p = {pair.p_seeds:.3f}" if pair.p_seeds >= 0.001 else "p < 0.001"
-        return Fact("How sure", what, f"{p} over {self.seeds} seeds; {other} from task to task.")
+        return Fact("How sure", what, f"{p} over {pair.seeds} seeds; {other} from task to task.")
 
     def conclusions(self) -> list[Block]:
         """Sentences on the section, and a table of all pairs."""
         table = _against_published(list(self.systems.values()), self.section, self.values)
-        tested = [r for r in self.study.results if r.task in self.section.tasks and r.num_test]
+        # An mAP is no share of the images.
+        tested = [
+            r
+            for r in self.study.results
+            if r.task in self.section.tasks and r.num_test and r.label_precision is None
+        ]
         texts = paragraphs(
             "conclusions",
             found=self,
             section=self.section,
             study=self.study,
             published=table is not None,
-            unit="data set" if self.section.name == "fewshot" else "task",
             errors=[v.error for v in self.values.values() if v.error is not None],
             # of the drawing of the test images
             sampling=[

@@ -103,9 +103,9 @@ def _profile(results: Sequence[Result], setting: str) -> list[Point]:
 def _chosen_by(systems: Sequence[System], section: Section) -> str:
     """The measures that candidates of these tasks were chosen by, in words."""
     results = [r for s in systems for r in s.results if r.task in section.tasks]
-    several = any(r.label_precision is not None for r in results)
+    kinds = sorted({r.label_precision is not None for r in results})
     named = dict.fromkeys(str(r.settings.get("select_by") or "") for r in results)
-    default = "mAP" if several else "accuracy"
+    default = " or ".join("mAP" if several else "accuracy" for several in kinds)
     words = [MEASURES[name][0] if name in MEASURES else default for name in named] or [default]
     return " or ".join(dict.fromkeys(words))
 

@@ -49,15 +49,22 @@ def labels_table(runs: Runs) -> Table | None:
     labelled = {system: results for system, results in labelled.items() if results}
     if not labelled:
         return None
-    first = next(iter(labelled.values()))[0]
-    number = len(first.label_precision or ())
-    names = first.class_names or [str(i) for i in range(number)]
+    names = dict.fromkeys(
+        name for results in labelled.values() for r in results for name in _by_label(r)
+    )
     rows = []
-    for i, name in enumerate(names[:number]):
+    for name in names:
         cells = []
         for results in labelled.values():
-            values = [v for r in results if (v := (r.label_precision or ())[i]) is not None]
+            values = [v for r in results if (v := _by_label(r).get(name)) is not None]
             cells.append(stat_cell(stat(values), 1) if values else MISSING)
-        rows.append(Row([name_cell(str(name)), *cells]))
+        rows.append(Row([name_cell(name), *cells]))
     columns = [Column("label", numeric=False), *(Column(s.label) for s in labelled)]
     return Table("Average precision of each label on test, %.", columns, rows)
+
+
+def _by_label(result: Result) -> dict[str, float | None]:
+    """Average precision by the label's name, or by its number if it has none."""
+    precisions = result.label_precision or ()
+    names = result.class_names or range(len(precisions))
+    return {str(name): value for name, value in zip(names, precisions, strict=True)}

@@ -7,7 +7,7 @@ from typing import Any
 from fact_jax.report.blocks import Block, Code, Details, Notice, Text
 from fact_jax.report.prose import paragraphs
 from fact_jax.report.rows import settings_text
-from fact_jax.report.study import Study, mixed_settings
+from fact_jax.report.study import Study, mixed_settings, sources_of
 from fact_jax.report.table import Cell, Column, Row, Table
 from fact_jax.text import count_of
 
@@ -53,6 +53,7 @@ def notices(study: Study) -> list[Notice]:
         synthetic=any(r.synthetic for r in results),
         mock=any(r.settings.get("mock_data") or r.data.get("mock") for r in results),
         others=sorted({str(r.variant) for r in results} - {"vit_b16"}),
+        several=[t.name for t in study.tasks if len(sources_of(study, t)) > 1],
         broken=[r.cell for r in results if r.broke_down],
         replaced={r.task: r.data for r in results if r.data.get("mapped")},
         environments={key: _environments(study, key) for key in ("commit", "device", "jax")},
@@ -100,13 +101,13 @@ def _versions(study: Study) -> Table:
 
 
 def _data(study: Study) -> Table:
-    """The data of each task, a row for each version that was read."""
+    """The data of each task, a row for each source that was read."""
     rows = []
     for task in study.tasks:
         results = [r for r in study.results if r.task == task.name]
         tests = ", ".join(map(str, sorted({r.num_test for r in results if r.num_test})))
-        for version, d in {str(r.data.get("used_version", "")): r.data for r in results}.items():
-            texts = [task.name, d.get("builder"), version, tests, d.get("resize")]
+        for d in sources_of(study, task).values():
+            texts = [task.name, d.get("builder"), d.get("used_version"), tests, d.get("resize")]
             texts += [d.get("jpeg_quality") or "no", d.get("note")]
             rows.append(Row([Cell(str(text or "")) for text in texts]))
     titles = ("task", "builder", "version", "test images", "resize", "JPEG copy", "note")

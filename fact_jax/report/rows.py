@@ -81,8 +81,10 @@ def row_labels(method: str, rows: Sequence[Result]) -> list[str]:
     return labels
 
 
-def curve_label(row: Result, rank: float) -> str:
+def curve_label(row: Result, rank: float, differing: Sequence[str] = ()) -> str:
     """The label of a row among the curves over the rank, which are equal in all else.
+
+    `differing` are the settings of the method besides its rank that tell its rows apart.
 
     In the name of a folder that training went on from, R stands for the rank: `small-8` and
     `small-4` are points of one curve, `small-R`.
@@ -90,6 +92,8 @@ def curve_label(row: Result, rank: float) -> str:
     settings = {name: value for name, value in _telling(row).items() if name != "epochs"}
     if folder := settings.get("start_from"):
         settings["start_from"] = re.sub(rf"(?<!\d){rank:g}(?!\d)", "R", folder)
+    of_method = method_settings(row)
+    settings = {**{name: of_method.get(name) for name in differing}, **settings}
     return _labels(row.method, [settings], list(settings))[0]
 
 

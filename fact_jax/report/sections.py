@@ -1,9 +1,9 @@
 """Parts of a study: tasks that have a table, an average and figures together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fact_jax.data import VTAB, Task
+from fact_jax.data import VTAB, Task, get_task
 
 GROUPS = ("natural", "specialized", "structured")  # of VTAB-1K
 _SHORT = {  # headings of columns; the other tasks have short names
@@ -52,8 +52,8 @@ class Section(NamedTuple):
 
     @property
     def units(self) -> list[list[str]]:
-        """Units of a test over tasks: a data set of few-shot tasks counts as one."""
-        return list(self.groups.values()) if self.name == "fewshot" else [[t] for t in self.tasks]
+        """The units of a test over tasks."""
+        return units_of(self.tasks)
 
     @property
     def averages(self) -> dict[str, list[list[str]]]:
@@ -63,6 +63,15 @@ class Section(NamedTuple):
             columns["mean of 19"] = [self.tasks]
             columns |= {group: [tasks] for group, tasks in self.groups.items()}
         return columns
+
+
+def units_of(tasks: Iterable[str]) -> list[list[str]]:
+    """The tasks by their pictures: two tasks on the same pictures are no two draws of a task."""
+    units: dict[str, list[str]] = {}
+    for name in tasks:
+        task = get_task(name)
+        units.setdefault(task.folder or task.builder, []).append(name)
+    return [*units.values()]
 
 
 def measure_of(tasks: Sequence[Task]) -> str:

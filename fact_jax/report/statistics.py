@@ -10,7 +10,8 @@ Two questions are asked, and each has its own unit of replication:
 
 We make no paired t-test over all pairs of task and seed, because it would count the seeds of a task
 as further tasks. We do not pair seeds either: another method draws other numbers from the same
-seed, and pairing three seeds would leave two degrees of freedom.
+seed, and pairing three seeds would leave two degrees of freedom. In few-shot tasks a seed also
+draws the training images, the same for all methods; unpaired, the test is cautious there.
 """
 
 import itertools

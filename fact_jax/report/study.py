@@ -10,6 +10,7 @@ from typing import Any
 
 from fact_jax.command_line import command
 from fact_jax.data import VTAB, Task, get_task
+from fact_jax.data.sources.lists import OWN
 from fact_jax.errors import UserError
 from fact_jax.report.palette import Style, styles
 from fact_jax.report.records import (
@@ -21,6 +22,7 @@ from fact_jax.report.records import (
 from fact_jax.report.rows import one_row, row_labels, settings_text
 from fact_jax.sweep.result import Result
 from fact_jax.sweep.settings import COMPARABLE
+from fact_jax.sweep.store import absolute
 
 _SHOWN = 10  # refused files that an error names
 
@@ -121,6 +123,7 @@ class Study:
 def read_study(*workdirs: str | os.PathLike[str]) -> Study:
     """Reads work directories. Raises UserError if there is nothing to report."""
     refused: list[str] = []
+    workdirs = tuple({absolute(workdir): workdir for workdir in reversed(workdirs)}.values())[::-1]
     results = read_results(*workdirs, refuse=refused.append)
     failures = read_failures(*workdirs, refuse=refused.append)
     if not results and not failures:
@@ -234,3 +237,17 @@ def mixed_settings(study: Study) -> tuple[dict[str, list[Any]], list[str]]:
         if any(len(texts) > 1 for texts in by_task.values()):
             uneven.append(system.label)
     return shared, uneven
+
+
+def sources_of(study: Study, task: Task) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The sources that a task's pictures came from, each with its record in a result.
+
+    One's own pictures are told apart by their fingerprint.
+    """
+    sources = {}
+    for result in study.results:
+        if result.task == task.name:
+            names = ["builder", "used_version", "jpeg_quality"]
+            names += ["fingerprint"] if result.data.get("used_version") in OWN else []
+            sources[tuple(str(result.data.get(name)) for name in names)] = result.data
+    return sources

@@ -259,10 +259,10 @@ def _is_nan(value: Any) -> bool:
 
 def _check_classes(content: dict[str, Any]) -> None:
     names, accuracies = content.get("class_names"), content.get("per_class_accuracy")
-    if names and accuracies and len(names) != len(accuracies):
-        raise ValueError(
-            f"per_class_accuracy has {len(accuracies)} entries for {len(names)} class_names"
-        )
+    for of_classes in ("per_class_accuracy", "label_precision"):
+        values = content.get(of_classes)
+        if names and values and len(names) != len(values):
+            raise ValueError(f"{of_classes} has {len(values)} entries for {len(names)} class_names")
     count = len(names or accuracies or ()) or _MAX_CLASSES
     used = [c for true, predicted, _ in content.get("confusion") or () for c in (true, predicted)]
     examples = content.get("examples")

@@ -170,3 +170,10 @@ def test_mistakes_are_answered_in_a_paragraph(tmp_path, tiny, changes, words):
     config.update({"tasks": "digits", "shots": (1,), "seeds": (0,), "epochs": 1, **tiny, **changes})
     with pytest.raises(UserError, match=f"(?s){words}"):
         run_sweep(config, str(tmp_path / "work"), Console(quiet=True))
+
+
+def test_a_config_without_few_shot_tasks_is_refused_before_it_runs(tmp_path):
+    run = run_command("experiments.fewshot", "--config=quickstart", f"--workdir={tmp_path}")
+    assert run.returncode == 2
+    assert "No task of this config is a few-shot task (digits, fashion, location)" in run.stderr
+    assert not list(tmp_path.iterdir())

@@ -104,6 +104,14 @@ def test_a_class_may_be_called_train(tmp_path):
     assert opened(tmp_path).class_names == ["bus", "train"]
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("Training", "Validation"), ("test",)])
+def test_parts_that_are_not_known_by_their_names_are_no_classes(tmp_path, names):
+    for name in names:
+        pictures(tmp_path / "pets" / name, dict.fromkeys(NAMES, 2))
+    with pytest.raises(UserError, match="which look like parts of the data, not like classes"):
+        opened(tmp_path)
+
+
 def test_other_files_and_hidden_ones_are_left_out_and_subfolders_are_not(flat):
     own = flat / "pets" / "ant"
     (own / "notes.txt").write_text("no picture")

@@ -49,14 +49,29 @@ def test_labels_have_their_own_precision(runs):
     assert labels_table(runs()) is None
 
 
+def test_labels_are_told_by_their_names(runs):
+    """In two work directories a task may have other labels, after a change of its file."""
+    first = runs(label_precision=[80.0, 60.0], class_names=["warm", "bright"])
+    second = runs(label_precision=[40.0, 70.0, 10.0], class_names=["bright", "warm", "new"])
+    table = labels_table({**first, **second})
+    texts = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
+    assert texts == {
+        "warm": ["80.0", "70.0"],
+        "bright": ["60.0", "40.0"],
+        "new": ["", "10.0"],
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({}, "accuracy"),
         ({"settings": {"select_by": "macro_f1"}}, "macro-F1"),
         ({"label_precision": [1.0]}, "mAP"),
+        ([{}, {"label_precision": [1.0]}], "accuracy or mAP"),
     ],
 )
 def test_curves_of_candidates_name_the_measure_they_were_chosen_by(runs, fields, words):
-    systems = list(runs(**fields))
+    kinds = fields if isinstance(fields, list) else [fields]
+    systems = [system for kind in kinds for system in runs(**kind)]
     assert _chosen_by(systems, plain_section("", "", ["digits"])) == words

@@ -246,6 +246,7 @@ def test_missing_and_broken_pictures_are_said(tmp_path, content):
         ({"settings": {"epochs": 9}}, "error", "different settings: lora"),
         ({"settings": {"dtype": "bfloat16"}}, "error", "dtype: None, bfloat16"),
         ({"environment": {"commit": "c1"}}, "warning", "several commits: c0, c1"),
+        ({"data": {"builder": "vtab-1k"}}, "error", "digits came from several sources"),
         (
             {"losses": [3.0, 2.5, 2.31], "per_class_accuracy": [10.0] * 10},
             "warning",
@@ -389,6 +390,34 @@ def test_finished_factors_have_a_line_over_the_rank(tmp_path):
         "lora, mean of 1 task",
     ]
     assert len(figure.figure.axes[0].containers) == 3
+
+
+def test_curves_over_the_rank_are_of_equal_settings(tmp_path):
+    for name, rank, sites in (("a", 4, "qv"), ("b", 8, "qv"), ("c", 8, "qvo"), ("d", 4, "qvo")):
+        settings = {"rank": rank, "sites": [*sites]}
+        write(tmp_path / name, [result(accuracy=70.0 + rank + len(sites), settings=settings)])
+    figure = accuracy_against_rank(read_study(*sorted(tmp_path.iterdir())).systems)
+    points = [c.lines[0].get_xydata().tolist() for c in figure.figure.axes[0].containers]
+    assert sorted(points) == [[[4.0, 76.0], [8.0, 80.0]], [[4.0, 77.0], [8.0, 81.0]]]
+
+
+def test_own_pictures_that_have_changed_are_said(tmp_path):
+    own = [
+        result("folder_pets", seed=s, data={"used_version": "classes", "fingerprint": str(s)})
+        for s in (0, 1)
+    ]
+    write(tmp_path, own[:1])
+    assert "several sources" not in texts(tmp_path, "error")
+    write(tmp_path, own)
+    assert "folder_pets came from several sources" in texts(tmp_path, "error")
+
+
+def test_a_work_directory_under_two_names_counts_once(tmp_path, monkeypatch):
+    config = {"tasks": "digits", "methods": "lora", "seeds": [0]}
+    write(tmp_path / "a", [result()], config)
+    monkeypatch.chdir(tmp_path)
+    study = read_study("a", "./a")
+    assert (study.workdirs, study.missing) == (("a",), ())
 
 
 def test_found_architectures_are_drawn(tmp_path):

@@ -15,6 +15,8 @@ from fact_jax.text import printable_line
 
 TRAIN, VAL, TEST = "train", "val", "test"
 _VAL_FOLDERS = ("val", "valid", "validation")
+# Names in lower case that a folder with a folder for each class in it may have, but no class has.
+_LIKE_PARTS = {"train", "training", "test", "testing", *_VAL_FOLDERS}
 
 
 class Parts(NamedTuple):
@@ -75,6 +77,13 @@ def read_parts(where: str, root: epath.Path, skip_damaged: bool) -> Parts:
 def _sources(where: str, root: epath.Path) -> dict[str, str]:
     """Origin of the parts: 'train/' and so on, or '.' without such folders."""
     if not _labelled(root / TRAIN):
+        classes = [folder.name for folder in _subfolders(root)]
+        if classes and {name.lower() for name in classes} <= _LIKE_PARTS:
+            raise UserError(
+                f"{where} {root} has the folders {', '.join(classes)} alone, which look like parts "
+                "of the data, not like classes. Name them train, val and test, each with a folder "
+                "for each class in it."
+            )
         return {TRAIN: "."}
     vals = [name for name in _VAL_FOLDERS if _labelled(root / name)]
     if len(vals) > 1:
