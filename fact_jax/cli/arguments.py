@@ -4,15 +4,17 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from fact_jax.backbone.config import VARIANTS
 from fact_jax.cli import configs
-from fact_jax.command_line import as_started, this_command
+from fact_jax.command_line import as_started, command, this_command
 from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask
+from fact_jax.files.load import TORCH_SUFFIXES
 from fact_jax.sweep.resolution import check_setting
 from fact_jax.text import say
 
@@ -52,6 +54,14 @@ def variant_of(task: TrainedTask | None, variant: str | None) -> str:
             f"with --variant: {', '.join(VARIANTS)}."
         )
     return stated
+
+
+def refuse_torch(path: Path) -> None:
+    """Raises UserError for a `.pt` of the PyTorch code, which says neither scale nor ViT."""
+    if path.suffix in TORCH_SUFFIXES:
+        more = ("--variant", "VARIANT", "--scale", "SCALE", "--out", "NAME.safetensors")
+        line = command("export", "--factors", str(path), *more)
+        raise UserError(f"{path} is a file of other code. Make a factor file of it first: {line}")
 
 
 def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:

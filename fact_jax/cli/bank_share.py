@@ -24,11 +24,12 @@ from fact_jax.files.atomic import write_atomically
 from fact_jax.files.factors import TrainedTask
 from fact_jax.files.load import load_factors
 from fact_jax.ranges import SIZE, check
+from fact_jax.serving.outputs import prepare_output
 from fact_jax.serving.sharing import share_tasks
 from fact_jax.text import printable_line
 from fact_jax.tuning import METHODS
 
-SHARING = tuple(name for name, kind in METHODS.items() if hasattr(kind, "shared"))
+SHARING = ("fact_tt", "fact_tk")  # what `algebra.share` makes
 
 
 def define_flags() -> None:
@@ -68,12 +69,9 @@ def main() -> None:
     bits, files = bits_of(options.bits), factor_files(options.factors)
     if folder.exists() and folder.resolve() == files[0].parent.resolve():
         raise UserError(f"--out {folder} is the folder of --factors; give another one.")
+    prepare_output(str(folder / files[0].name))
     tasks = read_tasks(files, console)
     dictionary, shared = share_tasks(tasks, METHODS[options.method](rank=options.rank), bits)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder} cannot be made ({error.strerror}).") from error
     write_atomically(folder / dictionary.file_name, dictionary.content)
     table = Table("file", "bytes before", "bytes", "error")
     for column in table.columns[1:]:

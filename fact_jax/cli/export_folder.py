@@ -13,6 +13,7 @@ from fact_jax.files.factors import TrainedTask, check_fits
 from fact_jax.files.peft_writing import NAMES, adapter_files
 from fact_jax.files.timm_models import timm_model
 from fact_jax.files.weights import load_vit
+from fact_jax.images.preprocessing import preprocessing_of
 from fact_jax.serving.folders import WRITERS, card_of, merged_base, merged_files
 from fact_jax.serving.programs import (
     Program,
@@ -61,7 +62,9 @@ def files(
         check_fits(task, config, None, any_weights=True)
         return adapter_files(task, config, card_of(task, config, base_model, facts), options.names)
     model, base = load_vit(variant, options.weights, **(task.forward_settings if task else {}))
-    config, card = model.config, card_of(task, model.config, base_model, facts)
+    normalisation = preprocessing_of(variant).normalisation
+    config = model.config
+    card = card_of(task, config, base_model, facts, normalisation)
     if task is not None and to in PROGRAMS:
         program = Program(config, base, task, card)
         program.check(options.any_weights)
@@ -72,7 +75,8 @@ def files(
             "no argument for it."
         )
     merged = merged_base(config, base, task, options.any_weights)
-    return merged_files(to, config, merged, task.metadata if task else {}, card)
+    metadata = task.metadata if task else {"normalisation": normalisation}
+    return merged_files(to, config, merged, metadata, card)
 
 
 def _base_model(task: TrainedTask | None, options: flags.FlagValues) -> str:

@@ -13,6 +13,7 @@ goes on where it was stopped.
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,15 +146,15 @@ def _show(console: Console, fit: Fit, wrong: list[WrongPicture], out: Path) -> N
 
 
 # A sweep's words for settings, and this command's flags.
-_FLAGS = {"config.skip_damaged=True": "--skip_damaged", "--workdir": "--out", "config.": "--"}
+_FLAGS = {"config.skip_damaged=True": "--skip_damaged", "--workdir": "--out"}
+_SETTING = re.compile(r"(?<![\w./-])(--)?config\.(?!json\b)")  # not a file config.json
 
 
 def _in_flags(text: str) -> str:
     """A message of a sweep with the flags that this command has in the place of settings."""
     for setting, flag in _FLAGS.items():
-        text = text.replace(f"--{setting}" if setting == "config." else setting, flag)
         text = text.replace(setting, flag)
-    return text
+    return _SETTING.sub("--", text)
 
 
 def main() -> None:

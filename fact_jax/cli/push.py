@@ -32,17 +32,16 @@ def define_flags() -> None:
     flags.DEFINE_bool("private", False, "Make a new repository private.")
     flags.DEFINE_string("message", "A task of fact-jax", "Message of the commit.")
     flags.DEFINE_string("base_model", "", "The base's name on the hub, for the card.")
+    flags.DEFINE_string("variant", None, "The ViT, if the factor file does not say it.")
 
 
-def card_text(path: str, base_model: str, repo: str) -> tuple[dict[str, bytes], str]:
+def card_text(
+    path: str, base_model: str, repo: str, variant: str | None = None
+) -> tuple[dict[str, bytes], str]:
     """The files of a factor file's repository, and what the task is called."""
+    arguments.refuse_torch(Path(path))
     task = load_factors(path)
-    if "format_version" not in task.metadata:
-        raise UserError(
-            f"{path} is a file of other code. Make a factor file of it first: "
-            f"{command('export', '--factors', path, '--out', 'NAME.safetensors')}"
-        )
-    variant = arguments.variant_of(task, None)
+    variant = arguments.variant_of(task, variant)
     config = get_variant(variant).replace(**task.forward_settings)
     card = card_of(task, config, base_model, measured(task.path))
     return task_files(task, factor_card(card, variant, repo)), card.name
@@ -57,7 +56,7 @@ def main() -> None:
     if os.path.isdir(path):
         files, name = folder_files(Path(path)), Path(path).resolve().name
     else:
-        files, name = card_text(path, options.base_model, options.repo)
+        files, name = card_text(path, options.base_model, options.repo, options.variant)
     address = push(files, options.repo, private=options.private, message=options.message)
     Console().print(f"{name}: {len(files)} files are at {address}", soft_wrap=True)
     if "adapter_config.json" in files or TASK in files:

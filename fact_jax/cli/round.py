@@ -92,6 +92,7 @@ def files_of(factors: str, out: str) -> dict[Path, Path]:
     if not factors or not out:
         missing = "factors" if not factors else "out"
         raise UserError(f"--{missing} is missing. `{command('round', '--help')}` lists all.")
+    arguments.refuse_torch(Path(factors))
     if not os.path.isdir(factors) or is_adapter(Path(factors)):
         if Path(out).suffix != SUFFIX:
             raise UserError(f"--out {out!r} must end in {SUFFIX}.")
@@ -162,8 +163,8 @@ def round_files(
         column.justify = "right"
     done = {}
     for path, output in files.items():
-        task = load_factors(path)
         try:
+            task = load_factors(path)
             rounded = round_task(task, target, inputs)
         except UserError as error:
             if len(files) == 1:

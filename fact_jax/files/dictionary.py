@@ -167,7 +167,9 @@ def find_dictionary(factor_file: Path, checksum: str) -> Dictionary:
             f"Factor file {factor_file} shares the dictionary {path.name}, which is not beside it. "
             f"Copy that file into {factor_file.parent}/, too."
         )
-    if path.resolve().parent != factor_file.parent.resolve():  # a server reads one folder alone
+    # A server reads one folder alone. In a copy of a hub's repository both are links into one.
+    folders = {factor_file.parent.resolve(), factor_file.resolve().parent}
+    if path.resolve().parent not in folders:
         raise UserError(f"{path} is a link that leads out of its folder. Copy the file there.")
     dictionary = read_dictionary(path)
     if dictionary.checksum != checksum:

@@ -104,8 +104,15 @@ class TrainedTask(NamedTuple):
 
     @property
     def forward_settings(self) -> dict[str, Any]:
-        """gelu and layer_norm_eps of the training, for `load_vit`; timm's for a `.pt`."""
-        return {name: self.metadata["vit"].get(name, timm) for name, timm in TIMM.items()}
+        """gelu and layer_norm_eps of the training, for `load_vit`.
+
+        A `.pt` has timm's. An adapter of PEFT that does not say them has its variant's own.
+        """
+        vit = self.metadata["vit"]
+        usual = {} if "base_model" in self.metadata else TIMM
+        return {
+            name: value for name in TIMM if (value := vit.get(name, usual.get(name))) is not None
+        }
 
 
 def to_bytes(

@@ -9,6 +9,7 @@ other tasks are in the pack, and unpacking gives back the files that were packed
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from fact_jax.errors import UserError
 from fact_jax.files.dictionary import Dictionary, dictionary_of
 from fact_jax.files.factors import TrainedTask, read_factors, read_task, with_dictionary
-from fact_jax.files.guards import DAMAGE, read_start
+from fact_jax.files.guards import DAMAGE, MAX_METADATA, MAX_TENSORS, read_start
 from fact_jax.files.metadata import read_metadata
 from fact_jax.files.schema import check_type
 from fact_jax.files.tensors import SafetensorsFile
@@ -95,7 +96,18 @@ def pack_files(paths: Sequence[Path]) -> bytes:
         for name, metadata in tasks.items()
     }
     metadata = {"pack_version": _VERSION, "common": common, "tasks": rest}
-    return file_bytes(tensors, {**metadata, "dictionaries": dictionaries}, COMPACT)
+    metadata["dictionaries"] = dictionaries
+    sizes = {
+        "tensors": (len(tensors), MAX_TENSORS),
+        "characters of metadata": (len(json.dumps(metadata)), MAX_METADATA),
+    }
+    for what, (number, most) in sizes.items():
+        if number > most:
+            raise UserError(
+                f"{len(tasks):,} tasks have {number:,} {what}, and a pack has at most {most:,}. "
+                "Divide the folder, and make several packs."
+            )
+    return file_bytes(tensors, metadata, COMPACT)
 
 
 class Pack:

@@ -137,10 +137,17 @@ def reference_tensors(
 ) -> dict[str, np.ndarray]:
     """The released code's tensors of trained factors, float32, for `torch_zip.torch_bytes`.
 
-    Raises UserError where that code cannot hold them: a Tucker form whose MLP cores follow the
-    formula (its interleaving mixes the columns of a block's four cores, so that in general no
-    factors of the same rank give the same increments), or an MLP that is not cut into 4 slices.
+    Raises UserError where that code cannot hold them: another method than FacT-TT, FacT-TK and the
+    linear probe, a Tucker form whose MLP cores follow the formula (its interleaving mixes the
+    columns of a block's four cores, so that in general no factors of the same rank give the same
+    increments), or an MLP that is not cut into 4 slices.
     """
+    if not isinstance(method, FacTTT | FacTTK | Linear):
+        raise UserError(
+            f"The PyTorch code of FacT has FacT-TT, FacT-TK and the linear probe, no "
+            f"{type(method).__name__}. Export the merged weights as .npz, which its ViT loads, or "
+            "use --format peft or hf."
+        )
     if isinstance(method, FacTTK) and method.mlp_cores != "released":
         raise UserError(
             "The PyTorch code interleaves the four MLP cores of a block, and these factors were "

@@ -137,4 +137,4 @@ def write_npz(
             arrays[name.replace("encoderblock", f"encoderblock_{i}")] = stored
     arrays.setdefault("head/kernel", np.zeros((config.width, 1), dtype))
     arrays.setdefault("head/bias", np.zeros(1, dtype))
-    np.savez_compressed(Path(path), allow_pickle=False, **arrays)
+    np.savez_compressed(Path(path), **arrays)

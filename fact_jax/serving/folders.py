@@ -20,13 +20,18 @@ WRITERS = {"hf": hugging_face_files, "timm": timm_files}
 
 
 def card_of(
-    task: TrainedTask | None, config: ViTConfig, base_model: str, facts: dict[str, str]
+    task: TrainedTask | None,
+    config: ViTConfig,
+    base_model: str,
+    facts: dict[str, str],
+    normalisation: str = "imagenet",
 ) -> Card:
     """The facts of a task for its model card; without one, of weights alone.
 
-    `facts` are what the factor file does not say, such as the accuracy.
+    `facts` are what the factor file does not say, such as the accuracy. The `normalisation` is that
+    of weights alone.
     """
-    metadata = task.metadata if task else {}
+    metadata: dict[str, Any] = task.metadata if task else {"normalisation": normalisation}
     versions = metadata.get("versions") or {"fact_jax": __version__, "jax": jax.__version__}
     stated = {
         "data": metadata.get("task") or "not stated",

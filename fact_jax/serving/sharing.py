@@ -13,6 +13,8 @@ from fact_jax.files.dictionary import Dictionary
 from fact_jax.files.factors import OF_THE_FILE, TrainedTask, to_bytes
 from fact_jax.tuning.method import Method, SharingMethod
 
+NUMERICS = ("dtype", "precision", "remat", "attention")  # of a ViT's config
+
 
 class SharedTask(NamedTuple):
     """A task with a dictionary: its cores with their error, and the content of its factor file."""
@@ -37,7 +39,7 @@ def share_tasks(
     first = tasks[0]
     for task in tasks:
         for key in ("vit", "weights_sha256"):
-            if _start(task.metadata.get(key)) != _start(first.metadata.get(key)):
+            if _network(task.metadata.get(key)) != _network(first.metadata.get(key)):
                 raise UserError(
                     f"{task.path} and {first.path} were trained on different ViTs or weights; "
                     "tasks share a dictionary on one."
@@ -58,6 +60,11 @@ def share_tasks(
     return dictionary, shared
 
 
-def _start(value: object) -> object:
-    """A value to compare; small files have only the start of a checksum."""
+def _network(value: object) -> object:
+    """A value to compare; small files have only the start of a checksum.
+
+    How a network was computed (type, precision, memory) makes it no other one.
+    """
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if k not in NUMERICS}
     return value[:16] if isinstance(value, str) else value

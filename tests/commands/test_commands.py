@@ -146,7 +146,7 @@ FLAGS = {
     "fewshot": _SWEEP,
     "predict": f"{_FACTORS} images topk batch_size class_names dtype precision",
     "export": f"{_FACTORS} format names base_model",
-    "push": "factors repo private message base_model",
+    "push": "factors repo private message base_model variant",
     "round": "factors out rank error bytes images variant weights bits finish_epochs method",
     "serve": (
         "factors variant weights any_weights host port allow_host token_env token_file batch_size "

@@ -166,6 +166,8 @@ def test_a_class_without_a_test_picture_is_named(pictures, tmp_path):
 def test_messages_of_a_sweep_name_this_command_s_flags():
     text = "--config.epochs is 0. config.skip_damaged=True leaves them out. Use another --workdir."
     assert _in_flags(text) == "--epochs is 0. --skip_damaged leaves them out. Use another --out."
+    file = "/models/dino/config.json says 6 heads; config.json, too."
+    assert _in_flags(file) == file
 
 
 def test_what_is_no_path_is_refused(fitted, pictures):

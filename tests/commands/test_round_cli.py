@@ -23,6 +23,7 @@ def test_a_task_and_a_folder_of_tasks(tmp_path):
         for name, method in {"tt": FacTTT(6, 0.5), "lora": LoRA(2)}.items()
     }
     written(folder / "linear.safetensors", Linear(), config, variant="vit_mini")
+    (folder / "cut.safetensors").write_bytes((folder / "tt.safetensors").read_bytes()[:999])
     one, out = tmp_path / "one.safetensors", tmp_path / "new" / "out"
     done = run_round("--factors", folder / "tt.safetensors", "--out", one, "--rank", 3)
     assert done.returncode == 0, done.stderr
@@ -38,6 +39,7 @@ def test_a_task_and_a_folder_of_tasks(tmp_path):
     done = run_round("--factors", folder, "--out", out, "--bytes", 15_000, "--method", "fact_tt")
     assert done.returncode == 0, done.stderr
     assert "The increments are all zero" in done.stdout
+    assert "cut.safetensors" in done.stdout
     assert not (out / "linear.safetensors").exists()
     for name in trees:
         task = load_factors(out / f"{name}.safetensors")

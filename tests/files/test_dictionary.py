@@ -1,5 +1,7 @@
 """Dictionaries beside factor files, and packs of many factor files."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from written_factors import assert_same, trainable
 
 from fact_jax import FacTTK, FacTTT, LoRA, UserError, load_factors, load_pack
 from fact_jax.algebra.quantise import Bits
+from fact_jax.files import pack as pack_module
 from fact_jax.files.dictionary import Dictionary, read_dictionary
 from fact_jax.files.factors import to_bytes
 from fact_jax.files.pack import Pack, pack_files
@@ -106,6 +109,19 @@ def test_a_file_of_a_method_without_shared_factors_has_no_dictionary(tmp_path, s
         load_factors(tmp_path / "a.safetensors")
 
 
+def test_a_copy_of_a_hub_s_repository_is_read_through_its_links(tmp_path, small_config):
+    """There, each file is a link into one folder, and the folder of the links holds no file."""
+    _, dictionary = shared_tasks(tmp_path, FacTTT(2), small_config)
+    (tmp_path / dictionary.file_name).write_bytes(dictionary.content)
+    blobs, copy = tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    for place in (blobs, copy):
+        place.mkdir(parents=True)
+    for i, name in enumerate(("task0.safetensors", dictionary.file_name)):
+        (tmp_path / name).rename(blobs / str(i))
+        (copy / name).symlink_to(Path("../../blobs") / str(i))
+    assert load_factors(copy / "task0.safetensors").dictionary.checksum == dictionary.checksum
+
+
 @pytest.fixture
 def folder(tmp_path, small_config):
     """Files with two dictionaries, with none, in float32 and at few bits."""
@@ -139,6 +155,15 @@ def test_a_pack_gives_back_its_tasks_and_its_files_byte_by_byte(tmp_path, folder
         contents = {d.file_name: d.content for d in pack.dictionaries}
     assert contents == {p.name: p.read_bytes() for p in folder.glob("*.dictionary")}
     assert len(contents) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"), [("MAX_TENSORS", "tensors"), ("MAX_METADATA", "characters of metadata")]
+)
+def test_a_pack_that_nothing_could_read_is_not_written(folder, monkeypatch, limit, words):
+    monkeypatch.setattr(pack_module, limit, 9)
+    with pytest.raises(UserError, match=f"6 tasks have .* {words}, and a pack has at most 9"):
+        pack_files(sorted(folder.glob("*.safetensors")))
 
 
 def test_adding_a_task_leaves_the_others_as_they_are_and_equal_entries_are_there_once(

@@ -15,12 +15,24 @@ from safetensors.numpy import load, save
 from written_factors import METHODS, assert_same, trainable, written
 
 import fact_jax
-from fact_jax import FacTTK, FacTTT, Linear, UserError, get_variant, load_factors, load_vit
+from fact_jax import (
+    FacTCP,
+    FacTShared,
+    FacTTK,
+    FacTTT,
+    Linear,
+    LoRA,
+    UserError,
+    VPTDeep,
+    get_variant,
+    load_factors,
+    load_vit,
+)
 from fact_jax.backbone.vit import init_base
 from fact_jax.files.factors import check_fits, to_bytes
 from fact_jax.files.reference import reference_tensors
 from fact_jax.files.weights import checksum
-from fact_jax.serving.export import npz_file
+from fact_jax.serving.export import npz_file, torch_file
 
 NAMES = ["caf\udce9", "\x1b[31m", "=1+1", "", "\u202e", "ü", "a\nb"]  # any characters
 
@@ -163,6 +175,15 @@ def test_a_head_without_classes_is_not_saved(small_config):
         to_bytes(FacTTT(2), tree, small_config, {})
     with pytest.raises(UserError, match="a head of 0 classes"):
         reference_tensors(FacTTT(2), tree["factors"], tree["head"])
+
+
+@pytest.mark.parametrize("method", [LoRA(2), FacTCP(2), FacTShared(2), VPTDeep(2)])
+def test_the_pytorch_code_has_no_other_methods(tmp_path, small_config, method):
+    path = tmp_path / "f.safetensors"
+    written(path, method, small_config)
+    words = f"FacT-TT, FacT-TK and the linear probe, no {type(method).__name__}"
+    with pytest.raises(UserError, match=words):
+        torch_file(load_factors(path))
 
 
 @pytest.mark.parametrize("end", [0, 4, 2000])

@@ -1,6 +1,7 @@
 """PEFT adapters without PyTorch: written and read again, and refusals of what is not plain LoRA."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ from safetensors.numpy import load_file, save_file
 from weight_layouts import VARIANT
 from written_factors import trainable
 
-from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, UserError, get_variant, load_factors
+from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, LoRA, UserError, get_variant, load_factors
 from fact_jax.algebra import Increments
 from fact_jax.files import peft, peft_names
 from fact_jax.files.beside import preprocessor, read_beside
-from fact_jax.files.factors import to_bytes
+from fact_jax.files.factors import TIMM, TrainedTask, to_bytes
 from fact_jax.files.folder import write_folder
 from fact_jax.files.peft_config import base_preprocessing, base_variant, scaling
 from fact_jax.files.peft_writing import NAMES, adapter_files
@@ -332,3 +333,14 @@ def test_damaged_norms_of_dora_are_refused(tmp_path, tensors, words):
     changed(folder, tensors)
     with pytest.raises(UserError, match=words):
         load_factors(folder)
+
+
+def test_an_adapter_of_an_unknown_base_leaves_the_forward_pass_to_its_variant():
+    """timm's plain ViT is not its base, so that its GELU and epsilon say nothing."""
+    head = {"kernel": np.zeros((8, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    stated = {"base_model": "me/dinov3", "vit": {"width": 8, "depth": 2}}
+    assert TrainedTask(LoRA(2), {}, head, stated, Path("a")).forward_settings == {}
+    stated["vit"]["gelu"] = "silu"
+    assert TrainedTask(LoRA(2), {}, head, stated, Path("a")).forward_settings == {"gelu": "silu"}
+    released = {"vit": {"width": 8, "depth": 2}}  # a file of FacT's PyTorch code
+    assert TrainedTask(LoRA(2), {}, head, released, Path("a")).forward_settings == TIMM

@@ -83,6 +83,36 @@ def made(vit: tuple[ViT, dict], folder: Path, **limits: Any) -> Service:
     return Service(bank, tasks, bounds)
 
 
+def test_names_of_combinations_are_served_and_others_are_told(
+    small_vit: tuple[ViT, dict], tmp_path: Path
+) -> None:
+    for name in ("pets-fact_tt+ssf-seed0", "my pets", "x" * 101):
+        written(tmp_path / f"{name}.safetensors", FacTTT(2), small_vit[0].config, 3)
+    bank, limits = Bank(*small_vit), Limits()
+    tasks = TaskFolder(tmp_path, bank, limits, WarmUp(bank, enabled=False))
+    reasons = tasks.load_all()
+    assert list(bank.names) == ["pets-fact_tt+ssf-seed0"]
+    assert set(reasons) == {"my pets", "x" * 101}
+    assert all("--max_name" in reason for reason in reasons.values())
+
+
+def test_tasks_with_and_without_a_dictionary_are_warmed_up_each(
+    small_vit: tuple[ViT, dict], tmp_path: Path
+) -> None:
+    method, config = FacTTT(2), small_vit[0].config
+    tree = trainable(method, config, 3)
+    shared = Dictionary.of(method, tree["factors"], config, {})
+    contents = {"alone": None, "sharing": shared}
+    for name, dictionary in contents.items():
+        content = to_bytes(method, tree, config, {}, dictionary=dictionary)
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    (tmp_path / shared.file_name).write_bytes(shared.content)
+    bank = Bank(*small_vit, batch_size=1)
+    warm_up = WarmUp(bank)
+    TaskFolder(tmp_path, bank, Limits(), warm_up).load_all()
+    assert len({warm_up._programs(name) for name in contents}) == 2
+
+
 @pytest.fixture(scope="module")
 def client(small_vit: tuple[ViT, dict], folder: Path) -> Iterator[TestClient]:
     with TestClient(build_app(made(small_vit, folder))) as client:

@@ -16,7 +16,7 @@ from fact_jax.serving.server.warm_up import WarmUp
 from fact_jax.text import printable_line
 
 SUFFIX = ".safetensors"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]*")
 _AT_ONCE = 64  # files that are added together
 
 
@@ -102,6 +102,12 @@ class TaskFolder:
         Raises:
           UserError: there are more files than tasks may be loaded.
         """
+        for path in self._root.iterdir():
+            if path.suffix == SUFFIX and not self.is_name(path.stem):
+                self._reasons[path.stem] = (
+                    "its name is no task's: expected letters, digits, _, ., + and -, at most "
+                    f"{self._limits.max_name} (--max_name). Rename the file."
+                )
         names = self.names()
         if len(names) > (most := self._limits.max_tasks):
             raise UserError(

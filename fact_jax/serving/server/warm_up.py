@@ -35,7 +35,8 @@ class WarmUp:
     def _programs(self, name: str) -> tuple[str, int, int]:
         task = self._bank.task(name)
         settings = {k: v for k, v in task.metadata["method_settings"].items() if k != "scale"}
-        method = json.dumps([task.metadata["method"], settings], sort_keys=True)
+        shares = bool(task.metadata.get("dictionary"))
+        method = json.dumps([task.metadata["method"], settings, shares], sort_keys=True)
         side = task.metadata.get("image_size") or self._bank.model.config.image_size
         return method, stored_width(len(task.classes)), side
 
