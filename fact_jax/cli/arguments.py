@@ -16,7 +16,7 @@ from fact_jax.errors import UserError
 from fact_jax.files.factors import TrainedTask
 from fact_jax.files.load import TORCH_SUFFIXES
 from fact_jax.sweep.resolution import check_setting
-from fact_jax.text import say
+from fact_jax.text import printable_line, say
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
 _WIDTH = 100
@@ -54,6 +54,19 @@ def variant_of(task: TrainedTask | None, variant: str | None) -> str:
             f"with --variant: {', '.join(VARIANTS)}."
         )
     return stated
+
+
+def say_base(task: TrainedTask | None, weights: str | None) -> None:
+    """Says on stderr that an adapter gets weights of which it is not known whether they are its."""
+    metadata = task.metadata if task else {}
+    base = printable_line(str(metadata.get("base_model") or ""))
+    if task and base and not weights and not metadata.get("weights_sha256"):
+        path = printable_line(str(task.path))
+        say(
+            f"{path} was trained on {base}, and gets the published weights of its variant. If they "
+            f"are others, give --weights hf:{base}.",
+            error=True,
+        )
 
 
 def refuse_torch(path: Path) -> None:

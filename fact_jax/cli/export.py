@@ -82,6 +82,7 @@ def to_ours(task: TrainedTask) -> bytes:
 def to_npz(task: TrainedTask | None, console: Console) -> bytes:
     """The weights, with the increments merged and the head if there are factors."""
     forward = task.forward_settings if task else {}
+    arguments.say_base(task, flags.FLAGS.weights)
     model, base = load_vit(
         arguments.variant_of(task, flags.FLAGS.variant), flags.FLAGS.weights, **forward
     )

@@ -61,6 +61,7 @@ def files(
         config = get_variant(variant).replace(**task.forward_settings)
         check_fits(task, config, None, any_weights=True)
         return adapter_files(task, config, card_of(task, config, base_model, facts), options.names)
+    arguments.say_base(task, options.weights)
     model, base = load_vit(variant, options.weights, **(task.forward_settings if task else {}))
     normalisation = preprocessing_of(variant).normalisation
     config = model.config

@@ -51,6 +51,7 @@ def define_flags() -> None:
 
 def load_predictor(task: TrainedTask, options: flags.FlagValues) -> Predictor:
     """The predictor of the task and the flags."""
+    arguments.say_base(task, options.weights)
     variant = arguments.variant_of(task, options.variant)
     config = get_variant(variant).replace(**task.forward_settings)
     check_fits(task, config, None, any_weights=True)  # before reading the weights

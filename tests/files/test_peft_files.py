@@ -11,6 +11,7 @@ from written_factors import trainable
 
 from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, LoRA, UserError, get_variant, load_factors
 from fact_jax.algebra import Increments
+from fact_jax.cli.arguments import say_base
 from fact_jax.files import peft, peft_names
 from fact_jax.files.beside import preprocessor, read_beside
 from fact_jax.files.factors import TIMM, TrainedTask, to_bytes
@@ -344,3 +345,14 @@ def test_an_adapter_of_an_unknown_base_leaves_the_forward_pass_to_its_variant():
     assert TrainedTask(LoRA(2), {}, head, stated, Path("a")).forward_settings == {"gelu": "silu"}
     released = {"vit": {"width": 8, "depth": 2}}  # a file of FacT's PyTorch code
     assert TrainedTask(LoRA(2), {}, head, released, Path("a")).forward_settings == TIMM
+
+
+def test_what_an_adapter_was_trained_on_is_said_where_no_weights_are_given(capsys):
+    task = TrainedTask(LoRA(2), {}, {}, {"base_model": "me/vit"}, Path("adapter"))
+    say_base(task, None)
+    assert "adapter was trained on me/vit" in (said := capsys.readouterr().err)
+    assert "--weights hf:me/vit" in said
+    say_base(task, "hf:me/vit")
+    say_base(task._replace(metadata={**task.metadata, "weights_sha256": "a" * 64}), None)
+    say_base(None, None)
+    assert capsys.readouterr().err == ""
