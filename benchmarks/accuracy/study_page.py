@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "study_leaders": study_tables.leaders,
     "study_dinov2": lambda record: study_tables.by_group(record, "dinov2"),
     "study_dinov2_tasks": lambda record: study_tables.by_task(record, "dinov2"),
+    "study_dinov2_baseline": lambda record: study_tables.against_baseline(record, "dinov2"),
     "study_findings": study_tables.findings,
 }
 

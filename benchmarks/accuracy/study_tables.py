@@ -107,9 +107,9 @@ def by_task(record: Record, part: str = "main") -> str:
     return markdown(["method", *tasks], rows)
 
 
-def against_baseline(record: Record) -> str:
-    """Each arm less FacT-TT 16, with both tests after Holm's correction."""
-    arms = arms_of(record, "main")
+def against_baseline(record: Record, part: str = "main") -> str:
+    """Each arm of a part less FacT-TT 16, with both tests after Holm's correction."""
+    arms = arms_of(record, part)
     if BASELINE not in arms:
         return ""
     others = [arm for arm in _best_first(arms) if arm.name != BASELINE]
