@@ -21,11 +21,11 @@ def torch_file(task: TrainedTask) -> bytes:
     It holds neither scale nor rank nor preprocessing. Raises UserError if that code has no such
     method (see `reference_tensors`).
     """
-    tensors = reference_tensors(task.method, task.factors, task.head)
     vit = task.metadata["vit"]
     if "patch_size" in vit:  # released files do not say it
         remedy = "Export the merged weights as .npz."
         check_plain(ViTConfig(**vit), "The PyTorch code of FacT", remedy)
+    tensors = reference_tensors(task.method, task.factors, task.head)
     if (mlp_dim := vit.get("mlp_dim", 4 * vit["width"])) != 4 * vit["width"]:
         raise UserError(
             f"The PyTorch code knows only MLPs of 4 x width; {task.path} was trained for an MLP "
