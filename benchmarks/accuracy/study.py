@@ -98,10 +98,10 @@ class Study:
         return self._runners[form]
 
     def _chosen(self, item: Item, record: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-        """What the first seed has chosen, by the names of the lists that it chose from.
+        """Gives what the first seed has chosen, by the names of the lists that it chose from.
 
-        The forms of `AS_MAIN` have the learning rate of the main part. Without what the cell
-        chooses itself. Raises LookupError if the first seed has no result.
+        The forms of `AS_MAIN` have the learning rate of the main part. What the cell chooses
+        itself is left out. Raises LookupError if the first seed has no result.
         """
         there, chosen = study_record.by_key(record), {}
         first = item._replace(seed=study.SEEDS[0])

@@ -72,9 +72,14 @@ def say_base(task: TrainedTask | None, weights: str | None) -> None:
 def refuse_torch(path: Path) -> None:
     """Raises UserError for a `.pt` of the PyTorch code, which says neither scale nor ViT."""
     if path.suffix in TORCH_SUFFIXES:
-        more = ("--variant", "VARIANT", "--scale", "SCALE", "--out", "NAME.safetensors")
-        line = command("export", "--factors", str(path), *more)
-        raise UserError(f"{path} is a file of other code. Make a factor file of it first: {line}")
+        raise of_other_code(path, "--scale", "SCALE")
+
+
+def of_other_code(path: Path, *more: str) -> UserError:
+    """The error where only a factor file of ours will do, with the command that makes one."""
+    flags_of_export = ("--variant", "VARIANT", *more, "--out", "NAME.safetensors")
+    line = command("export", "--factors", str(path), *flags_of_export)
+    return UserError(f"{path} is a file of other code. Make a factor file of it first: {line}")
 
 
 def parse(argv: list[str], text: str, define: Callable[[], None]) -> list[str]:

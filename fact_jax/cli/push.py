@@ -41,6 +41,8 @@ def card_text(
     """The files of a factor file's repository, and what the task is called."""
     arguments.refuse_torch(Path(path))
     task = load_factors(path)
+    if "format_version" not in task.metadata:  # an adapter of PEFT
+        raise arguments.of_other_code(Path(path))
     variant = arguments.variant_of(task, variant)
     config = get_variant(variant).replace(**task.forward_settings)
     card = card_of(task, config, base_model, measured(task.path))

@@ -75,8 +75,8 @@ def units_of(tasks: Iterable[str]) -> list[list[str]]:
 
 
 def measure_of(tasks: Sequence[Task]) -> str:
-    """What the numbers of these tasks are: "accuracy", "mAP" where an image has several labels, or
-    "accuracy or mAP"."""
+    """Names what the numbers of these tasks are: "accuracy", "mAP" where an image has several
+    labels, or "accuracy or mAP"."""
     several = {task.multi_label for task in tasks}
     names = [name for kind, name in ((False, "accuracy"), (True, "mAP")) if kind in several]
     return " or ".join(names)

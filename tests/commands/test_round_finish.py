@@ -42,7 +42,7 @@ def test_rounded_factors_are_trained_with_the_settings_of_their_sweep(workdir, t
 
 
 def test_a_finish_has_one_rank_and_factors_of_its_own(workdir, tmp_path):
-    """Whatever the training had: phases of larger ranks, or a dictionary."""
+    """It has them also where the training had phases of larger ranks, or a dictionary."""
     path = workdir / "factors" / f"{CELL}.safetensors"
     origin = Origin.of(path)
     settings = {**origin.result.settings, "start_ranks": [8], "round_epochs": [1]}

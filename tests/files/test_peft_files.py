@@ -11,6 +11,7 @@ from written_factors import trainable
 
 from fact_jax import AdaptFormer, FacTTK, FacTTT, Linear, LoRA, UserError, get_variant, load_factors
 from fact_jax.algebra import Increments
+from fact_jax.cli import push as push_module
 from fact_jax.cli.arguments import say_base
 from fact_jax.files import peft, peft_names
 from fact_jax.files.beside import preprocessor, read_beside
@@ -356,3 +357,11 @@ def test_what_an_adapter_was_trained_on_is_said_where_no_weights_are_given(capsy
     say_base(task._replace(metadata={**task.metadata, "weights_sha256": "a" * 64}), None)
     say_base(None, None)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["task.pt", "adapter"])
+def test_files_of_other_code_are_not_pushed_as_ours(tmp_path, monkeypatch, name):
+    task = TrainedTask(LoRA(2), {}, {}, {"base_model": "me/vit"}, tmp_path / name)
+    monkeypatch.setattr(push_module, "load_factors", lambda path: task)
+    with pytest.raises(UserError, match=f"{name} is a file of other code.*--variant VARIANT"):
+        push_module.card_text(str(tmp_path / name), "", "me/task")
