@@ -102,13 +102,20 @@ class Arm:
 
     @property
     def numbers(self) -> float:
-        """Numbers that a task stores, without the head."""
-        return statistics.fmean(cell["num_factors"] for cell in self.cells)
+        """Numbers that a task stores, without the head, mean over the tasks."""
+        return self._mean_of("num_factors")
 
     @property
     def bytes(self) -> float:
         """Bytes of a task's file with its head, mean over the tasks."""
-        return statistics.fmean(cell["factor_file_bytes"] for cell in self.cells)
+        return self._mean_of("factor_file_bytes")
+
+    def _mean_of(self, field: str) -> float:
+        """Mean over the tasks of a field of the cells, however many seeds each task has."""
+        by_task: dict[str, list[float]] = {}
+        for cell in self.cells:
+            by_task.setdefault(cell["task"], []).append(cell[field])
+        return statistics.fmean(map(statistics.fmean, by_task.values()))
 
     @functools.cached_property
     def chosen(self) -> dict[str, float]:

@@ -205,6 +205,15 @@ def test_means_are_over_the_seeds_that_all_tasks_have(forms):
     assert arms_of({"cells": without}, "main")["lora"].mean([tasks]) is None
 
 
+def test_bytes_are_a_mean_over_the_tasks_however_many_seeds_each_has(forms):
+    cells = [c for c in made_up("main", 10**6, forms)["cells"] if c["arm"] == "lora"]
+    first = cells[0]["task"]
+    for cell in cells:
+        cell["factor_file_bytes"] = 100_000 if cell["task"] == first else 10_000
+    kept = [c for c in cells if c["seed"] == 0 or c["task"] == first]
+    assert arms_of({"cells": kept}, "main")["lora"].bytes == pytest.approx(19_000)
+
+
 def test_a_training_that_broke_down_is_a_finding(forms):
     record = made_up("main", 10**6, forms)
     row = "| trainings with less than half of the accuracy on val200 that chose their rate | none |"

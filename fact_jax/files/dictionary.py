@@ -113,7 +113,7 @@ class Dictionary(NamedTuple):
 
 
 # Fields of `ViTConfig` that decide the shapes of factors.
-_SHAPE = ("width", "depth", "mlp_dim")
+_SHAPE = ("width", "depth", "mlp_dim", "num_heads")
 
 
 def checksum_of(content: bytes) -> str:

@@ -299,7 +299,7 @@ def _check_run(
     if settings.consistency:
         check_consistency(where, method, vit, settings)
     if settings.start_ranks or settings.round_epochs:
-        check_ranks(where, method, settings, grid)
+        check_ranks(where, method, vit, settings, grid)
     if settings.start_from:
         check_start(where, method, varied)
     if settings.factor_bits and isinstance(method, SearchMethod):

@@ -17,6 +17,7 @@ from fact_jax.errors import UserError
 from fact_jax.sweep.settings import RunSettings
 from fact_jax.training.trial import Trainable
 from fact_jax.tuning.method import Method, factor_shapes
+from fact_jax.tuning.slices import mlp_slices
 
 
 class Phase(NamedTuple):
@@ -68,7 +69,11 @@ def rounded_to(
 
 
 def check_ranks(
-    where: str, method: Method, settings: RunSettings, grid: Mapping[str, Sequence[float | None]]
+    where: str,
+    method: Method,
+    config: ViTConfig,
+    settings: RunSettings,
+    grid: Mapping[str, Sequence[float | None]],
 ) -> None:
     """Raises UserError if a method, called `where` in the config, cannot train at these ranks.
 
@@ -87,6 +92,13 @@ def check_ranks(
             "smaller rank while it trains: FacT-TT, FacT-TK, FacT-CP, MetaTT and LoRA with "
             "shared_input=False can. Leave start_ranks empty."
         )
+    try:
+        mlp_slices(config)
+    except UserError as error:
+        raise UserError(
+            f"{where}.start_ranks is {settings.start_ranks}, and factors are rounded as d x d "
+            f"slices of the weights. {error} Leave start_ranks empty."
+        ) from None
     rank = cast(Any, method).rank
     every = [*ranks, rank]
     if any(a <= b for a, b in zip(every, every[1:], strict=False)):

@@ -1,6 +1,7 @@
 """The recipe of a training's program: optimiser, mixing of images, smoothing of labels."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -23,7 +24,8 @@ class Recipe:
 
     optimizer: 'adamw', or 'sgd' with momentum 0.9, PyTorch's (its weight decay is part of the
       gradient).
-    decay_vectors: whether biases, scales and shifts decay; timm's optimiser factory spares them.
+    decay_vectors: whether biases, scales, shifts and DoRA's norms decay; timm's optimiser factory
+      spares them.
     mixup, cutmix: parameters of the two Beta distributions; 0 switches the mixing off.
     label_smoothing: share of the uniform distribution in a target.
     erasing: probability that a box of an image is erased.
@@ -99,10 +101,14 @@ def check_mixing(consistency: str, mixup: float, cutmix: float) -> None:
 
 
 def _matrices(trainable: dict[str, Any]) -> Any:
-    """Mask of the leaves that decay if vectors do not: all but biases, scales and shifts."""
+    """Mask of the leaves that decay if vectors do not: all but biases, scales, shifts and norms."""
     return jax.tree_util.tree_map_with_path(
-        lambda keys, _: not str(keys[-1].key).endswith(("bias", "scale", "shift")), trainable
+        lambda keys, _: _VECTORS.isdisjoint(re.split("[/_]", keys[-1].key)), trainable
     )
+
+
+# Words in the names of factors and base weights that do not decay if vectors do not.
+_VECTORS = {"bias", "scale", "shift", "norms"}
 
 
 PLAIN = Recipe()  # FacT's: AdamW on all, cross-entropy, nothing else

@@ -1,6 +1,7 @@
 """CaRA: two sums of r rank-one tensors, over the heads of attention and over all other slices.
 
-Shapes, order of slices and initial values (with l_mu 1 and l_std 0) are those of the authors' code.
+Shapes, order of slices and initial values (with l_mu 1 and l_std 0) are those of the authors' code,
+but for what `about` lists.
 """
 
 import dataclasses
@@ -31,7 +32,10 @@ class CaRA:
         "CaRA: Canonical Rank Adaptation, ICML 2025",
         "BonnBytes/CaRA, src/cara/cara.py",
         "code",
-        ("Dropout acts on the r values, in the source on the dense increment.",),
+        (
+            "Dropout acts on the r values, in the source on the dense increment.",
+            "A1 and P1 begin as a normal distribution cut at 2.3 deviations, in the source uncut.",
+        ),
     )
     rank: int = setting(16, Whole(1, 1024))  # its cores are r x r
     scale: float = setting(1.0, SCALE)

@@ -41,6 +41,10 @@ class UniLoRA:
         "Uni-LoRA, arXiv 2506.00799, NeurIPS 2025",
         "huggingface/peft, src/peft/tuners/unilora",
         "code",
+        (
+            "In training peft drops entries of a layer's input; here entries of A's output are "
+            "dropped.",
+        ),
     )
     numbers: int = setting(1000, Whole(1, 2**24))
     rank: int = setting(4, SIZE)

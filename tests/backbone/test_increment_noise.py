@@ -12,7 +12,7 @@ from fact_jax import FacTTT, ViT, features
 from fact_jax.backbone.adaptation import SITES, Bottleneck, LowRank
 from fact_jax.backbone.block import Block, Mode
 from fact_jax.backbone.noise import IncrementNoise, levels, takes_noise
-from fact_jax.tuning import SSF, Adapter, BitFit, Convpass, Full, Linear, LoRA, VPTDeep
+from fact_jax.tuning import SSF, Adapter, BitFit, CaRA, Convpass, DoRA, Full, Linear, LoRA, VPTDeep
 
 KEY = jax.random.key(3)
 
@@ -88,6 +88,29 @@ def test_what_takes_noise_is_decided_by_the_changes(small_config, small_vit):
 
     assert all(map(takes, (FacTTT(2), LoRA(2), Adapter(2), Convpass(2))))
     assert not any(map(takes, (Linear(), BitFit(), SSF(), VPTDeep(2), Full())))
+
+
+@pytest.mark.parametrize(
+    ("method", "increments"),
+    [(CaRA(2), ("A2", "P2")), (DoRA(2), ("B_q", "B_v"))],
+    ids=["biases of cara", "norms of dora"],
+)
+def test_what_is_no_increment_has_no_noise(small_vit, images, method, increments):
+    model, base = small_vit
+    factors = random_factors(method, model.config, base)
+    noise = IncrementNoise(KEY, 0.5)
+
+    def outputs(factors, **noise):
+        adaptation = method.adaptation(factors, model.config)
+        return np.asarray(features(model, base, images, adaptation, merged=False, **noise))
+
+    noisy = outputs(factors, increment_noise=noise)
+    assert np.abs(noisy - outputs(factors)).max() > 1e-3
+    factors |= {name: jnp.zeros_like(factors[name]) for name in increments}
+    plain = outputs(factors)
+    np.testing.assert_allclose(outputs(factors, increment_noise=noise), plain, rtol=1e-4, atol=1e-5)
+    frozen = np.asarray(features(model, base, images))
+    assert np.abs(plain - frozen).max() > 1e-3
 
 
 def test_rematerialisation_and_bfloat16_draw_the_same_noise(small_vit, images):

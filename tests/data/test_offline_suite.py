@@ -24,6 +24,20 @@ PIXELS = {
     "offline_solids": "d15416debcdaeed8a588a29a94ae74ea7813304a669d3b1b9babf4178798c5fc",
 }
 
+# The start of the SHA-256 of a task's labels, a byte each, in the order of the splits.
+LABELS = {
+    "digits": "8ba4f891220f5e4c",
+    "fashion": "13f785f632c47e9d",
+    "emoji": "f8a7c1c257521d12",
+    "textile": "9305995b46b763fa",
+    "script": "2095bababb67e8ae",
+    "location": "de47f20c0db14513",
+    "orientation": "8fb6a11c3eabb099",
+    "count": "d1db0b6c175808c3",
+    "distance": "0040f90860a28225",
+    "azimuth": "987242858ccc5b23",
+}
+
 
 def _rows(name):
     return [row for split in bundled.splits_of(name).values() for _, row in split]
@@ -51,6 +65,14 @@ def test_pictures_all_differ_and_are_the_same_on_every_machine(name):
     assert {picture.shape for picture in pictures} == {bundled.SETS[name].shape}
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)  # all differ
     assert hashlib.sha256(b"".join(p.tobytes() for p in pictures)).hexdigest() == PIXELS[name]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_labels_are_the_same_on_every_machine(name):
+    task = OFFLINE[name]
+    labels = bytes(task.label(row) for row in _rows(task.builder))
+    assert len(labels) == 1000 + task.test_size
+    assert hashlib.sha256(labels).hexdigest()[:16] == LABELS[name]
 
 
 def test_what_is_stored_is_small():
@@ -92,16 +114,20 @@ def test_no_class_is_rare_and_none_is_most_of_the_task(name):
         assert min(counts.values()) >= len(splits[split]) / task.num_classes / 3
 
 
-def test_scenes_show_as_many_solids_as_they_say_and_the_nearest_ones_depth():
-    """Counted from the view: solids of other colours than the floor; depth by another formula."""
+def test_scenes_show_each_of_their_solids_and_have_the_nearest_one_s_depth():
+    """A solid shows if the picture without it differs; depth and class by other formulas."""
     for scene in scenes.sample(3, seed=5):
         place, forward = np.array(scene.view.place), np.array(scene.view.forward)
         np.testing.assert_allclose(np.cross(place, forward), 0, atol=1e-12)
         centres = np.array([(s.x, s.y, s.size) for s in scene.solids])
-        assert scene.nearest == pytest.approx(((centres - place) @ forward).min())
-        shown = scenes.draw(scene.view, list(scene.solids))[1]
-        assert len(shown) == len(scene.solids) in range(3, 11)
-        assert shown.min() >= 10
+        depth = ((centres - place) @ forward).min()
+        assert scene.nearest == pytest.approx(depth)
+        assert scenes.distance_class(scene) == np.digitize(depth, (8, 8.5, 9, 9.5, 10))
+        assert len(scene.solids) in range(3, 11)
+        for solid in scene.solids:
+            others = [other for other in scene.solids if other != solid]
+            without = scenes.draw(scene.view, others)[0]
+            assert (without != scene.image).any(axis=-1).sum() >= 10
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_a_dictionary_of_other_settings_another_vit_or_other_weights_is_refused(
         (FacTTK(3, mlp_cores="formula"), small_config, None, "the same settings"),
         (FacTTT(3), small_config, None, "the same settings"),
         (FacTTK(3), small_config.replace(depth=small_config.depth + 1), None, "a ViT with depth"),
+        (FacTTK(3), small_config.replace(num_heads=1), None, "a ViT with num_heads"),
         (FacTTK(3), small_config, "b" * 64, "learnt on other weights"),
     ]:
         with pytest.raises(UserError, match=words):

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 from told import Told
 
-from configs import quickstart
+from configs import base, quickstart
 from fact_jax import UserError, load_factors
 from fact_jax.cli.local import run_sweep
 from fact_jax.cli.terminal import Console
@@ -29,6 +29,8 @@ def config(method="fact_tt", **changes):
     c = quickstart.get_config()
     c.tasks, c.methods, c.epochs, c.train_limit, c.eval_limit = "digits", method, 4, 32, 40
     c.batch_size, c.warmup_epochs = 16, 0
+    if method not in c:
+        c[method] = base.method(method)
     c[method].update({"rank": 2, "start_ranks": (4, 3), "round_epochs": (1, 2)})
     c.update_from_flattened_dict(changes)
     return c
@@ -53,6 +55,14 @@ def test_ranks_that_make_no_sense_are_refused(changes, words):
     make_plan(config())
     with pytest.raises(UserError, match=words):
         make_plan(config(**changes))
+
+
+def test_lora_on_an_mlp_without_squares_is_refused_before_it_trains():
+    c = config("lora", variant="siglip2_so400m14", image_size=56)
+    with pytest.raises(UserError, match="lora.start_ranks is \\(4, 3\\), .* 4304 and 1152"):
+        make_plan(c)
+    c.lora.start_ranks = c.lora.round_epochs = ()
+    make_plan(c)
 
 
 def test_methods_that_cannot_be_rounded_are_refused():
@@ -83,18 +93,36 @@ def test_a_trial_that_has_failed_stays_failed(small_config):
     assert trainable["factors"]["U"].shape == (small_config.width, 2)
 
 
-def stepped(step, base, states, trials, number, steps):
-    """In the place of an epoch's program: all trained numbers move, each by another number."""
-    moved = jax.tree.map(
-        lambda x: x + 0.1 * np.sin(np.arange(x.size).reshape(x.shape) + number).astype("float32"),
-        states.trainable,
-    )
-    moved = jax.device_put(moved, jax.tree.leaves(states)[0].sharding)
-    return dataclasses.replace(states, trainable=moved), np.full((1, 2), number, np.float32)
+class Epochs:
+    """In the place of an epoch's program: all trained numbers move, each by another number.
+
+    Attributes:
+      begun: of each epoch, whether its moments were zero, and the memory that it began with.
+    """
+
+    def __init__(self):
+        self.begun = []
+
+    def __call__(self, base, states, trials, number, steps):
+        zero = all(not np.any(x) for x in jax.tree.leaves(states.moments))
+        self.begun.append((zero, np.unique(states.memory)[0]))
+        moved = jax.tree.map(
+            lambda x: (
+                x + 0.1 * np.sin(np.arange(x.size).reshape(x.shape) + number).astype("float32")
+            ),
+            states.trainable,
+        )
+        moments = jax.tree.map(lambda x: x + 1, states.moments)
+        changed = moved, moments, np.full_like(states.memory, number)
+        changed = jax.device_put(changed, jax.tree.leaves(states)[0].sharding)
+        names = ("trainable", "moments", "memory")
+        states = dataclasses.replace(states, **dict(zip(names, changed, strict=True)))
+        return states, np.full((1, 2), number, np.float32)
 
 
 def test_a_run_that_was_stopped_in_any_phase_equals_one_that_was_not(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(TrainStep, "program", stepped)
+    epochs = Epochs()
+    monkeypatch.setattr(TrainStep, "program", epochs)
     c = config(protocol="paper", eval_every=1, **{"fact_tt.consistency": "fast"}, **tiny)
     (cell,) = make_plan(c)
     trainer, ranks = Trainer(read_settings(c), Told()), []
@@ -118,6 +146,8 @@ def test_a_run_that_was_stopped_in_any_phase_equals_one_that_was_not(tiny, tmp_p
     monkeypatch.setattr(trainer, "measure", measure)
     whole = train("whole")
     assert ranks == [4, 3, 2, 2]
+    assert [zero for zero, _ in epochs.begun] == [True, True, True, False]
+    assert [number for _, number in epochs.begun[1:]] == [0, 1, 2]  # memory goes on
     notes = [text.partition(", relative")[0] for text in trainer.progress.notes]
     assert [text.partition("rounded ")[2] for text in notes] == [
         "from rank 4 to 3 after epoch 1",
@@ -126,7 +156,9 @@ def test_a_run_that_was_stopped_in_any_phase_equals_one_that_was_not(tiny, tmp_p
     for stop in (1, 2, 3):
         with pytest.raises(KeyboardInterrupt):
             train("parts", stop)
+    epochs.begun.clear()
     parts = train("parts")
+    assert epochs.begun == [(False, 2)]
     assert (parts.losses, parts.accuracies) == (whole.losses, whole.accuracies)
     jax.tree.map(np.testing.assert_array_equal, parts.trainable, whole.trainable)
 

@@ -213,18 +213,19 @@ def test_trials_of_a_stack_train_as_alone_and_a_resumed_run_as_one_never_stopped
     whole, memory = epochs(vit, form, trials, programs, epath.Path(tmp_path / "whole"))
     alone, own = epochs(vit, form, trials[1:], programs, epath.Path(tmp_path / "alone"))
     assert_close(alone.trainable[0], whole.trainable[1])
-    if form == "lazy":
-        assert memory is None
-        return
-    seen = np.isfinite(memory).all(axis=-1)
-    np.testing.assert_array_equal(seen, [[True] * 8, [True] * 5 + [False] * 3])
-    np.testing.assert_allclose(own[0][:5], memory[1][:5], rtol=1e-3, atol=1e-4)
+    if form == "fast":
+        seen = np.isfinite(memory).all(axis=-1)
+        np.testing.assert_array_equal(seen, [[True] * 8, [True] * 5 + [False] * 3])
+        np.testing.assert_allclose(own[0][:5], memory[1][:5], rtol=1e-3, atol=1e-4)
     with pytest.raises(KeyboardInterrupt):
         epochs(vit, form, trials, programs, epath.Path(tmp_path / "parts"), stop=2)
     parts, again = epochs(vit, form, trials, programs, epath.Path(tmp_path / "parts"))
     jax.tree.map(np.testing.assert_array_equal, parts.trainable, whole.trainable)
     np.testing.assert_array_equal(parts.losses, whole.losses)
-    np.testing.assert_array_equal(memory, again)
+    if form == "fast":
+        np.testing.assert_array_equal(memory, again)
+    else:
+        assert memory is again is None
 
 
 def test_it_combines_with_mixing_few_bits_and_several_labels(vit):

@@ -14,7 +14,7 @@ from fact_jax.training.mixing import erase, mix, soft_targets
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.step import TrainStep, epoch_key
 from fact_jax.training.trial import Hyper, Trial, TrialState, logits_of, train_set
-from fact_jax.tuning import SSF, Adapter
+from fact_jax.tuning import SSF, Adapter, BitFit, DoRA
 
 RATE, DECAY = 0.1, 0.3
 
@@ -64,7 +64,7 @@ def test_steps_are_pytorchs_and_exactly_the_vectors_are_spared(optimizer, decay_
             assert np.abs(other - expected).max() > 0.01  # the difference shows
 
 
-@pytest.mark.parametrize("method", [SSF(), Adapter(2), FacTTT(2)])
+@pytest.mark.parametrize("method", [SSF(), Adapter(2), FacTTT(2), DoRA(2), BitFit()])
 def test_spared_are_the_vectors_of_a_method(small_vit, method):
     """One-dimensional in the released code, [l, d] here: biases, scales, shifts."""
     model, base = small_vit

@@ -70,6 +70,17 @@ def xavier(rows, columns):
     return uniform, (6 / (rows + columns)) ** 0.5
 
 
+def xavier_normal(x, rows, columns):
+    assert x.shape == (rows, columns)
+    cut_normal(x, (2 / (rows + columns)) ** 0.5 / 0.8796)
+
+
+def orthogonal(x):
+    """Columns, or rows if there are fewer, of length one and at right angles."""
+    product = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
+    np.testing.assert_allclose(product, np.eye(min(x.shape)), atol=1e-5)
+
+
 IDENTITY = np.zeros((3, 3, 8, 8)) + np.eye(8) * (np.arange(9) == 4).reshape(3, 3, 1, 1)
 
 
@@ -116,6 +127,23 @@ INITIAL = [
     (
         tuning.MetaTT(16),
         {"U": FAN_IN, "G": (constant, np.eye(16)), "M": (uniform, 0.25), "V": ZERO},
+    ),
+    (
+        tuning.MetaTTHeads(16),
+        {"U": FAN_IN, "G": (constant, np.eye(16)), "M": (uniform, 0.25)}
+        | {"H": (constant, np.eye(16)), "V": ZERO},
+    ),
+    (
+        tuning.MetaTTTasks(16),
+        {"U": FAN_IN, "G": (constant, np.eye(16)), "M": (uniform, 0.25)}
+        | {"T": (constant, np.eye(16)), "V": ZERO},
+    ),
+    (
+        tuning.CaRA(16),
+        {"A1": (xavier_normal, 36, 16), "P1": (xavier_normal, 108, 16)}
+        | {"A2": ZERO, "P2": ZERO, "A3": (orthogonal,), "A4": (orthogonal,), "P3": (orthogonal,)}
+        | {"R1": (constant, 1), "R2": (constant, 1)}
+        | dict.fromkeys(("bias_o", "bias_fc1", "bias_fc2"), ZERO),
     ),
     (
         tuning.LoRTA(16),
