@@ -108,9 +108,9 @@ def _study(record: Record) -> str:
 
 
 def _suite(record: Record) -> str:
-    names = ("chance", "pixels", "random", "probe")
-    means = [statistics.fmean(row[name] for row in record["rows"]) for name in names]
-    texts = ", ".join(f"{name} {mean:.1f} %" for name, mean in zip(names, means, strict=True))
+    names = {"chance": "chance", "pixels": "pixels", "random": "random ViT", "linear": "probe"}
+    means = {names[n]: statistics.fmean(row[n] for row in record["rows"]) for n in names}
+    texts = ", ".join(f"{name} {mean:.1f} %" for name, mean in means.items())
     dropped = sum(bool(row["drop"]) for row in record["rows"])
     return f"means of {len(record['rows'])} tasks: {texts}; {dropped} to be dropped"
 

@@ -1,6 +1,7 @@
 """Few-shot fine-grained recognition, the paper's second experiment, with any method.
 
-    configs/fewshot.py:lora,noah       names of methods, with commas between them; or all
+    configs/fewshot.py:lora,noah       names of methods, with commas between them; or all:
+                                       the sixteen of configs/compare.py
     configs/fewshot.py:lora,plain      without augmentation
     configs/fewshot.py:quickstart      all methods, small: offline tasks on the bundled ViT
 

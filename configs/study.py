@@ -39,6 +39,7 @@ FIRST = (
     *("fact_tt", "linear", "full", "lora", "fact_tk", "fact_tt_smallest", "bitfit", "vpt_deep"),
     *("fact_tk_smallest", "adaptformer", "vpt_shallow"),
 )
+LAST = ("pacegrid",)  # what would be cut first
 # Settings of a whole form.
 FORMS: dict[str, dict[str, Any]] = {
     "main": {},

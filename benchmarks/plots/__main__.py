@@ -3,6 +3,8 @@
 python -m benchmarks.plots
 """
 
+import argparse
+
 from benchmarks.plots import (
     plot_compare,
     plot_dictionary,
@@ -22,5 +24,6 @@ MODULES = (
 )
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for module in MODULES:
         module.main()

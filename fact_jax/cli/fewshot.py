@@ -48,6 +48,7 @@ def main() -> None:
     if not any(get_task(name).few_shot for name in names):
         raise UserError(
             f"No task of this config is a few-shot task ({', '.join(names[:3])}). Say how many "
-            f"images a class, such as --config.shots=1,2,4, or use `{command('vtab')}`."
+            f"images a class, such as --config.tasks={names[0]}_1shot,{names[0]}_4shot, or use "
+            f"`{command('vtab')}`."
         )
     sweep.command(_finish)

@@ -31,6 +31,7 @@ from fact_jax.extras import require
 from fact_jax.files.atomic import write_atomically
 from fact_jax.report.terminal import print_table
 from fact_jax.serving.fitted import FittedTask
+from fact_jax.sweep.runner import LESS_MEMORY
 from fact_jax.sweep.settings import MEASURES
 from fact_jax.text import csv_field, printable_line
 from fact_jax.training.metrics import probabilities
@@ -146,7 +147,12 @@ def _show(console: Console, fit: Fit, wrong: list[WrongPicture], out: Path) -> N
 
 
 # A sweep's words for settings, and this command's flags.
-_FLAGS = {"config.skip_damaged=True": "--skip_damaged", "--workdir": "--out"}
+_FLAGS = {
+    "config.skip_damaged=True": "--skip_damaged",
+    "--workdir": "--out",
+    "config.fact_tt.rank": "config.rank",
+    LESS_MEMORY: "a smaller --batch_size",
+}
 _SETTING = re.compile(r"(?<![\w./-])(--)?config\.(?!json\b)")  # not a file config.json
 
 

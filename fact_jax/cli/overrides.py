@@ -112,4 +112,4 @@ def _advice(winners: list[Given], value: Any) -> str:
         listed, wants_list = isinstance(value, list | tuple), winner.path.split(".")[-1] in GRID
         fitting = value if listed == wants_list else value[0] if listed else (value,)
         lines.append(f"--config.{winner.path}={_text(fitting)}")
-    return f"Set {' '.join(lines)}."
+    return f"Set {' '.join(lines)}"

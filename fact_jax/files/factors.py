@@ -359,5 +359,5 @@ def check_fits(
         raise UserError(
             f"Factor file {task.path} was trained on other weights: their checksum is "
             f"{wanted[:16]}..., the base's {str(base_checksum)[:16]}.... Give the weights that it "
-            "was trained on, or --any_weights if you want these."
+            "was trained on; predict, export and serve take others with --any_weights."
         )

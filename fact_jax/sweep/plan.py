@@ -232,8 +232,9 @@ def _check_method(sweep_config: ConfigDict, name: str) -> None:
     if absent := [part for part in parts if part not in sweep_config]:
         raise UserError(
             f"config.methods has {absent[0]!r}, but this config has no settings for it, only for "
-            f"{', '.join(m for m in METHODS if m in sweep_config)}; configs/compare.py, "
-            "configs/compare.py:vtab and configs/fewshot.py:all have those of all methods."
+            f"{', '.join(m for m in METHODS if m in sweep_config)}. configs/compare.py:vtab has "
+            f"those of all methods but noah_subnet, configs/fewshot.py:{absent[0]} those of this "
+            "one."
         )
     for part in {name, *parts}:
         for task in tasks_with_settings(sweep_config, part):
@@ -292,7 +293,7 @@ def _check_run(
             raise UserError(
                 f"{where}.{several} has {len(values)} candidates, but protocol 'paper' chooses "
                 "nothing on validation data: set one, such as "
-                f"--{where}.{several}=({values[0]:g},)."
+                f"--{where}.{several}='({values[0]:g},)'"
             )
     if settings.shared:
         check_shared(where, method, varied, settings)

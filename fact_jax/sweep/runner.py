@@ -37,6 +37,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
+LESS_MEMORY = (
+    "--config.remat=block, a smaller --config.batch_size or --config.eval_batch_size, or "
+    "--config.dtype=bfloat16"
+)
+
+
 def _advised(error: Exception, cell: Cell) -> Exception:
     """The error of a cell that ran alone; for want of memory, with the settings that need less."""
     if not out_of_memory(error):
@@ -48,10 +54,9 @@ def _advised(error: Exception, cell: Cell) -> Exception:
         for name, size in sizes.items()
         if size > width
     ]
-    rest = ("--config.remat=block", "a smaller --config.batch_size or --config.eval_batch_size")
     advised = UserError(
         f"One run alone needs more memory than there is ({_one_line(error)}). "
-        f"Try {', '.join([*large, *rest])}, or --config.dtype=bfloat16."
+        f"Try {', '.join([*large, LESS_MEMORY])}."
     )
     advised.__cause__ = error
     return advised

@@ -47,7 +47,7 @@ def check_shared(
         raise UserError(
             f"{where}.{several} has {len(values)} candidates to choose from on validation data, "
             "and tasks that learn a dictionary together need the same one. Give one, such as "
-            f"--{where}.{several}='({values[0]:g},)'."
+            f"--{where}.{several}='({values[0]:g},)'"
         )
     if settings.factor_bits:
         raise UserError(

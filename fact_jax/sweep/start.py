@@ -30,7 +30,7 @@ def check_start(where: str, method: Method, varied: Mapping[str, Sequence[float]
         raise UserError(
             f"{where}.start_from is set, and {where}.{several} has {len(values)} candidates to "
             "choose from on validation images. The factors were trained on these images. Give one, "
-            f"such as --{where}.{several}='({values[0]:g},)'."
+            f"such as --{where}.{several}='({values[0]:g},)'"
         )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from unittest import mock
@@ -177,3 +178,6 @@ def test_a_config_without_few_shot_tasks_is_refused_before_it_runs(tmp_path):
     assert run.returncode == 2
     assert "No task of this config is a few-shot task (digits, fashion, location)" in run.stderr
     assert not list(tmp_path.iterdir())
+    (advised,) = re.findall(r"(--config\.tasks=\S+),", run.stderr)
+    again = ("--config=quickstart", advised, f"--workdir={tmp_path}", "--dry_run")
+    assert run_command("experiments.fewshot", *again).returncode == 0

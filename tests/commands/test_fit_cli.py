@@ -16,6 +16,7 @@ from fact_jax.cli import fitting
 from fact_jax.cli.fit import _in_flags
 from fact_jax.cli.fitting import FitOptions
 from fact_jax.cli.terminal import Console
+from fact_jax.sweep.runner import LESS_MEMORY
 
 COLOURS = {"dark": 30, "light": 220}
 
@@ -168,6 +169,8 @@ def test_messages_of_a_sweep_name_this_command_s_flags():
     assert _in_flags(text) == "--epochs is 0. --skip_damaged leaves them out. Use another --out."
     file = "/models/dino/config.json says 6 heads; config.json, too."
     assert _in_flags(file) == file
+    memory = f"Try a smaller --config.fact_tt.rank (it is 999), {LESS_MEMORY}."
+    assert _in_flags(memory) == "Try a smaller --rank (it is 999), a smaller --batch_size."
 
 
 def test_what_is_no_path_is_refused(fitted, pictures):

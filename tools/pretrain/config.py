@@ -1,4 +1,4 @@
-"""Pre-training of the bundled ViT, `vit_mini`, on glyphs, icons and emoji.
+"""Pre-training of the bundled ViT, `vit_mini`, on glyphs and emoji.
 
     python -m tools.pretrain --config tools/pretrain/config.py --workdir DIR
 
