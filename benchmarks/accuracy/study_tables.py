@@ -31,7 +31,10 @@ def stat_text(value: Stat | None) -> str:
 def p_text(value: float | None) -> str:
     if value is None:
         return NONE
-    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+    if value < 0.0005:
+        return "< 0.001"
+    text = f"{value:.3f}"
+    return f"{value:.4f}" if text == "0.050" else text  # at the 5 % of the answers
 
 
 def signed(value: float) -> str:

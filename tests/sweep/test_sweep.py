@@ -216,6 +216,23 @@ def test_prompts_and_long_lists_count_in_the_memory(spied, monkeypatch):
     assert step_bytes(vit, 64, 200) > 2 * step_bytes(vit, 64)
 
 
+def test_consistency_counts_in_the_memory(spied, monkeypatch):
+    """Two passes of the batch with `full`, and every image's last logits with `fast`."""
+    make, _ = spied
+    asked = {}
+    for form in ("", "full", "fast"):
+        monkeypatch.setattr(
+            trainer_module,
+            "most_per_device",
+            lambda _, batch, form=form, **k: asked.update({form: (batch, k["state_bytes"])}) or 1,
+        )
+        runner, cells = make(methods="fact_tt", consistency=form)
+        runner.trainer.group_size([0, 1], cells)
+    (batch, size), full, fast = asked[""], asked["full"], asked["fast"]
+    assert full == (2 * batch, size)
+    assert fast == (batch, size + 4 * 1000 * runner.trainer.padded_classes)
+
+
 def test_a_limit_beyond_the_data_pads_no_further(spied):
     make, _ = spied
     sizes = {}
