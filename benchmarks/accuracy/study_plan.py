@@ -57,16 +57,15 @@ def arm_name(part: str, form: str, method: str) -> str:
 def items(part: str, forms: dict[str, ConfigDict]) -> Iterator[Item]:
     """The cells of a part.
 
-    The arms of `study.FIRST` come first, in its order, then the others, then the forms of
-    `study.LAST`. In each wave, the first seed runs on all tasks before the other seeds do.
+    The arms of `study.FIRST` come first, in its order, then the others. In both, the first seed
+    runs on all tasks before the other seeds do.
     """
     arms = [(form, name) for form, c in forms.items() for name in split_names(c.methods)]
     places = {name: i for i, name in enumerate(study.FIRST)}
     place = {arm: places.get(arm_name(part, *arm), len(places)) for arm in arms}
     arms.sort(key=place.__getitem__)
     first = [arm for arm in arms if place[arm] < len(places)]
-    last = [arm for arm in arms if arm[0] in study.LAST]
-    for wave in (first, [arm for arm in arms if arm not in (*first, *last)], last):
+    for wave in (first, [arm for arm in arms if arm not in first]):
         for later in (False, True):
             for form, method in wave:
                 config = forms[form]

@@ -55,14 +55,6 @@ def test_what_the_claims_are_about_comes_first(forms):
     assert {item.seed for item in first} == {study.SEEDS[0]}
 
 
-def test_the_choice_of_pace_comes_last():
-    leaders = configs_of("leaders", ["fact_tt", "lora"], NO_CHANGES)[0]
-    arms = [item.form for item in items("leaders", leaders)]
-    at = arms.index("pacegrid")
-    assert at > 0
-    assert set(arms[at:]) == {*study.LAST}
-
-
 def test_shares_divide_the_tasks(forms):
     listed = list(items("main", forms))
     one, other = share_of(listed, "1/2"), share_of(listed, "2/2")
