@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scipy.stats import ttest_1samp
 
 from benchmarks.accuracy.study_arms import Arm, arms_of, compared
-from benchmarks.accuracy.study_tables import NONE, interval_text, p_text, signed
+from benchmarks.accuracy.study_tables import NONE, interval_text, p_cell, signed
 from benchmarks.common import NAMES, RESULTS, markdown
 from fact_jax.report.averages import seed_averages
 from fact_jax.report.statistics import Comparison, holm
@@ -95,7 +95,7 @@ def claims(record: Record) -> str:
             signed(pair.difference),
             interval_text(pair),
         ]
-        rows.append([*cells, f"{pair.wins} of {pair.tasks}", p_text(seeds), p_text(tasks), share])
+        rows.append([*cells, f"{pair.wins} of {pair.tasks}", p_cell(seeds), p_cell(tasks), share])
     head = ["claim", "answer", "difference, points", "95 % interval", "better on"]
     return markdown([*head, "p, seeds", "p, tasks", "of its numbers"], rows, texts=2)
 

@@ -17,7 +17,7 @@ from benchmarks.accuracy.study_plan import PARTS, items, planned
 from benchmarks.common import markdown, numbers
 from fact_jax.report.averages import Stat, stat
 from fact_jax.report.sections import units_of
-from fact_jax.report.statistics import MIN_TASKS, Comparison, holm
+from fact_jax.report.statistics import MIN_TASKS, Comparison, holm, p_text
 
 Record = Mapping[str, Any]
 BASELINE = "fact_tt"
@@ -28,13 +28,8 @@ def stat_text(value: Stat | None) -> str:
     return NONE if value is None else value.text(1)
 
 
-def p_text(value: float | None) -> str:
-    if value is None:
-        return NONE
-    if value < 0.0005:
-        return "< 0.001"
-    text = f"{value:.3f}"
-    return f"{value:.4f}" if text == "0.050" else text  # at the 5 % of the answers
+def p_cell(value: float | None) -> str:
+    return NONE if value is None else p_text(value)
 
 
 def signed(value: float) -> str:
@@ -126,8 +121,8 @@ def against_baseline(record: Record, part: str = "main") -> str:
             signed(pair.difference),
             interval_text(pair),
             f"{pair.wins} of {pair.tasks}",
-            p_text(seeds),
-            p_text(tasks),
+            p_cell(seeds),
+            p_cell(tasks),
         ]
         for (arm, pair), seeds, tasks in zip(found, p_seeds, p_tasks, strict=True)
     ]
@@ -150,7 +145,7 @@ def leaders(record: Record) -> str:
         accuracy = stat_text(arm.mean([*groups_of(arm.tasks).values()]))
         size = [f"{arm.bytes:,.0f}", accuracy, signed(pair.difference), interval_text(pair)]
         better = f"{pair.wins} of {pair.tasks}"
-        rows.append([arm.title, *size, better, p_text(seeds), p_text(tasks)])
+        rows.append([arm.title, *size, better, p_cell(seeds), p_cell(tasks)])
     head = ["method", "bytes a task", "accuracy, %", "points over the plain one"]
     return markdown([*head, "95 % interval", "better on", "p, seeds", "p, tasks"], rows)
 

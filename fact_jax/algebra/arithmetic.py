@@ -35,7 +35,8 @@ def average(several: Sequence[Increments], weights: Sequence[float] | None = Non
     _check_some(several)
     weights = [1.0] * len(several) if weights is None else list(weights)
     check("weights", weights, Each(Real()))
-    if len(weights) != len(several) or not sum(weights):
+    size = sum(map(abs, weights))
+    if len(weights) != len(several) or abs(sum(weights)) <= 1e-9 * size:
         raise UserError(
             f"weights are {weights}; expected one for each of {len(several)} tasks, with a sum "
             "that is not 0."
@@ -79,6 +80,8 @@ class Cores(NamedTuple):
         if rank is not None:
             rounded = round_tucker(joint, min(rank, max(joint.a.shape[1], joint.b.shape[2])))
             left, cores, right, _ = rounded
+            p, q = joint.a.shape[1], joint.b.shape[2]  # zeros beyond them would count in a density
+            left, cores, right = left[:, :p], cores[:, :p, :q], right[:q]
         else:
             left, cores, right = joint.left, joint.a @ joint.b, joint.right
         return cls(left, cores.reshape(len(several), -1, *cores.shape[1:]), right)

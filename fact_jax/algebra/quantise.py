@@ -90,7 +90,7 @@ def quantise(x: Float[Array | np.ndarray, "..."], axes: tuple[int, ...], bits: i
         unit = _positive(jnp.max(jnp.abs(x), initial=0.0))
         return Quantised((x / unit).astype(jnp.float16), jnp.zeros((0,), jnp.float16), unit)
     half = (2**bits - 1) / 2
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / half
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0) / half
 
     def fitted(ratio: Array) -> tuple[Array, Array]:
         """The step of least squares for the codes of a first step, and its squared error."""

@@ -166,27 +166,33 @@ def round_to(
     if moments is None:
         method, arrays, bound = form.fit(method, increments, config)
     elif isinstance(method, FacTTT):
-        joint, bound = Joint.of(increments), None
-        arrays = _train_factors(round_weighted(joint, method.rank, moments), method.scale, config)
+        bound, weighted = None, round_weighted(Joint.of(increments), method.rank, moments)
+        arrays = _train_factors(weighted, method.scale, config)
     else:
         raise UserError(
             f"Rounding to {type(method).__name__} takes no account of the inputs, only that to "
             "FacTTT does. Leave out the images, or convert to FacT-TT."
         )
     factors = {name: jnp.asarray(value, jnp.float32) for name, value in arrays.items()}
-    difference = increments - Increments.of(method, factors, config)
+    bound = None if bound is None else bound / increments.norm
+    return measured(Rounded(method, factors, 0.0, bound), increments, config, moments)
+
+
+def measured(
+    rounded: Rounded,
+    increments: Increments,
+    config: ViTConfig,
+    moments: Float64[np.ndarray, "n p p"] | None = None,
+) -> Rounded:
+    """The same factors, with the errors that they have for given increments, as in `round_to`."""
+    difference = increments - Increments.of(rounded.method, rounded.factors, config)
     weighted = None
     if moments is not None:
+        joint = Joint.of(increments)
         weighted = _output_norm(difference, joint, moments) / _output_norm(
             increments, joint, moments
         )
-    return Rounded(
-        method,
-        factors,
-        difference.norm / increments.norm,
-        None if bound is None else bound / increments.norm,
-        weighted,
-    )
+    return rounded._replace(error=difference.norm / increments.norm, weighted_error=weighted)
 
 
 def _output_norm(
@@ -208,10 +214,12 @@ def round_within(
     config: ViTConfig,
     error: float,
     moments: Float64[np.ndarray, "n p p"] | None = None,
+    stored: Callable[[Rounded], Rounded] = lambda rounded: rounded,
 ) -> Rounded:
     """Rounds to the smallest rank whose relative error is at most `error`.
 
-    With moments this is the weighted error, as in `round_to`.
+    With moments this is the weighted error, as in `round_to`. It is that of ``stored(rounded)``,
+    which may have fewer bits; what is returned has float32.
     The rank is doubled until the error is small enough, and then halved in.
 
     Raises:
@@ -222,7 +230,7 @@ def round_within(
         return round_to(dataclasses.replace(method, rank=rank), increments, config, moments)
 
     most, low, high = full_rank(method, increments, config), 0, 1
-    while (smallest := _minimised(best := at(high))) > error:
+    while (smallest := minimised(stored(best := at(high)))) > error:
         if high == most:
             raise UserError(
                 f"No rank has an error of {error:g} or less: the full rank, {high}, has "
@@ -232,13 +240,13 @@ def round_within(
     while high - low > 1:
         rank = (low + high) // 2
         rounded = at(rank)
-        if _minimised(rounded) <= error:
+        if minimised(stored(rounded)) <= error:
             high, best = rank, rounded
         else:
             low = rank
     return best
 
 
-def _minimised(rounded: Rounded) -> float:
+def minimised(rounded: Rounded) -> float:
     """The error that rounding has kept small."""
     return rounded.error if rounded.weighted_error is None else rounded.weighted_error

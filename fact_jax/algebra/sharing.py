@@ -103,7 +103,10 @@ def conditioned(method: Method, factors: Factors) -> Factors:
     arrays = {name: np.asarray(x, np.float64) for name, x in factors.items()}
     if isinstance(method, FacTTT):
         (u, left), (v, right) = np.linalg.qr(arrays["U"]), np.linalg.qr(arrays["V"].T)
-        arrays |= {"U": u, "S": left @ arrays["S"] @ right.T, "V": v.T}
+        more = method.rank - u.shape[1]  # a rank above the width is filled up with zeros
+        cores = np.pad(left @ arrays["S"] @ right.T, ((0, 0), (0, 0), (0, more), (0, more)))
+        u, v = (np.pad(x, ((0, 0), (0, more))) for x in (u, v))
+        arrays |= {"U": u, "S": cores, "V": v.T}
     elif isinstance(method, FacTTK):
         for name in method.shared:
             size = np.linalg.norm(arrays[name]) / method.rank**0.5 or 1.0

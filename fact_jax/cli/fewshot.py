@@ -33,6 +33,8 @@ def define_flags() -> None:
 def _finish(
     sweep_config: ConfigDict, results: list[Result], console: Console, workdir: epath.Path
 ) -> None:
+    if not any(get_task(result.task).few_shot for result in results):
+        return  # --cells chose others, or these failed
     print_table(console, terminal_few_shot_table(results))
     if jax.process_index() == 0:
         if find_spec("matplotlib") is None:

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from fact_jax.algebra.quantise import Bits
-from fact_jax.cli.local import run_sweep
+from fact_jax.cli.local import Sweep
 from fact_jax.cli.terminal import Console
 from fact_jax.errors import UserError
 from fact_jax.files.atomic import write_atomically
@@ -101,7 +101,7 @@ def finish(path: Path, out: Path, epochs: int, bits: Bits | None, console: Conso
     start.mkdir(parents=True, exist_ok=True)
     write_atomically(str(start / f"{cell}.safetensors"), content)
     config = origin.sweep(task, epochs, bits, start)
-    (finished,) = run_sweep(config, str(workdir), console)
+    (finished,) = Sweep(config, str(workdir), console, rerun=lambda cell: "").run()
     content = (epath.Path(workdir) / "factors" / f"{cell}.safetensors").read_bytes()
     write_atomically(str(out), content)
     console.print(

@@ -121,7 +121,8 @@ def run_fit(images: Path, out: Path, console: Console, options: dict[str, Any]) 
     simple = _settle(config, chosen, data)
     _introduce(console, config, data, simple)
     failures: list[Failure] = []
-    results = Sweep(config, os.fspath(out), console, brief=True).run(failures)
+    sweep = Sweep(config, os.fspath(out), console, rerun=lambda cell: "", brief=True)
+    results = sweep.run(failures)  # the same call goes on; it has no --cells
     if failures:
         raise failures_error(failures, os.fspath(out))
     return _fitted(config, results[0], data, out, console)

@@ -180,7 +180,9 @@ class Bars:
     def _log_epoch(self, done: int, losses: list[float]) -> None:
         tasks = {task.id: task for task in self.progress.tasks}
         run, whole = tasks[self._run], tasks[self._all]
-        text = f"{self._name}: epoch {done} of {run.total:.0f}, loss {losses[0]:.3g}"
+        text = f"{self._name}: epoch {done} of {run.total:.0f}"
+        if losses:  # a generation of a search has none
+            text += f", loss {losses[0]:.3g}"
         if whole.total:
             text += f"; {whole.completed / whole.total:.0%} of the sweep"
         if whole.time_remaining is not None:

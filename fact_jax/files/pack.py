@@ -64,6 +64,11 @@ class _Part:
         return {k[start:]: v for k, v in values.items() if k.startswith(self.prefix)}
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two entries of metadata are the same text: 1, 1.0 and True are not."""
+    return json.dumps(one) == json.dumps(other)
+
+
 def pack_files(paths: Sequence[Path]) -> bytes:
     """The pack of factor files, whose tasks have the files' names without their suffix.
 
@@ -74,6 +79,11 @@ def pack_files(paths: Sequence[Path]) -> bytes:
     tasks: dict[str, dict[str, Any]] = {}
     dictionaries: dict[str, dict[str, Any]] = {}
     for path in paths:
+        if not path.stem.isprintable():
+            raise UserError(
+                f"Factor file {path} has a name that a pack cannot hold: expected text in UTF-8 "
+                "without control characters. Rename it."
+            )
         if path.stem in tasks:
             raise UserError(f"Two factor files have the name {path.stem!r}; rename one.")
         task = read_factors(path)  # says what is wrong with it
@@ -89,7 +99,7 @@ def pack_files(paths: Sequence[Path]) -> bytes:
     common = {
         key: value
         for key, value in first.items()
-        if all(key in task and task[key] == value for task in tasks.values())
+        if all(key in task and _same(task[key], value) for task in tasks.values())
     }
     rest = {
         name: {k: v for k, v in metadata.items() if k not in common}

@@ -8,7 +8,7 @@ from fact_jax.report.averages import Stat
 from fact_jax.report.blocks import Answer, Block, Details, Fact, Heading, Items, Text
 from fact_jax.report.prose import paragraphs
 from fact_jax.report.sections import Section
-from fact_jax.report.statistics import Comparison, compare
+from fact_jax.report.statistics import Comparison, compare, p_text
 from fact_jax.report.study import Study, System
 from fact_jax.report.table import MISSING, Cell, Column, Row, Table, name_cell, number_cell
 from fact_jax.report.tables import COSTS, cost_cells, headline, published_rows, systems_of
@@ -102,7 +102,8 @@ class Findings:
             return Fact("How sure", "not tested", text)
         what = f"{'more than' if _sure(pair.p_seeds) else 'may be'} the noise of training"
         other = "also better" if _sure(pair.p_tasks) else "not shown to be better"
-        p = f"p = {pair.p_seeds:.3f}" if pair.p_seeds >= 0.001 else "p < 0.001"
+        p = p_text(pair.p_seeds)
+        p = f"p {p}" if p.startswith("<") else f"p = {p}"
         return Fact("How sure", what, f"{p} over {pair.seeds} seeds; {other} from task to task.")
 
     def conclusions(self) -> list[Block]:
@@ -172,4 +173,4 @@ def _pair_table(pairs: Sequence[Comparison]) -> Table:
 def _p_cell(value: float | None) -> Cell:
     if value is None:
         return MISSING
-    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value, bold=_sure(value))
+    return Cell(p_text(value), value, bold=_sure(value))

@@ -42,6 +42,14 @@ class Comparison(NamedTuple):
     p_seeds: float | None
 
 
+def p_text(value: float) -> str:
+    """A p-value in three digits, or in four where three would not show its side of 5 %."""
+    if value < 0.001:
+        return "< 0.001"
+    text = f"{value:.3f}"
+    return f"{value:.4f}" if text == "0.050" else text
+
+
 def over_tasks(differences: Sequence[float]) -> float | None:
     """p-value of Wilcoxon's signed-rank test, two-sided, which leaves out zeros; None with fewer
     than six other differences, or 1 if at least six are all zero.

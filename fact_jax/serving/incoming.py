@@ -20,6 +20,7 @@ Source = str | os.PathLike[str] | TrainedTask
 
 # Metadata that one normalised image must satisfy for all members of an ensemble.
 _PREPROCESSING = ("normalisation", "image_size", "jpeg_quality")
+_UNSTATED = {"normalisation": "imagenet", "jpeg_quality": None}  # what a file without them means
 
 
 class BankTask(NamedTuple):
@@ -150,8 +151,9 @@ def _check_members(name: str, first: TrainedTask, other: TrainedTask) -> None:
     if not faults and ways[0] != ways[1]:
         faults = [f"resize {ways[0]!r} and {ways[1]!r}"]
     for key in ("class_names", *_PREPROCESSING):
-        a, b = first.metadata.get(key), other.metadata.get(key)
-        if not faults and a is not None and b is not None and a != b:
+        a, b = (task.metadata.get(key) or _UNSTATED.get(key) for task in (first, other))
+        stated = key in _UNSTATED or (a is not None and b is not None)
+        if not faults and stated and a != b:
             faults = ["other class names" if key == "class_names" else f"{key} {a!r} and {b!r}"]
     if faults:
         raise UserError(

@@ -12,7 +12,15 @@ from fact_jax.algebra.increments import Increments, Joint
 from fact_jax.algebra.moments import second_moments
 from fact_jax.algebra.quantise import Bits
 from fact_jax.algebra.quantise import rounded as quantised
-from fact_jax.algebra.rounding import NAMES, Rounded, full_rank, round_to, round_within
+from fact_jax.algebra.rounding import (
+    NAMES,
+    Rounded,
+    full_rank,
+    measured,
+    minimised,
+    round_to,
+    round_within,
+)
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import ViT
 from fact_jax.errors import UserError
@@ -99,6 +107,11 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
     """
     config = task.config
     if target.bits is not None and target.only_bits:
+        if inputs is not None:
+            raise UserError(
+                "Fewer bits alone take no account of the inputs: leave out the images, or give a "
+                "rank, an error or a size."
+            )
         return _requantised(task, target.bits, config)
     name, settings = describe(task.method)
     to = target.method or (name if name in NAMES else "fact_tt")
@@ -109,8 +122,15 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
         increments = Increments.of(task.method, task.factors, config)
         left = Joint.of(increments).left
         moments = None if inputs is None else inputs.moments(task, left)
+
+        def stored(rounded: Rounded) -> Rounded:
+            """What the file holds."""
+            if target.bits is None:
+                return rounded
+            return _quantised(rounded, target.bits, increments, config, moments)
+
         if target.error is not None:
-            rounded = round_within(method, increments, config, target.error, moments)
+            rounded = round_within(method, increments, config, target.error, moments, stored)
         else:
             rank = target.rank or getattr(task.method, "rank", None)
             if target.bytes is not None:
@@ -121,12 +141,13 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
             rounded = round_to(method, increments, config, moments)
     except UserError as error:
         raise UserError(f"{task.path}: {error}") from error
-    if _holds(rounded.method, task.method, exactly=target.rank is not None):
-        rounded = Rounded(task.method, task.factors, 0.0, 0.0)
-    unrounded = rounded.factors
-    if target.bits is not None:
-        rounded = _quantised(rounded, target.bits, increments, config)
-    return RoundedTask(rounded, _content(task, rounded, config, unrounded, target.bits))
+    own = Rounded(task.method, task.factors, 0.0, 0.0)
+    if _holds(rounded.method, task.method, exactly=target.rank is not None) and (
+        target.error is None or minimised(stored(own)) <= target.error
+    ):
+        rounded = own
+    kept = stored(rounded)
+    return RoundedTask(kept, _content(task, kept, config, rounded.factors, target.bits))
 
 
 def _holds(rounded: Any, trained: Any, exactly: bool) -> bool:
@@ -138,11 +159,17 @@ def _holds(rounded: Any, trained: Any, exactly: bool) -> bool:
     return bool(dataclasses.replace(rounded, rank=trained.rank) == trained)
 
 
-def _quantised(rounded: Rounded, bits: Bits, increments: Increments, config: ViTConfig) -> Rounded:
+def _quantised(
+    rounded: Rounded,
+    bits: Bits,
+    increments: Increments,
+    config: ViTConfig,
+    moments: np.ndarray | None,
+) -> Rounded:
     """The numbers that a file of few bits holds, with their error."""
     factors = quantised({"factors": rounded.factors}, bits)["factors"]
-    difference = increments - Increments.of(rounded.method, factors, config)
-    return Rounded(rounded.method, factors, difference.norm / increments.norm, None)
+    few = Rounded(rounded.method, factors, 0.0, None)
+    return measured(few, increments, config, moments)
 
 
 def _requantised(task: TrainedTask, bits: Bits, config: ViTConfig) -> RoundedTask:

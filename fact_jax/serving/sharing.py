@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from fact_jax.algebra.increments import Increments
 from fact_jax.algebra.quantise import Bits
-from fact_jax.algebra.rounding import Rounded
+from fact_jax.algebra.quantise import rounded as quantised
+from fact_jax.algebra.rounding import Rounded, measured
 from fact_jax.algebra.sharing import share
 from fact_jax.backbone.config import ViTConfig
 from fact_jax.errors import UserError
@@ -51,10 +52,15 @@ def share_tasks(
     assert isinstance(method, SharingMethod)  # `share` takes no other
     dictionary = Dictionary.of(method, rounded[0].factors, config, stated)
     shared = []
-    for task, one in zip(tasks, rounded, strict=True):
+    for task, of, one in zip(tasks, increments, rounded, strict=True):
+        factors = one.factors
+        if bits is not None:  # the cores have few; the dictionary keeps float32
+            cores = {k: x for k, x in factors.items() if k not in method.shared}
+            few = factors | quantised({"factors": cores}, bits)["factors"]
+            one = measured(one._replace(factors=few), of, config)
         metadata = {k: v for k, v in task.metadata.items() if k not in OF_THE_FILE}
         metadata["rounded"] = {"file": task.path.name, "error": float(f"{one.error:.4g}")}
-        trainable = {"factors": one.factors, "head": task.head}
+        trainable = {"factors": factors, "head": task.head}
         content = to_bytes(method, trainable, config, metadata, bits, dictionary)
         shared.append(SharedTask(one, content))
     return dictionary, shared

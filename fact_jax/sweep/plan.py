@@ -233,8 +233,7 @@ def _check_method(sweep_config: ConfigDict, name: str) -> None:
         raise UserError(
             f"config.methods has {absent[0]!r}, but this config has no settings for it, only for "
             f"{', '.join(m for m in METHODS if m in sweep_config)}. configs/compare.py:vtab has "
-            f"those of all methods but noah_subnet, configs/fewshot.py:{absent[0]} those of this "
-            "one."
+            "those of all methods but noah_subnet, whose are in configs/noah.py:released."
         )
     for part in {name, *parts}:
         for task in tasks_with_settings(sweep_config, part):

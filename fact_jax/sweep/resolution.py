@@ -133,7 +133,12 @@ def _settings_of(sweep_config: ConfigDict, method: str, task: str) -> dict[str, 
     settings = dict(_by_name(sweep_config.get(method), method))
     every_task = _by_name(settings.pop("per_task", None), f"{method}.per_task")
     by_task = _by_name(every_task.get(task), f"{method}.per_task.{task}")
-    given = {name: Given(value, f"{method}.{name}") for name, value in settings.items()}
+    single = {name for name, value in by_task.items() if value is not None}
+    given = {
+        name: Given(value, f"{method}.{name}")
+        for name, value in settings.items()
+        if GRID.get(name) not in single  # a task's single value wins over the method's list
+    }
     given |= {
         name: Given(value, f"{method}.per_task.{task}.{name}") for name, value in by_task.items()
     }

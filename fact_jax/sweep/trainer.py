@@ -1,5 +1,6 @@
 """Trains groups of runs: the frozen model, its compiled programs, and the data they share."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -87,7 +88,7 @@ class Trainer:
         factors, prompts = jax.eval_shape(begin, self.base)
         images = max(map(self.feed.capacity, cells)) * (2 if settings.augment else 1)
         per_device = self.sweep.trials_per_device or most_per_device(
-            config,
+            config.replace(image_size=settings.image_size),  # the weights may be of another
             settings.batch_size * (2 if settings.consistency == "full" else 1),
             # Factors, their two moments and their gradient.
             state_bytes=images * settings.image_size**2 * 3
@@ -171,8 +172,15 @@ class Trainer:
 
         def score(architecture: Architecture) -> float:
             run = trained.run._replace(choice=architecture)
-            findings = self.measure(run, trained.trainable, batches)
-            return findings.score(run.cell.settings.select_by)
+            measure = run.cell.settings.select_by
+            value = self.measure(run, trained.trainable, batches).score(measure)
+            if math.isnan(value):
+                raise UserError(
+                    f"Cell {run.cell.name}: the validation images have no {measure}, which the "
+                    "search for an architecture chooses by; give images of several classes, or "
+                    "another --config.select_by."
+                )
+            return value
 
         return score
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import CONFIG, dense, random_increments
+from made_up import CONFIG, dense, random_factors, random_increments
 from tried_methods import ALL
 
 from fact_jax import FacTTT, UserError
@@ -71,6 +71,18 @@ def test_ties_is_its_algorithm_on_the_shared_cores():
 def test_ties_of_one_task_at_full_density_is_that_task():
     a = random_increments(ALL["fact_tk"])
     np.testing.assert_allclose(dense(ties([a, a], density=1.0)), dense(a), atol=1e-4)
+
+
+def test_a_rank_that_loses_nothing_changes_nothing():
+    """Three tasks with one U: their joint column space is of dimension 2, their row space of 6."""
+    tasks, common = [], random_factors(FacTTT(2))["U"]
+    for seed in range(3):
+        factors = {**random_factors(FacTTT(2), seed), "U": common}
+        tasks.append(Increments.of(FacTTT(2), factors, CONFIG))
+    assert Cores.of(tasks).cores.shape == Cores.of(tasks, rank=6).cores.shape == (3, 16, 2, 6)
+    wanted = dense(ties(tasks, density=0.3))
+    actual = dense(ties(tasks, density=0.3, rank=6))
+    np.testing.assert_allclose(actual, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_a_shared_rank_bounds_the_cores_of_loras():

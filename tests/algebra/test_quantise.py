@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from written_factors import trainable
 
 from fact_jax import FacTCP, FacTTK, FacTTT, LoRA, UserError, VPTDeep, get_variant, load_factors
+from fact_jax.algebra.increments import Increments
 from fact_jax.algebra.quantise import BITS, Bits, dequantise, group_axes, quantise, rounded
 from fact_jax.files.factors import save_factors
 from fact_jax.serving.rounding import Target, round_task
@@ -106,6 +107,12 @@ def test_a_damaged_small_file_is_refused(tmp_path, small_config, damage):
         load_factors(path)
 
 
+def test_an_array_without_numbers_has_few_bits_too():
+    """NOAH's subnet without adapters has some."""
+    empty = {"factors": {"down_bias": np.zeros((0,), np.float32)}}
+    assert rounded(empty, Bits(4, 1))["factors"]["down_bias"].shape == (0,)
+
+
 def test_bits_that_there_are_not_are_refused(tmp_path, small_config):
     tree, path = trainable(FacTTT(3), small_config), tmp_path / "f.safetensors"
     with pytest.raises(UserError, match="head cannot have 3 bits a number; expected one of 1, 2"):
@@ -121,6 +128,17 @@ def test_any_method_takes_few_bits_and_rounding_counts_them(tmp_path, small_conf
         path.write_bytes(small.content)
         assert load_factors(path).method == method
         assert small.rounded.error == pytest.approx(0.1, abs=0.03)
+    task = load_factors(path)
+    within = round_task(task, Target(error=0.2, bits=Bits(8, 1)))
+    path_within = tmp_path / "within.safetensors"
+    path_within.write_bytes(within.content)
+    increments = Increments.of(task.method, task.factors, small_config)
+    kept = load_factors(path_within)
+    lost = increments - Increments.of(kept.method, kept.factors, small_config)
+    assert lost.norm / increments.norm == pytest.approx(within.rounded.error, rel=1e-3)
+    assert within.rounded.error <= 0.2
+    with pytest.raises(UserError, match="No rank has an error of 0.05 or less"):
+        round_task(task, Target(error=0.05, bits=Bits(2, 1)))
     again = round_task(load_factors(path), Target(bytes=1200, bits=Bits(2, 1)))
     assert 1000 < len(again.content) <= 1200
     assert load_factors(path).metadata["bits"] == [4, 1]

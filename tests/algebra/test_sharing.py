@@ -54,6 +54,16 @@ def test_factors_of_unit_size_stand_for_the_same_increments(method: Method):
     assert not dense(Increments.of(method, conditioned(method, zero), CONFIG)).any()
 
 
+def test_a_rank_above_the_width_keeps_its_shapes():
+    method = FacTTT(CONFIG.width + 3)
+    trained = random_factors(method)
+    factors = conditioned(method, trained)
+    assert {n: x.shape for n, x in factors.items()} == {n: x.shape for n, x in trained.items()}
+    wanted = dense(Increments.of(method, trained, CONFIG))
+    actual = dense(Increments.of(method, factors, CONFIG))
+    np.testing.assert_allclose(actual, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_one_task_is_rounded_as_alone():
     one = random_increments(ALL["lora_all"], 0)
     (task,) = share([one], FacTTT(3), CONFIG)

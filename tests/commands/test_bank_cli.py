@@ -9,6 +9,7 @@ from run_command import run_command
 from written_factors import written
 
 from fact_jax import FacTTK, FacTTT, Linear, LoRA, get_variant, load_factors, load_pack
+from fact_jax.algebra import Increments
 from fact_jax.cli import main
 from fact_jax.command_line import this_command
 
@@ -38,7 +39,11 @@ def test_tasks_get_a_dictionary_and_go_into_a_pack_and_out_again(folder, tmp_pat
     task = load_factors(out / "tt.safetensors")
     assert task.method == FacTTK(3)
     assert task.metadata["bits"] == [4, 1]
-    assert f"{task.metadata['rounded']['error']:.3g}" in done.stdout
+    error = task.metadata["rounded"]["error"]
+    assert f"{error:.3g}" in done.stdout
+    trained = load_factors(folder / "tt.safetensors")
+    wanted, stored = (Increments.of(t.method, t.factors, task.config) for t in (trained, task))
+    assert (wanted - stored).norm / wanted.norm == pytest.approx(error, rel=1e-3)
     done = run_bank("pack", "--factors", out, "--out", pack)
     assert done.returncode == 0, done.stderr
     assert f"2 tasks in {pack.stat().st_size:,} bytes" in " ".join(done.stdout.split())

@@ -25,6 +25,7 @@ from fact_jax.data.shots import Shots
 from fact_jax.sweep.feed import Feed
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.resolution import read_settings
+from fact_jax.sweep.result import Result
 from fact_jax.sweep.runs import Run
 from fact_jax.training.mesh import make_mesh
 
@@ -86,6 +87,15 @@ def test_two_sets_without_augmentation(tmp_path, tiny):
     command._finish(config, run_sweep(config, str(tmp_path), console), console, tmp_path)
     factors = 2 * 24 * 16 + 12 * 3 * 16**2
     check_sets(list(CLASSES), console.export_text(), tmp_path, False, 24, factors)
+
+
+def test_nothing_is_drawn_without_a_few_shot_result(tmp_path):
+    console = Console(record=True, width=200, file=io.StringIO())
+    command._finish(
+        fewshot.get_config(), [Result("a", "fact_tt", "digits", 0, 80.0)], console, tmp_path
+    )
+    assert not console.export_text()
+    assert not list(tmp_path.iterdir())
 
 
 def runs_of(**changes):

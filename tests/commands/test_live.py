@@ -47,6 +47,17 @@ def test_a_log_has_a_line_a_training_and_one_a_minute(clock):
     assert second[0].endswith("epoch 4 of 20, loss 0.5")
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_search_that_takes_minutes_has_no_loss_to_show(clock, terminal):
+    """A generation of NOAH's search is an epoch without losses."""
+    screen, bars = shown(terminal)
+    bars.start(RUNS, 20)
+    clock.now = 61.0
+    bars.epoch(1, [], [50.0])
+    if not terminal:
+        assert lines(screen)[-1] == "digits-tt and 1 more, final: epoch 1 of 20"
+
+
 def test_a_log_tells_of_long_compilations_only():
     screen, bars = shown(terminal=False)
     with bars:

@@ -76,6 +76,7 @@ def test_pictures_say_what_rounding_keeps(tmp_path):
         (["--factors", "F", "--out", "F", "--rank", 1, "--bytes", 1], "--rank and --bytes"),
         (["--factors", "F", "--out", "G.safetensors", "--rank", 0], "--rank is 0"),
         (["--factors", "F", "--out", "G.safetensors", "--bytes", 100], "rank 1 takes up to"),
+        (["--factors", "F", "--out", "G.safetensors", "--bits", "4/1", "--images", "."], "alone"),
         (["--factors", "F", "--out", "F"], "which it would replace"),
         (["--factors", "docs", "--out", "G"], "holds no factor file"),
     ],

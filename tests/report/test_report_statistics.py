@@ -9,13 +9,27 @@ from scipy import stats
 from fact_jax.report.averages import average, bootstrap, stat, wilson_interval
 from fact_jax.report.published import published
 from fact_jax.report.sections import vtab_section
-from fact_jax.report.statistics import compare, holm, over_seeds, over_tasks
+from fact_jax.report.statistics import compare, holm, over_seeds, over_tasks, p_text
 
 
 def test_stat_of_three_and_of_one():
     # 70, 72, 74: standard deviation 2 with n - 1, over the root of 3.
     assert stat([70.0, 72.0, 74.0]) == (72.0, pytest.approx(2 / math.sqrt(3)), 3)
     assert stat([70.0]) == (70.0, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0004, "< 0.001"),
+        (0.0012, "0.001"),
+        (0.0497, "0.0497"),
+        (0.0503, "0.0503"),
+        (0.2, "0.200"),
+    ],
+)
+def test_p_values_show_on_which_side_of_5_percent_they_are(value, text):
+    assert p_text(value) == text
 
 
 def test_average_is_of_the_group_means_and_its_error_of_the_seeds_averages():

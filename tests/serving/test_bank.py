@@ -161,6 +161,15 @@ def test_members_prepare_pictures_alike(small_vit: Vit, tmp_path: Path) -> None:
         written(tmp_path / name, TT, small_vit[0].config, **more)
     with pytest.raises(UserError, match="resize 'crop' and 'square'"):
         Bank(*small_vit).add("mixed", [tmp_path / "a", tmp_path / "b"])
+    for more, words in [
+        ({"jpeg_quality": 75}, "jpeg_quality None and 75"),
+        ({"normalisation": "inception"}, "normalisation 'imagenet' and 'inception'"),
+    ]:
+        written(tmp_path / "a", TT, small_vit[0].config, **more)
+        with pytest.raises(UserError, match=words):
+            Bank(*small_vit).add("mixed", [tmp_path / "b", tmp_path / "a"])
+    written(tmp_path / "a", TT, small_vit[0].config, normalisation="imagenet")
+    Bank(*small_vit).add("one", [tmp_path / "b", tmp_path / "a"])
 
 
 def test_predictions_have_the_names_of_classes(small_vit: Vit, tmp_path: Path) -> None:

@@ -198,6 +198,36 @@ def test_tensors_get_the_logits_of_the_predictor(
     np.testing.assert_allclose(logits.reshape(5, 3), wanted, rtol=0, atol=1e-4)
 
 
+def test_a_task_that_is_replaced_within_a_request_answers_as_one_task(
+    small_vit: tuple[ViT, dict],
+    folder: Path,
+    tmp_path: Path,
+    images: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five images are two parts of at most four; the task has other classes in the second."""
+    service, parts, new = made(small_vit, folder), [], tmp_path / "new.safetensors"
+    written(new, FacTTT(2, 0.5), small_vit[0].config, 4, image_size=16)
+    gather = service.bank._store.gather
+
+    def replaced(numbers: Any, names: Any) -> Any:
+        parts.append(len(numbers))
+        if len(parts) == 2:
+            service.bank.add("a", new)
+        return gather(numbers, names)
+
+    monkeypatch.setattr(service.bank._store, "gather", replaced)
+    with TestClient(build_app(service)) as client:
+        body, headers = infer_body(images, True)
+        answer = client.post("/v2/models/a/infer", content=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["outputs"][0]["shape"] == [5, 4]
+    assert parts == [4, 1, 4, 1]
+    wanted = Predictor(*small_vit, read_factors(new)).logits(images)
+    found = np.array(answer.json()["outputs"][0]["data"]).reshape(5, 4)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+
+
 def test_metadata_name_labels_and_preprocessing(client: TestClient) -> None:
     model = client.get("/v2/models/b").json()
     assert model["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 32, 32, 3]}]

@@ -329,6 +329,19 @@ def test_what_has_no_effect_is_said(changes, words):
     assert words in note
 
 
+def test_a_task_s_own_value_wins_over_the_method_s_list():
+    changes = {
+        "fact_tt.learning_rates": (0.1, 0.2),
+        "tasks": "digits,fashion",
+        "methods": "fact_tt",
+    }
+    config = config_of(changes)  # the quickstart has a rate for fashion
+    rates = [[c.learning_rate for c in cell.candidates] for cell in make_plan(config)]
+    assert rates == [[0.1, 0.2], [config.fact_tt.per_task.fashion.learning_rate]]
+    (note,) = overridden(config, {"fact_tt.learning_rates": (0.1, 0.2)})
+    assert "acts in some cells only; others have config.fact_tt.per_task.fashion" in note
+
+
 def test_a_list_of_candidates_hides_the_one_value():
     acting = resolve(linear.get_config(), "linear", "dtd").acting()
     assert acting["learning_rates"].path == "linear.learning_rates"

@@ -1,6 +1,8 @@
 """The plan, the protocol's wiring, and the tables."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,6 +216,29 @@ def test_prompts_and_long_lists_count_in_the_memory(spied, monkeypatch):
     assert listed["state_bytes"] - plain["state_bytes"] == more_images
     vit = get_variant("vit_b16")  # a trial of 397 tokens needs more than twice that of 197
     assert step_bytes(vit, 64, 200) > 2 * step_bytes(vit, 64)
+
+
+def test_memory_is_that_of_the_images_that_are_trained_on(spied, monkeypatch):
+    """The weights may be of another size: DINOv2's are of 518 pixels."""
+    make, _ = spied
+    asked = []
+    monkeypatch.setattr(trainer_module, "most_per_device", lambda *a, **k: asked.append(a[0]) or 1)
+    runner, cells = make(image_size=48)
+    runner.trainer.group_size([0, 1], cells)
+    assert runner.trainer.model.config.image_size == 32
+    assert [config.image_size for config in asked] == [48]
+
+
+def test_a_search_by_a_measure_that_the_images_do_not_have_is_refused(spied, monkeypatch):
+    make, _ = spied
+    runner, (cell,) = make(select_by="auroc")
+    trainer, run = runner.trainer, Run(cell, "search", cell.candidates[0])
+    nothing = SimpleNamespace(score=lambda measure: math.nan)
+    monkeypatch.setattr(trainer, "batches", lambda run: [])
+    monkeypatch.setattr(trainer, "measure", lambda *a: nothing)
+    fitness = trainer.fitness(SimpleNamespace(run=run, trainable={}))
+    with pytest.raises(UserError, match="the validation images have no auroc"):
+        fitness(())
 
 
 def test_consistency_counts_in_the_memory(spied, monkeypatch):

@@ -129,7 +129,7 @@ class Follower:
                 outcome = self._store.read_record(name, complete=True)
             elif f"{name}.json" in failures:
                 record = self._store.read_failure(name)
-                if record and record["when"] != self._failed_before[name]:
+                if record and record.get("when") != self._failed_before[name]:
                     outcome = Failure(name, UserError(str(record.get("message"))))
             if outcome is not None:
                 self._epochs += epochs_of(self._left.pop(name))

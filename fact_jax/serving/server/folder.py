@@ -105,8 +105,8 @@ class TaskFolder:
         for path in self._root.iterdir():
             if path.suffix == SUFFIX and not self.is_name(path.stem):
                 self._reasons[path.stem] = (
-                    "its name is no task's: expected letters, digits, _, ., + and -, at most "
-                    f"{self._limits.max_name} (--max_name). Rename the file."
+                    "its name is no task's: expected a letter, digit or _, then letters, digits, "
+                    f"_, ., + and -, at most {self._limits.max_name} (--max_name). Rename the file."
                 )
         names = self.names()
         if len(names) > (most := self._limits.max_tasks):

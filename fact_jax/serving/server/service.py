@@ -133,7 +133,10 @@ class Service:
         return await _in(self._decoders, partial(inference_answer, name, logits, inference))
 
     async def _logits(self, images: np.ndarray, name: str) -> np.ndarray:
-        logits = np.stack(await self._batcher.logits(images, name))
+        rows = await self._batcher.logits(images, name)
+        if len({len(row) for row in rows}) > 1:
+            raise _Replaced
+        logits = np.stack(rows)
         if not np.isfinite(logits).all():
             raise Refusal(422, "The logits are not finite: the images' or task's are too large.")
         return logits
@@ -144,10 +147,15 @@ class Service:
         """An answer, and the task that gave it: the same before and after."""
         for _ in range(_TRIES):
             task = self.task(name)
-            given = await answer(task)
-            if self.task(name) is task:
-                return task, given
+            with contextlib.suppress(_Replaced):
+                given = await answer(task)
+                if self.task(name) is task:
+                    return task, given
         raise Refusal(503, "The task is being replaced; ask again.", 1)
+
+
+class _Replaced(Exception):
+    """The parts of a request were answered by tasks with different classes."""
 
 
 async def _in(pool: Executor, function: Callable[[], T]) -> T:
