@@ -158,6 +158,26 @@ def test_a_pack_gives_back_its_tasks_and_its_files_byte_by_byte(tmp_path, folder
     assert len(contents) == 2
 
 
+def test_entries_that_only_look_alike_come_back_as_they_were(tmp_path, small_config):
+    """1, 1.0 and true are equal in Python; the order of a dict is text, too."""
+    tree, stated = trainable(FacTTT(2), small_config, 3), [True, 1, {"a": 1, "b": 2}]
+    stated.append({"b": 2, "a": 1})
+    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    for path, entry, scale in zip(files, stated, (1, 1.0, 1, 1.0), strict=True):
+        metadata = {**WEIGHTS, "more": entry}
+        path.write_bytes(to_bytes(FacTTT(2, scale), tree, small_config, metadata))
+    (tmp_path / "all.pack").write_bytes(pack_files(files))
+    with Pack(tmp_path / "all.pack") as pack:
+        assert {p.stem: p.read_bytes() for p in files} == {n: pack.file(n) for n in pack.names}
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path, small_config):
+    path = tmp_path / "caf\udce9.safetensors"
+    path.write_bytes(to_bytes(FacTTT(2), trainable(FacTTT(2), small_config, 3), small_config, {}))
+    with pytest.raises(UserError, match="a name that a pack cannot hold"):
+        pack_files([path])
+
+
 @pytest.mark.parametrize(
     ("limit", "words"), [("MAX_TENSORS", "tensors"), ("MAX_METADATA", "characters of metadata")]
 )
