@@ -1,5 +1,6 @@
 """docs/leaderboard.png, drawn by `python -m benchmarks.leaderboard`: accuracy against bytes."""
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +42,8 @@ def _size(value: float) -> str:
     return f"{value / 1e3:.0f} kB" if value < 1e6 else f"{value / 1e6:.0f} MB"
 
 
-def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
-    """Writes an entry's name where it covers nothing."""
+def _label(axes: Axes, entry: Point, taken: list[Bbox], lines: list[Bbox]) -> None:
+    """Writes an entry's name where it covers nothing, or no more than lines."""
     figure, front = axes.figure, entry.front
     renderer = figure.canvas.get_renderer()
     style = {
@@ -55,11 +56,12 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox]) -> None:
     point = entry.bytes, entry.accuracy
     # The line comes to a point of the front from below, and leaves it to the right.
     offsets = [(4, 10, "right"), (0, 10, "center"), *_OFFSETS] if front else _OFFSETS
-    for x, y, side in offsets:
+    places = [(*offset, covered) for covered in ([*taken, *lines], taken) for offset in offsets]
+    for x, y, side, covered in places:
         text = axes.annotate(entry.title, point, (x, y), ha=side, **style)
         box = text.get_window_extent(renderer)
         inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0
-        if inside and not any(box.overlaps(other) for other in taken):
+        if inside and not any(box.overlaps(other) for other in covered):
             if abs(y) > 10:
                 text.remove()
                 line = {"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "shrinkB": 3}
@@ -117,8 +119,9 @@ def draw(board: list[Point], path: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
         figure.canvas.draw()
         taken = [_around(axes, entry) for entry in board]
+        lines = _lines(axes, board)
         for entry in sorted(board, key=lambda e: not e.front):
-            _label(axes, entry, taken)
+            _label(axes, entry, taken, lines)
     else:
         middle = {"transform": axes.transAxes, "ha": "center", "color": SOFT}
         axes.text(0.5, 0.5, "no method has all tasks yet", **middle)
@@ -129,3 +132,18 @@ def _around(axes: Axes, entry: Point) -> Bbox:
     """The place of an entry's marker on the page."""
     x, y = axes.transData.transform((entry.bytes, entry.accuracy))
     return Bbox.from_extents(x - 5, y - 5, x + 5, y + 5)
+
+
+def _lines(axes: Axes, board: list[Point]) -> list[Bbox]:
+    """The places of the front's line and of the bars of errors on the page."""
+    front = sorted((e.bytes, e.accuracy) for e in board if e.front)
+    ends = [
+        (e.bytes, e.accuracy - e.error, e.bytes, e.accuracy + e.error) for e in board if e.error
+    ]
+    for (x, y), (to_x, to_y) in itertools.pairwise(front):
+        ends += [(x, y, to_x, y), (to_x, y, to_x, to_y)]
+    places = []
+    for x, y, to_x, to_y in ends:
+        start, end = axes.transData.transform([(x, y), (to_x, to_y)])
+        places.append(Bbox([start - 1, end + 1]))
+    return places
