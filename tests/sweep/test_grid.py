@@ -149,7 +149,7 @@ def test_a_method_and_a_task_may_have_their_own_settings(tiny):
             "fact_tt",
             {"learning_rates": (0.1, 0.2)},
             {"protocol": "paper"},
-            r"learning_rates has 2 candidates, but protocol 'paper'.*learning_rates=\(0.1,\)",
+            r"learning_rates has 2 candidates, but protocol 'paper'.*learning_rates='\(0.1,\)'",
         ),
         ("fact_tt", {"weight_decays": (0.1, 0.2)}, {"protocol": "paper"}, "weight_decays has 2"),
         ("fact_tt", {"dropout_rates": (0.1,)}, {}, "has no setting 'dropout_rates'.*weight_decays"),
