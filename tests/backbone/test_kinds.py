@@ -39,7 +39,7 @@ SUBNET = NOAHSubnet((2, 1, 0), (1, 2, 0), (0, 1, 2))
 def test_a_method_changes_the_features_trains_and_merges(kind, name, images):
     model, base = tiny_vit(kind)
     method, config = SUBNET if name == "noah_subnet" else method_of(name), model.config
-    if kind == "so400m" and name.startswith(("fact_", "everything")):
+    if kind == "so400m" and name.startswith(("fact_", "metatt", "cara", "everything")):
         with pytest.raises(UserError, match=SQUARE):
             check_supported(method, config)
         with pytest.raises(UserError, match=SQUARE):
