@@ -234,7 +234,7 @@ def study_goes_on(content, out, tmp_path):
     first, second = content["cells"]
     assert (first["grid_size"], second["grid_size"]) == (3, 1)
     assert first["learning_rate"] == second["learning_rate"]
-    assert "all 2 cells" in out
+    assert "main: 2 of the 2 cells asked for" in out
 
 
 def few_shots_are_compared(content, out, tmp_path):
