@@ -22,16 +22,16 @@ def notebook():
 
 
 def write_pets(folder):
-    """The set as people have it, with CoOp's lists of the true lengths, whose pictures repeat."""
+    """The set as people have it, with CoOp's lists of the true lengths."""
     task, rng, content = get_task("oxford_pets_2shot"), np.random.default_rng(0), {}
     (folder / "images").mkdir(parents=True)
     for split, size in task.few_shot.list_sizes.items():
-        names = [f"breed_{label:02}_{split}.jpg" for label in range(task.num_classes)]
-        for name in names:
+        entries = content[split] = []
+        for i in range(size):
+            label = i % task.num_classes
+            entries.append([f"{split}_{i}.jpg", label, f"breed {label}"])
             picture = rng.integers(0, 256, (4, 5, 3), np.uint8)
-            Image.fromarray(picture).resize((50, 40)).save(folder / "images" / name)
-        labels = [i % task.num_classes for i in range(size)]
-        content[split] = [[names[label], label, f"breed {label}"] for label in labels]
+            Image.fromarray(picture).resize((50, 40)).save(folder / "images" / entries[-1][0])
     (folder / task.few_shot.json).write_text(json.dumps(content))
 
 
