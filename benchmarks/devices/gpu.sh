@@ -63,8 +63,8 @@ if [ -n "${SMOKE:-}" ]; then
     bank=(--variant vit_mini --image_size 32 --batch 2 --stored 20 --rounds 1 --methods fact_tt)
     study+=(--methods linear --tasks digits --seeds "0,1" --epochs 1)
 fi
-# The limits, with 30 seconds for pip: 535 seconds in all, 530 for `more`, and 535 for the study and
-# for the whole sweep, which have 15 more to write what they have finished when they are told to end.
+# The limits, with 30 seconds for pip: 535 seconds in all, 530 for `more`, and 520 for the study and
+# for the whole sweep. Told to end, a program has 15 more to write what it has finished.
 study_part() { # seconds, minutes after which no cell begins, and more options
     local limit=$1 minutes=$2
     shift 2

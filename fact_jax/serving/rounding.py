@@ -124,7 +124,7 @@ def round_task(task: TrainedTask, target: Target, inputs: Inputs | None = None) 
         moments = None if inputs is None else inputs.moments(task, left)
 
         def stored(rounded: Rounded) -> Rounded:
-            """What the file holds."""
+            """Gives the numbers that the file will hold, with their errors."""
             if target.bits is None:
                 return rounded
             return _quantised(rounded, target.bits, increments, config, moments)

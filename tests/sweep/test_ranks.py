@@ -94,7 +94,7 @@ def test_a_trial_that_has_failed_stays_failed(small_config):
 
 
 class Epochs:
-    """In the place of an epoch's program: all trained numbers move, each by another number.
+    """Stands for an epoch's program: all trained numbers move, each by another number.
 
     Attributes:
       begun: of each epoch, whether its moments were zero, and the memory that it began with.
