@@ -44,7 +44,8 @@ class Increments:
         """The increments that trained factors stand for, at the method's scale.
 
         Raises:
-          UserError: the method changes more than low-rank increments can say, such as prompts.
+          UserError: the method changes more than low-rank increments can say, such as prompts, or
+            the increments are not finite.
         """
         adaptation = method.adaptation(factors, config)
         if parts := other_parts(adaptation):
@@ -53,7 +54,14 @@ class Increments:
                 "Only tasks whose changes are increments of the dense layers can be rounded, "
                 "converted and combined."
             )
-        return cls.from_pairs(*_slices(adaptation, config))
+        with np.errstate(invalid="ignore", over="ignore"):  # the error below says it
+            a, b = _slices(adaptation, config)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise UserError(
+                "The increments are not finite: a factor is not, or its scale is too large for "
+                "float32. Train again with a smaller learning rate or scale."
+            )
+        return cls.from_pairs(a, b)
 
     @classmethod
     def from_pairs(cls, a: Float[np.ndarray, "n d r"], b: Float[np.ndarray, "n r e"]) -> Increments:

@@ -42,7 +42,7 @@ from fact_jax.ranges import SIZE, Range, Real, Whole, check
 from fact_jax.serving.inputs import find_pictures
 from fact_jax.serving.outputs import check_not_input, prepare_output
 from fact_jax.serving.rounding import Inputs, RoundedTask, Target, round_task
-from fact_jax.text import printable_line
+from fact_jax.text import count_of, printable_line
 from fact_jax.tuning.method import Base, count_parameters
 from fact_jax.tuning.registry import describe
 
@@ -200,6 +200,10 @@ def main() -> None:
         f"numbers: of the factors, without the head; error: norm of the {what}' difference over "
         f"theirs{also}; bound: what the error cannot exceed."
     )
+    if inputs and inputs.unreadable:
+        console.print(f"{count_of(len(inputs.unreadable), 'picture')} left out:")
+        for path, reason in sorted(inputs.unreadable.items()):
+            console.print(f"  {printable_line(str(path))}: {reason}")
     for path, output in files.items() if options.finish_epochs else ():
         finish(path, output, options.finish_epochs, target.bits, console)
     console.print(f"Wrote {out}.")

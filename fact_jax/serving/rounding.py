@@ -1,7 +1,7 @@
 """A trained task rounded to fewer numbers, as a factor file of its own."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,31 +63,39 @@ class Inputs:
     Attributes:
       load: the network and its weights for a task.
       paths: the pictures.
+      unreadable: pictures that could not be read, with the reason; filled by `moments`.
     """
 
     load: Callable[[TrainedTask], tuple[ViT, Base]]
     paths: Sequence[Path]
+    unreadable: dict[Path, str] = dataclasses.field(default_factory=dict)
 
     def moments(self, task: TrainedTask, left: np.ndarray) -> np.ndarray:
-        """Second moments of the inputs, [n, p, p]. Pictures that cannot be read are left out."""
+        """Second moments of the inputs, [n, p, p]. Pictures that cannot be read are left out.
+
+        Raises:
+          UserError: no picture can be read.
+        """
         model, base = self.load(task)
         metadata, config = task.metadata, model.config
         side = metadata.get("image_size") or config.image_size
         check_side(f"Factor file {task.path} asks for images of", side, config.patch_size)
         pictures = Pictures.of(self.paths, task, side)
         adaptation = task.method.adaptation(task.factors, config)
-        batches = pictures.batches(BATCH)
-        return second_moments(model, base, adaptation, _readable(pictures, batches), left)
+        return second_moments(model, base, adaptation, self._readable(pictures), left)
 
-
-def _readable(pictures: Pictures, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Batches without the pictures that could not be read."""
-    start = 0
-    for batch in batches:
-        rows = [i for i in range(len(batch)) if start + i not in pictures.unreadable]
-        start += len(batch)
-        if rows:
-            yield batch[rows]
+    def _readable(self, pictures: Pictures) -> Iterator[np.ndarray]:
+        """Batches without the pictures that could not be read."""
+        start = 0
+        for batch in pictures.batches(BATCH):
+            rows = [i for i in range(len(batch)) if start + i not in pictures.unreadable]
+            start += len(batch)
+            if rows:
+                yield batch[rows]
+        self.unreadable.update((self.paths[i], why) for i, why in pictures.unreadable.items())
+        if len(pictures.unreadable) == len(self.paths):
+            path, reason = next(iter(self.unreadable.items()))
+            raise UserError(f"None of the pictures can be read; of {path}: {reason}")
 
 
 class RoundedTask(NamedTuple):

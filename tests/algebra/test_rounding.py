@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,15 @@ def test_increments_are_what_merging_adds(name: str):
     np.testing.assert_allclose(
         dense(Increments.of(method, factors, CONFIG)), expected, atol=1e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(("value", "scale"), [(np.nan, 1.0), (np.inf, 1.0), (1.0, 3e38)])
+def test_increments_that_are_not_finite_are_refused(value: float, scale: float):
+    method = FacTTT(2, scale)
+    factors = {name: 10 * np.ones_like(x) for name, x in random_factors(method).items()}
+    factors["U"][3, 0] = value
+    with pytest.raises(UserError, match="not finite: a factor is not, or its scale is too large"):
+        Increments.of(method, jax.tree.map(jnp.asarray, factors), CONFIG)
 
 
 @settings(max_examples=15, deadline=None)

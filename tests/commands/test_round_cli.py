@@ -64,6 +64,12 @@ def test_pictures_say_what_rounding_keeps(tmp_path):
     assert done.returncode == 0, done.stderr
     rounded = load_factors(out).metadata["rounded"]
     assert f"{rounded['error']:.3g} ({rounded['weighted_error']:.3g})" in done.stdout
+    assert f"1 picture left out:\n  {folder / 'damaged.png'}: " in done.stdout.replace("\n/", " /")
+    done = run_round(
+        *("--factors", file, "--out", out, "--rank", 3, "--images", folder / "damaged.png")
+    )
+    assert done.returncode == 2
+    assert "None of the pictures can be read" in done.stderr
     done = run_round("--factors", file, "--out", out, "--rank", 3, "--images", tmp_path / "none")
     assert "none does not exist" in done.stderr
 

@@ -14,7 +14,7 @@ from fact_jax.training.mixing import erase, mix, soft_targets
 from fact_jax.training.recipe import Recipe
 from fact_jax.training.step import TrainStep, epoch_key
 from fact_jax.training.trial import Hyper, Trial, TrialState, logits_of, train_set
-from fact_jax.tuning import SSF, Adapter, BitFit, DoRA
+from fact_jax.tuning import SSF, Adapter, BitFit, CaRA, DoRA
 
 RATE, DECAY = 0.1, 0.3
 
@@ -78,6 +78,17 @@ def test_spared_are_the_vectors_of_a_method(small_vit, method):
             vector = value.ndim - (group == "factors") < 2 and name not in ("U", "V")
             expected = value if vector else 0.5 * value
             np.testing.assert_allclose(after[group][name], expected, err_msg=name)
+
+
+def test_of_cara_only_the_biases_are_spared(small_vit):
+    """They are the same in all layers, so that they lack the dimension that other methods' have."""
+    model, base = small_vit
+    step = TrainStep(model, CaRA(2), "none", 8, make_mesh(8))
+    trainable = jax.tree.map(jnp.ones_like, step.init(0, 3, 3, base).trainable)
+    zero, recipe = jax.tree.map(jnp.zeros_like, trainable), Recipe("sgd", decay_vectors=False)
+    after, _ = recipe.update(trainable, zero, recipe.init(trainable), 1.0, 0.5)
+    spared = {name for name, value in after["factors"].items() if (value == 1).all()}
+    assert spared == {"bias_o", "bias_fc1", "bias_fc2"}
 
 
 def test_an_optimiser_must_be_known_and_soft_targets_are_asked_for():
