@@ -145,7 +145,7 @@ def main() -> None:
     options = flags.FLAGS
     limits, token = check_flags(options), read_token(options)
     host, port = options.host, options.port
-    hosts = {*LOOPBACK, *map(str.lower, options.allow_host)} if host in LOOPBACK else None
+    hosts = {*LOOPBACK, *options.allow_host} if host in LOOPBACK else None
     try:
         bound = bind(host, port)
     except OSError as error:

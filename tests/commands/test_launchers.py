@@ -191,6 +191,16 @@ def test_a_copy_that_is_started_again_tries_no_failed_cell_again(tmp_path, monke
     assert asked == [["a", "b", "c"], ["a", "b"]]
 
 
+def test_a_failure_without_its_time_is_not_taken_for_a_new_one(tmp_path, monkeypatch):
+    """Such records are of older versions, or written by hand."""
+    monkeypatch.setattr(copies, "DELAY", 0.0)
+    cells, store = make_plan(small()), Store(tmp_path)
+    store.write_json(store.failure_path(cells[0].name), {"message": "It broke."})
+    follower = Follower(Scripted(lambda: None), ConfigDict(), small(), store, Told())
+    with pytest.raises(UserError, match=f"{len(cells)} cells are not finished"):
+        list(follower.run(cells, {}, []))
+
+
 # ---- Ray
 
 

@@ -36,7 +36,8 @@ class Access:
     """
 
     def __init__(self, app: ASGIApp, token: bytes | None, hosts: Collection[str] | None):
-        self._app, self._token, self._hosts = app, token, hosts
+        self._app, self._token = app, token
+        self._hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
