@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
@@ -52,6 +53,7 @@ def _label(axes: Axes, entry: Point, taken: list[Bbox], lines: list[Bbox]) -> No
         "color": INK if front else SOFT,
         "textcoords": "offset points",
         "va": "center",
+        "path_effects": [withStroke(linewidth=2.5, foreground="white")],  # parts it from lines
     }
     point = entry.bytes, entry.accuracy
     # The line comes to a point of the front from below, and leaves it to the right.
