@@ -99,4 +99,4 @@ def test_images_with_an_adaptation_each(small_vit, images):
     together = jax.vmap(lambda *x: run(*x, False))(images, factors)
     for i, x in enumerate(together):
         alone = run(images[i], jax.tree.map(lambda leaf, i=i: leaf[i], factors), True)
-        np.testing.assert_allclose(x, alone, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(x, alone, rtol=1e-4, atol=1e-4)
