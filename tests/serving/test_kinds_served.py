@@ -33,7 +33,7 @@ def test_a_mixed_batch_is_what_each_predictor_says(kind, tmp_path):
     alone = {name: Predictor(*tiny_vit(kind), task).logits(images) for name, task in tasks.items()}
     for i, logits in enumerate(bank.logits(images, order)):
         expected = alone[order[i]][i]
-        np.testing.assert_allclose(logits, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+        np.testing.assert_allclose(logits, expected, atol=3e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("kind", ["rope_gated", "siglip"])
