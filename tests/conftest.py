@@ -28,6 +28,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from fact_jax import VARIANTS, ViT, ViTConfig  # noqa: E402
 from fact_jax.backbone.vit import init_base  # noqa: E402
@@ -75,6 +76,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # `make test` draws the same examples each time, `make test-random` others.
+    settings.register_profile("same", derandomize=True)
+    settings.load_profile("default" if config.pluginmanager.hasplugin("randomly") else "same")
     if config.getoption("--seconds") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Seconds(Path(config.getoption("--seconds"))))
 

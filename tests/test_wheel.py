@@ -53,7 +53,8 @@ def pip(*arguments):
 
 def test_the_wheel_holds_the_package_its_data_and_the_configs_and_no_more(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    ours = [p for p in (ROOT / "fact_jax").rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    files = (p for p in (ROOT / "fact_jax").rglob("*") if "__pycache__" not in p.parts)
+    ours = [path for path in files if path.is_file()]
     configs = [p for p in (ROOT / "configs").iterdir() if p.suffix in (".py", ".json")]
     assert names == {
         *(str(path.relative_to(ROOT)) for path in ours),

@@ -116,11 +116,10 @@ def test_other_settings_in_the_same_workdir_are_refused(finished):
     assert "rank was 16, is now 8" in out.stderr
 
 
-# A real task, which is read without TensorFlow. Epochs take some tenths of a second, since many
-# shorter ones have no checkpoint.
+# A real task, which is read without TensorFlow. Each epoch is evaluated, and so has a checkpoint.
 LONGER = [
     *(*SHORT, "--config.mock_data=False", "--config.tasks=digits", "--config.epochs=10"),
-    "--config.train_limit=48",
+    *("--config.train_limit=48", "--config.protocol=paper", "--config.eval_every=1"),
 ]
 
 

@@ -151,6 +151,7 @@ def hub(base, tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}  # the server is on this machine
     yield server, {**env, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
     server.shutdown()
     server.server_close()

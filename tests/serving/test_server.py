@@ -409,10 +409,13 @@ def started(tmp_path: Path, small_config: Any) -> Iterator[Started]:
         text=True,
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.match(r"1 task at http://127\.0\.0\.1:(\d+)/", line)
+    told = ""
     try:
-        assert found, line + process.stdout.read()
+        for line in process.stdout:  # XLA may write before it
+            told += line
+            if found := re.match(r"1 task at http://127\.0\.0\.1:(\d+)/", line):
+                break
+        assert found, told
         yield Started(process, int(found[1]))
     finally:
         process.kill()
