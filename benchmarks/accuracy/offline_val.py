@@ -107,7 +107,9 @@ class Trainer:
                 logits = logits_of(params["head"], x, n)
                 return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-            updates, state = optimiser.update(jax.grad(loss)(params), state, params)
+            # optax's Adam raises a float to an integer power, which strict promotion refuses.
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimiser.update(jax.grad(loss)(params), state, params)
             return optax.apply_updates(params, updates), state
 
         for e in range(self.args.epochs):

@@ -38,6 +38,15 @@ def numbers(tree):
         yield tree
 
 
+def environments(content):
+    """Where the numbers were measured: of all, or of each part."""
+    if "environments" in content:
+        return content["environments"]
+    if "environment" in content:
+        return [content["environment"]]
+    return [part["environment"] for part in content.values()]
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Runs a program's main; returns the JSON that it writes, whose numbers are all finite."""
@@ -47,8 +56,7 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", words)
         importlib.import_module(f"benchmarks.{name}").main()
         content = json.loads((tmp_path / out).read_text())
-        environments = content.get("environments") or [content.get("environment")]
-        assert all(e["jax"] and e["device"] for e in environments)
+        assert all(e["jax"] and e["device"] for e in environments(content))
         assert all(math.isfinite(x) for x in numbers(content))
         return content
 
