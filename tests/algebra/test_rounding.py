@@ -81,7 +81,7 @@ def test_the_full_rank_holds_increments_exactly(name: str):
         full = full_rank(method, increments, CONFIG)
         for rank in (full, full + 1):
             exact = round_to(dataclasses.replace(method, rank=rank), increments, CONFIG)  # type: ignore[call-arg]
-            assert exact.error < 1e-5
+            assert exact.error < 1e-6
 
 
 @settings(max_examples=5, deadline=None)

@@ -219,7 +219,7 @@ def test_relative_positions_are_those_of_distances_and_of_the_class_token():
 
 
 def test_an_antialiased_table_is_the_mean_of_its_surroundings():
-    """Of constants it is the constant; alternating rows vanish at half the size."""
+    """A constant table stays the same; alternating rows vanish at half the size."""
     table = jnp.ones((1, 64, 1))
     np.testing.assert_allclose(resize_positions(table, 3, 0, "antialias"), 1, atol=1e-6)
     stripes = jnp.asarray(np.tile([1.0, -1.0], 32).reshape(1, 64, 1), jnp.float32)

@@ -117,7 +117,7 @@ def test_an_adapter_of_other_features_than_the_variant_s_is_refused(tmp_path):
 
 
 def test_the_card_has_the_accuracy_of_the_work_directory(tmp_path):
-    """Of the result beside the factor file; a damaged result says nothing."""
+    """The result lies beside the factor file; a damaged one says nothing."""
     (tmp_path / "factors").mkdir()
     (tmp_path / "results").mkdir()
     path = tmp_path / "factors" / "digits-lora-seed3.safetensors"

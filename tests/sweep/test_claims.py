@@ -50,8 +50,19 @@ def test_a_cell_has_one_owner_and_then_another(folder, make):
 
 
 @pytest.mark.parametrize("make", [Claims, leasing])
-def test_of_many_at_once_one_has_it(folder, make):
+def test_of_many_at_once_one_has_it(folder, make, monkeypatch):
+    """Each begins with a look at a folder in which nobody has written yet."""
     inside, most, turns = [], [], []
+    together, seen, read = threading.Barrier(4), threading.local(), claims._read
+
+    def look(path):
+        content = read(path)
+        if not hasattr(seen, "first"):
+            seen.first = content
+            together.wait(timeout=20)
+        return content
+
+    monkeypatch.setattr(claims, "_read", look)
 
     def work():
         own, deadline = make(folder), time.monotonic() + 20

@@ -193,11 +193,11 @@ def test_a_full_disk_does_not_hang_tensorboards_writer(tmp_path, monkeypatch):
     scalars.close()
 
 
-def test_the_bars_are_drawn_while_imports_are_lazy():
+def test_the_bars_are_drawn_while_imports_are_lazy(monkeypatch):
     """TFDS's import does this; the thread would die, and print a traceback."""
     screen, real = io.StringIO(), builtins.__import__
-    terminal = {"TERM": "xterm"}  # rich draws no bars on a dumb one
-    bars = Bars(Console(file=screen, force_terminal=True, width=120, _environ=terminal))
+    monkeypatch.setenv("TERM", "xterm")  # rich draws no bars on a dumb one
+    bars = Bars(Console(file=screen, force_terminal=True, width=120))
     bars.expect(10, 4, 1)
 
     def drawn(text):
