@@ -74,7 +74,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def do_POST(self):
-        """Answers the steps of an upload: a repository, how each file goes, a commit of them all."""
+        """Answers the steps of an upload: a repository, how files go, a commit of them all."""
         path, body = self.path, self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             return self.answer(b"", 401)
