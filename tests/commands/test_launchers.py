@@ -317,12 +317,21 @@ def test_two_jobs_share_a_sweep(tmp_path, local):
     pytest.importorskip("submitit")
     failures = []
     launched("slurm", small(), tmp_path, failures, cluster="local", jobs=2)
+    await_jobs(tmp_path)
     assert_as_local(tmp_path, failures, local)
     assert len(submitted(tmp_path)) == 2
     # Where all is finished nothing is submitted.
     launched("slurm", small(methods="linear"), tmp_path, cluster="local", jobs=2)
     assert len(submitted(tmp_path)) == 2
     gc.collect()  # submitit's processes end without it
+
+
+def await_jobs(workdir):
+    """The command ends with the last outcome, and the job that wrote it a little later."""
+    until = time.monotonic() + 60
+    while len(list((workdir / "slurm").glob("*_result.pkl"))) < len(submitted(workdir)):
+        assert time.monotonic() < until, "jobs still run"
+        time.sleep(0.1)
 
 
 def submitted(workdir):

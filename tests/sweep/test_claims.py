@@ -1,13 +1,14 @@
 """Claims on cells, where several runs share a work directory."""
 
+import contextlib
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from etils import epath
@@ -40,7 +41,7 @@ def test_a_cell_has_one_owner_and_then_another(folder, make):
             assert not too
         with other.hold(["c"]) as too:
             assert too
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with other.hold(["a", "b"]) as mine:
             if mine:
@@ -51,39 +52,55 @@ def test_a_cell_has_one_owner_and_then_another(folder, make):
 
 @pytest.mark.parametrize("make", [Claims, leasing])
 def test_of_many_at_once_one_has_it(folder, make, monkeypatch):
-    """Each begins with a look at a folder in which nobody has written yet."""
-    inside, most, turns = [], [], []
-    together, seen, read = threading.Barrier(4), threading.local(), claims._read
+    """Of leases: each looks before one writes, and has written before one looks again."""
+    looked, written, answered = (threading.Barrier(4, timeout=60) for _ in range(3))
+    thread, read, answers = threading.local(), claims._read, []
 
     def look(path):
         content = read(path)
-        if not hasattr(seen, "first"):
-            seen.first = content
-            together.wait(timeout=20)
+        if getattr(thread, "begins", False):
+            thread.begins = False
+            looked.wait()
         return content
 
     monkeypatch.setattr(claims, "_read", look)
+    settling = SimpleNamespace(sleep=lambda _: written.wait(), monotonic=time.monotonic)
+    monkeypatch.setattr(claims, "time", settling)
 
     def work():
-        own, deadline = make(folder), time.monotonic() + 20
-        while time.monotonic() < deadline:
-            with own.hold(["a"]) as mine:
+        thread.begins = True
+        with make(folder).hold(["a"]) as mine:
+            answers.append(mine)
+            answered.wait()
+
+    run_threads(work)
+    assert sorted(answers) == [False, False, False, True]
+
+
+def test_many_take_turns_with_locks(folder):
+    inside, most = [], []
+
+    def work():
+        turns = 5
+        while turns:
+            with Claims(folder).hold(["a"]) as mine:
                 if mine:
+                    turns -= 1
                     inside.append(1)
                     most.append(len(inside))
-                    time.sleep(0.05)
+                    time.sleep(0.01)
                     inside.pop()
-                    turns.append(1)
-                    return
-            time.sleep(0.01)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    run_threads(work)
+    assert most == [1] * 20
+
+
+def run_threads(work):
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
-    assert len(turns) == 4
-    assert max(most) == 1
+        thread.join(timeout=60)
 
 
 OWNER = """
@@ -99,30 +116,50 @@ with own.hold(["a"]) as mine:
 """
 
 
-@pytest.mark.parametrize("make", [Claims, leasing])
-def test_who_is_killed_lets_go(folder, make, monkeypatch):
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def owner(folder, make):
+    """A process that holds "a"."""
+    with subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder), make.__name__],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-    )
-    assert process.stdout.readline() == "True\n"
-    monkeypatch.setattr(claims, "DEAD_AFTER", 1.5)
-    other = make(folder)
-    until = time.monotonic() + 2.5
-    while time.monotonic() < until:  # longer than a lease lasts without a beat
-        with other.hold(["a"]) as mine:
+    ) as process:
+        try:
+            assert process.stdout.readline() == "True\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_who_is_killed_lets_go_of_a_lock(folder):
+    with owner(folder, Claims) as process:
+        with Claims(folder).hold(["a"]) as mine:
             assert not mine
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    since = time.monotonic()
-    while not mine and time.monotonic() < since + 10:
-        with other.hold(["a"]) as mine:
-            pass
-        time.sleep(0.02)
-    assert mine
+        process.kill()
+        process.wait()
+        with Claims(folder).hold(["a"]) as mine:
+            assert mine
+
+
+def test_a_lease_lasts_while_its_number_changes(folder, monkeypatch):
+    clock, seen, other = itertools.count(0.0, claims.DEAD_AFTER * 2 / 3), None, leasing(folder)
+    with owner(folder, leasing) as process:
+        monkeypatch.setattr(
+            claims, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=time.sleep)
+        )
+        for _ in range(4):
+            while (number := (folder / "a").read_text()) in (seen, ""):
+                time.sleep(0.01)
+            seen = number
+            with other.hold(["a"]) as mine:
+                assert not mine
+        process.kill()
+        process.wait()
+        (folder / "a").write_text(f"{seen}1")  # the owner may have been about to write it
+        for expected in (False, False, True):  # new, two thirds of the time old, more than all
+            with other.hold(["a"]) as mine:
+                assert mine is expected
 
 
 def test_the_clock_of_the_day_is_never_read(folder, monkeypatch):
