@@ -39,10 +39,15 @@ def stop(monkeypatch):
 
 
 def watched(stop, *signals):
-    """(status, seconds) of the thread's end after signals that come at these seconds."""
+    """(status, seconds) of the thread's end after signals, each so many seconds after the last."""
     reader, writer = os.pipe()
-    for number, seconds in signals:
-        threading.Timer(seconds, os.write, (writer, bytes([number]))).start()
+
+    def send():
+        for number, seconds in signals:
+            time.sleep(seconds)
+            os.write(writer, bytes([number]))
+
+    threading.Thread(target=send, daemon=True).start()
     began = time.monotonic()
     with pytest.raises(Ended) as ended:
         stop._watch(reader)
