@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import jax
@@ -52,6 +52,7 @@ class Sweep:
       launch: makes the runner of a launcher. By default cells run in this process.
       rerun: gives the command that runs a cell again, for the record of a failure.
       note: takes notes in the place of the console.
+      failed_before: when cells failed last; those that failed since then are not tried again.
       brief: print neither the numbers that methods train nor a line for each cell.
     """
 
@@ -61,6 +62,7 @@ class Sweep:
     launch: Launch | None = None
     rerun: Callable[[str], str] = rerun_command
     note: Callable[[str], None] | None = None
+    failed_before: Mapping[str, str | None] | None = None
     brief: bool = False
 
     def run(
@@ -129,7 +131,8 @@ class Sweep:
             for cell in wanted:  # missing data are named before weights are downloaded
                 if not store.result_path(cell.name).exists():
                     feed.data(cell.task)
-            yield Runner(sweep, store, progress, self.rerun, Trainer(sweep, progress, feed))
+            trainer = Trainer(sweep, progress, feed)
+            yield Runner(sweep, store, progress, self.rerun, trainer, self.failed_before)
 
 
 def run_sweep(

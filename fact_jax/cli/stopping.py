@@ -123,8 +123,8 @@ class Stopping:
         """Ends the process from its main thread, with the status that a shell gives the signal."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         with contextlib.suppress(OSError, ValueError):
-            say(f"\n{TEXTS.get(number, 'Terminated.')} {GO_ON}", error=True)
             self._said = True
+            say(f"\n{TEXTS.get(number, 'Terminated.')} {GO_ON}", error=True)
         disconnect()
         end_process(128 + number)
 

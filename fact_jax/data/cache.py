@@ -1,6 +1,7 @@
 """Decoded splits on disk: uint8 pixels as a memory map, labels, and the key they were made with."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from fact_jax.text import printable_line
 
 _FILES = ("images.npy", "labels.npy", "record.json")
 _MOST_RECORD = 1 << 20  # bytes; it has about 1,000
+_EXISTS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 # Errors that NumPy's reader of headers raises for damaged files.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, SyntaxError),
@@ -87,8 +89,7 @@ def cached(
                 stacklevel=2,
             )
     try:
-        _write(folder, text, shape, labels, build())
-        return _read(folder, shape, labels)
+        return _written(folder, text, shape, labels, build())
     except OSError as error:
         raise UserError(
             f"Cannot write the decoded split to {folder} ({error}). It takes "
@@ -98,30 +99,33 @@ def cached(
 
 def _put_away(folder: Path) -> str:
     """Removes a damaged entry; renames anything else in its place, and returns a sentence on it."""
-    with contextlib.suppress(OSError):
-        if folder.is_dir() and not folder.is_symlink() and set(os.listdir(folder)) <= set(_FILES):
-            for name in os.listdir(folder):
-                (folder / name).unlink()  # fails for folders, which are not ours
-            folder.rmdir()
-            return ""
     aside = folder.with_name(f"set-aside-{uuid.uuid4().hex[:8]}-{folder.name}")
     try:
-        folder.rename(aside)
+        folder.rename(aside)  # first, so that other processes see all of an entry or nothing
+    except FileNotFoundError:  # another process was faster
+        return ""
     except OSError as error:
         raise UserError(
             f"{folder} is no sound part of the data cache and cannot be moved away ({error}). "
             "Remove it, or give another data_cache or none."
         ) from error
+    with contextlib.suppress(OSError):
+        if aside.is_dir() and not aside.is_symlink() and set(os.listdir(aside)) <= set(_FILES):
+            for name in os.listdir(aside):
+                (aside / name).unlink()  # fails for folders, which are not ours
+            aside.rmdir()
+            return ""
     return f"What was there is now {aside}."
 
 
-def _write(
+def _written(
     folder: Path,
     text: str,
     shape: _Shape,
     labels_shape: tuple[int, ...],
     batches: Iterable[Examples],
-) -> None:
+) -> Examples:
+    """The examples, read from a new entry."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"building-{folder.name}-", dir=folder.parent))
     try:
@@ -138,11 +142,14 @@ def _write(
         np.save(building / "labels.npy", labels)
         record = {"key": text, "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest()}
         (building / "record.json").write_text(json.dumps(record))
+        # Read before it has its name, under which a process that had found damage may put it away.
+        examples = _read(building, shape, labels_shape)
         try:
             building.rename(folder)  # atomic: a reader sees the whole split or none of it
-        except OSError:
-            if not folder.exists():  # where it does, another process was faster
+        except OSError as error:
+            if error.errno not in _EXISTS:  # where it does, another process was faster
                 raise
+        return examples
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -3,7 +3,9 @@
 A claim on a cell is a lock on DIR/claims/<cell>. Local and shared file systems lock by themselves
 (flock), and a process that dies, however it does, lets go. Where there are no such locks (buckets)
 the file is a lease: its owner writes a new number into it every now and then, and others may take
-it when they have seen no new one for long enough. No clock of another machine is ever read.
+it when they have seen no new one for long enough. No clock of another machine is ever read. Buckets
+do not compare and write in one step, so after a stop of that length two may work on one cell; both
+write the same.
 
 The `filelock` package is not exact here. It leaves its files behind, it refuses a lock file that
 another account made in a sticky folder, and where nothing locks it falls back to files that a

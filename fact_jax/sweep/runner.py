@@ -3,7 +3,7 @@
 import gc
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,7 +106,9 @@ def _check_together(kinds: Sequence[Sequence[Cell]]) -> None:
 class Runner:
     """A sweep's cells, its work directory, and the trainer of its groups.
 
-    ``rerun(cell name)`` is the command that a failure's record names.
+    ``rerun(cell name)`` is the command that a failure's record names. ``failed_before`` says of
+    cells when they failed last: those that failed since then are not tried again. Of cells that it
+    does not name this is looked up when they are to run.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class Runner:
         progress: Progress,
         rerun: Callable[[str], str] = lambda name: "",
         trainer: Trainer | None = None,
+        failed_before: Mapping[str, str | None] | None = None,
     ):
         self.store, self.progress, self.rerun = store, progress, rerun
+        self._failed_before = failed_before or {}
         self.trainer = trainer or Trainer(sweep, progress)
         self._fits: dict[Kind, int] = {}  # runs together, of kinds that were too many for memory
         # Groups that were tried again as they are. Orbax waits by the time of day, so that a clock
@@ -217,6 +221,7 @@ class Runner:
         if done.issuperset(cell.name for cell in cells):
             return  # without a look at the data, which may be gone
         failed_before = {c.name: self.store.failed_at(c.name) for c in cells if c.name not in done}
+        failed_before |= self._failed_before
         waiting = self.groups(cells)
         while waiting := [g for g in waiting if any(c.name not in done for c in g.cells)]:
             worked = False

@@ -46,7 +46,7 @@ def measure_speed(config: ViTConfig, batch_size: int) -> Speed:
     step = jax.jit(jax.grad(total))
     jax.block_until_ready(step(pixels, base))  # compiles
     began, steps = time.perf_counter(), 0
-    while steps < STEPS and time.perf_counter() - began < SECONDS:
+    while not steps or (steps < STEPS and time.perf_counter() - began < SECONDS):
         jax.block_until_ready(step(pixels, base))
         steps += 1
     rate = steps * images * flops / (time.perf_counter() - began)

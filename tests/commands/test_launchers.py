@@ -176,8 +176,14 @@ def test_results_and_new_failures_are_seen_once_and_claims_count_as_running(tmp_
 
 def test_a_copy_that_is_started_again_tries_no_failed_cell_again(tmp_path, monkeypatch):
     store, asked = Store(tmp_path), []
-    monkeypatch.setattr(copies.Sweep, "run", lambda self, failures, only: asked.append(only))
-    copy = Copy(small(), str(tmp_path), {"a": None, "b": "yesterday", "c": None}, "x --cells=")
+    cells = {"a": None, "b": "yesterday", "c": None}
+
+    def run(sweep, failures, only):
+        assert sweep.failed_before == cells
+        asked.append(only)
+
+    monkeypatch.setattr(copies.Sweep, "run", run)
+    copy = Copy(small(), str(tmp_path), cells, "x --cells=")
     with pytest.raises(UserError, match="is not the folder that the command writes to"):
         copy.run(Console(quiet=True))
     store.write_json(tmp_path / "config.json", {})
@@ -382,6 +388,7 @@ def test_what_keeps_jobs_from_running_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # submitit's
 def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
     pytest.importorskip("submitit")
     epochs, workdir = 40, tmp_path / "jobs"
@@ -403,9 +410,11 @@ def test_a_preempted_job_goes_on_from_its_last_epoch(tmp_path):
     thread = threading.Thread(target=preempt, daemon=True)
     thread.start()
     launched("slurm", config, workdir, cluster="local")
+    await_jobs(workdir)
     assert told
     assert_equal_sweeps(tmp_path / "local", workdir)
     (stored,) = (json.loads(p.read_text()) for p in (workdir / "results").glob("*.json"))
     assert stored["epochs_run"] <= epochs - 1 - told[0]
     (log,) = (path.read_text() for path in (workdir / "slurm").glob("*_log.out"))
     assert log.count("Requeued job") == 1
+    gc.collect()  # submitit's processes end without it

@@ -21,8 +21,9 @@ def notebook():
 
 
 def text_of(cell) -> str:
-    """The text that a cell printed or displayed."""
-    parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+    """The text that a cell printed or displayed, without warnings."""
+    told = [out for out in cell.outputs if out.get("name") != "stderr"]
+    parts = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in told]
     return re.sub(r"\x1b\[[\d;]*m", "", "".join(parts))  # without colours
 
 
@@ -72,9 +73,9 @@ def execute(notebook, parameters, folder):
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {flags}")
         for name in ("http_proxy", "https_proxy"):  # a closed port: no network
             patch.setenv(name, "http://127.0.0.1:9")
-        client = NotebookClient(
-            notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}}
-        )
+        patience = {"timeout": 1200, "startup_timeout": 300, "iopub_timeout": 120}
+        resources = {"metadata": {"path": str(ROOT / "notebooks")}}
+        client = NotebookClient(notebook, resources=resources, **patience)
         client.execute()
 
 

@@ -80,6 +80,19 @@ def test_a_second_signal_ends_at_once_but_not_its_echo(stop, monkeypatch):
     assert watched(stop, (TERM, 0), (signal.SIGCHLD, 0.05))[1] >= 0.2
 
 
+def test_goodbye_is_said_once(stop, monkeypatch, capfd):
+    """Also if the time is over while the main thread says it."""
+
+    def say(text, error):
+        stop._say(INT)
+        os.write(2, f"{text}\n".encode())
+
+    monkeypatch.setattr(stopping, "say", say)
+    with pytest.raises(Ended):
+        stop.leave(INT)
+    assert capfd.readouterr().err.count("Interrupted.") == 1
+
+
 def test_a_job_is_queued_again_before_it_is_ended(stop):
     """Also where its main thread is in C++ and cannot; the launcher reads the status."""
     stop._answers[TERM] = Answer(Terminated, 0.1, lambda: sys.exit(144))
@@ -102,12 +115,18 @@ def test_the_main_thread_is_told_once(stop):
 
 
 def test_sigterm_waits_for_a_good_moment_or_half_of_its_time(stop):
-    stop._answers[TERM] = Answer(Terminated, 1.0)
+    stop._answers[TERM] = Answer(Terminated, 60.0)
     stop._handle(TERM, None)
     with pytest.raises(Terminated):
         stop.check()
+    stop.number, stop._answers[TERM] = None, Answer(Terminated, 0.4)
+
+    def do_not_ask():
+        stop._handle(TERM, None)
+        time.sleep(60)
+
     with pytest.raises(Terminated):
-        time.sleep(30)
+        do_not_ask()
     stop.number = None
     stop.check()
 
@@ -166,7 +185,7 @@ def main():
         return x
 
     lowered = jax.jit(program).lower(jnp.ones((64, 64)))
-    print("compiling", end="")
+    print("compiling", end="", flush=True)
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     lowered.compile()
     print("not reached")

@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from fact_jax.data import VTAB, DataSettings, get_task, open_task
+from fact_jax.data import VTAB, DataSettings, cache, get_task, open_task
 from fact_jax.data.sources import prepare
 from fact_jax.data.tasks import make_splits
 from fact_jax.errors import UserError
@@ -264,6 +266,51 @@ def test_what_lies_in_the_place_of_an_entry_is_moved_aside(make, kept, settings,
     (aside,) = (tmp_path / "cache").glob("set-aside-*")
     assert kept is None or (aside / kept).read_bytes() == b"sun"
     assert data.load("test").labels.tolist() == after.labels.tolist()  # without a warning
+
+
+def test_who_is_later_with_an_entry_has_the_examples_too(tmp_path):
+    images, labels = np.full((4, 2, 2, 3), 7, np.uint8), np.arange(4, dtype=np.int32)
+
+    def cached(build):
+        return cache.cached(tmp_path, {"task": "t", "split": "test"}, 4, 2, build)
+
+    def build_while_another_does():
+        cached(lambda: [cache.Examples(images, labels)])
+        return [cache.Examples(images, labels)]
+
+    result = cached(build_while_another_does)
+    np.testing.assert_array_equal(result.images, images)
+    np.testing.assert_array_equal(result.labels, labels)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_processes_that_find_the_same_damage_all_have_the_examples(tmp_path, monkeypatch):
+    """Whoever is late puts away what another has built again."""
+    images, labels = np.full((4, 2, 2, 3), 7, np.uint8), np.arange(4, dtype=np.int32)
+    key = {"task": "t", "split": "test"}
+    args = (tmp_path, key, 4, 2, lambda: [cache.Examples(images, labels)])
+    cache.cached(*args)
+    (entry,) = tmp_path.iterdir()
+    (entry / "record.json").write_text("{")
+    together, rename = threading.Barrier(3, timeout=60), Path.rename
+
+    def put_away(folder):
+        together.wait()  # all have found the damage
+        return cache_put_away(folder)
+
+    def rename_and_lose(path, target):
+        rename(path, target)
+        if target == entry:
+            cache_put_away(entry)
+
+    cache_put_away = cache._put_away
+    monkeypatch.setattr(cache, "_put_away", put_away)
+    monkeypatch.setattr(Path, "rename", rename_and_lose)
+    with ThreadPoolExecutor(3) as pool, pytest.warns(UserWarning, match="is corrupt"):
+        results = list(pool.map(lambda _: cache.cached(*args), range(3)))
+    for result in results:
+        np.testing.assert_array_equal(result.images, images)
+        np.testing.assert_array_equal(result.labels, labels)
 
 
 def test_unwritable_cache_is_refused(settings, tmp_path):

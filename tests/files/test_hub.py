@@ -152,6 +152,7 @@ def hub(base, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     env = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
     env |= {"NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}  # the server is on this machine
+    env |= {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
     yield server, {**env, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
     server.shutdown()
     server.server_close()

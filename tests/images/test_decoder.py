@@ -169,13 +169,16 @@ def test_pictures_in_flight_are_bound_by_their_memory(monkeypatch):
     """Ten of 4 kB where 10 kB are allowed: two at a time; and one of 40 kB goes alone."""
     small, large = encoded(Image.new("RGB", (32, 32))), encoded(Image.new("RGB", (100, 100)))
     monkeypatch.setattr(decoder, "IN_FLIGHT", decoder.Budget(10_000))
-    lock, now, most, alone = threading.Lock(), [], [], []
+    lock, now, most, alone, two = threading.Lock(), [], [], [], threading.Event()
 
     def slow(image, binary):
         with lock:
             now.append(image.size)
             most.append(len(now))
             alone.extend(now if image.size == (100, 100) else ())
+            if len(now) == 2:
+                two.set()
+        assert image.size == (100, 100) or two.wait(60)
         time.sleep(0.01)
         with lock:
             now.remove(image.size)

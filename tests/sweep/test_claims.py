@@ -156,7 +156,7 @@ def test_a_lease_lasts_while_its_number_changes(folder, monkeypatch):
                 assert not mine
         process.kill()
         process.wait()
-        (folder / "a").write_text(f"{seen}1")  # the owner may have been about to write it
+        (folder / "a").write_text("another 0")  # which the owner may have been about to write
         for expected in (False, False, True):  # new, two thirds of the time old, more than all
             with other.hold(["a"]) as mine:
                 assert mine is expected
@@ -184,18 +184,30 @@ def test_an_empty_lease_is_somebodys(folder):
 
 def test_a_lease_that_was_taken_is_neither_beaten_nor_removed(folder, monkeypatch):
     """The machine stood still for too long."""
-    monkeypatch.setattr(claims, "BEAT", 0.5)
+    here, taken, seen = threading.current_thread(), threading.Event(), threading.Event()
+    read = claims._read
+
+    def look(path):
+        if threading.current_thread() is here:
+            return read(path)
+        taken.wait(60)
+        content = read(path)
+        seen.set()
+        return content
+
+    monkeypatch.setattr(claims, "_read", look)
     with leasing(folder).hold(["a"]) as mine:
         assert mine
         (folder / "a").write_text("another 7")
-        time.sleep(1.2)
-        assert (folder / "a").read_text() == "another 7"
-    assert (folder / "a").read_text() == "another 7"
+        taken.set()
+        assert seen.wait(60)
+    assert (folder / "a").read_text() == "another 7"  # the thread that beats has ended, too
 
 
 def test_a_lease_that_goes_while_it_is_taken_is_not_held(folder, monkeypatch):
     own = leasing(folder)
-    monkeypatch.setattr(claims.time, "sleep", lambda seconds: (folder / "a").unlink())
+    gone = SimpleNamespace(sleep=lambda _: (folder / "a").unlink(), monotonic=time.monotonic)
+    monkeypatch.setattr(claims, "time", gone)
     with own.hold(["a"]) as mine:
         assert not mine
 
@@ -226,6 +238,7 @@ def test_where_nothing_locks_there_are_leases(folder, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(claims, "BEAT", 60.0)
     with Claims(folder).hold(["a"]) as mine:
         assert mine
         assert (folder / "a").read_text().endswith(" 0")

@@ -16,6 +16,7 @@ from fact_jax.backbone.config import ViTConfig
 from fact_jax.backbone.vit import features, init_base
 from fact_jax.cli import dry_run
 from fact_jax.cli.dry_run import show_plan
+from fact_jax.sweep import speed as speed_module
 from fact_jax.sweep.cost import cell_cost, forward_flops
 from fact_jax.sweep.plan import make_plan
 from fact_jax.sweep.speed import Speed, measure_speed
@@ -156,7 +157,8 @@ def test_a_dry_run_does_without_the_device(tmp_path, speed):
     assert not speed.called
 
 
-def test_the_speed_is_that_of_two_passes_through_the_first_blocks():
+def test_the_speed_is_that_of_two_passes_through_the_first_blocks(monkeypatch):
+    monkeypatch.setattr(speed_module, "SECONDS", 0.0)  # of a machine that stands still
     tiny = ViTConfig(width=8, depth=9, num_heads=2, mlp_dim=16, patch_size=8, image_size=16)
     speed = measure_speed(tiny, 5)
     assert (speed.devices, speed.device) == (jax.device_count(), jax.devices()[0].device_kind)

@@ -155,6 +155,20 @@ def test_what_another_run_finished_meanwhile_is_not_trained(sweep, tmp_path):
     assert (done, failed) == ([0, 1, 2, 3], {})
 
 
+def test_a_cell_that_failed_since_the_command_began_is_not_tried_again(tmp_path):
+    """A copy loads weights and data for a while, in which another stores a failure."""
+    config = quickstart.get_config()
+    config.update(tasks="digits", methods="fact_tt", seeds=(0,))
+    (cell,) = make_plan(config)
+    store, trainer = Store(tmp_path, print), Fake()
+    before = {"another cell": None, cell.name: "yesterday"}
+    runner = Runner(read_settings(config), store, Told(), trainer=trainer, failed_before=before)
+    store.write_json(store.failure_path(cell.name), {"message": "It broke.", "when": "now"})
+    (failed,) = runner.run([cell], {})
+    assert (failed.cell, str(failed.error)) == (cell.name, "It broke. (another run)")
+    assert trainer.calls == []
+
+
 def test_runs_that_want_different_cells_of_a_group_train_it_one_after_the_other(sweep, monkeypatch):
     """They would train the same stack in the same checkpoints."""
     monkeypatch.setattr(runner_module, "POLL", 0.01)

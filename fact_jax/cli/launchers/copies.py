@@ -55,7 +55,12 @@ class Copy(NamedTuple):
             left = [name for name, failed in self.cells.items() if store.failed_at(name) == failed]
             if left:
                 sweep = Sweep(
-                    self.sweep_config, self.workdir, console, rerun=self._rerun, note=note
+                    self.sweep_config,
+                    self.workdir,
+                    console,
+                    rerun=self._rerun,
+                    note=note,
+                    failed_before=self.cells,
                 )
                 sweep.run([], left)
         except UserError as error:
