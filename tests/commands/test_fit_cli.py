@@ -16,7 +16,8 @@ from fact_jax.cli import fitting
 from fact_jax.cli.fit import _in_flags
 from fact_jax.cli.fitting import FitOptions
 from fact_jax.cli.terminal import Console
-from fact_jax.sweep.runner import LESS_MEMORY
+from fact_jax.sweep.runner import LESS_MEMORY, Runner
+from fact_jax.sweep.runs import Failure
 
 COLOURS = {"dark": 30, "light": 220}
 
@@ -109,6 +110,19 @@ def test_the_error_is_that_of_the_number_of_pictures(fitted, pictures):
 def test_what_makes_no_sense_is_refused_before_training(pictures, tmp_path, images, options, words):
     with pytest.raises(UserError, match=words):
         fact_jax.fit(pictures.parent / images, tmp_path / "fit", **options)
+
+
+def test_a_failure_names_no_command_that_fit_does_not_have(pictures, tmp_path, monkeypatch):
+    """`--cells` is a flag of sweeps; here the same command goes on."""
+
+    def fail(runner, group, done):
+        yield from (Failure(cell.name, UserError("It broke.")) for cell in group.cells)
+
+    monkeypatch.setattr(Runner, "_attempt", fail)
+    with pytest.raises(UserError, match="It broke"):
+        fact_jax.fit(pictures, tmp_path, epochs=1, console=Console(quiet=True))
+    (path,) = (tmp_path / "failures").glob("*.json")
+    assert json.loads(path.read_text())["command"] == ""
 
 
 def test_the_command_has_a_flag_for_each_option():

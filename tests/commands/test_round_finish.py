@@ -1,6 +1,7 @@
 """`round --bits --finish_epochs` on the factors of a sweep, in this process."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -13,6 +14,8 @@ from fact_jax.cli.round import bits_of
 from fact_jax.cli.terminal import Console
 from fact_jax.serving.rounding import Target, round_task
 from fact_jax.sweep.plan import make_plan
+from fact_jax.sweep.runner import Runner
+from fact_jax.sweep.runs import Failure
 
 CELL = "digits-fact_tt-seed0"
 
@@ -39,6 +42,22 @@ def test_rounded_factors_are_trained_with_the_settings_of_their_sweep(workdir, t
     names = ("train_limit", "eval_limit", "batch_size", "normalisation", "drop_path_rate")
     assert {n: result.settings[n] for n in names} == {n: before.settings[n] for n in names}
     assert result.learning_rate == RATE_SHARE * before.learning_rate
+
+
+def test_a_failure_names_no_command_that_round_does_not_have(workdir, tmp_path, monkeypatch):
+    """`--cells` is a flag of sweeps; here the same command goes on."""
+
+    def fail(runner, group, done):
+        yield from (Failure(cell.name, UserError("It broke.")) for cell in group.cells)
+
+    monkeypatch.setattr(Runner, "_attempt", fail)
+    path, out = workdir / "factors" / f"{CELL}.safetensors", tmp_path / "small.safetensors"
+    out.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="It broke"):
+        finish(path, out, 1, None, Console(quiet=True))
+    (record,) = tmp_path.glob("*-finish-*/failures/*.json")
+    assert json.loads(record.read_text())["command"] == ""
+    assert out.read_bytes() == path.read_bytes()
 
 
 def test_a_finish_has_one_rank_and_factors_of_its_own(workdir, tmp_path):
